@@ -1,0 +1,52 @@
+# Everything a fresh machine needs, with nothing before it but Python 3.11+, git and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test lab site bench notebooks lock clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv with the exact versions of requirements.lock
+
+$(READY): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --progress-bar on -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $(READY)
+
+report: $(READY)  ## run all six notebooks on the embedded models and write outputs/report/index.html
+	$(BIN)/rkcnn report params/quick
+
+test: $(READY)  ## lint, format check and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+site: $(READY)  ## write the pages again from the runs that are there
+	$(BIN)/rkcnn site
+
+bench: $(READY)  ## time the project against peers, one JSON line a figure
+	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
+
+notebooks: $(READY)  ## build notebooks/*.ipynb from notebooks/*.py
+	$(BIN)/jupytext --update --to ipynb notebooks/*.py
+
+lock:  ## write requirements.lock anew from what pyproject.toml resolves to today
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-lock/bin/python -m pip install $(shell grep -E '^torch==' requirements.lock) -e '.[dev]'
+	( grep '^#' requirements.lock; $(VENV)-lock/bin/pip freeze --exclude-editable \
+	  | grep -v -E '^(nvidia-|triton)' | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' ) > $(VENV)-lock/lock
+	mv $(VENV)-lock/lock requirements.lock && rm -rf $(VENV)-lock
+
+clean:  ## remove the environment and all outputs but the published ones
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
+	find outputs -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +

@@ -1,0 +1,135 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Can random subsets find features in superposition?
+#
+# Before asking whether mined directions help on a language model, ask whether mining finds features at all, where we
+# know them. A toy model of superposition (Elhage et al. 2022) squeezes more sparse features into a hidden layer than it
+# has dimensions; its weights are the true directions. Random-subset probing sees the hidden states only. It goes on to
+# the next notebook if it finds more of the true directions than as many random ones would seem to.
+
+# %% tags=["parameters"]
+profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
+control: str = "none"  # none; gaussian: noise in place of hidden states; permuted: true directions shuffled
+n_seeds: int = 10  # toy models, each with its own subsets
+plane_probabilities: list = [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]  # probability that a feature is active, 5 -> 2 model
+plane_instances: int = 20  # models trained at each probability
+plane_steps: int = 6000  # training steps of the 5 -> 2 models
+n_features: int = 20  # features of the larger model
+n_hidden: int = 5  # its hidden dimensions
+n_active: int = 2  # features active in each sample
+toy_steps: int = 6000  # its training steps
+n_samples: int = 20_000  # hidden states that are mined
+n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
+subset_size: int = None  # coordinates in a subset; None: round(sqrt(n_hidden))
+n_directions: int = 40  # directions kept at most
+score: str = "kurtosis"  # kurtosis, logcosh or skew
+subsets: str = "coordinate"  # coordinate (made up with rotated ones where too few exist) or rotated
+null: str = "gaussian"  # surrogate that calibrates: gaussian, elliptical or None
+miners: list = ["random", "datapoint", "pca", "ica", "kmeans", "rkcnn_coordinate", "rkcnn_lift"]  # compared
+device: str = None  # "cpu", "cuda" or None: the GPU where there is one
+force: bool = False  # go on although an earlier gate failed
+
+# %%
+from rkcnn_lib.report import figures
+from rkcnn_lib.report.runs import start_run
+from rkcnn_lib.report.studies import toy
+
+run = start_run("01_toy_superposition", globals())
+
+# %% [markdown]
+# ## Five features in a plane
+#
+# The smallest case that can be drawn: 5 features, 2 hidden dimensions. When features are often active the model keeps
+# two and drops the rest; as they grow rare it packs more, up to all five as a pentagon. Many models are trained at each
+# probability, because a single picture proves nothing; the one drawn is that of median loss.
+
+# %%
+plane = toy.train_planes(run.p)
+figures.show(
+    figures.toy_directions(toy.median_instances(plane), title=toy.plane_title(plane)),
+    f"Each arrow is a feature's direction in the hidden plane, the model of median loss out of {run.p.plane_instances}; "
+    "the slider goes from often active to rare.",
+)
+
+# %%
+run.metrics(toy.plane_metrics(plane))
+figures.show(
+    figures.toy_curves(plane.table, title=toy.curve_title(plane)),
+    "Dots are models, the line their median; choose loss, number of represented features (norm above 0.5) or mean "
+    "dimensionality at the top.",
+)
+
+# %% [markdown]
+# ## Twenty features in five dimensions
+#
+# The model that is mined: more features than dimensions, a fixed number active at a time. Off the diagonal of `W W^T`
+# stands the interference between features; a perfect code would have none.
+
+# %%
+spaces = toy.train_spaces(run.p)
+figures.show(
+    figures.interference(spaces[0].W, title=toy.interference_title(spaces)),
+    "Seed 0. Features that the model dropped have an empty row; only those with norm above 0.5 count as true directions.",
+)
+
+# %% [markdown]
+# ## What each miner finds
+#
+# Every miner sees the same hidden states and returns at most the same number of directions. They are matched one to one
+# with the true directions, signs included. Chance is the same matching with as many random unit directions: in five
+# dimensions it is high, which is why a cosine alone means nothing here.
+
+# %%
+mined = toy.mine_all(spaces, run)
+run.metrics(mined.table)
+figures.show(
+    figures.recovery_by_miner(mined.table, title=toy.recovery_title(mined)),
+    f"{run.p.n_seeds} models. Dots are seeds, bars 95 % intervals of the mean; grey: chance level with as many random "
+    "directions as the miner returned (mean and 95 % point). Choose the metric at the top.",
+)
+
+# %%
+figures.show(
+    figures.mined_versus_true(mined.cosines, title=toy.cosine_title(mined)),
+    "Signed cosine of each true direction (rows) with its match (diagonal) and all others, seed 0; choose the miner.",
+)
+
+# %% [markdown]
+# ## From noise to features
+#
+# The same search on data between pure noise and the toy model's hidden states: the slider mixes them. Where nothing is
+# there the calibrated miner should return nothing.
+
+# %%
+frames = toy.from_noise(spaces[0], run)
+figures.show(
+    figures.mined_slider(frames, title="Mined directions move onto the true ones as the signal grows"),
+    "True and mined directions projected on the first two principal axes of the true ones, seed 0. The share of signal "
+    "is the slider; arrows shorter than 1 point out of the plane.",
+)
+
+# %% [markdown]
+# ## Go or no go
+#
+# The gate passes only if the calibrated miner beats chance in every model. Run with `control = "gaussian"` or
+# `"permuted"` it must fail, and the tests see to it that it does.
+
+# %%
+run.note(seeds=list(range(run.p.n_seeds)))
+run.gate(toy.checks(mined, run.p))
+run.finish(toy.headline(mined, plane))

@@ -1,0 +1,115 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Does a high separation score mean a feature?
+#
+# RkCNN was made for classification: it draws random subsets of coordinates, scores how well each separates the classes
+# and trusts the best. That trust is tested here where labels are known: on toy models ("is feature j active?") and on
+# the embedded language model, whose tokens carry their topic, number and quotation. Do the best-scoring subsets read
+# labels off *new* rows better than random subsets, and how far are they from all dimensions together?
+
+# %% tags=["parameters"]
+profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
+control: str = "none"  # none; gaussian: noise in place of activations; permuted: labels shuffled by document
+n_seeds: int = 10  # toy models and corpora
+n_features: int = 60  # features of the toy model
+n_hidden: int = 20  # its hidden dimensions
+n_active: int = 3  # features active in each sample
+toy_steps: int = 6000  # its training steps
+n_samples: int = 20_000  # its hidden states
+atlas_layer: int = 2  # block of the embedded language model; -1 is the last
+atlas_hook: str = "resid_post"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
+n_contexts: int = 300  # labelled contexts of 128 tokens
+atlas_labels: list = ["topic", "number", "in_quotes", "in_brackets"]  # labels that are probed
+n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
+subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
+n_directions: int = 200  # subsets that count as selected at most
+n_probed: int = 10  # subsets of each group (top, random, bottom) that are probed
+n_neighbours: int = 10  # of the kNN probe
+n_permutations: int = 49  # permuted labels behind each chance level
+device: str = None  # "cpu", "cuda" or None: the GPU where there is one
+force: bool = False  # go on although an earlier gate failed
+
+# %%
+from rkcnn_lib.report import figures
+from rkcnn_lib.report.runs import start_run
+from rkcnn_lib.report.studies import probing
+
+run = start_run("02_probe_validation", globals())
+
+# %% [markdown]
+# ## Do scores tell subsets apart?
+#
+# A score that is the same for all subsets selects nothing, however stable it is. Beside the scores stand those of the
+# same subsets under permuted labels: if the two overlap, the score answers to chance.
+
+# %%
+figures.show(
+    figures.score_distribution(
+        probing.separation_scores(run, probing.toy_tasks), threshold=None, null_maxima=None,
+        title="Separation scores on a toy model, one feature's activity as label",
+    ),
+    "All subsets of seed 0, first task; scored on half of the rows.",
+)  # fmt: skip
+
+# %%
+figures.show(
+    figures.score_distribution(
+        probing.separation_scores(run, probing.atlas_tasks), threshold=None, null_maxima=None,
+        title=f"Separation scores on the embedded language model, {run.p.atlas_labels[0]} as label",
+    ),
+    "All subsets of seed 0; labels permuted by document, so that what belongs together stays together.",
+)  # fmt: skip
+
+# %% [markdown]
+# ## Toy model: winners against random, bottom and all dimensions
+#
+# Subsets are scored and probes fitted on one half of the documents and judged on the other. The chance level runs the
+# whole pipeline again under permuted labels: scoring, selecting, fitting, judging. Were the winners no better than
+# random subsets, or reached only by all dimensions, the score would be of no use.
+
+# %%
+toy_table = probing.study(run, probing.toy_tasks)
+run.metrics(toy_table.assign(metric="balanced_accuracy"))
+figures.show(
+    figures.selectivity(probing.for_figure(toy_table), title="Toy. " + probing.title(toy_table)),
+    f"Balanced accuracy on new rows; dots are features and seeds, {run.p.n_seeds} seeds; grey: 95 % point under permuted "
+    "labels. Choose the probe at the top.",
+)
+
+# %% [markdown]
+# ## Embedded language model: the same on known labels
+
+# %%
+atlas_table = probing.study(run, probing.atlas_tasks)
+run.metrics(atlas_table.assign(metric="balanced_accuracy"))
+figures.show(
+    figures.selectivity(probing.for_figure(atlas_table), title="Atlas. " + probing.title(atlas_table)),
+    f"Labels {', '.join(run.p.atlas_labels)}; {run.p.n_seeds} corpora. A label with more classes has a lower chance level.",
+)
+
+# %%
+label_table = probing.by_label(atlas_table)
+label_table
+
+# %% [markdown]
+# ## Gate
+
+# %%
+run.note(seeds=list(range(run.p.n_seeds)))
+run.gate(probing.checks(toy_table, "toy") + probing.checks(atlas_table, "atlas"))
+run.finish(probing.headline(toy_table, atlas_table))

@@ -1,0 +1,138 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Does it hold across layers?
+#
+# One layer can flatter a method. This notebook runs the comparison of 04 at every layer, one process a cell, and asks
+# whether the sign and size of the difference hold, with intervals corrected for looking at many layers.
+
+# %% tags=["parameters"]
+profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
+model: str = "gpt2"  # hub name, local folder, "atlas" or "gemma"
+revision: str = None  # revision of a hub model; None: its main branch
+layers: list = None  # blocks to read, -1 is the last; None: all
+hook: str = "mlp_out"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
+text: str = None  # None: the hub's list (atlas: its own); a .txt, .jsonl or .parquet file; "atlas"
+n_tokens: int = 1_000_000  # tokens to capture
+context_size: int = 128  # tokens in a context
+arms: list = ["random", "rkcnn_lift", "lift_unselected"]  # starts compared
+n_seeds: int = 5  # below 5 every verdict is inconclusive
+architecture: str = "topk"  # topk, batchtopk or relu
+expansion: float = 4.0  # latents = expansion x width
+k: int = 32  # active latents a token
+l1: float = None  # sparsity penalty, for relu only
+aux_k: int = None  # dead latents in the auxiliary loss, for all arms or (None) for none
+steps: int = 4_000  # training steps
+batch_size: int = 4096  # tokens a step
+lr: float = 4.0e-4  # learning rate
+fraction_mined: float = 0.5  # share of latents that start from mined directions, if the supply allows
+n_subsets: int = 4800  # random subsets drawn (at least 3 x n_directions)
+subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
+n_directions: int = 1536  # directions kept at most
+score: str = "logcosh"  # kurtosis, logcosh or skew
+subsets: str = "rotated"  # coordinate or rotated
+mining_rows: int = 50_000  # rows each seed mines, from its own documents
+heldout_rows: int = 50_000  # held-out rows for explained variance and dead latents
+splice_contexts: int = 32  # held-out contexts on which the SAE replaces the activations in the model
+delta_dead: float = 0.01  # margin: share of dead latents
+delta_ev: float = 0.005  # margin: explained variance
+delta_ce: float = 0.01  # margin: cross-entropy, nats a token
+n_jobs: int = 1  # processes at once; on one GPU leave 1
+device: str = None  # "cpu", "cuda" or None: the GPU where there is one
+force: bool = False  # go on although an earlier gate failed
+
+# %%
+from rkcnn_lib.report import figures
+from rkcnn_lib.report.runs import start_run
+from rkcnn_lib.report.studies import layers as layer_study
+from rkcnn_lib.report.sweep import compare_layers
+
+run = start_run("05_multilayer", globals())
+
+# %% [markdown]
+# ## All layers in one pass of the model
+#
+# The caches of all layers come from one run over the text. Beside each layer stands its anisotropy
+# `gamma = ||mean|| / ||standard deviation||` and how few dimensions carry half of its variance: if an advantage follows
+# these, it is about the geometry of the activations, not about features.
+
+# %%
+stores = layer_study.open_stores(run)
+profile_table = layer_study.layer_profile(stores)
+run.metrics(profile_table.melt(id_vars="layer", var_name="metric", value_name="value"))
+profile_table
+
+# %% [markdown]
+# ## The comparison at every layer
+#
+# A cell is an arm, a seed and a layer; each is mined, trained and measured in a process of its own and written to disk
+# whole. Cells that are there are read.
+
+# %%
+metrics, supply = compare_layers(stores, run.p, run.device, run.p.n_jobs)
+run.note(seeds=list(range(run.p.n_seeds)), data={str(layer): store.manifest for layer, store in stores.items()})
+run.metrics(metrics)
+supply.groupby(["layer", "arm"])[["supply", "wanted", "seconds"]].mean().round(1)
+
+# %%
+figures.show(
+    figures.layer_heatmap(layer_study.shown_metrics(metrics), title=layer_study.heatmap_title(metrics)),
+    f"Mean over {run.p.n_seeds} seeds on held-out documents; choose the metric at the top.",
+)
+
+# %% [markdown]
+# ## Where is the difference?
+#
+# The declared contrasts at every layer. Intervals are Holm-adjusted over all layers and both contrasts of a metric, so
+# that one layer in many does not look like a finding.
+
+# %%
+differences = layer_study.differences(metrics, run.p)
+figures.show(
+    figures.layer_differences(differences, title=layer_study.difference_title(differences)),
+    "rkcnn_lift minus each baseline, positive is better; 95 % paired-t intervals, Holm-adjusted over layers and "
+    "contrasts; dotted: the margin.",
+)
+
+# %% [markdown]
+# ## Best layer, honestly
+#
+# The best of several layers is larger than zero even if nothing is there. Beside it stands what the best of as many
+# layers gives when the sign of every seed's difference is drawn by a coin.
+
+# %%
+best = layer_study.best_of_layers(metrics, run.p)
+run.metrics(best.assign(arm="rkcnn_lift"))
+best
+
+# %% [markdown]
+# ## The verdict over layers
+#
+# The summary averages each seed's difference over layers and judges these by the rule of 04: layers share seeds, text
+# and model, so they are not counted as independent.
+
+# %%
+verdicts = run.verdicts(layer_study.verdicts(metrics, run.p))
+figures.show(
+    figures.paired_differences(verdicts, title=layer_study.verdict_title(verdicts)),
+    "Differences averaged over layers, one value a seed; Holm-adjusted 95 % paired-t intervals; strip: the margin.",
+)
+verdicts
+
+# %%
+run.gate(layer_study.checks(metrics, stores, run.p))
+run.finish(layer_study.headline(verdicts, differences, run))

@@ -1,0 +1,107 @@
+"""What it costs a language model when an SAE's reconstruction takes the place of the activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def splice_losses(
+    sae: Any, lm: Any, tokens: Tensor, hook_name: str, mean: Tensor, contexts_per_batch: int = 8
+) -> dict[str, float]:
+    """Cross entropy and KL in nats with activations at a hook clean, reconstructed, zeroed and at their mean.
+
+    Position 0 is never replaced: its activation is an outlier in most models, and SAEs are not trained on it.
+    All ``context_size - 1`` predictions of a context count, that of position 0 included. See
+    `rkcnn_lib.measure.quality` for the arguments and the keys of the answer; `mean` is (d_in,).
+    """
+    if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] < 2:
+        raise ValueError(f"tokens have shape {tuple(tokens.shape)}; give (n_contexts, at least 2)")
+    watch = _Watch(sae)
+    arms: dict[str, Callable[[Tensor], Tensor]] = {
+        "sae": lambda x: sae.decode(sae.encode(x)),
+        "zero": torch.zeros_like,
+        "mean": lambda x: mean.to(x).expand_as(x),
+    }
+    sums = dict.fromkeys(["clean", *arms, "kl"], 0.0)
+    for batch in tokens.split(contexts_per_batch):
+        clean = _log_probs(lm, batch, hook_name, watch)
+        if not watch.seen:
+            raise ValueError(f"no activation passed hook_name={hook_name!r}; this model has no such hook")
+        sums["clean"] += _cross_entropy(clean, batch)
+        for name, function in arms.items():
+            spliced = _log_probs(lm, batch, hook_name, _replace(function))
+            sums[name] += _cross_entropy(spliced, batch)
+            if name == "sae":
+                sums["kl"] += float((clean.exp() * (clean - spliced)).sum(-1).double().sum())
+    n_predictions = tokens.shape[0] * (tokens.shape[1] - 1)
+    return _scores({name: total / n_predictions for name, total in sums.items()}) | {
+        "explained_variance_in_model": watch.explained_variance()
+    }
+
+
+def _scores(means: dict[str, float]) -> dict[str, float]:
+    result = {f"ce_{name}": means[name] for name in ("clean", "sae", "zero", "mean")}
+    result["delta_ce"] = means["sae"] - means["clean"]
+    result["kl"] = means["kl"]
+    for ablation in ("zero", "mean"):
+        harm = means[ablation] - means["clean"]
+        score = (means[ablation] - means["sae"]) / harm if harm > 0 else math.nan
+        result[f"ce_score_{ablation}"] = score
+    return result
+
+
+def _log_probs(lm: Any, tokens: Tensor, hook_name: str, hook: Callable[..., Tensor | None]) -> Tensor:
+    """(contexts, context_size - 1, vocabulary) log-probabilities of each next token, hook in place."""
+    logits = lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook_name, hook)])
+    return logits[:, :-1].float().log_softmax(-1)
+
+
+def _cross_entropy(log_probs: Tensor, tokens: Tensor) -> float:
+    """Sum over predictions of minus the log-probability of the token that came."""
+    targets = tokens[:, 1:, None].to(log_probs.device)
+    return -float(log_probs.gather(-1, targets).double().sum())
+
+
+def _replace(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """A hook that puts `function` of the rows (n, d_in) in their place, from position 1 on."""
+
+    def hook(activations: Tensor, hook: Any = None) -> Tensor:
+        rows = activations[:, 1:].flatten(0, 1).float()
+        replaced = activations.clone()
+        replaced[:, 1:] = function(rows).view_as(activations[:, 1:]).to(activations.dtype)
+        return replaced
+
+    return hook
+
+
+class _Watch:
+    """A hook that changes nothing and measures how well the SAE explains what passes, from position 1 on."""
+
+    def __init__(self, sae: Any) -> None:
+        self.sae = sae
+        self.seen = 0
+        self.total: Tensor | float = 0.0
+        self.square = 0.0
+        self.error = 0.0
+
+    def __call__(self, activations: Tensor, hook: Any = None) -> None:
+        d_in = self.sae.W_dec.shape[1] if hasattr(self.sae, "W_dec") else activations.shape[-1]
+        if activations.ndim != 3 or activations.shape[-1] != d_in:
+            raise ValueError(
+                f"activations at the hook are {tuple(activations.shape)}; the SAE reads (contexts, positions, {d_in})"
+            )
+        x = activations[:, 1:].flatten(0, 1).float()
+        self.error += float((x - self.sae.decode(self.sae.encode(x))).double().square().sum())
+        self.total = self.total + x.double().sum(0)
+        self.square += float(x.double().square().sum())
+        self.seen += len(x)
+
+    def explained_variance(self) -> float:
+        variance = self.square / self.seen - float((self.total / self.seen).square().sum())
+        return 1 - self.error / self.seen / variance if variance > 0 else math.nan

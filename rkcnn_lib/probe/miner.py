@@ -1,0 +1,427 @@
+"""RkCNNMiner: draw -> score -> select -> lift -> deduplicate -> orient -> calibrate."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from rkcnn_lib.probe.lift import whiten
+from rkcnn_lib.probe.nulls import SURROGATES, Surrogate, max_statistic_threshold, permute_labels
+from rkcnn_lib.probe.scores import CONTRASTS, LABELLED_SCORES, MAX_ELEMENTS, SCORES, check_labels, contrast_of
+from rkcnn_lib.probe.search import SELECTIONS, Found, SearchOptions, direction_scores, search
+from rkcnn_lib.probe.subsets import KINDS, Subsets, draw_subsets
+
+NULLS = (*SURROGATES, "labels")
+MIN_SURROGATES = 99
+
+
+class _ScoreParameter:
+    """Lets "score" be a parameter of the constructor and, on the instance, scikit-learn's method of that name."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance._mean_score
+
+    def __set__(self, instance: Any, value: str) -> None:
+        instance.__dict__["score"] = value
+
+
+class RkCNNMiner(TransformerMixin, BaseEstimator):
+    """Mine feature directions from activations by random-subset probing.
+
+    h random subsets are drawn and scored; the r best are lifted to the full space (without labels in
+    `n_stages` rounds, each scoring the same subsets on what the directions so far leave unexplained);
+    near-copies are merged, directions oriented, and those kept whose score on rows that the search did not
+    see beats the 95 % point of the *maximum* of the same search on null data.
+
+    Parameters
+    ----------
+    n_subsets : int, default 600
+        h, the subsets drawn; rotated ones that make up the number count.
+    subset_size : int or None, default None
+        m; None is round(sqrt(d)) of the columns that vary.
+    n_directions : int, default 200
+        r: subsets lifted a round, and the most directions returned. Cut to h // 3, with a warning, when larger.
+    subsets : {"coordinate", "rotated"}, default "coordinate"
+    score : str, default "kurtosis"
+        Selects subsets (see `subset_scores`). "kurtosis", "logcosh" (bounded: for heavy-tailed activations)
+        and "skew" are also the contrast that the lift climbs and that `scores_` reports; the other unlabelled
+        scores leave those to kurtosis. Labels given to `fit` are labels used: a score without labels then
+        gives way to "separation" (`score_` says which was used).
+    lift : bool, default True
+        False keeps each subset's own direction, padded with zeros: the baseline.
+    null : {"elliptical", "gaussian", "labels", None}, default "elliptical"
+        Null data of the calibration (see `nulls.Surrogate`). With labels the null is always "labels":
+        permuted, by group where groups are given. None switches calibration off: search and scores on all
+        rows, all distinct directions returned, `threshold_` None; scores are then optimistic.
+    random_state : int, RandomState or None, default 0
+    select : {"best", "random", "worst"}, default "best"
+        Which subsets are lifted; the other two are controls.
+    n_stages : int, default 4
+    n_surrogates : int, default 99
+        Maxima behind the threshold; at least 99.
+    full_null_size : float, default 2e7
+        The search is re-run in full on every surrogate when rows * columns * r * n_stages is at most this.
+        Above, the directions found, made up with random ones to the number of starts lifted, are re-scored on
+        every surrogate's held-out rows. That is valid because no direction has seen those rows, on the data as
+        on the surrogates. `null_mode_` says which was done.
+    normalise : bool, default False
+        Mine on centred rows scaled to norm 1, so that loud tokens do not dominate. `transform` is unaffected.
+    merge_cosine : float, default 0.9
+        Directions with a signed cosine above it count as one.
+    shrinkage : float in [0, 1] or "auto", default "auto"
+        Of the covariance; "auto" is Ledoit-Wolf's.
+    max_steps : int, default 20
+        Most fixed-point steps of a lift, a round.
+    max_elements : int, default 2**25
+        Bound on the numbers held in one temporary array.
+
+    Attributes
+    ----------
+    directions_ : (n_kept, d), array or tensor as X
+        Patterns, unit rows, best score first; signed so that the projection's skewness is positive (with
+        labels: towards the class).
+    filters_ : (n_kept, d)
+        Unit rows that read the directions out.
+    scores_ : array of shape (n_kept,)
+        On held-out rows.
+    threshold_ : float or None
+    null_maxima_ : array of shape (n_surrogates,) or None
+    null_mode_ : {"full", "rescored"} or None
+    subsets_ : Subsets
+        All h, over the original columns.
+    origin_ : array of shape (n_kept,)
+        Subset each direction was started from.
+    targets_ : array of shape (n_kept,) or None
+        With labels, the class each direction points to.
+    n_kept_, n_distinct_, n_starts_, n_lifted_ : int
+        Directions returned; distinct ones before the threshold; subsets drawn; lifts done, all rounds.
+    mean_ : (d,)
+    score_ : str
+
+    Raises
+    ------
+    ValueError
+        From `fit`: bad parameters, empty or non-finite X, fewer rows than the subset size, fewer varying
+        columns than it, labels of another length or of one class.
+
+    References
+    ----------
+    Lu & Gweon 2025, PeerJ Computer Science 11:e2497.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> codes = rng.random((4000, 6)) * (rng.random((4000, 6)) < 0.05)
+    >>> X = codes @ np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    >>> RkCNNMiner(n_subsets=60, n_directions=20).fit(X).n_kept_
+    6
+    """
+
+    score = _ScoreParameter()
+
+    def __init__(
+        self,
+        n_subsets: int = 600,
+        subset_size: int | None = None,
+        n_directions: int = 200,
+        subsets: str = "coordinate",
+        score: str = "kurtosis",
+        lift: bool = True,
+        null: str | None = "elliptical",
+        random_state: int | np.random.RandomState | None = 0,
+        *,
+        select: str = "best",
+        n_stages: int = 4,
+        n_surrogates: int = MIN_SURROGATES,
+        full_null_size: float = 2e7,
+        normalise: bool = False,
+        merge_cosine: float = 0.9,
+        shrinkage: float | str = "auto",
+        max_steps: int = 20,
+        max_elements: int = MAX_ELEMENTS,
+    ) -> None:
+        self.n_subsets = n_subsets
+        self.subset_size = subset_size
+        self.n_directions = n_directions
+        self.subsets = subsets
+        self.score = score
+        self.lift = lift
+        self.null = null
+        self.random_state = random_state
+        self.select = select
+        self.n_stages = n_stages
+        self.n_surrogates = n_surrogates
+        self.full_null_size = full_null_size
+        self.normalise = normalise
+        self.merge_cosine = merge_cosine
+        self.shrinkage = shrinkage
+        self.max_steps = max_steps
+        self.max_elements = max_elements
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters of the constructor by name; "score" is the name of the score, not the method."""
+        return {**super().get_params(deep), "score": self.__dict__["score"]}
+
+    def fit(self, X: Any, y: Any = None, groups: Any = None) -> RkCNNMiner:
+        """Mine directions from X (n, d), an array or a tensor; y and groups (n,) are optional."""
+        self._check_parameters()
+        data, y, groups = self._check_data(X, y, groups)
+        rng = check_random_state(self.random_state)
+        seeds = rng.randint(2**31 - 1, size=4)
+        self.score_ = self._score_name(y)
+        n, d = data.shape
+        columns = self._varying_columns(data)
+        work = self._prepare(data, columns)
+        m = self._subset_size(n, len(columns))
+        subsets = draw_subsets(len(columns), m, self.n_subsets, self.subsets, int(seeds[0]))
+        options = self._options(int(seeds[1]))
+        halves = split_rows(n, y, groups, int(seeds[2])) if self.null is not None else (np.arange(n),) * 2
+        if y is not None and len(np.unique(y[halves[0]])) < 2:
+            raise ValueError("the groups leave one class in the half searched; give more groups or null=None")
+        found = self._search(work, y, subsets.to(work.device), options, halves[0])
+        scores = self._score(work, y, found, options, halves[1])
+        self._calibrate(work, y, groups, subsets.to(work.device), options, halves, found, int(seeds[3]))
+        self._store(X, found, scores, columns, d)
+        self.subsets_ = subsets.expand(columns.cpu(), d)
+        self.n_starts_, self.n_lifted_ = len(subsets), found.n_lifted
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Project: ``(X - mean_) @ filters_.T``, (n, n_kept), in the kind of X."""
+        check_is_fitted(self)
+        if isinstance(X, torch.Tensor):
+            if X.ndim != 2 or X.shape[1] != self.n_features_in_:
+                raise ValueError(
+                    f"X has shape {tuple(X.shape)}; this miner was fitted with {self.n_features_in_} columns"
+                )
+            mean, filters = (torch.as_tensor(a, device=X.device) for a in (self.mean_, self.filters_))
+            return (X.to(filters.dtype) - mean) @ filters.T
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        mean, filters = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in (self.mean_, self.filters_))
+        return (X - mean) @ filters.T
+
+    def _mean_score(self, X: Any, y: Any = None) -> float:
+        """Mean contrast of the projections of X on the directions (0 when there are none)."""
+        P = torch.as_tensor(self.transform(X), dtype=torch.float32)
+        contrast = self.score_ if self.score_ in CONTRASTS else "kurtosis"
+        return float(contrast_of(P.T.contiguous(), contrast).mean()) if self.n_kept_ else 0.0
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_kept_
+
+    def _score_name(self, y: np.ndarray | None) -> str:
+        name = self.__dict__["score"]
+        if name in LABELLED_SCORES and y is None:
+            raise ValueError(f"score={name!r} needs labels; give y")
+        return name if y is None or name in LABELLED_SCORES else "separation"
+
+    def _check_parameters(self) -> None:
+        given = self.get_params(deep=False)
+        for name, allowed in (("subsets", KINDS), ("score", SCORES), ("select", SELECTIONS)):
+            if given[name] not in allowed:
+                raise ValueError(f"{name}={given[name]!r} is unknown; choose one of {allowed}")
+        if self.null is not None and self.null not in NULLS:
+            raise ValueError(f"null={self.null!r} is unknown; choose one of {NULLS} or None")
+        for name in ("n_subsets", "n_directions", "n_stages", "max_steps", "max_elements"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} given; it must be at least 1")
+        if self.n_subsets < 3:
+            raise ValueError(f"n_subsets={self.n_subsets} given; at least 3 are needed to select a third of them")
+        if self.null is not None and self.n_surrogates < MIN_SURROGATES:
+            raise ValueError(
+                f"n_surrogates={self.n_surrogates} given; a 95 % threshold takes at least {MIN_SURROGATES}"
+            )
+
+    def _check_data(self, X: Any, y: Any, groups: Any) -> tuple[torch.Tensor, np.ndarray | None, np.ndarray | None]:
+        if isinstance(X, torch.Tensor):
+            if X.ndim != 2 or min(X.shape) == 0:
+                raise ValueError(f"X has shape {tuple(X.shape)}; a tensor of shape (n, d), neither empty, is needed")
+            if X.is_complex():
+                raise ValueError("X is complex; real activations are needed")
+            data = X.detach()
+            data = data if data.dtype in (torch.float32, torch.float64) else data.to(torch.float32)
+            if not bool(torch.isfinite(data).all()):
+                raise ValueError("X holds NaN or infinite values; drop those rows first")
+            if len(data) < 2:
+                raise ValueError("X has 1 sample (n_samples=1); at least 2 are needed")
+            self.n_features_in_ = X.shape[1]
+        else:
+            array = validate_data(self, X, ensure_min_samples=2)
+            array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+            data = torch.from_numpy(np.array(array))
+        if self.null == "labels" and y is None:
+            raise ValueError("null='labels' needs labels; give y")
+        y, groups = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in (y, groups))
+        if y is not None:
+            y = check_labels(y, len(data))
+            check_classification_targets(y)
+        if groups is not None:
+            groups = np.asarray(groups)
+            if groups.shape != (len(data),):
+                raise ValueError(f"groups has shape {groups.shape} but X has {len(data)} rows; give one a row")
+        return data, y, groups
+
+    def _varying_columns(self, data: torch.Tensor) -> torch.Tensor:
+        varying = (data != data[0]).any(0)
+        if not bool(varying.all()):
+            left_out = int((~varying).sum())
+            warnings.warn(f"{left_out} constant columns are left out (their entries are 0)", stacklevel=3)
+        return varying.nonzero()[:, 0]
+
+    def _subset_size(self, n: int, n_varying: int) -> int:
+        m = max(1, round(n_varying**0.5)) if self.subset_size is None else self.subset_size
+        if n_varying < m or n_varying == 0:
+            raise ValueError(f"only {n_varying} columns vary, fewer than subset_size={m}")
+        if n < m:
+            raise ValueError(f"X has n_samples={n}, fewer than subset_size={m}; give more rows")
+        return m
+
+    def _prepare(self, data: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Varying columns, centred in the data's own precision, in float32 and at unit mean square."""
+        mean = data.mean(0, dtype=torch.float64)
+        self._mean = mean
+        centred = data[:, columns].to(torch.float64) - mean[columns]
+        centred = centred / centred.abs().max().clamp_min(1e-300)
+        centred = centred / centred.square().mean().sqrt()
+        if self.normalise:
+            centred = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-9)
+            centred = centred - centred.mean(0)
+        return centred.to(torch.float32)
+
+    def _options(self, seed: int) -> SearchOptions:
+        r = self.n_directions
+        if r > self.n_subsets // 3:
+            r = self.n_subsets // 3
+            warnings.warn(
+                f"n_directions={self.n_directions} is more than a third of n_subsets={self.n_subsets}, so the score "
+                f"would hardly select; cut to {r}",
+                stacklevel=3,
+            )
+        self._r = r
+        return SearchOptions(
+            n_lifted=r,
+            score=self.score_,
+            lift=self.lift,
+            select=self.select,
+            n_stages=self.n_stages,
+            merge_cosine=self.merge_cosine,
+            shrinkage=self.shrinkage,
+            max_iter=self.max_steps,
+            max_elements=self.max_elements,
+            seed=seed,
+        )
+
+    @staticmethod
+    def _search(
+        work: torch.Tensor, y: np.ndarray | None, subsets: Subsets, options: SearchOptions, rows: np.ndarray
+    ) -> Found:
+        return search(work[torch.as_tensor(rows, device=work.device)], subsets, options, None if y is None else y[rows])
+
+    @staticmethod
+    def _score(
+        work: torch.Tensor, y: np.ndarray | None, found: Found, options: SearchOptions, rows: np.ndarray
+    ) -> torch.Tensor:
+        held = work[torch.as_tensor(rows, device=work.device)]
+        return direction_scores(held, found.filters, options, None if y is None else y[rows], found.targets)
+
+    def _calibrate(
+        self,
+        work: torch.Tensor,
+        y: np.ndarray | None,
+        groups: np.ndarray | None,
+        subsets: Subsets,
+        options: SearchOptions,
+        halves: tuple[np.ndarray, np.ndarray],
+        found: Found,
+        seed: int,
+    ) -> None:
+        """Set `threshold_`, `null_maxima_` and `null_mode_`."""
+        self.threshold_ = self.null_maxima_ = self.null_mode_ = None
+        if self.null is None:
+            return
+        full = work.numel() * options.n_lifted * self.n_stages <= self.full_null_size
+        candidates = None if full else self._with_random_fill(work, found, options, halves[0], seed)
+        kind = None if y is not None else self.null
+        generator = torch.Generator(device=work.device).manual_seed(seed)
+        rng = np.random.RandomState(seed)
+        source = Surrogate(work, kind) if kind else None
+        maxima = []
+        for _ in range(self.n_surrogates):
+            null_work = source.draw(generator) if source else work
+            null_y = None if y is None else permute_labels(y, groups, rng)
+            if candidates is None:
+                null_found = self._search(null_work, null_y, subsets, options, halves[0])
+            else:
+                null_found = candidates
+            scores = self._score(null_work, null_y, null_found, options, halves[1])
+            maxima.append(float(scores.max()) if len(scores) else 0.0)
+        self.null_maxima_ = np.array(maxima)
+        self.null_mode_ = "full" if full else "rescored"
+        self.threshold_ = max_statistic_threshold(self.null_maxima_)
+
+    @staticmethod
+    def _with_random_fill(
+        work: torch.Tensor, found: Found, options: SearchOptions, rows: np.ndarray, seed: int
+    ) -> Found:
+        """The directions found and random ones, as many together as starts were lifted (at least r)."""
+        n_fill = max(0, max(found.n_lifted, options.n_lifted) - len(found.filters))
+        rng = np.random.RandomState(seed)
+        noise = torch.as_tensor(rng.standard_normal((n_fill, work.shape[1])), device=work.device)
+        white = whiten(work[torch.as_tensor(rows, device=work.device)], options.shrinkage, options.max_elements)
+        filters = torch.cat([found.filters, white.filters(noise)])
+        targets = None if found.targets is None else np.concatenate([found.targets, rng.choice(found.targets, n_fill)])
+        return Found(filters, filters, found.origin, found.n_lifted, targets)
+
+    def _store(self, X: Any, found: Found, scores: torch.Tensor, columns: torch.Tensor, d: int) -> None:
+        """Rank, apply the threshold, expand to all columns and hand back in the kind of X."""
+        order = scores.argsort(descending=True, stable=True)
+        if self.threshold_ is not None:
+            order = order[scores[order] > self.threshold_]
+        order = order[: self._r]
+        tensor = isinstance(X, torch.Tensor)
+        double = X.dtype in (torch.float64, np.float64) if hasattr(X, "dtype") else True
+        dtype = torch.float64 if double else torch.float32
+
+        def out(part: torch.Tensor) -> Any:
+            full = torch.zeros(len(order), d, dtype=dtype, device=part.device)
+            full[:, columns] = part[order].to(dtype)
+            return full if tensor else full.numpy()
+
+        self.directions_, self.filters_ = out(found.directions), out(found.filters)
+        self.mean_ = self._mean.to(dtype) if tensor else self._mean.to(dtype).numpy()
+        index = order.cpu().numpy()
+        self.scores_ = scores.cpu().numpy()[index]
+        self.origin_ = found.origin.cpu().numpy()[index]
+        self.targets_ = None if found.targets is None else found.targets[index]
+        self.n_kept_, self.n_distinct_ = len(index), len(scores)
+        del self._mean, self._r
+
+
+def split_rows(n: int, y: np.ndarray | None, groups: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two random halves of range(n): whole groups where there are groups, else each class in both halves."""
+    rng = np.random.RandomState(seed)
+    if groups is not None and len(np.unique(groups)) > 1:
+        names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        order = rng.permutation(len(names))
+        first = np.zeros(len(names), dtype=bool)
+        n_first = max(1, int((np.cumsum(sizes[order]) <= n / 2).sum()))
+        first[order[:n_first]] = True
+        inside = first[group]
+    else:
+        rank = rng.permutation(n)
+        if y is not None:  # rank rows within their class: the search half then holds every class
+            codes = np.unique(y, return_inverse=True)[1]
+            order = np.lexsort((rank, codes))
+            first_of_class = np.searchsorted(codes[order], codes[order])
+            rank[order] = np.arange(n) - first_of_class
+        inside = rank % 2 == 0
+    return np.flatnonzero(inside), np.flatnonzero(~inside)

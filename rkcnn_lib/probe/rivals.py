@@ -1,0 +1,178 @@
+"""The other miners, and RkCNN's controls, behind one door: `mine(method, X, ...)`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from torch.nn.functional import normalize
+
+from rkcnn_lib.probe.miner import RkCNNMiner
+from rkcnn_lib.probe.nulls import surrogate
+from rkcnn_lib.probe.scores import covariance, projection_contrast
+
+
+def _centred(X: torch.Tensor) -> torch.Tensor:
+    return X - X.mean(0, dtype=torch.float64).to(X.dtype)
+
+
+def _random(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
+    return torch.as_tensor(rng.standard_normal((n, X.shape[1])), device=X.device)
+
+
+def _datapoint(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
+    centred = _centred(X)
+    rows = np.flatnonzero((centred.norm(dim=1) > 0).cpu().numpy())
+    return centred[torch.as_tensor(rng.permutation(rows)[:n], device=X.device)]
+
+
+def _with_both_signs(D: torch.Tensor, n: int) -> torch.Tensor:
+    """Each direction followed by its negative, the first n."""
+    return torch.stack([D, -D], dim=1).reshape(-1, D.shape[1])[:n]
+
+
+def _pca(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(covariance(X)[1])
+    kept = values > values[-1] * 1e-10
+    return _with_both_signs(vectors[:, kept].T.flip(0), n)
+
+
+def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState, max_iter: int = 200) -> torch.Tensor:
+    values = torch.linalg.eigvalsh(covariance(X)[1])
+    rank = int((values > values[-1] * 1e-7).sum())
+    model = FastICA(
+        n_components=min(rank, len(X) - 1, max(1, -(-n // 2))),
+        whiten="unit-variance",
+        whiten_solver="eigh",
+        max_iter=max_iter,
+        random_state=rng,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # overcomplete data have no exact solution to reach
+        model.fit(X.cpu().numpy())
+    patterns = torch.as_tensor(model.mixing_.T, device=X.device)  # (components, d)
+    filters = torch.as_tensor(model.components_, device=X.device, dtype=X.dtype)
+    best = projection_contrast(_centred(X), filters).argsort(descending=True)
+    return _with_both_signs(patterns[best], n)
+
+
+def _kmeans(
+    X: torch.Tensor, n: int, rng: np.random.RandomState, normalise: bool = True, batch_size: int = 4096
+) -> torch.Tensor:
+    tokens = _centred(X)
+    if normalise:
+        tokens = normalize(tokens, dim=1, eps=1e-9)
+    n_clusters = min(n, len(X))
+    model = MiniBatchKMeans(n_clusters=n_clusters, batch_size=max(batch_size, n_clusters), n_init=1, random_state=rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
+        model.fit(tokens.cpu().numpy())
+    return torch.as_tensor(model.cluster_centers_, device=X.device)
+
+
+def _rkcnn(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
+    options = {"n_subsets": 3 * n, "null": None, "random_state": rng, **options}
+    return RkCNNMiner(n_directions=n, **options).fit(X).directions_
+
+
+def _rkcnn_coordinate(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
+    return _rkcnn(X, n, rng, **{"lift": False, "score": "kurtosis", "merge_cosine": 1.0, **options})
+
+
+def _lift_unselected(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
+    return _rkcnn(X, n, rng, **{**options, "select": "random"})
+
+
+def _lift_bottom(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
+    return _rkcnn(X, n, rng, **{**options, "select": "worst"})
+
+
+def _rkcnn_null(
+    X: torch.Tensor, n: int, rng: np.random.RandomState, surrogates: str = "elliptical", **options: Any
+) -> torch.Tensor:
+    return _rkcnn(surrogate(X, surrogates, int(rng.randint(2**31 - 1))), n, rng, **options)
+
+
+_MINERS: dict[str, Callable[..., torch.Tensor]] = {
+    "random": _random,
+    "datapoint": _datapoint,
+    "pca": _pca,
+    "ica": _ica,
+    "kmeans": _kmeans,
+    "rkcnn_coordinate": _rkcnn_coordinate,
+    "rkcnn_lift": _rkcnn,
+    "lift_unselected": _lift_unselected,
+    "lift_bottom": _lift_bottom,
+    "rkcnn_null": _rkcnn_null,
+}
+METHODS = tuple(_MINERS)
+
+
+def mine(
+    method: str, X: Any, n_directions: int, random_state: int | np.random.RandomState | None = 0, **options: Any
+) -> Any:
+    """Up to `n_directions` unit directions by one method, best or first drawn first; deterministic given the seed.
+
+    Parameters
+    ----------
+    method : str
+        One of `METHODS`.
+
+        - "random": uniform on the sphere.
+        - "datapoint": random rows minus the mean; at most n.
+        - "pca": principal directions, each with both signs; at most 2d.
+        - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. Option:
+          max_iter (200).
+        - "kmeans": MiniBatchKMeans centres of the centred rows; at most n. Options: normalise (True: rows scaled
+          to norm 1, spherical clusters), batch_size (4096).
+        - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
+          with zeros, subsets chosen by kurtosis, no lift and no merging.
+        - "rkcnn_lift": `RkCNNMiner`, from 3 n_directions subsets unless n_subsets says otherwise.
+        - "lift_unselected", "lift_bottom": the same lift, starts and compute, but random or the worst-scoring
+          subsets are lifted.
+        - "rkcnn_null": the same search on surrogate data. Option: surrogates ("elliptical").
+
+        The RkCNN methods take every option of `RkCNNMiner`. Their `null` is None by default: all distinct
+        directions ranked by score, which is the supply that an initialisation wants, not a claim that each
+        is a feature. They merge near-copies, so they return fewer than asked for where the data hold fewer.
+    X : array or torch.Tensor of shape (n, d)
+    n_directions : int
+    random_state : int, RandomState or None
+
+    Returns
+    -------
+    array or torch.Tensor of shape (r, d), r <= n_directions
+        In the kind of X, float32 (float64 for float64 arrays), unit rows.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, an option it does not take, or X that is not a finite matrix of two rows or more.
+    """
+    if method not in _MINERS:
+        raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}")
+    if n_directions < 1:
+        raise ValueError(f"n_directions={n_directions} given; at least 1 is needed")
+    data = torch.as_tensor(X)
+    if data.ndim != 2 or len(data) < 2 or data.shape[1] < 1:
+        raise ValueError(f"X has shape {tuple(data.shape)}; at least two rows and one column are needed")
+    dtype = torch.float64 if data.dtype == torch.float64 else torch.float32
+    data = data.detach().to(torch.float32)
+    if not bool(torch.isfinite(data).all()):
+        raise ValueError("X holds NaN or infinite values; drop those rows first")
+    try:
+        D = _MINERS[method](data, n_directions, check_random_state(random_state), **options)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ValueError(f"method {method!r} does not take these options: {sorted(options)}") from error
+    D = D.to(torch.float64)
+    D = normalize(D[D.norm(dim=1) > 0], dim=1).to(dtype)
+    return D if isinstance(X, torch.Tensor) else D.cpu().numpy()

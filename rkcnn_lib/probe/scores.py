@@ -1,0 +1,319 @@
+"""Separation scores of subsets, with and without labels, batched over subsets with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from rkcnn_lib.probe.nulls import permute_labels
+from rkcnn_lib.probe.subsets import Subsets
+
+MAX_ELEMENTS = 2**25  # numbers held in one temporary array: 128 MiB of float32
+CACHE_ELEMENTS = 2**21
+CONTRASTS = ("kurtosis", "logcosh", "skew")
+UNLABELLED_SCORES = (*CONTRASTS, "coordinate_kurtosis", "variance_ratio")
+LABELLED_SCORES = ("separation", "knn_label_consistency")
+SCORES = UNLABELLED_SCORES + LABELLED_SCORES
+_LOGCOSH_OF_GAUSSIAN = 0.37456720749143805  # E log cosh(v), v standard normal
+
+
+def chunks(n: int, elements_each: int, max_elements: int = MAX_ELEMENTS) -> Iterator[slice]:
+    """Slices of range(n) such that slice length * elements_each stays within max_elements (at least 1)."""
+    step = max(1, max_elements // max(1, elements_each))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+def covariance(X: torch.Tensor, max_elements: int = MAX_ELEMENTS) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (d,) and covariance (d, d) of the rows of X (n, d), divided by n, accumulated in float64."""
+    n, d = X.shape
+    mean = X.mean(0, dtype=torch.float64)
+    total = torch.zeros(d, d, dtype=torch.float64, device=X.device)
+    for rows in chunks(n, d, max_elements):
+        part = X[rows].to(torch.float64) - mean
+        total += part.T @ part
+    return mean, total / n
+
+
+def contrast_of(P: torch.Tensor, contrast: str) -> torch.Tensor:
+    """Contrast of each row of projections P (s, n): 0 for a Gaussian, positive for a heavy tail; (s,) float64.
+
+    "kurtosis": excess kurtosis m4 / m2^2 - 3. "skew": m3 / m2^1.5, positive for a heavy right tail.
+    "logcosh": E log cosh(v) - E log cosh(p) with v standard normal and p standardised, in which no row weighs
+    more than linearly (Hyvarinen 1999). A constant row scores 0.
+    """
+    # Sums along the contiguous axis are pairwise in float32: exact to about 1e-6, several times faster than float64.
+    mean = P.mean(1, keepdim=True)
+    P = P - mean
+    scale = P.norm(dim=1, keepdim=True) / P.shape[1] ** 0.5
+    flat = scale <= 10 * torch.finfo(P.dtype).eps * mean.abs()  # what is left is rounding
+    P = P / scale.masked_fill(flat, 1.0)  # before taking powers: no overflow, no underflow
+    if contrast == "kurtosis":
+        value = P.square().square_().mean(1).to(torch.float64) - 3.0
+    elif contrast == "skew":
+        value = (P.square() * P).mean(1).to(torch.float64)
+    else:  # log cosh p = |p| + log(1 + exp(-2|p|)) - log 2, which cannot overflow
+        size = P.abs()
+        log_cosh = size + torch.nn.functional.softplus(-2 * size) - np.log(2.0)
+        value = _LOGCOSH_OF_GAUSSIAN - log_cosh.mean(1).to(torch.float64)
+    return value.masked_fill(flat[:, 0], 0.0)
+
+
+def block_size(X: torch.Tensor, max_elements: int) -> int:
+    """Largest temporary array for elementwise work on X's device: on a CPU what its cache holds."""
+    return max_elements if X.is_cuda else min(max_elements, CACHE_ELEMENTS)
+
+
+def projection_contrast(
+    X: torch.Tensor, filters: torch.Tensor, contrast: str = "kurtosis", max_elements: int = MAX_ELEMENTS
+) -> torch.Tensor:
+    """Contrast of the projections of X (n, d) on each filter (s, d); (s,) float64. See `contrast_of`."""
+    if contrast not in CONTRASTS:
+        raise ValueError(f"contrast={contrast!r} is unknown; choose one of {CONTRASTS}")
+    size = block_size(X, max_elements)
+    parts = [contrast_of(filters[s] @ X.T, contrast) for s in chunks(len(filters), len(X), size)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=X.device)
+
+
+def principal_directions(
+    cov: torch.Tensor, subsets: Subsets, max_elements: int = MAX_ELEMENTS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """First principal direction of each subset, padded with zeros to the full space.
+
+    Parameters
+    ----------
+    cov : torch.Tensor of shape (d, d), float64
+    subsets : Subsets
+
+    Returns
+    -------
+    directions : torch.Tensor of shape (h, d), float64
+        Unit rows; the sign makes the largest entry positive.
+    share : torch.Tensor of shape (h,)
+        Share of the subset's variance on that direction, in [1/m, 1]; 0 where nothing varies.
+    """
+    m, d = subsets.size, subsets.d
+    directions, shares = [], []
+    for s in chunks(subsets.n_coordinate, m * m, max_elements):
+        idx = subsets.indices[s]
+        values, vectors = torch.linalg.eigh(cov[idx[:, :, None], idx[:, None, :]])
+        padded = torch.zeros(len(idx), d, dtype=cov.dtype, device=cov.device)
+        directions.append(padded.scatter_(1, idx, vectors[:, :, -1]))
+        shares.append(values[:, -1] / values.sum(1))
+    for s in chunks(subsets.n_rotated, m * d, max_elements):
+        bases = subsets.bases[s].to(cov.dtype)
+        values, vectors = torch.linalg.eigh(bases @ cov @ bases.transpose(1, 2))
+        directions.append((vectors[:, None, :, -1] @ bases)[:, 0])
+        shares.append(values[:, -1] / values.sum(1))
+    v = torch.cat(directions)
+    largest = v.gather(1, v.abs().argmax(1, keepdim=True))
+    return v * torch.where(largest < 0, -1.0, 1.0), torch.cat(shares).nan_to_num(0.0)
+
+
+def _class_moments(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Class means centred on the grand mean (L, d), class sizes (L,) and the class index of each row."""
+    codes = torch.as_tensor(np.unique(np.asarray(y), return_inverse=True)[1], device=X.device)
+    sizes = torch.bincount(codes)
+    sums = torch.zeros(len(sizes), X.shape[1], dtype=torch.float64, device=X.device)
+    sums.index_add_(0, codes, X.to(torch.float64))
+    return sums / sizes[:, None] - X.mean(0, dtype=torch.float64), sizes, codes
+
+
+def scatter_matrices(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Between-class and within-class scatter (d, d), float64, whose traces are BV and WV.
+
+    ``BV = sum_c ||mean_c - mean||^2 / (L - 1)`` and
+    ``WV = sum_c sum_i ||x_i - mean_c||^2 / ((N_c - 1) L)`` (Lu & Gweon 2025, eq. for S).
+    A class of one row has no spread of its own and adds nothing to WV.
+
+    Raises
+    ------
+    ValueError
+        If y has another length than X or fewer than two classes.
+    """
+    check_labels(y, len(X))
+    means, sizes, codes = _class_moments(X, y)
+    between = means.T @ means / (len(sizes) - 1)
+    weight = 1.0 / ((sizes - 1).clamp_min(1) * len(sizes)).to(torch.float64)
+    grand = X.mean(0, dtype=torch.float64)
+    within = torch.zeros_like(between)
+    for rows in chunks(len(X), X.shape[1]):
+        residual = X[rows].to(torch.float64) - grand - means[codes[rows]]
+        within += (residual * weight[codes[rows], None]).T @ residual
+    return between, within
+
+
+def check_labels(y: np.ndarray, n: int, name: str = "y") -> np.ndarray:
+    """y as an array, or a ValueError when its length is not n or it holds fewer than two classes."""
+    y = np.asarray(y)
+    if y.shape != (n,):
+        raise ValueError(f"{name} has shape {y.shape} but X has {n} rows; give one label a row")
+    if len(np.unique(y)) < 2:
+        raise ValueError(f"{name} holds one class only; at least two classes are needed")
+    return y
+
+
+def _ratio(between: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
+    """BV / WV: infinite when classes differ without any spread, 0 when nothing differs."""
+    return torch.where(between > 0, between / within.clamp_min(0), torch.zeros_like(between))
+
+
+def separation_score(X: torch.Tensor | np.ndarray, y: np.ndarray) -> float:
+    """Separation S = BV / WV of the classes y in the whole of X (n, d); see `scatter_matrices`."""
+    between, within = scatter_matrices(torch.as_tensor(X), y)
+    return float(_ratio(between.trace(), within.trace()))
+
+
+def _over_subsets(matrix: torch.Tensor, subsets: Subsets) -> torch.Tensor:
+    """Trace of a (d, d) matrix within each subset, (h,)."""
+    traces = [matrix.diagonal()[subsets.indices].sum(1)]
+    for s in chunks(subsets.n_rotated, subsets.size * subsets.d):
+        bases = subsets.bases[s].to(matrix.dtype)
+        traces.append(((bases @ matrix) * bases).sum((1, 2)))
+    return torch.cat(traces)
+
+
+def _separation(X: torch.Tensor, subsets: Subsets, y: np.ndarray, **_: object) -> torch.Tensor:
+    between, within = scatter_matrices(X, y)
+    return _ratio(_over_subsets(between, subsets), _over_subsets(within, subsets))
+
+
+def _coordinate_kurtosis(
+    X: torch.Tensor, subsets: Subsets, max_elements: int = MAX_ELEMENTS, **_: object
+) -> torch.Tensor:
+    columns = torch.cat(
+        [contrast_of(X[:, c].T.contiguous(), "kurtosis") for c in chunks(X.shape[1], len(X), max_elements)]
+    )
+    rotated = projection_contrast(X, subsets.bases.reshape(-1, X.shape[1]).to(X.dtype), "kurtosis", max_elements)
+    return torch.cat([columns[subsets.indices].mean(1), rotated.reshape(subsets.n_rotated, -1).mean(1)])
+
+
+def nearest_neighbours(X: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
+    """Rows of the k nearest *other* points of each row of X (n, m), by Euclidean distance; (n, k) int64."""
+    if not 1 <= k < len(X):
+        raise ValueError(f"k={k} given; it must lie in [1, {len(X) - 1}], the number of other points")
+    found = []
+    for rows in chunks(len(X), len(X), max_elements):
+        distance = torch.cdist(X[rows], X, compute_mode="donot_use_mm_for_euclid_dist")
+        own = torch.arange(rows.start, rows.stop, device=X.device)
+        distance[torch.arange(len(own), device=X.device), own] = torch.inf  # by index: duplicates stay in
+        found.append(distance.topk(k, dim=1, largest=False).indices)
+    return torch.cat(found)
+
+
+class Consistency(NamedTuple):
+    """kNN label consistency: `share` beside its `chance_mean` and `chance_upper` (95 % point), in [0, 1]."""
+
+    share: float
+    chance_mean: float
+    chance_upper: float
+
+
+def knn_label_consistency(
+    X: torch.Tensor | np.ndarray,
+    y: np.ndarray,
+    k: int = 10,
+    groups: np.ndarray | None = None,
+    n_permutations: int = 99,
+    random_state: int = 0,
+) -> Consistency:
+    """Share of the k nearest other points that bear the same label, beside its value under permuted labels.
+
+    Parameters
+    ----------
+    X : (n, d)
+    y : (n,) labels
+    k : int in [1, n - 1]
+    groups : (n,) or None
+        Labels are then permuted by group (see `nulls.permute_labels`).
+    n_permutations : int
+        Permutations behind `chance_mean` and `chance_upper`.
+
+    Raises
+    ------
+    ValueError
+        If y is of another length or holds one class, or k is out of range.
+    """
+    X = torch.as_tensor(X)
+    y = check_labels(y, len(X))
+    neighbours = nearest_neighbours(X.to(torch.float64), k).cpu().numpy()
+    rng = np.random.RandomState(random_state)
+    codes = np.unique(y, return_inverse=True)[1]
+    draws = []
+    for _ in range(n_permutations):
+        permuted = permute_labels(codes, groups, rng)
+        draws.append((permuted[neighbours] == permuted[:, None]).mean())
+    share = (codes[neighbours] == codes[:, None]).mean()
+    return Consistency(float(share), float(np.mean(draws)), float(np.quantile(draws, 0.95)))
+
+
+def _knn(X: torch.Tensor, subsets: Subsets, y: np.ndarray, k: int = 10, **_: object) -> torch.Tensor:
+    codes = torch.as_tensor(np.unique(check_labels(y, len(X)), return_inverse=True)[1], device=X.device)
+    shares = []
+    for i in range(len(subsets)):  # n^2 distances each: nothing is gained by batching over subsets
+        same = codes[nearest_neighbours(subsets.restrict(X, i), k)] == codes[:, None]
+        shares.append(same.to(torch.float64).mean())
+    return torch.stack(shares)
+
+
+def subset_scores(
+    X: torch.Tensor,
+    subsets: Subsets,
+    score: str = "kurtosis",
+    y: np.ndarray | None = None,
+    k: int = 10,
+    max_elements: int = MAX_ELEMENTS,
+    principal: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Score every subset.
+
+    Parameters
+    ----------
+    X : torch.Tensor of shape (n, d)
+    subsets : Subsets
+    score : str
+        "kurtosis", "logcosh", "skew": contrast of the projection on the subset's first principal direction
+        (see `contrast_of`; skew in absolute value). "coordinate_kurtosis": mean excess kurtosis of the
+        subset's m coordinates. "variance_ratio": share of the subset's variance on its first principal
+        direction. With labels: "separation", S = BV / WV (Lu & Gweon 2025), and "knn_label_consistency".
+    y : array of shape (n,) or None
+        Needed by the two labelled scores.
+    k : int
+        Neighbours of "knn_label_consistency".
+    max_elements : int
+        Bound on the size of a temporary array.
+    principal : pair of tensors or None
+        What `principal_directions` gives for X and the subsets, where it is known already.
+
+    Returns
+    -------
+    torch.Tensor of shape (h,), float64
+
+    Raises
+    ------
+    ValueError
+        For an unknown score, or a labelled one without labels, or labels that do not fit.
+    """
+    if score not in SCORES:
+        raise ValueError(f"score={score!r} is unknown; choose one of {SCORES}")
+    if score in LABELLED_SCORES and y is None:
+        raise ValueError(f"score={score!r} needs labels; give y")
+    subsets = subsets.to(X.device)
+    if score not in _DIRECT:
+        if principal is None:
+            principal = principal_directions(covariance(X, max_elements)[1], subsets, max_elements)
+        if score == "variance_ratio":
+            return principal[1]
+        value = projection_contrast(X, principal[0].to(X.dtype), score, max_elements)
+        return value.abs() if score == "skew" else value  # the sign of a principal direction means nothing
+    return _DIRECT[score](X=X, subsets=subsets, y=y, k=k, max_elements=max_elements)
+
+
+_DIRECT: dict[str, Callable[..., torch.Tensor]] = {
+    "separation": _separation,
+    "coordinate_kurtosis": _coordinate_kurtosis,
+    "knn_label_consistency": _knn,
+}

@@ -1,0 +1,141 @@
+"""Random subsets: of coordinates, or rotated (random subspaces), drawn without duplicates while they last."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+KINDS = ("coordinate", "rotated")
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Subsets of a d-dimensional space: coordinate ones first, rotated ones after them.
+
+    Attributes
+    ----------
+    d : int
+        Dimension of the space.
+    indices : torch.Tensor of shape (n_coordinate, m), int64
+        Sorted coordinates of each coordinate subset; no two rows are equal.
+    bases : torch.Tensor of shape (n_rotated, m, d), float32
+        Orthonormal rows that span each rotated subset.
+    """
+
+    d: int
+    indices: torch.Tensor
+    bases: torch.Tensor
+
+    @property
+    def n_coordinate(self) -> int:
+        """Number of coordinate subsets."""
+        return len(self.indices)
+
+    @property
+    def n_rotated(self) -> int:
+        """Number of rotated subsets."""
+        return len(self.bases)
+
+    @property
+    def size(self) -> int:
+        """Dimension m of each subset."""
+        return self.indices.shape[1]
+
+    def __len__(self) -> int:
+        return self.n_coordinate + self.n_rotated
+
+    def basis(self, i: int) -> torch.Tensor:
+        """Orthonormal basis (m, d) of subset i, whatever its kind."""
+        if i >= self.n_coordinate:
+            return self.bases[i - self.n_coordinate]
+        return torch.nn.functional.one_hot(self.indices[i], self.d).to(self.bases.dtype)
+
+    def restrict(self, X: torch.Tensor, i: int) -> torch.Tensor:
+        """Coordinates (n, m) of the rows of X (n, d) within subset i."""
+        if i < self.n_coordinate:
+            return X[:, self.indices[i]]
+        return X @ self.bases[i - self.n_coordinate].to(X.dtype).T
+
+    def to(self, device: str | torch.device) -> Subsets:
+        """The same subsets on another device."""
+        return Subsets(self.d, self.indices.to(device), self.bases.to(device))
+
+    def expand(self, columns: torch.Tensor, d: int) -> Subsets:
+        """The same subsets seen from a larger space, of which this one holds only some `columns`."""
+        bases = self.bases.new_zeros(self.n_rotated, self.size, d)
+        bases[:, :, columns] = self.bases
+        return Subsets(d, columns[self.indices], bases)
+
+
+def _coordinate_subsets(d: int, m: int, n: int, rng: np.random.RandomState) -> np.ndarray:
+    """min(n, d choose m) distinct subsets in random order, (n_distinct, m)."""
+    n_possible = math.comb(d, m)
+    if n_possible <= 2 * n:  # few: list them all, for rejection would wait long for the last ones
+        everything = np.array(list(itertools.combinations(range(d), m)))
+        return everything[rng.permutation(n_possible)[:n]]
+    seen: dict[bytes, np.ndarray] = {}
+    while len(seen) < n:
+        batch = min(n, 1 + 2**22 // d)
+        draws = np.sort(np.argsort(rng.random_sample((batch, d)), axis=1)[:, :m], axis=1)
+        for row in draws:
+            seen.setdefault(row.tobytes(), row)
+    return np.array(list(seen.values())[:n])
+
+
+def _rotated_subsets(d: int, m: int, n: int, rng: np.random.RandomState) -> np.ndarray:
+    """Uniform random m-dimensional subspaces, (n, m, d) with orthonormal rows."""
+    if n == 0:
+        return np.zeros((0, m, d), dtype=np.float32)
+    q, _ = np.linalg.qr(rng.standard_normal((n, d, m)))
+    return np.ascontiguousarray(q.transpose(0, 2, 1), dtype=np.float32)
+
+
+def draw_subsets(
+    d: int,
+    subset_size: int,
+    n_subsets: int,
+    kind: str = "coordinate",
+    random_state: int | np.random.RandomState | None = 0,
+) -> Subsets:
+    """Draw random subsets of `subset_size` out of d dimensions (Lu & Gweon 2025, step 1).
+
+    Coordinate subsets are drawn without duplicates. When fewer distinct ones exist than asked for
+    (d=5, m=2: ten), rotated ones make up the number: see `n_coordinate` and `n_rotated` of the result.
+
+    Parameters
+    ----------
+    d : int
+        Dimension of the space, at least 1.
+    subset_size : int
+        m, in [1, d].
+    n_subsets : int
+        h, at least 1; counts both kinds.
+    kind : {"coordinate", "rotated"}
+        Rotated subsets are uniform random orthonormal m-dimensional subspaces, so that nothing depends on
+        an arbitrary basis.
+    random_state : int, RandomState or None
+        The same int gives the same subsets.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range or the kind is unknown.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"subsets={kind!r} is unknown; choose one of {KINDS}")
+    if n_subsets < 1:
+        raise ValueError(f"n_subsets={n_subsets} given; at least 1 is needed")
+    if not 1 <= subset_size <= d:
+        raise ValueError(f"subset_size={subset_size} given; it must lie in [1, {d}], the number of columns")
+    rng = check_random_state(random_state)
+    if kind == "coordinate":
+        indices = _coordinate_subsets(d, subset_size, n_subsets, rng)
+    else:
+        indices = np.zeros((0, subset_size), dtype=np.int64)
+    bases = _rotated_subsets(d, subset_size, n_subsets - len(indices), rng)
+    return Subsets(d, torch.from_numpy(indices.astype(np.int64)), torch.from_numpy(bases))

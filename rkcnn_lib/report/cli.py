@@ -1,0 +1,187 @@
+"""The ``rkcnn`` command: run one notebook or a whole profile, build the pages, look the machine over."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rkcnn_lib.report.params import (
+    NOTEBOOKS,
+    ROOT,
+    ParameterError,
+    check_notebook,
+    read_parameter_file,
+    resolve,
+)
+
+# What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
+KEPT_BY_DRY_RUN = ("model", "revision", "layer", "layers", "hook", "text", "relation")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return 0 if all went well, 1 if a run or gate failed, 2 for refused input."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.call(options)
+    except (ParameterError, FileNotFoundError) as error:
+        print(f"rkcnn: {error}", file=sys.stderr)
+        return 2
+    except (
+        RuntimeError
+    ) as error:  # ModelUnavailable, GateFailed, a GPU that cannot be used: say it, no traceback
+        print(f"rkcnn: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rkcnn", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    report = verbs.add_parser("report", help="run all notebooks of a profile in order, then build the pages")
+    report.add_argument("profile", type=Path, help="a folder of parameter files, such as params/quick")
+    report.add_argument(
+        "--force", action="store_true", help="go on after a failed gate (verdicts then ungated)"
+    )
+    report.add_argument(
+        "--dry-run", action="store_true", help="this profile's models and texts at smoke sizes"
+    )
+    report.add_argument("--yes", action="store_true", help="do not ask before a long profile starts")
+    report.add_argument("--out", type=Path, help="where the pages go (default: outputs/report)")
+    report.set_defaults(call=_report)
+
+    run = verbs.add_parser("run", help="run one notebook")
+    run.add_argument("notebook", help="such as 04_sae_compare")
+    run.add_argument("-f", "--file", type=Path, help="YAML file of parameters")
+    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    run.add_argument("--force", action="store_true", help="go on although an earlier gate failed")
+    run.add_argument("--again", action="store_true", help="run although this very run is finished")
+    run.add_argument("--cell-timeout", type=int, help="seconds a cell may take (default: no limit)")
+    run.set_defaults(call=_run)
+
+    site = verbs.add_parser("site", help="build the pages from the runs of a profile")
+    site.add_argument("profile", type=Path, nargs="?", default=Path("params/quick"))
+    site.add_argument("--out", type=Path, help="where the pages go (default: outputs/report)")
+    site.set_defaults(call=_site)
+
+    doctor = verbs.add_parser("doctor", help="versions, device, hub, and what this machine can run")
+    doctor.set_defaults(call=_doctor)
+    return parser
+
+
+def profile_files(profile: Path) -> dict[str, Path]:
+    """Return a profile's parameter file for each notebook it has, in order; variants (``--NAME``) are left out.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such folder, it has no parameter file, or a file is named after no notebook.
+    """
+    folder = profile if profile.is_dir() else ROOT / profile
+    if not folder.is_dir():
+        known = ", ".join(
+            sorted(f"params/{path.name}" for path in (ROOT / "params").iterdir() if path.is_dir())
+        )
+        raise ParameterError(f"no profile {profile}; there are {known}")
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml")) if "--" not in path.stem}
+    for stem in files:
+        check_notebook(stem)
+    if not files:
+        raise ParameterError(f"{folder} holds no parameter file such as 04_sae_compare.yaml")
+    return {name: files[name] for name in NOTEBOOKS if name in files}
+
+
+def profile_name(profile: Path) -> str:
+    """Return the profile that the files of a folder name."""
+    (name,) = {resolve(nb, read_parameter_file(path)).profile for nb, path in profile_files(profile).items()}
+    return name
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rkcnn_lib.report.plan import confirm
+
+    overrides = {nb: read_parameter_file(path) for nb, path in profile_files(options.profile).items()}
+    if options.dry_run:
+        smoke = {nb: read_parameter_file(path) for nb, path in profile_files(ROOT / "params/smoke").items()}
+        overrides = {
+            nb: smoke[nb] | {name: value for name, value in given.items() if name in KEPT_BY_DRY_RUN}
+            for nb, given in overrides.items()
+        }
+    plans = {
+        nb: resolve(nb, given) for nb, given in overrides.items()
+    }  # refuse everything bad before compute
+    if not confirm(plans, yes=options.yes):
+        return 2
+    for notebook, given in overrides.items():
+        status = _run_process(notebook, given | ({"force": True} if options.force else {}))
+        if status:
+            print(
+                f"rkcnn: {notebook} did not finish (exit {status}); what is finished is kept", file=sys.stderr
+            )
+            return 1
+        if _gate(notebook, plans[notebook]) == "FAIL" and not options.force:
+            _pages(next(iter(plans.values())).profile, options.out)
+            print(f"rkcnn: the gate of {notebook} FAILED; --force goes on all the same", file=sys.stderr)
+            return 1
+    _pages(next(iter(plans.values())).profile, options.out)
+    return 0
+
+
+def _gate(notebook: str, values: Any) -> str | None:
+    from rkcnn_lib.report.runs import read_run, run_folder, run_key
+
+    record = read_run(run_folder(notebook, run_key(notebook, values))) or {}
+    return (record.get("gate") or {}).get("verdict")
+
+
+def _run_process(notebook: str, given: dict[str, Any]) -> int:
+    """Run one notebook in a process of its own, so that nothing of it lingers in the next."""
+    command = [sys.executable, "-m", "rkcnn_lib.report.cli", "run", notebook]
+    for name, value in given.items():
+        command += [
+            "-p",
+            name,
+            yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip(),
+        ]
+    return subprocess.run(command).returncode
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rkcnn_lib.report.execute import execute
+
+    given = read_parameter_file(options.file) if options.file else {}
+    given |= {name: None if text == "None" else yaml.safe_load(text) for name, text in options.parameter}
+    if options.force:
+        given["force"] = True
+    return execute(
+        check_notebook(options.notebook), given, again=options.again, cell_timeout=options.cell_timeout
+    )
+
+
+def _site(options: argparse.Namespace) -> int:
+    _pages(profile_name(options.profile), options.out)
+    return 0
+
+
+def _pages(profile: str, out: Path | None) -> None:
+    from rkcnn_lib.report.runs import latest_run
+    from rkcnn_lib.report.site import build_site
+    from rkcnn_lib.report.units import outputs_root
+
+    runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
+    index = build_site(runs, out or outputs_root() / "report")
+    print(f"rkcnn: pages of profile {profile!r}: {index}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rkcnn_lib.report.doctor import examine
+
+    return examine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

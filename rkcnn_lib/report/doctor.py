@@ -1,0 +1,101 @@
+"""``rkcnn doctor``: what is installed, which device, is the hub reachable, what can this machine run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+
+from rkcnn_lib.report.params import ROOT
+from rkcnn_lib.report.runs import PACKAGES
+from rkcnn_lib.report.units import outputs_root
+
+
+def examine() -> int:
+    """Print one line a finding; return 0, or 1 if something that must work does not."""
+    parts: list[tuple[str, Callable[[], str]]] = [
+        ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
+        ("packages", lambda: ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)),
+        ("lock", _lock),
+        ("device", _device),
+        ("memory, disk", _room),
+        ("embedded model", _atlas),
+    ]
+    failures = 0
+    for name, look in parts:
+        try:
+            print(f"ok    {name}: {look()}")
+        except Exception as error:  # a doctor reports every failure and goes on to the next organ
+            failures += 1
+            print(f"FAIL  {name}: {type(error).__name__}: {error}")
+    _optional()
+    return 1 if failures else 0
+
+
+def _lock() -> str:
+    pins = [
+        line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line
+    ]
+    differ = []
+    for name, version in pins:
+        try:
+            found = metadata.version(name).split("+")[0]
+        except metadata.PackageNotFoundError:
+            found = "missing"
+        if found != version.strip():
+            differ.append(f"{name} {found} (locked {version.strip()})")
+    if differ:
+        return "versions other than requirements.lock's: " + ", ".join(differ)
+    return f"all {len(pins)} packages as in requirements.lock"
+
+
+def _device() -> str:
+    import torch
+
+    from rkcnn_lib.worlds.devices import pick_device
+
+    device = pick_device(None)  # raises, with the reason, where a GPU is there that torch cannot use
+    if device.type != "cuda":
+        return f"cpu, {torch.get_num_threads()} threads (no GPU on this machine)"
+    return (
+        f"{torch.cuda.get_device_name()}, {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB"
+    )
+
+
+def _room() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    root = outputs_root()
+    root.mkdir(parents=True, exist_ok=True)
+    return f"{memory:.0f} GiB of memory, {shutil.disk_usage(root).free / 2**30:.0f} GiB free under {root}"
+
+
+def _atlas() -> str:
+    from rkcnn_lib.worlds import load_model
+
+    lm = load_model("atlas", device="cpu")
+    ids = lm.tokenizer("The Eiffel Tower is in the city of", return_tensors="pt").input_ids
+    answer = lm.tokenizer.decode(lm(ids, return_type="logits")[0, -1].argmax())
+    if answer.strip() != "Paris":
+        raise RuntimeError(
+            f"the Eiffel Tower is in {answer!r}: the weights under worlds/assets/atlas are damaged"
+        )
+    return "atlas loads and knows where the Eiffel Tower is"
+
+
+def _optional() -> None:
+    from rkcnn_lib.worlds.language import hub_reachable
+
+    if hub_reachable():
+        print("ok    hub: reachable, `model: gpt2` and any other hub model will be downloaded")
+    else:
+        print(
+            "note  hub: not reachable; run `model: atlas`, a local folder, `gemma`, or a model already downloaded"
+        )
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    print(
+        f"ok    browser: {browser}"
+        if browser
+        else "note  browser: none; the tests of the pages will be skipped"
+    )

@@ -1,0 +1,55 @@
+"""Run one notebook headlessly: papermill on the .py source, output streamed, result in the run folder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import jupytext
+import nbformat
+
+from rkcnn_lib.report.params import NOTEBOOK_FOLDER, resolve
+from rkcnn_lib.report.runs import finished, run_folder, run_key
+
+
+def execute(
+    notebook: str, given: dict[str, Any], again: bool = False, cell_timeout: int | None = None
+) -> int:
+    """Run a notebook with papermill, unless this very run is finished; return 0, or 1 if a cell failed.
+
+    The executed notebook is ``notebook.ipynb`` in the run folder; while it runs, or when it fails, it is
+    ``notebook.running.ipynb`` there.
+
+    Raises
+    ------
+    ParameterError
+        Before any kernel starts, for parameters that the notebook refuses.
+    """
+    values = resolve(notebook, given)
+    key = run_key(notebook, values)
+    folder = run_folder(notebook, key)
+    if finished(notebook, key) and not again:
+        print(f"{notebook}: finished before ({folder.name}), not run again", flush=True)
+        return 0
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    folder.mkdir(parents=True, exist_ok=True)
+    source, running = folder / "notebook.source.ipynb", folder / "notebook.running.ipynb"
+    nbformat.write(jupytext.read(NOTEBOOK_FOLDER / f"{notebook}.py"), source)
+    print(f"{notebook}: running as {folder.name} (profile {values.profile})", flush=True)
+    began = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            source, running, parameters=values.model_dump(), kernel_name="python3", progress_bar=True,
+            execution_timeout=cell_timeout, stdout_file=sys.stdout, stderr_file=sys.stderr,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        print(f"{notebook}: {error.ename}: {error.evalue}\n(see {running})", file=sys.stderr)
+        return 1
+    finally:
+        source.unlink(missing_ok=True)
+    running.rename(folder / "notebook.ipynb")
+    print(f"{notebook}: done in {time.monotonic() - began:.0f} s", flush=True)
+    return 0

@@ -1,0 +1,51 @@
+"""Every figure of the report, in one visual language; each function returns a plotly Figure."""
+
+from __future__ import annotations
+
+from rkcnn_lib.report.figures.activations import norms_by_position, spectrum, variance_by_dimension
+from rkcnn_lib.report.figures.arms import arm_metrics, frozen_dictionary, paired_differences, training_curves
+from rkcnn_lib.report.figures.display import show
+from rkcnn_lib.report.figures.latents import cosine_histograms, dead_curve, density
+from rkcnn_lib.report.figures.layers import causal_by_layer, causal_effects, layer_differences, layer_heatmap
+from rkcnn_lib.report.figures.mining import (
+    mined_slider,
+    mined_versus_true,
+    recovery_by_miner,
+    recovery_curve,
+    score_distribution,
+    selectivity,
+)
+from rkcnn_lib.report.figures.style import ARM_COLOURS, ARM_MARKERS, METRIC_LABELS, escape, style_of
+from rkcnn_lib.report.figures.toy import interference, toy_curves, toy_directions
+
+__all__ = [
+    "ARM_COLOURS",
+    "ARM_MARKERS",
+    "METRIC_LABELS",
+    "arm_metrics",
+    "causal_by_layer",
+    "causal_effects",
+    "cosine_histograms",
+    "dead_curve",
+    "density",
+    "escape",
+    "frozen_dictionary",
+    "interference",
+    "layer_differences",
+    "layer_heatmap",
+    "mined_slider",
+    "mined_versus_true",
+    "norms_by_position",
+    "paired_differences",
+    "recovery_by_miner",
+    "recovery_curve",
+    "score_distribution",
+    "selectivity",
+    "show",
+    "spectrum",
+    "style_of",
+    "toy_curves",
+    "toy_directions",
+    "training_curves",
+    "variance_by_dimension",
+]

@@ -1,0 +1,172 @@
+"""Figures that compare SAE arms: metrics, training curves, paired differences, frozen dictionaries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from rkcnn_lib.report.figures.controls import Choices, finish, scale_buttons
+from rkcnn_lib.report.figures.dots import arm_order, dot_plot
+from rkcnn_lib.report.figures.inputs import checked, in_order, metrics_of
+from rkcnn_lib.report.figures.parts import box, chance_bands, line_of_seeds, number, rows_axis, window
+from rkcnn_lib.report.figures.style import (
+    CHANCE_FILL,
+    UNJUDGED,
+    VERDICT_STYLES,
+    escape,
+    label,
+    short,
+)
+
+
+def arm_metrics(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Metrics of each arm: a dot a seed, the mean with its 95 % interval, a drop-down over the metrics.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns arm, seed, metric, value and, where the metric has them, chance_mean and chance_upper.
+    title : str, optional
+        The finding, in words.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty or lacks a column.
+    """
+    table = checked(table, ["arm", "seed", "metric", "value"], ["value"], "arm_metrics")
+    return dot_plot(table, "arm", title)
+
+
+def arm_lines(table: pd.DataFrame, x: str) -> list[go.Scatter]:
+    """A line an arm along ``x`` with the range of its seeds, and the chance band where the table has one."""
+    traces = chance_bands(table, x)
+    for arm in arm_order([str(name) for name in in_order(table["arm"])]):
+        traces += line_of_seeds(table[table["arm"].astype(str) == arm], x, arm)
+    return traces
+
+
+def training_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Metrics during training: the mean over seeds as a line, the range of the seeds as a band.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns arm, seed, step, metric, value.
+    title : str, optional
+        The finding, in words.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty or lacks a column.
+    """
+    table = checked(table, ["arm", "seed", "step", "metric", "value"], ["step", "value"], "training_curves")
+    fig = go.Figure()
+    choices = Choices(fig)
+    for metric, part in metrics_of(table):
+        choices.add(short(metric), arm_lines(part, "step"), {"yaxis.title.text": label(metric)})
+    choices.close()
+    scale_buttons(fig, "xaxis", "log" if table["step"].min() > 0 else "linear")
+    return finish(fig, title, height=430, legend="right", xaxis={"title": "training step"})
+
+
+def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Forest plot of differences paired by seed, with their intervals, the margins and the verdicts.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns contrast, metric, difference, low, high, delta, verdict (None where none is given), n_seeds.
+        Positive means that the first arm of the contrast is better.
+    title : str, optional
+        The finding, in words.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty or lacks a column.
+    """
+    columns = ["contrast", "metric", "difference", "low", "high", "delta", "verdict", "n_seeds"]
+    table = checked(table, columns, ["difference"], "paired_differences")
+    fig = go.Figure()
+    choices = Choices(fig)
+    rows = in_order(table["contrast"].astype(str))
+    for metric, part in metrics_of(table):
+        traces: list[go.Scatter] = []
+        for row, contrast in enumerate(rows):
+            here = part[part["contrast"].astype(str) == contrast]
+            for _, one in here.iterrows():
+                traces += _difference(row, one, legend=not traces)
+        deltas = part["delta"].astype(float).fillna(0).abs()
+        axis = window(part["difference"], part[["low", "high"]].to_numpy(float), [0, *deltas * 1.2, *-deltas * 1.2])
+        what = f"difference in {label(metric)}; right of 0: the first arm is better"
+        choices.add(short(metric), traces, {"xaxis.range": axis, "xaxis.title.text": what})
+    choices.close()
+    return finish(
+        fig, title, height=110 + 58 * len(rows), legend="top",
+        yaxis=rows_axis(rows), xaxis={"zerolinewidth": 2},
+    )  # fmt: skip
+
+
+def _difference(row: int, one: pd.Series, legend: bool) -> list[go.Scatter]:
+    judged = one["verdict"] if isinstance(one["verdict"], str) else None
+    style = VERDICT_STYLES.get(judged or "", UNJUDGED)
+    traces: list[go.Scatter] = []
+    delta = float(one["delta"]) if pd.notna(one["delta"]) else 0.0
+    if delta > 0:
+        traces.append(box(-delta, delta, row, 0.42, CHANCE_FILL, "within the margin ±δ", legend))
+    known = bool(np.isfinite([float(one["low"]), float(one["high"])]).all())  # one seed: infinite
+    bounds = f"{number(one['low'])} to {number(one['high'])}" if known else "none"
+    traces.append(
+        go.Scatter(
+            x=[one["difference"]],
+            y=[row],
+            mode="markers+text",
+            marker={"color": style.colour, "symbol": style.marker, "size": 12},
+            text=[escape(judged or "no verdict")],
+            textposition="top center",
+            cliponaxis=False,
+            textfont={"size": 11},
+            error_x={
+                "type": "data", "symmetric": False, "visible": known, "color": style.colour,
+                "array": [one["high"] - one["difference"] if known else 0],
+                "arrayminus": [one["difference"] - one["low"] if known else 0],
+                "thickness": 2.5, "width": 7,
+            },
+            showlegend=False,
+            hovertemplate=f"<b>{escape(one['contrast'])}</b><br>difference {number(one['difference'])}"
+            f"<br>interval {bounds}<br>margin ±{number(delta)}, {escape(one['n_seeds'])} seeds"
+            f"<br>{escape(judged or 'shown without a verdict')}<extra></extra>",
+        )
+    )  # fmt: skip
+    return traces
+
+
+def frozen_dictionary(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Explained variance of held-out activations coded with each arm's directions, against the number of atoms.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns arm, seed, k (atoms a token), value (explained variance, share).
+    title : str, optional
+        The finding, in words.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty or lacks a column.
+    """
+    table = checked(table, ["arm", "seed", "k", "value"], ["k", "value"], "frozen_dictionary")
+    fig = go.Figure(arm_lines(table, "k"))
+    ks = sorted(table["k"].unique())
+    return finish(
+        fig,
+        title,
+        height=420,
+        legend="right",
+        xaxis={"title": "directions a token (k)", "type": "log", "tickvals": ks, "ticktext": [f"{k:g}" for k in ks]},
+        yaxis={"title": "explained variance, frozen dictionary (share)"},
+    )

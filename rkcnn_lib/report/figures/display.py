@@ -1,0 +1,40 @@
+"""How a figure is shown in a notebook: the figure, then one line of interpretation under it."""
+
+from __future__ import annotations
+
+import json
+
+import plotly.graph_objects as go
+from IPython.display import HTML, display
+
+from rkcnn_lib.report.figures.style import escape
+
+MIMETYPE = "application/vnd.plotly.v1+json"
+
+
+def show(fig: go.Figure, note: str) -> None:
+    """Display a figure and, below it, a line that begins with *Figure note*.
+
+    Parameters
+    ----------
+    fig : plotly.graph_objects.Figure
+        A plain figure: a FigureWidget stores megabytes in the notebook and is dead once exported.
+    note : str
+        What the figure shows, its chance level and what it does not show; plain text, escaped here.
+
+    Raises
+    ------
+    ValueError
+        If ``fig`` is a FigureWidget or draws nothing, or the note is empty.
+    """
+    if type(fig).__name__ == "FigureWidget":
+        raise ValueError("show: give a plotly Figure, not a FigureWidget (it does not survive export)")
+    if not len(fig.data):
+        raise ValueError("show: the figure has no traces")
+    if not note.strip():
+        raise ValueError("show: a figure needs a note that says what to read in it")
+    spec = json.loads(fig.to_json())
+    spec["config"] = {"responsive": True, "displaylogo": False}
+    name = " ".join((fig.layout.title.text or "figure").replace("<br>", " ").split())
+    display({MIMETYPE: spec, "text/plain": f"[figure] {name}"}, raw=True)
+    display(HTML(f'<p class="figure-note"><b>Figure note.</b> {escape(note)}</p>'))

@@ -1,0 +1,184 @@
+"""The visual language of every figure: colours, markers, template, labels, escaping.
+
+One arm or miner has one colour *and* one marker everywhere, so that a reader who cannot tell two hues apart
+still tells two arms apart. The ten colours were chosen by maximising the smallest CIELAB distance among them
+as seen with normal vision, protanopia, deuteranopia and tritanopia (simulation matrices of Machado, Oliveira
+& Fernandes 2009), within the luminance band that keeps a contrast of 3:1 on white and on a dark page alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+import plotly.io as pio
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one arm, miner or group is drawn: a colour (#rrggbb) and a plotly marker symbol."""
+
+    colour: str
+    marker: str
+
+
+# Cool colours for the rivals, warm ones for RkCNN and what isolates it from its parts.
+_STYLES: dict[str, Style] = {
+    "random": Style("#59937f", "circle"),
+    "datapoint": Style("#0d93f2", "square"),
+    "pca": Style("#206c7f", "triangle-up"),
+    "ica": Style("#5946f2", "triangle-down"),
+    "kmeans": Style("#b920b9", "diamond"),
+    "rkcnn_coordinate": Style("#b9330d", "cross"),
+    "rkcnn_lift": Style("#f26c0d", "star"),
+    "lift_unselected": Style("#cc6cb9", "hexagon"),
+    "lift_bottom": Style("#a64646", "pentagon"),
+    "rkcnn_null": Style("#cc7f59", "x"),
+}
+# Names that mean one of the arms above, or a part that appears in several figures.
+_ALIASES: dict[str, str] = {
+    "mined": "rkcnn_lift",
+    "top": "rkcnn_lift",
+    "bottom": "lift_bottom",
+    "learned": "datapoint",
+    "coordinate": "rkcnn_coordinate",
+    "lift": "rkcnn_lift",
+    "data": "datapoint",
+    "surrogate": "rkcnn_null",
+}
+_SPARE_COLOURS = ("#7d7f16", "#8a6fb0", "#2f9447", "#9c7a52", "#d0527a", "#4f83a8")
+_SPARE_MARKERS = ("square-cross", "diamond-tall", "triangle-right", "hourglass", "bowtie", "circle-cross")
+
+ARM_COLOURS: dict[str, str] = {name: style.colour for name, style in _STYLES.items()}
+ARM_MARKERS: dict[str, str] = {name: style.marker for name, style in _STYLES.items()}
+
+# Chance is the same grey in every figure; no arm is grey.
+CHANCE_FILL = "rgba(128, 128, 128, 0.28)"
+CHANCE_LINE = "#808080"
+NEUTRAL = "#808080"
+# Blue, near-white, red: signed values, always centred on zero.
+DIVERGING = [
+    [0.0, "#2166ac"],
+    [0.25, "#92c5de"],
+    [0.5, "#f7f7f7"],
+    [0.75, "#f4a582"],
+    [1.0, "#b2182b"],
+]
+SEQUENTIAL = "Cividis"
+# Hues to follow features by, none of them dark or pale enough to vanish on either page.
+MANY_HUES = ["#5946f2", "#0d93f2", "#59937f", "#7d7f16", "#f26c0d", "#d0527a", "#b920b9"]
+VERDICT_STYLES: dict[str, Style] = {
+    "supported": Style("#2f9447", "circle"),
+    "not supported": Style("#b9330d", "x"),
+    "inconclusive": Style("#808080", "diamond-open"),
+}
+UNJUDGED = Style("#808080", "circle-open")
+
+METRIC_LABELS: dict[str, str] = {
+    "mmcs": "MMCS: mean best signed cosine",
+    "matched_cosine": "matched signed cosine (one-to-one)",
+    "recovery_rate": "recovery rate (share of true features, cosine ≥ 0.9)",
+    "precision": "precision (share of mined directions, cosine ≥ 0.9)",
+    "l0": "L0 (active latents a token)",
+    "dead": "dead latents (share of the dictionary)",
+    "ev": "explained variance (share)",
+    "explained_variance": "explained variance (share)",
+    "ev_standardised": "explained variance, each dimension standardised (share)",
+    "ce_delta": "increase of cross-entropy (nats a token)",
+    "delta_ce": "increase of cross-entropy (nats a token)",
+    "kl": "KL divergence (nats a token)",
+    "ce_score_zero": "CE score, zero ablation (share recovered)",
+    "ce_score_mean": "CE score, mean ablation (share recovered)",
+    "pw_mcc": "PW-MCC: agreement across seeds (matched signed cosine)",
+    "shared": "share of latents shared between seeds",
+    "loss": "training loss",
+    "mse": "mean squared error (squared activation units)",
+    "n_represented": "represented features (count, ‖W_i‖ > 0.5)",
+    "mean_dimensionality": "mean feature dimensionality",
+    "logit_difference": "logit difference (logits)",
+    "accuracy": "accuracy (share)",
+}
+
+
+def escape(text: object) -> str:
+    """Text from data made safe for plotly's pseudo-HTML (and for HTML text).
+
+    Quotes stay as they are: plotly decodes ``&lt; &gt; &amp;`` only, and no text of ours becomes an attribute.
+    """
+    return html.escape(str(text), quote=False)
+
+
+def label(name: object) -> str:
+    """The axis label of a metric, with its unit; an unknown name is shown as it is, escaped."""
+    return METRIC_LABELS.get(str(name), escape(str(name)))
+
+
+def short(name: object) -> str:
+    """The label of a metric without its explanation and unit, for menus."""
+    return re.split(r" \(|: ", label(name))[0]
+
+
+def style_of(name: object) -> Style:
+    """The colour and marker of an arm, miner or group: fixed for known names, a stable spare for others.
+
+    The spare is drawn from a digest of the name, so it does not depend on what else is in the figure.
+    """
+    if str(name).count(" - ") == 1:  # a contrast: the hue of its baseline, the marker of its arm
+        arm, baseline = (style_of(part) for part in str(name).split(" - "))
+        return Style(baseline.colour, arm.marker)
+    key = _ALIASES.get(str(name), str(name))
+    if key in _STYLES:
+        return _STYLES[key]
+    digest = hashlib.sha256(str(name).encode()).digest()
+    return Style(_SPARE_COLOURS[digest[0] % len(_SPARE_COLOURS)], _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)])
+
+
+def faint(colour: str, alpha: float = 0.18) -> str:
+    """A ``#rrggbb`` colour as ``rgba`` with the given opacity in [0, 1], for bands."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {alpha})"
+
+
+def _template() -> go.layout.Template:
+    axis = {
+        "showline": True,
+        "linecolor": "#8a8f98",
+        "linewidth": 1,
+        "gridcolor": "#e3e6ea",
+        "zerolinecolor": "#b4b9c1",
+        "zerolinewidth": 1,
+        "ticks": "outside",
+        "tickcolor": "#8a8f98",
+        "ticklen": 4,
+        "automargin": True,
+        "exponentformat": "none",
+        "title": {"standoff": 10},
+    }
+    return go.layout.Template(
+        layout={
+            "font": {
+                "family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif",
+                "size": 13,
+                "color": "#24292f",
+            },
+            "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
+            "paper_bgcolor": "#ffffff",
+            "plot_bgcolor": "#ffffff",
+            "colorway": [*ARM_COLOURS.values()],
+            "xaxis": axis,
+            "yaxis": axis,
+            "hovermode": "closest",
+            "hoverlabel": {"align": "left", "font": {"size": 12}, "namelength": -1},
+            "legend": {"itemsizing": "constant", "tracegroupgap": 0, "bgcolor": "rgba(0, 0, 0, 0)"},
+            "margin": {"l": 60, "r": 24, "t": 30, "b": 56},
+            "colorscale": {"diverging": DIVERGING},
+            "updatemenudefaults": {"bgcolor": "#f3f4f6", "bordercolor": "#c4c9d0", "font": {"size": 12}},
+            "sliderdefaults": {"bgcolor": "#e3e6ea", "bordercolor": "#c4c9d0", "font": {"size": 12}},
+        }
+    )
+
+
+pio.templates["rkcnn"] = _template()

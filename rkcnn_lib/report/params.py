@@ -1,0 +1,308 @@
+"""Parameters of the six notebooks: what each may be told, checked before any compute.
+
+A notebook's cell tagged ``parameters`` holds the defaults (typed literals, the real GPT-2 run); the models
+here hold types and allowed values only, so that no default is written twice. Parameter files
+(``params/PROFILE/NOTEBOOK.yaml``) and ``-p name value`` override the defaults.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jupytext
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK_FOLDER = ROOT / "notebooks"
+
+ARMS = (
+    "random", "datapoint", "pca", "ica", "kmeans", "rkcnn_coordinate",
+    "rkcnn_lift", "lift_unselected", "lift_bottom", "rkcnn_null",
+)  # fmt: skip
+Arm = Literal[ARMS]  # type: ignore[valid-type]
+Hook = Literal["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Margin = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ParameterError(ValueError):
+    """Parameters that a notebook refuses; the message has one line a problem: name, value, what is allowed."""
+
+
+def _listed(value: Any) -> Any:
+    """Turn the string that ``papermill -p layers "[8, 12]"`` hands over into the list it means."""
+    if isinstance(value, str):
+        parsed = yaml.safe_load(value)
+        return parsed if isinstance(parsed, list) else [parsed]
+    return value
+
+
+Listed = BeforeValidator(_listed)
+
+
+class Parameters(BaseModel):
+    """What every notebook takes: the profile's name, the device, whether to go on after a failed gate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    profile: str = Field(min_length=1, description="smoke and quick runs say so in a banner")
+    device: Literal["cpu", "cuda"] | None = Field(description="None: the GPU where there is one")
+    force: bool = Field(description="go on although the gate of an earlier notebook failed")
+
+
+class Mining(Parameters):
+    """Random-subset probing: how many subsets are drawn, how large, how many directions are kept."""
+
+    n_subsets: Annotated[int, Field(ge=3)]
+    subset_size: Annotated[int, Field(ge=2)] | None
+    n_directions: Count
+
+    @model_validator(mode="after")
+    def _selection_selects(self) -> Mining:
+        if self.n_subsets < 3 * self.n_directions:
+            raise ValueError(
+                f"n_subsets = {self.n_subsets}, n_directions = {self.n_directions}: n_subsets must be at least "
+                f"3 x n_directions = {3 * self.n_directions}, or the score selects nothing"
+            )
+        return self
+
+
+class Unlabelled(Mining):
+    """Mining without labels: the contrast that is climbed, where subsets lie and the null that calibrates."""
+
+    score: Literal["kurtosis", "logcosh", "skew"]
+    subsets: Literal["coordinate", "rotated"]
+
+
+class ToySuperposition(Unlabelled):
+    """01: can random subsets find features in superposition?"""
+
+    control: Literal["none", "gaussian", "permuted"]
+    n_seeds: Annotated[int, Field(ge=2)]
+    plane_probabilities: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Listed, Field(min_length=2)]
+    plane_instances: Count
+    plane_steps: Count
+    n_features: Annotated[int, Field(ge=2)]
+    n_hidden: Annotated[int, Field(ge=2)]
+    n_active: Count
+    toy_steps: Count
+    n_samples: Annotated[int, Field(ge=500)]
+    null: Literal["gaussian", "elliptical"] | None
+    miners: Annotated[list[Arm], Listed, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _active_features_exist(self) -> ToySuperposition:
+        if self.n_active > self.n_features:
+            raise ValueError(f"n_active = {self.n_active}: at most n_features = {self.n_features}")
+        if "rkcnn_lift" not in self.miners:
+            raise ValueError(f"miners = {self.miners}: must hold rkcnn_lift, which the gate judges")
+        return self
+
+
+class ProbeValidation(Mining):
+    """02: does a high separation score mean a feature?"""
+
+    control: Literal["none", "gaussian", "permuted"]
+    n_seeds: Annotated[int, Field(ge=2)]
+    n_features: Annotated[int, Field(ge=2)]
+    n_hidden: Annotated[int, Field(ge=4)]
+    n_active: Count
+    toy_steps: Count
+    n_samples: Annotated[int, Field(ge=500)]
+    atlas_layer: int
+    atlas_hook: Hook
+    n_contexts: Annotated[int, Field(ge=8)]
+    atlas_labels: Annotated[list[Literal["topic", "number", "in_quotes", "in_brackets"]], Listed]
+    n_neighbours: Count
+    n_permutations: Annotated[int, Field(ge=19)]
+    n_probed: Annotated[int, Field(ge=3, description="subsets of each group that are probed")]
+
+
+class Activations(Parameters):
+    """Which activations: model, layer, hook, text and how many tokens."""
+
+    model: str = Field(min_length=1)
+    revision: str | None
+    layer: int
+    hook: Hook
+    text: str | None
+    n_tokens: Annotated[int, Field(ge=2000)]
+    context_size: Annotated[int, Field(ge=8)]
+
+
+class Cache(Activations):
+    """03: what is being measured?"""
+
+    n_statistics: Annotated[int, Field(ge=1000, description="rows used for spectra and kurtosis")]
+
+
+class Comparison(Unlabelled):
+    """What 04 and 05 share: the arms, the SAE, its training and the margins of the verdicts."""
+
+    model: str = Field(min_length=1)
+    revision: str | None
+    text: str | None
+    n_tokens: Annotated[int, Field(ge=2000)]
+    context_size: Annotated[int, Field(ge=8)]
+    arms: Annotated[list[Arm], Listed, Field(min_length=2)]
+    n_seeds: Annotated[int, Field(ge=1)]
+    architecture: Literal["topk", "batchtopk", "relu"]
+    expansion: Annotated[float, Field(gt=0)]
+    k: Count
+    l1: Annotated[float, Field(gt=0)] | None
+    aux_k: Count | None
+    steps: Count
+    batch_size: Count
+    lr: Annotated[float, Field(gt=0)]
+    fraction_mined: Annotated[float, Field(gt=0, le=1)]
+    mining_rows: Annotated[int, Field(ge=200)]
+    heldout_rows: Annotated[int, Field(ge=200)]
+    splice_contexts: Count
+    delta_dead: Margin
+    delta_ev: Margin
+    delta_ce: Margin
+
+    @model_validator(mode="after")
+    def _arms_can_be_compared(self) -> Comparison:
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms = {self.arms}: name each arm once")
+        missing = {"random", "rkcnn_lift"} - set(self.arms)
+        if missing:
+            raise ValueError(
+                f"arms = {self.arms}: must hold {' and '.join(sorted(missing))}, which are compared"
+            )
+        if self.architecture == "relu" and self.l1 is None:
+            raise ValueError(
+                "l1 = None: architecture relu needs l1, the weight of the sparsity penalty (> 0)"
+            )
+        return self
+
+
+class SaeCompare(Comparison):
+    """04: do mined directions make better SAEs?"""
+
+    layer: int
+    hook: Hook
+    frozen_k: Annotated[list[Count], Listed, Field(min_length=1)]
+    frozen_rows: Annotated[int, Field(ge=100)]
+    delta_mcc: Margin
+
+
+class Multilayer(Comparison):
+    """05: does it hold across layers?"""
+
+    layers: Annotated[list[int], Listed] | None
+    hook: Hook
+    n_jobs: Count
+
+
+class CausalChecks(Unlabelled):
+    """06: does the model use what the directions point at?"""
+
+    model: str = Field(min_length=1)
+    revision: str | None
+    text: str | None
+    layer: int
+    hook: Literal["resid_pre", "resid_post", "mlp_out", "attn_out"]
+    relation: str = Field(min_length=1)
+    n_tokens: Annotated[int, Field(ge=2000)]
+    context_size: Annotated[int, Field(ge=8)]
+    mining_rows: Annotated[int, Field(ge=200)]
+    n_seeds: Count
+    ranks: Annotated[list[Count], Listed, Field(min_length=1, description="dimensions of the subspaces")]
+    n_pairs: Annotated[int, Field(ge=4)]
+    delta_share: Margin
+
+
+NOTEBOOKS: dict[str, type[Parameters]] = {
+    "01_toy_superposition": ToySuperposition,
+    "02_probe_validation": ProbeValidation,
+    "03_gpt2_cache": Cache,
+    "04_sae_compare": SaeCompare,
+    "05_multilayer": Multilayer,
+    "06_causal_checks": CausalChecks,
+}
+
+
+def check_notebook(notebook: str) -> str:
+    """Return ``notebook`` if it is one of the six, else raise :class:`ParameterError` naming the nearest."""
+    if notebook not in NOTEBOOKS:
+        near = difflib.get_close_matches(notebook, NOTEBOOKS, n=1, cutoff=0.0)[0]
+        raise ParameterError(
+            f"no notebook {notebook!r}; did you mean {near!r}? There are: {', '.join(NOTEBOOKS)}"
+        )
+    return notebook
+
+
+def validate(notebook: str, values: dict[str, Any]) -> Parameters:
+    """Check a notebook's values.
+
+    Raises
+    ------
+    ParameterError
+        One line a problem: the parameter, the bad value and what is allowed; for an unknown name the nearest
+        known one.
+    """
+    schema = NOTEBOOKS[check_notebook(notebook)]
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(schema, item) for item in error.errors(include_url=False)]
+        lines = "\n".join(f"  - {line}" for line in dict.fromkeys(problems))
+        raise ParameterError(f"{notebook} refuses its parameters:\n{lines}") from None
+
+
+def _problem(schema: type[Parameters], item: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, schema.model_fields, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(schema.model_fields)}"
+        return f"{name} = {item['input']!r}: no such parameter; {hint}"
+    if item["type"] == "missing":
+        return f"{name}: missing; the notebook's parameters cell must set it"
+    if item["type"] == "value_error":  # our own validators name the parameter themselves
+        return str(item["ctx"]["error"])
+    return f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def defaults(notebook: str) -> dict[str, Any]:
+    """Read the defaults from the ``parameters`` cell of ``notebooks/NOTEBOOK.py``."""
+    cells = jupytext.read(NOTEBOOK_FOLDER / f"{check_notebook(notebook)}.py").cells
+    (source,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return assignments(source)
+
+
+def assignments(source: str) -> dict[str, Any]:
+    """Return the names and literal values that a cell assigns, as papermill would see them."""
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            found[node.target.id] = ast.literal_eval(node.value)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+    return found
+
+
+def read_parameter_file(path: Path) -> dict[str, Any]:
+    """Read one YAML file of parameters; an empty file means no overrides."""
+    if not path.is_file():
+        raise ParameterError(f"no parameter file {path}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ParameterError(f"{path}: expected lines `name: value`, found {type(values).__name__}")
+    return values
+
+
+def resolve(notebook: str, overrides: dict[str, Any] | None = None) -> Parameters:
+    """Return the checked parameters of a run: the notebook's defaults with ``overrides`` over them."""
+    return validate(notebook, defaults(notebook) | (overrides or {}))

@@ -1,0 +1,223 @@
+"""From one executed notebook to the body of a page: prose and figures first, code behind a fold.
+
+Whatever a notebook printed is treated as data: HTML is reduced to a list of harmless tags, scripts are taken
+out (and reported), headings are put in order. Figures become blocks of JSON that the site's own script draws.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bleach
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from nbconvert import HTMLExporter
+
+ASSETS = Path(__file__).parent / "assets"
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+HEADINGS = re.compile(r"^h[1-6]$")
+# The page's own header says what these outputs of a notebook's first cells say.
+IN_HEADER = ".banner, table.provenance"
+TAGS = frozenset(
+    """a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li mark ol p
+    pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul""".split()  # noqa: SIM905
+)
+ATTRIBUTES = {"class", "id", "title", "colspan", "rowspan", "scope", "alt", "open", "start"}
+
+
+@dataclass
+class Rendered:
+    """The body of a page and what was found while making it."""
+
+    title: str | None = None  # the notebook's first heading of level one, taken out of the body
+    body: str = ""
+    contents: list[tuple[int, str, str]] = field(default_factory=list)  # level (2 or 3), id, text
+    n_figures: int = 0
+    flags: list[str] = field(default_factory=list)  # what a reader should know is missing or odd
+
+
+def render_notebook(path: Path) -> Rendered:
+    """Convert an executed notebook.
+
+    Parameters
+    ----------
+    path : Path
+        An ``.ipynb`` file with outputs.
+
+    Returns
+    -------
+    Rendered
+        The body as safe HTML, its contents and the number of figures.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a notebook.
+    """
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises several kinds, none of them ours
+        raise ValueError(f"{path} is not a notebook that can be read: {error}") from error
+    page = Rendered()
+    slot = f"figure-{uuid.uuid4().hex}"  # no text of the notebook can be taken for it
+    figures = _collect_figures(notebook, page, slot)
+    exporter = HTMLExporter(
+        raw_template=(ASSETS / "notebook.html.j2").read_text(encoding="utf-8"), exclude_anchor_links=True
+    )
+    exporter.register_filter("safe_html", lambda text: safe_html(text, page))
+    body, _ = exporter.from_notebook_node(notebook)
+    soup = BeautifulSoup(body, "html.parser")
+    _order_headings(soup, page)
+    for table in soup.find_all("table"):
+        table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
+    page.body = _insert_figures(str(soup), figures, slot)
+    page.n_figures = len(figures)
+    if not figures:
+        page.flags.append("no figure was drawn by this notebook")
+    page.flags = list(dict.fromkeys(page.flags))
+    return page
+
+
+def safe_html(text: str, page: Rendered | None = None) -> str:
+    """Reduce HTML to harmless tags: no script, style, handler or resource from elsewhere.
+
+    Scripts and styles go with their content; every other foreign tag is shown as text, not lost.
+    """
+    soup = BeautifulSoup(text, "html.parser")
+    for style in soup.find_all("style"):
+        style.decompose()
+    for script in soup.find_all("script"):
+        script.decompose()
+        if page is not None:
+            page.flags.append("an output held a script, which pages do not run")
+    for repeated in soup.select(IN_HEADER):
+        repeated.decompose()
+    for image in soup.find_all("img"):
+        if not str(image.get("src", "")).startswith("data:image/"):
+            image.replace_with(f"[image not in the page: {image.get('alt') or image.get('src')}]")
+            if page is not None:
+                page.flags.append("an image that is not embedded was left out")
+    return bleach.clean(
+        str(soup), tags=TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"}, strip=False
+    )
+
+
+def _allowed(tag: str, name: str, value: str) -> bool:
+    if name == "href":
+        return tag == "a" and not value.strip().lower().startswith("data:")
+    if name == "src":
+        return tag == "img" and value.startswith("data:image/")
+    return name in ATTRIBUTES
+
+
+def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str, Any]]:
+    """Take plotly figures out of the outputs, leave a numbered slot for each, and tidy the other outputs."""
+    figures: list[dict[str, Any]] = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and re.search(r"(?<![\\$])\$[^$\n]+\$", _without_code(cell.source)):
+            page.flags.append("formulas between dollar signs are shown as they were typed")
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = _settle(output.text)
+            elif output.output_type == "error":
+                page.flags.append(f"a cell ended with {output.ename}")
+            elif PLOTLY in output.data:
+                figures.append(output.data[PLOTLY])
+                output.data = {"text/html": f"{slot}-{len(figures)}."}
+            elif WIDGET in output.data:
+                page.flags.append("live widgets work in JupyterLab only and were left out")
+                output.data = {"text/plain": "[a live widget: open the notebook in JupyterLab to use it]"}
+    return figures
+
+
+def _without_code(source: str) -> str:
+    return re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.DOTALL)
+
+
+def _settle(text: str) -> str:
+    """What a terminal would show in the end: of a line rewritten by carriage returns, its last state."""
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+
+
+def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
+    """Give headings ids and levels without gaps below the page's own h1, and note the contents."""
+    used: set[str] = set()
+    previous = 1
+    for heading in soup.find_all(HEADINGS):
+        text = heading.get_text(" ", strip=True)
+        if heading.name == "h1" and page.title is None and not used:
+            page.title = text
+            heading.decompose()
+            continue
+        level = max(2, min(int(heading.name[1]), previous + 1))
+        heading.name, previous = f"h{level}", level
+        heading["id"] = anchor = _anchor(text, used)
+        if level <= 3:
+            page.contents.append((level, anchor, text))
+        link = soup.new_tag("a", attrs={"class": "anchor", "href": f"#{anchor}", "aria-label": "link to here"})
+        link.string = "#"
+        heading.append(link)
+    for other in soup.find_all(id=True):
+        # Ids of a notebook's own HTML could collide with those of the page.
+        if isinstance(other, Tag) and not HEADINGS.match(other.name):
+            del other["id"]
+
+
+def _anchor(text: str, used: set[str]) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
+    anchor, n = f"s-{slug}", 2
+    while anchor in used:
+        anchor, n = f"s-{slug}-{n}", n + 1
+    used.add(anchor)
+    return anchor
+
+
+def _insert_figures(body: str, figures: list[dict[str, Any]], slot: str) -> str:
+    def block(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return figure_block(number, figures[number - 1])
+
+    return re.sub(slot + r"-(\d+)\.", block, body)
+
+
+def figure_block(number: int, spec: dict[str, Any]) -> str:
+    """The HTML of one figure: its title as text (it wraps on a phone), a place to draw, its JSON.
+
+    Parameters
+    ----------
+    number : int
+        The figure's number on its page, from 1.
+    spec : dict
+        data, layout, frames and config, as plotly writes them.
+    """
+    spec = {key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)}
+    layout = spec["layout"] = dict(spec.get("layout", {}))
+    given = layout.get("title") or ""
+    title = _plain(given if isinstance(given, str) else given.get("text") or "")
+    space = (layout.get("meta") or {}).get("rkcnn_title_space") if isinstance(layout.get("meta"), dict) else None
+    if space is not None:  # a figure of ours: its title moves out of the drawing
+        layout.pop("title", None)
+        layout["height"] = layout["height"] - space
+        layout["margin"] = layout["margin"] | {"t": layout["margin"]["t"] - space}
+    caption = f"<b>Figure {number}.</b> {html.escape(title)}" if title else f"<b>Figure {number}</b>"
+    said = html.escape(f"Figure {number}. {title}", quote=True)
+    # In a script element only "<" could end the element or open a comment.
+    data = json.dumps(spec, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+    return (
+        f'<figure class="drawn" id="figure-{number}"><figcaption>{caption}</figcaption>'
+        f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="img"'
+        f' aria-label="{said}"></div>'
+        f'<script type="application/json" id="plot-{number}-data">{data}</script></figure>'
+    )
+
+
+def _plain(text: str) -> str:
+    """A plotly title as plain text: its tags and entities resolved, its forced line breaks undone."""
+    return " ".join(html.unescape(re.sub(r"</?(?:br|b|i|sup|sub|span)\b[^>]*>", " ", text)).split())

@@ -1,0 +1,317 @@
+"""Runs of notebooks: validated parameters, a folder, provenance, gates, verdicts.
+
+``outputs/runs/NOTEBOOK/KEY/`` holds ``run.json`` (parameters, gate, verdicts, provenance), ``metrics.parquet``
+(tidy) and, when papermill ran it, the executed ``notebook.ipynb``. The key is a hash of the resolved
+parameters, the model's files and the code, so the same question asked twice lands in the same folder.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML, display
+
+from rkcnn_lib.report import params as parameter_models
+from rkcnn_lib.report.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, Parameters
+from rkcnn_lib.report.units import digest, fingerprint, outputs_root
+
+FORMAT = 1
+PACKAGES = (
+    "torch",
+    "transformer-lens",
+    "transformers",
+    "scikit-learn",
+    "numpy",
+    "scipy",
+    "plotly",
+    "papermill",
+)
+INVENTED_MODELS = ("toy", "planted")  # activations made here, with known true directions: no language model
+
+
+class GateFailed(RuntimeError):
+    """An earlier notebook's gate failed, so what this one would show rests on nothing."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement of a gate: what was measured, what was asked of it, what chance gives."""
+
+    name: str
+    value: float | int | str
+    requirement: str
+    passed: bool
+    chance: float | str | None = None
+
+
+def run_key(notebook: str, values: Parameters) -> str:
+    """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook."""
+    asked = values.model_dump(exclude={"device", "force"})
+    source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text()
+    return digest([notebook, asked, input_identity(values), fingerprint(), source])
+
+
+def input_identity(values: Parameters) -> dict[str, Any]:
+    """Return what identifies the model and the local text that parameters name.
+
+    Raises
+    ------
+    ParameterError
+        If the model has no such layer, or the text names no file.
+    ModelUnavailable
+        If the model is neither here nor can it be fetched.
+    """
+    from rkcnn_lib.worlds.language import check_layer, model_facts
+
+    asked = values.model_dump()
+    model = asked.get("model", "atlas" if "atlas_layer" in asked else None)
+    if model is None or model in INVENTED_MODELS:
+        return {"model": model}
+    facts = model_facts(model, asked.get("revision"))
+    for name in ("layer", "atlas_layer", "layers"):
+        layers = asked.get(name)
+        for layer in layers if isinstance(layers, list) else [layers]:
+            if layer is not None:
+                try:
+                    check_layer(facts, layer)
+                except ValueError as error:
+                    raise ParameterError(str(error).replace("layer", name, 1)) from None
+    if asked.get("context_size") and asked["context_size"] > facts.n_ctx:
+        raise ParameterError(
+            f"context_size = {asked['context_size']}: {model} reads at most {facts.n_ctx} tokens"
+        )
+    return {"model": asdict(facts), "text": _text_identity(asked.get("text"))}
+
+
+def _text_identity(text: str | None) -> dict[str, Any] | None:
+    if text is None or Path(text).suffix not in (".txt", ".jsonl", ".parquet"):
+        return {"text": text}
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ParameterError(
+            f"text = {text!r}: no such file (give a .txt, .jsonl or .parquet file, or 'atlas')"
+        )
+    return {"text": str(path.resolve()), "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
+
+
+def run_folder(notebook: str, key: str) -> Path:
+    """Return ``outputs/runs/NOTEBOOK/KEY``."""
+    return outputs_root() / "runs" / notebook / key
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """Return a run folder's ``run.json``, or None if it has none."""
+    path = folder / "run.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def finished(notebook: str, key: str) -> bool:
+    """Say whether this very run is finished and its executed notebook there."""
+    folder = run_folder(notebook, key)
+    record = read_run(folder)
+    return bool(record) and record["status"] == "finished" and (folder / "notebook.ipynb").is_file()
+
+
+def latest_run(notebook: str, profile: str, model: str | None = None) -> Path | None:
+    """Return the folder of the run of this notebook and profile that finished last, or None.
+
+    With ``model``, runs on another model are passed over; notebooks that name no model always count.
+    """
+    found = []
+    for path in (outputs_root() / "runs" / notebook).glob("*/run.json"):
+        record = json.loads(path.read_text())
+        is_other_model = model is not None and record["parameters"].get("model", model) != model
+        if record["profile"] == profile and record["status"] == "finished" and not is_other_model:
+            found.append((record["finished"], path.parent))
+    return max(found)[1] if found else None
+
+
+def earlier_gates(notebook: str, profile: str, model: str | None = None) -> dict[str, str]:
+    """Return PASS, FAIL or NOT RUN for each notebook before this one, under the same profile and model."""
+    verdicts = {}
+    for name in list(NOTEBOOKS)[: list(NOTEBOOKS).index(notebook)]:
+        folder = latest_run(name, profile.split("--")[0], model)
+        gate = read_run(folder)["gate"] if folder else None
+        verdicts[name] = gate["verdict"] if gate else "NOT RUN"
+    return verdicts
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Return what a reader needs to run this again: commit, versions, device, threads."""
+    import torch
+
+    def git(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": None if status is None else bool(status),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Run:
+    """One run of a notebook: its checked parameters ``p``, its device and its record."""
+
+    def __init__(self, notebook: str, values: Parameters):
+        from rkcnn_lib.worlds.devices import pick_device
+
+        self.notebook, self.p = notebook, values
+        identity = input_identity(values)
+        self.device = str(pick_device(values.device))
+        self.key = run_key(notebook, values)
+        self.folder = run_folder(notebook, self.key)
+        self.cache = outputs_root() / "cache"
+        self._began = time.monotonic()
+        self._tables: list[pd.DataFrame] = []
+        self.record: dict[str, Any] = {
+            "format": FORMAT, "notebook": notebook, "key": self.key, "profile": values.profile,
+            "status": "running", "headline": None, "parameters": values.model_dump(),
+            "gate": None, "verdicts": [], "earlier_gates": earlier_gates(notebook, values.profile, getattr(values, "model", None)),
+            "provenance": provenance(self.device), "model": identity.get("model"), "data": None,
+            "seeds": None, "started": _now(), "finished": None, "wall_seconds": None,
+        }  # fmt: skip
+
+    @property
+    def gated(self) -> bool:
+        """Whether every earlier gate was run and passed; if not, verdicts are marked *ungated*."""
+        return all(verdict == "PASS" for verdict in self.record["earlier_gates"].values())
+
+    def save(self) -> None:
+        """Write run.json as it stands."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / "run.json.part"
+        part.write_text(json.dumps(self.record, indent=1, default=_plain))
+        part.rename(self.folder / "run.json")
+
+    def note(self, **facts: Any) -> None:
+        """Record facts such as ``data=store.manifest`` or ``seeds=[0, 1, 2]``."""
+        self.record.update(facts)
+        self.save()
+
+    def metrics(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Add tidy rows (arm, seed, layer, metric, value ...) to metrics.parquet and return them."""
+        self._tables.append(table)
+        everything = pd.concat(self._tables, ignore_index=True)
+        for column in everything.select_dtypes("object"):  # one text type a column: parquet needs it
+            everything[column] = everything[column].astype("string")
+        everything.to_parquet(self.folder / "metrics.parquet")
+        return table
+
+    def gate(self, checks: list[Check]) -> None:
+        """Judge and show this notebook's gate: PASS if every check passed."""
+        if not checks:
+            raise ValueError("a gate needs at least one check")
+        verdict = "PASS" if all(check.passed for check in checks) else "FAIL"
+        self.note(gate={"verdict": verdict, "checks": [asdict(check) for check in checks]})
+        rows = [asdict(check) | {"passed": "yes" if check.passed else "no"} for check in checks]
+        shown = pd.DataFrame(rows).fillna("").to_html(index=False, float_format="%.3f", border=0)
+        display(HTML(f"<p><b>Gate of {html.escape(self.notebook)}: {verdict}</b></p>{shown}"))
+
+    def verdicts(self, contrasts: list[Any]) -> pd.DataFrame:
+        """Record the contrasts behind each hypothesis's verdict and return them as a table."""
+        rows = [dict(row) | {"gated": self.gated} for row in contrasts]
+        self.note(verdicts=rows)
+        return pd.DataFrame(rows)
+
+    def finish(self, headline: str) -> None:
+        """Close the run with one sentence that answers the notebook's question."""
+        self.note(headline=headline, status="finished", finished=_now(),
+                  wall_seconds=round(time.monotonic() - self._began, 1))  # fmt: skip
+        display(HTML(f"<p><b>{html.escape(headline)}</b></p>"))
+
+
+def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
+    """Check a notebook's parameters, show provenance and earlier gates, and open its run folder.
+
+    Parameters
+    ----------
+    notebook : str
+        One of the six names.
+    namespace : dict
+        The notebook's ``globals()``, which hold the parameters.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name or a value out of range; nothing has been computed by then.
+    GateFailed
+        If an earlier notebook's gate failed under the same profile and ``force`` is False.
+    """
+    schema = NOTEBOOKS[parameter_models.check_notebook(notebook)]
+    known = {name: namespace[name] for name in schema.model_fields if name in namespace}
+    values = parameter_models.validate(notebook, _injected() | known)
+    run = Run(notebook, values)
+    failed = [name for name, verdict in run.record["earlier_gates"].items() if verdict == "FAIL"]
+    if failed and not values.force:
+        raise GateFailed(
+            f"the gate of {', '.join(failed)} failed under profile {values.profile!r}: see its page. "
+            "To go on all the same, set force = True (rkcnn: --force); verdicts are then marked ungated."
+        )
+    run.save()
+    _show_start(run)
+    return run
+
+
+def _injected() -> dict[str, Any]:
+    """Return what papermill injected, misspelt names included: they reach no notebook variable that is read."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    found: dict[str, Any] = {}
+    for source in cells:
+        if source.startswith("# Parameters\n"):
+            found |= parameter_models.assignments(source)
+    return found
+
+
+def _show_start(run: Run) -> None:
+    profile = run.p.profile.split("--")[0]
+    if profile in ("smoke", "quick"):
+        meaning = "sizes of seconds, no conclusions" if profile == "smoke" else "small models and few seeds"
+        display(HTML(f'<p class="banner"><b>A {profile} run:</b> {meaning}.</p>'))
+    made = run.record["provenance"]
+    gates = ", ".join(f"{name[:2]} {verdict}" for name, verdict in run.record["earlier_gates"].items())
+    facts = {
+        "run": f"{run.notebook}/{run.key}",
+        "profile": run.p.profile,
+        "commit": f"{(made['git_commit'] or 'unknown')[:10]}{' + uncommitted changes' if made['git_dirty'] else ''}",
+        "device": f"{made['device']}, {made['threads']} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in made["packages"].items()),
+        "earlier gates": gates or "none: this is the first notebook",
+    }
+    rows = "".join(
+        f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items()
+    )
+    display(HTML(f'<table class="provenance">{rows}</table>'))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _plain(value: Any) -> Any:
+    """Let numpy and torch scalars into JSON as numbers."""
+    return value.item() if hasattr(value, "item") else str(value)

@@ -1,0 +1,1 @@
+"""What each notebook runs: the rooms of the library composed into one study a notebook."""

@@ -1,0 +1,206 @@
+"""The comparison of initialisations that 04 and 05 run: mine, initialise, train, measure, one unit a cell.
+
+Two kinds of unit: ``directions`` (arm x seed: what a miner supplies and what it cost) and ``saes`` (arm x seed:
+the SAE trained from them and its held-out quality). All arms of a seed share the mined rows, the order of
+training tokens, the held-out rows, the random fill and the *number* of mined latents, which is the smallest
+supply among the arms.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from rkcnn_lib.measure import quality
+from rkcnn_lib.probe import mine
+from rkcnn_lib.report.params import Comparison
+from rkcnn_lib.report.units import Unit, cached_unit, outputs_root
+from rkcnn_lib.sae import (
+    SAE,
+    SAEConfig,
+    TrainConfig,
+    init_from_directions,
+    load_saelens,
+    save_saelens,
+    train_sae,
+)
+
+BASELINES = ("random", "lift_unselected")  # the contrasts declared beforehand: rkcnn_lift minus each of these
+UNMINED = "random"  # the arm without mined directions: every latent starts from the shared random fill
+
+
+@dataclass(frozen=True)
+class Splice:
+    """A language model, the hook at which SAEs are spliced into it, and the held-out contexts to do it on."""
+
+    lm: Any
+    hook_name: str
+    contexts: torch.Tensor
+
+
+def sae_config(p: Comparison, d_in: int) -> SAEConfig:
+    """Return the SAE every arm trains; ``d_sae`` is ``expansion`` x ``d_in``."""
+    sparsity = {"l1": p.l1} if p.architecture == "relu" else {"k": p.k}
+    return SAEConfig(d_in, round(p.expansion * d_in), architecture=p.architecture, aux_k=p.aux_k, **sparsity)
+
+
+def train_config(p: Comparison, seed: int) -> TrainConfig:
+    """Return the training settings of one seed, the same for all arms."""
+    shown = tuple(sorted({0, p.steps // 16, p.steps // 4, p.steps}))
+    return TrainConfig(steps=p.steps, batch_size=p.batch_size, lr=p.lr, seed=seed, snapshot_steps=shown)
+
+
+def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
+    """Return an arm's directions for one seed, mined on that seed's own documents and subsets."""
+    wanted = round(p.fraction_mined * round(p.expansion * store.d_in))
+    options: dict[str, Any] = {}
+    if arm.startswith(("rkcnn", "lift")):
+        options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
+        if arm != "rkcnn_coordinate":
+            options["score"] = p.score
+        wanted = min(wanted, p.n_directions)
+    inputs = {
+        "data": store.key, "arm": arm, "seed": seed, "wanted": wanted, "rows": p.mining_rows, "options": options,
+        "device": device,
+    }  # fmt: skip
+
+    def compute(scratch: Path) -> Unit:
+        X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
+        began = time.perf_counter()
+        directions = mine(arm, X, n_directions=wanted, random_state=seed, **options)
+        seconds = time.perf_counter() - began
+        scalars = {"supply": len(directions), "wanted": wanted, "seconds": seconds, "rows": len(X)}
+        return Unit(scalars=scalars, arrays={"directions": directions.float()})
+
+    return cached_unit("directions", inputs, compute)
+
+
+def mine_all(store: Any, p: Comparison, device: str) -> pd.DataFrame:
+    """Mine every arm and seed; return the supply table (arm, seed, supply, wanted, seconds, rows)."""
+    cells = [(arm, seed) for seed in range(p.n_seeds) for arm in p.arms if arm != UNMINED]
+    rows = [{"arm": a, "seed": s} | mined_unit(store, p, a, s, device).scalars for a, s in cells]
+    return pd.DataFrame(rows)
+
+
+def mined_count(supply: pd.DataFrame) -> dict[int, int]:
+    """Return for each seed how many mined latents every arm gets: the smallest supply among its arms."""
+    return supply.groupby("seed")["supply"].min().astype(int).to_dict()
+
+
+def initial_sae(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> SAE:
+    """Return an arm's SAE before training, all through one function and with the same random fill."""
+    X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
+    mined = None if arm == UNMINED else mined_unit(store, p, arm, seed, device).arrays["directions"][:n_mined]
+    mined = None if mined is None else mined.to(device)
+    return init_from_directions(sae_config(p, store.d_in), mined, X=X, random_state=seed)
+
+
+def sae_unit(
+    store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str, splice: Splice | None = None
+) -> Unit:
+    """Return one trained SAE with its history, its start and its held-out quality; computed once."""
+    config, training = sae_config(p, store.d_in), train_config(p, seed)
+    mined = None if arm == UNMINED else mined_unit(store, p, arm, seed, device).folder.name
+    inputs = {
+        "data": store.key, "arm": arm, "seed": seed, "mined": mined, "n_mined": 0 if arm == UNMINED else n_mined,
+        "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
+        "heldout": p.heldout_rows, "splice": None if splice is None else len(splice.contexts),
+    }  # fmt: skip
+
+    def compute(scratch: Path) -> Unit:
+        start = initial_sae(store, p, arm, seed, n_mined, device)
+        began = time.perf_counter()
+        sae = train_sae(
+            store, config, training, init=start, checkpoint=scratch / "checkpoint", label=f"{arm} {seed}"
+        )
+        seconds = time.perf_counter() - began
+        held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
+        spliced = {} if splice is None else {
+            "lm": splice.lm, "tokens": splice.contexts, "hook_name": splice.hook_name
+        }  # fmt: skip
+        found = quality(sae, held_out, **spliced)
+        curve = pd.DataFrame(found.pop("dead_curve"), columns=["tokens", "share"])
+        density = found.pop("density")
+        arrays = {
+            "density": torch.as_tensor(density),
+            "W_enc": sae.W_enc.data,
+            "W_dec_start": start.W_dec.data,
+        }
+        arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
+        return Unit(
+            scalars=found | {"seconds": seconds, "n_mined": inputs["n_mined"]},
+            tables={"history": pd.DataFrame(sae.history), "dead_curve": curve},
+            arrays=arrays,
+            save_extra=lambda folder: save_saelens(sae, folder / "sae", {"arm": arm, "seed": seed}),
+        )
+
+    return cached_unit("saes", inputs, compute)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Everything a comparison found: units by (arm, seed) and tidy tables of them."""
+
+    units: dict[tuple[str, int], Unit]
+    supply: pd.DataFrame
+    metrics: pd.DataFrame  # arm, seed, metric, value
+    history: pd.DataFrame  # arm, seed, step, metric, value
+    n_mined: dict[int, int]
+
+    def decoders(self, arm: str, step: int | None = None) -> list[torch.Tensor]:
+        """Return an arm's decoders (d_sae, d_in), one a seed: the trained ones, or those at a snapshot's step."""
+        seeds = sorted(seed for name, seed in self.units if name == arm)
+        if step is None:
+            return [load_saelens(self.units[arm, seed].folder / "sae").W_dec.data for seed in seeds]
+        return [self.units[arm, seed].arrays[f"W_dec_step_{step}"] for seed in seeds]
+
+    def live(self, arm: str) -> list[torch.Tensor]:
+        """Return for each seed which latents fired on the held-out tokens."""
+        seeds = sorted(seed for name, seed in self.units if name == arm)
+        return [self.units[arm, seed].arrays["density"] > 0 for seed in seeds]
+
+
+def compare(store: Any, p: Comparison, device: str, splice: Splice | None = None) -> Compared:
+    """Mine, train and measure every arm and seed of a comparison; finished units are read, not computed."""
+    supply = mine_all(store, p, device)
+    n_mined = mined_count(supply)
+    cells = [(arm, seed) for seed in range(p.n_seeds) for arm in p.arms]
+    units = {
+        (arm, seed): sae_unit(store, p, arm, seed, n_mined[seed], device, splice)
+        for arm, seed in tqdm(cells, desc="SAEs", unit="SAE")
+    }
+    return Compared(units, supply, tidy(units), _histories(units), n_mined)
+
+
+def tidy(units: dict[tuple[str, int], Unit]) -> pd.DataFrame:
+    """Return one row an arm, seed and metric."""
+    return pd.DataFrame([
+        {"arm": arm, "seed": seed, "metric": metric, "value": float(value)}
+        for (arm, seed), unit in units.items()
+        for metric, value in unit.scalars.items()
+    ])  # fmt: skip
+
+
+def _histories(units: dict[tuple[str, int], Unit]) -> pd.DataFrame:
+    longs = [
+        unit.tables["history"]
+        .melt(id_vars=["step"], var_name="metric", value_name="value")
+        .assign(arm=arm, seed=seed)
+        for (arm, seed), unit in units.items()
+    ]
+    return pd.concat(longs, ignore_index=True)
+
+
+def unit_list(compared: Compared) -> list[dict[str, Any]]:
+    """Return where each SAE of a comparison lies, for run.json."""
+    root = outputs_root()
+    return [
+        {"arm": arm, "seed": seed, "folder": str(unit.folder.relative_to(root))}
+        for (arm, seed), unit in compared.units.items()
+    ]

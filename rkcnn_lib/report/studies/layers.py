@@ -1,0 +1,155 @@
+"""The study behind 05: the comparison's declared contrasts over layers, corrected for looking at many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rkcnn_lib.measure.statistics import compare_arms
+from rkcnn_lib.report.params import Multilayer
+from rkcnn_lib.report.runs import Check, Run
+from rkcnn_lib.report.studies.comparison import BASELINES
+from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, MINED, SHOWN, by_arm, verdict_title
+from rkcnn_lib.report.studies.verdicts import judge
+from rkcnn_lib.worlds import capture_layers, model_facts
+
+__all__ = [
+    "best_of_layers", "checks", "difference_title", "differences", "headline", "heatmap_title", "layer_profile",
+    "open_stores", "shown_metrics", "verdict_title", "verdicts",
+]  # fmt: skip
+SIGN_DRAWS = 2000
+
+
+def open_stores(run: Run) -> dict[int, Any]:
+    """Open (or capture, in one pass of the model) the activations of every layer asked for, by layer."""
+    p = run.p
+    n_layers = model_facts(p.model, p.revision).n_layers
+    layers = sorted({layer % n_layers for layer in (p.layers if p.layers is not None else range(n_layers))})
+    stores = capture_layers(
+        p.model, layers, [p.hook], p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
+        device=run.device, revision=p.revision,
+    )  # fmt: skip
+    return {layer: stores[layer, p.hook] for layer in layers}
+
+
+def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
+    """Return per layer the median norm, gamma = ||mu||/||sigma|| and how many dimensions hold half the variance."""
+    rows = []
+    for layer, store in stores.items():
+        X = store.matrix("train", seed=0, n_rows=min(n_rows, len(store.rows("train", seed=0)))).double()
+        variance = X.var(0).sort(descending=True).values
+        rows.append({
+            "layer": layer,
+            "median_norm": float(X.norm(dim=1).median()),
+            "gamma": float(X.mean(0).norm() / variance.sum().sqrt()),
+            "dimensions_with_half_the_variance": int((variance.cumsum(0) < variance.sum() / 2).sum()) + 1,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def shown_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return layer, arm, metric, value: means over seeds of the metrics that the heat map offers."""
+    found = metrics[metrics["metric"].isin(SHOWN)]
+    return found.groupby(["layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
+
+
+def heatmap_title(metrics: pd.DataFrame) -> str:
+    """Return the finding of the heat map."""
+    ev = metrics[metrics["metric"] == "explained_variance"].groupby(["layer", "arm"])["value"].mean().unstack()
+    ahead = int((ev[MINED] > ev["random"]).sum())
+    return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
+
+
+def _at_layer(arm: str, layer: int) -> str:
+    return f"{arm} at {layer}"
+
+
+def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
+    """Return layer, contrast, metric, difference, low, high, delta: Holm over all layers and contrasts of a metric."""
+    rows = []
+    layers = sorted(metrics["layer"].unique())
+    baselines = [name for name in BASELINES if name in p.arms]
+    for metric, (_, margin, lower) in HYPOTHESES.items():
+        values = {
+            _at_layer(arm, layer): seeds
+            for layer in layers
+            for arm, seeds in by_arm(metrics[metrics["layer"] == layer], metric).items()
+        }
+        where = [(layer, baseline) for layer in layers for baseline in baselines]
+        pairs = [(_at_layer(MINED, layer), _at_layer(baseline, layer)) for layer, baseline in where]
+        found = compare_arms(values, pairs, metric=metric, delta=getattr(p, margin), lower_is_better=lower)
+        rows += [
+            {"layer": layer, "contrast": f"{MINED} - {baseline}", "metric": metric, "difference": c.difference,
+             "low": c.low, "high": c.high, "delta": c.delta, "n_seeds": c.n_seeds, "verdict": c.verdict}
+            for (layer, baseline), c in zip(where, found, strict=True)
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def difference_title(table: pd.DataFrame) -> str:
+    """Return the finding of the per-layer figure."""
+    ev = table[table["metric"] == "explained_variance"]
+    counts = ev["verdict"].value_counts()
+    told = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("supported", "not supported", "inconclusive"))
+    return f"Explained variance, {len(ev)} contrasts over {ev['layer'].nunique()} layers: {told}"
+
+
+def _seed_differences(metrics: pd.DataFrame, metric: str, baseline: str, lower: bool) -> pd.DataFrame:
+    """Return layers x seeds of (rkcnn_lift - baseline), positive meaning better."""
+    table = metrics[metrics["metric"] == metric].pivot_table(index="layer", columns=["arm", "seed"], values="value")
+    difference = table[MINED] - table[baseline]
+    return -difference if lower else difference
+
+
+def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
+    """Return each contrast's best layer beside the best that sign-flipped seeds would give.
+
+    A seed's sign is flipped at all layers together, which keeps the layers' dependence.
+    """
+    rng, rows = np.random.default_rng(0), []
+    for metric, (_, _, lower) in HYPOTHESES.items():
+        for baseline in (name for name in BASELINES if name in p.arms):
+            seeds = _seed_differences(metrics, metric, baseline, lower)
+            signs = rng.choice([-1.0, 1.0], size=(SIGN_DRAWS, seeds.shape[1]))
+            null = (signs @ seeds.to_numpy().T / seeds.shape[1]).max(axis=1)
+            means = seeds.mean(axis=1)
+            rows.append({"metric": f"best {metric}", "contrast": f"{MINED} - {baseline}", "layer": int(means.idxmax()),
+                         "value": float(means.max()), "chance_mean": float(null.mean()),
+                         "chance_upper": float(np.quantile(null, 0.95))})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
+    """Judge each hypothesis on the differences averaged over layers, one value a seed."""
+    found = []
+    over_layers = metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
+    for metric, (hypothesis, margin, lower) in HYPOTHESES.items():
+        values = by_arm(over_layers, metric)
+        delta = getattr(p, margin)
+        found += judge(
+            f"{hypothesis}, mean over layers", values, MINED, BASELINES, metric=metric, delta=delta, lower_is_better=lower
+        )
+    return found
+
+
+def checks(metrics: pd.DataFrame, stores: dict[int, Any], p: Multilayer) -> list[Check]:
+    """Return 05's gate: all cells there, all finite, every SAE better than predicting the mean."""
+    expected = len(stores) * len(p.arms) * p.n_seeds
+    cells = len(metrics.drop_duplicates(["layer", "arm", "seed"]))
+    smallest = float(metrics[metrics["metric"] == "explained_variance"]["value"].min())
+    finite = bool(np.isfinite(metrics["value"]).all())
+    return [
+        Check("cells finished", cells, f"= {expected}", cells == expected),
+        Check("smallest explained variance of any SAE", smallest, "> 0 (0: predicting the mean)", smallest > 0),
+        Check("every number is finite", "yes" if finite else "no", "yes", finite),
+    ]
+
+
+def headline(table: pd.DataFrame, per_layer: pd.DataFrame, run: Run) -> str:
+    """Return one sentence that answers 05's question."""
+    return (
+        f"Over {per_layer['layer'].nunique()} layers of {run.p.model} ({run.p.hook}, {run.p.n_seeds} seeds): "
+        f"{verdict_title(table)}. {difference_title(per_layer)}."
+    )

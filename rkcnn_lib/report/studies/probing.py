@@ -1,0 +1,216 @@
+"""The study behind 02: do subsets with a high separation score hold a label better, on rows the score did not see?
+
+Each task is a labelled cloud of activations, split by group (document) into a half on which subsets are scored
+and probes are fitted and a half on which probes are judged. Every accuracy stands beside the same number under
+labels permuted by group, from the whole pipeline run again: scoring, selecting, fitting, judging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from rkcnn_lib.measure.statistics import mean_interval
+from rkcnn_lib.probe.nulls import permute_labels, surrogate
+from rkcnn_lib.probe.scores import subset_scores
+from rkcnn_lib.probe.subsets import Subsets, draw_subsets
+from rkcnn_lib.report.params import ProbeValidation
+from rkcnn_lib.report.runs import Check, Run
+from rkcnn_lib.report.studies.toy import train_space
+from rkcnn_lib.report.units import Unit, cached_unit
+
+GROUPS = ("top", "random", "bottom", "full")
+ROWS_PER_CLASS = 400  # of each half: probes are judged on balanced classes, and kNN costs rows squared
+TOY_LABELS = 4  # features whose activity is a label
+
+
+@dataclass(frozen=True)
+class Task:
+    """Activations X (n, d) with labels y (n,) and the group (document) of each row."""
+
+    world: str
+    label: str
+    X: torch.Tensor
+    y: np.ndarray
+    groups: np.ndarray
+
+    def half(self, which: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Return the rows of one half of the groups, at most ``ROWS_PER_CLASS`` of each class."""
+        rng = np.random.default_rng([seed, which])
+        names = np.random.default_rng(seed).permutation(np.unique(self.groups))
+        inside = np.flatnonzero(np.isin(self.groups, names[which::2]))
+        kept = [
+            rng.permutation(inside[self.y[inside] == value])[:ROWS_PER_CLASS] for value in np.unique(self.y)
+        ]
+        rows = np.sort(np.concatenate(kept))
+        return self.X[rows], self.y[rows], self.groups[rows]
+
+
+def controlled(task: Task, control: str, seed: int) -> Task:
+    """Return the task as it is, or with its activations replaced by noise, or its labels permuted by group."""
+    if control == "gaussian":
+        return Task(task.world, task.label, surrogate(task.X, "gaussian", seed), task.y, task.groups)
+    if control == "permuted":
+        return Task(task.world, task.label, task.X, permute_labels(task.y, task.groups, seed), task.groups)
+    return task
+
+
+def toy_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
+    """Yield "is feature j active?" for the best represented features of a trained toy model."""
+    toy = train_space(p.n_features, p.n_hidden, p.n_active, p.toy_steps, seed)
+    codes, X = toy.draw(p.n_samples, seed=seed + 1)
+    norms = toy.W.norm(dim=1)
+    for j in norms.argsort(descending=True)[:TOY_LABELS].tolist():
+        yield Task("toy", f"feature {j} active", X, (codes[:, j] > 0).numpy().astype(int), np.arange(len(X)))
+
+
+def atlas_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
+    """Yield the embedded language model's activations with the labels of each token; position 0 is left out."""
+    from rkcnn_lib.worlds import capture, load_model
+    from rkcnn_lib.worlds.atlas import labelled_contexts
+
+    lm = load_model("atlas", device="cpu")
+    found = labelled_contexts(p.n_contexts, seed=seed)
+    X = capture(lm, found.token_ids, layer=p.atlas_layer % lm.cfg.n_layers, hook=p.atlas_hook).float().cpu()
+    positions = np.tile(np.arange(found.token_ids.shape[1]), len(found.token_ids))
+    documents = np.asarray(found.document_ids).ravel()
+    for label in p.atlas_labels:
+        y = np.asarray(found.labels[label]).ravel()
+        # 0 means "none" except where it is a side of a yes-or-no question
+        usable = (positions > 0) & ((y > 0) | label.startswith("in_"))
+        rows = np.flatnonzero(usable)
+        yield Task("atlas", label, X[rows], y[rows], documents[rows])
+
+
+def probes(n_neighbours: int) -> dict[str, Callable[[], ClassifierMixin]]:
+    """Return the probes by name: what reads a label off a subset's coordinates."""
+    return {
+        "kNN": lambda: make_pipeline(StandardScaler(), KNeighborsClassifier(n_neighbours)),
+        "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)),
+    }
+
+
+def choose(scores: np.ndarray, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return which subsets are the top, the bottom and a random choice of n by score."""
+    order = np.argsort(scores)
+    return {"top": order[::-1][:n], "random": rng.choice(len(scores), n, replace=False), "bottom": order[:n]}
+
+
+def accuracies(task: Task, y: np.ndarray, p: ProbeValidation, seed: int, subsets: Subsets) -> dict[tuple[str, str], float]:
+    """Return the balanced accuracy of each (group of subsets, probe), scored and fitted on half A, judged on B."""
+    labelled = Task(task.world, task.label, task.X, y, task.groups)
+    (fit_X, fit_y, _), (test_X, test_y, _) = labelled.half(0, seed), labelled.half(1, seed)
+    scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
+    chosen = choose(scores, p.n_probed, np.random.default_rng(seed))
+    found = {}
+    for name, make in probes(p.n_neighbours).items():
+        def judged(restrict: Callable[[torch.Tensor], torch.Tensor], make: Callable = make) -> float:
+            fitted = make().fit(restrict(fit_X).numpy(), fit_y)
+            return balanced_accuracy_score(test_y, fitted.predict(restrict(test_X).numpy()))
+
+        for group, members in chosen.items():
+            found[group, name] = float(np.mean([judged(lambda X, i=i: subsets.restrict(X, i)) for i in members]))
+        found["full", name] = judged(lambda X: X)
+    return found
+
+
+def study_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
+    """Return world, label, seed, group, probe, value, chance_mean, chance_upper for one task."""
+    task = controlled(task, p.control, seed)
+    d = task.X.shape[1]
+    size = p.subset_size or round(d**0.5)
+    subsets = draw_subsets(d, size, p.n_subsets, random_state=seed)
+    real = accuracies(task, task.y, p, seed, subsets)
+    rng = np.random.RandomState(seed)
+    null = [
+        accuracies(task, permute_labels(task.y, task.groups, rng), p, seed, subsets) for _ in range(p.n_permutations)
+    ]
+    return pd.DataFrame([
+        {"world": task.world, "label": task.label, "seed": seed, "group": group, "probe": probe, "value": value,
+         "chance_mean": float(np.mean([n[group, probe] for n in null])),
+         "chance_upper": float(np.quantile([n[group, probe] for n in null], 0.95))}
+        for (group, probe), value in real.items()
+    ])  # fmt: skip
+
+
+def study(run: Run, tasks: Callable[[ProbeValidation, int], Iterator[Task]]) -> pd.DataFrame:
+    """Run every task of every seed, each a cached unit."""
+    p: ProbeValidation = run.p
+    given = {**p.model_dump(exclude={"profile", "device", "force", "n_seeds"}), "tasks": tasks.__name__}
+
+    def one_seed(seed: int) -> pd.DataFrame:
+        def compute(scratch: Path) -> Unit:
+            parts = [study_task(task, p, seed) for task in tasks(p, seed)]
+            return Unit(tables={"accuracies": pd.concat(parts, ignore_index=True)})
+
+        return cached_unit("probing", given | {"seed": seed}, compute).tables["accuracies"]
+
+    return pd.concat([one_seed(seed) for seed in range(p.n_seeds)], ignore_index=True)
+
+
+def separation_scores(run: Run, tasks: Callable[[ProbeValidation, int], Iterator[Task]]) -> dict[str, np.ndarray]:
+    """Return all subsets' separation scores for the first task of seed 0, with its labels and permuted ones."""
+    p = run.p
+    task = controlled(next(iter(tasks(p, 0))), p.control, 0)
+    X, y, groups = task.half(0, 0)
+    subsets = draw_subsets(X.shape[1], p.subset_size or round(X.shape[1] ** 0.5), p.n_subsets, random_state=0)
+    labels = {"labels": y, "permuted labels": permute_labels(y, groups, 0)}
+    return {name: subset_scores(X, subsets, "separation", y=given).cpu().numpy() for name, given in labels.items()}
+
+
+def for_figure(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that the selectivity figure takes."""
+    return table.assign(null=table["chance_upper"])
+
+
+def advantage(table: pd.DataFrame, group: str = "top", against: str = "random") -> pd.DataFrame:
+    """Return value = accuracy of one group minus another's, per seed, averaged over labels and probes."""
+    wide = table.pivot_table(index="seed", columns="group", values="value", aggfunc="mean")
+    return (wide[group] - wide[against]).rename("value").reset_index()
+
+
+def title(table: pd.DataFrame) -> str:
+    """Return the finding of the selectivity figure."""
+    means = table.groupby("group")["value"].mean()
+    null = table[table["group"] == "top"]["chance_mean"].mean()
+    return (
+        f"Held-out balanced accuracy: top subsets {means['top']:.2f}, random {means['random']:.2f}, bottom "
+        f"{means['bottom']:.2f}, all dimensions {means['full']:.2f} (permuted labels {null:.2f})"
+    )
+
+
+def checks(table: pd.DataFrame, world: str) -> list[Check]:
+    """Return one world's part of 02's gate: top subsets beat permuted labels in every seed, and random subsets."""
+    top = table[table["group"] == "top"].groupby("seed")[["value", "chance_upper"]].mean()
+    beats_null = int((top["value"] > top["chance_upper"]).sum())
+    mean, low, _ = mean_interval(advantage(table)["value"].to_numpy())
+    null = f"{table[table['group'] == 'top']['chance_mean'].mean():.3f} (permuted labels)"
+    return [
+        Check(f"{world}: seeds in which top subsets beat the permuted labels' 95 % point", beats_null,
+              f"= {len(top)} (all)", beats_null == len(top), chance=f"{0.05 * len(top):.2f}"),
+        Check(f"{world}: accuracy of top minus random subsets, 95 % interval's lower end over seeds", low, "> 0", low > 0,
+              chance=null),
+    ]  # fmt: skip
+
+
+def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
+    """Return one sentence that answers 02's question."""
+    return f"Toy: {title(toy)}. Atlas: {title(atlas)}."
+
+
+def by_label(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean accuracy by label and group of subsets, beside the mean under permuted labels."""
+    wide = table.pivot_table(index="label", columns="group", values="value")[list(GROUPS)]
+    return wide.assign(permuted=table.groupby("label")["chance_mean"].mean()).round(3)

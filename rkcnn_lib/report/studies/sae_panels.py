@@ -1,0 +1,238 @@
+"""What 04 shows of a comparison: one function a panel, tables in the form the figures take, titles that state."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, pw_mcc, recovery_rate
+from rkcnn_lib.measure.statistics import jackknife_pairs
+from rkcnn_lib.report.params import SaeCompare
+from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
+from rkcnn_lib.report.studies.comparison import BASELINES, UNMINED, Compared, Splice
+from rkcnn_lib.report.studies.verdicts import Values, judge
+from rkcnn_lib.report.units import Unit, cached_unit
+from rkcnn_lib.worlds import load_model
+
+MINED = "rkcnn_lift"
+# metric -> (hypothesis, name of the margin in the parameters, lower is better)
+HYPOTHESES = {
+    "dead": ("fewer dead latents", "delta_dead", True),
+    "explained_variance": ("more explained variance", "delta_ev", False),
+    "delta_ce": ("less loss when spliced in", "delta_ce", True),
+}
+SHOWN = (
+    "explained_variance", "explained_variance_standardised", "dead", "l0", "delta_ce", "kl", "ce_score_zero",
+    "ce_score_mean", "seconds",
+)  # fmt: skip
+L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
+
+
+def splice(store: Any, run: Run) -> Splice | None:
+    """Return what is needed to put SAEs back into the model, or None where activations have no model."""
+    if run.p.model in INVENTED_MODELS:
+        return None
+    lm = load_model(run.p.model, revision=run.p.revision, device=run.device)
+    return Splice(lm, store.manifest["hook_name"], store.contexts("heldout")[: run.p.splice_contexts])
+
+
+def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
+    """Code held-out rows with every arm's initial dictionary: arm, seed, k, value (explained variance)."""
+    held_out = store.matrix("heldout", n_rows=run.p.frozen_rows).to(run.device)
+    rows = []
+    for (arm, seed), unit in compared.units.items():
+        inputs = {"unit": unit.folder.name, "ks": list(run.p.frozen_k), "rows": run.p.frozen_rows}
+
+        def compute(scratch: Any, unit: Unit = unit) -> Unit:
+            dictionary = unit.arrays["W_dec_start"].to(run.device)
+            found = frozen_dictionary_ev(held_out, dictionary, ks=tuple(run.p.frozen_k))
+            return Unit(scalars={str(k): value for k, value in found.items()})
+
+        scalars = cached_unit("frozen", inputs, compute).scalars
+        rows += [{"arm": arm, "seed": seed, "k": int(k), "value": value} for k, value in scalars.items()]
+    return pd.DataFrame(rows)
+
+
+def frozen_title(frozen: pd.DataFrame) -> str:
+    """Return the finding of the frozen-dictionary figure."""
+    k = frozen["k"].max()
+    means = frozen[frozen["k"] == k].groupby("arm")["value"].mean().sort_values()
+    return (
+        f"Before training, {means.index[-1]} codes best at k = {k} (EV {means.iloc[-1]:.3f}); "
+        f"{MINED} {means[MINED]:.3f}, {UNMINED} {means[UNMINED]:.3f}"
+    )
+
+
+def shown_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Keep the metrics that the figure offers, in order."""
+    found = metrics[metrics["metric"].isin(SHOWN)]
+    order = found["metric"].map({name: i for i, name in enumerate(SHOWN)})
+    return found.loc[order.sort_values(kind="stable").index]
+
+
+def metrics_title(metrics: pd.DataFrame) -> str:
+    """Return the finding of the figure of trained SAEs."""
+    means = metrics[metrics["metric"] == "explained_variance"].groupby("arm")["value"].mean().sort_values()
+    return f"After training, explained variance runs from {means.iloc[0]:.3f} ({means.index[0]}) to {means.iloc[-1]:.3f} ({means.index[-1]})"  # noqa: E501
+
+
+def dead_curves(compared: Compared) -> pd.DataFrame:
+    """Return arm, seed, tokens, share: how many latents still look dead after so many held-out tokens."""
+    return pd.concat(
+        [unit.tables["dead_curve"].assign(arm=arm, seed=seed) for (arm, seed), unit in compared.units.items()],
+        ignore_index=True,
+    )
+
+
+def densities(compared: Compared) -> dict[str, np.ndarray]:
+    """Return each arm's firing rates, all seeds together."""
+    arms = dict.fromkeys(arm for arm, _ in compared.units)
+    return {
+        arm: np.concatenate([u.arrays["density"].numpy() for (name, _), u in compared.units.items() if name == arm])
+        for arm in arms
+    }
+
+
+def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
+    """Return, step by step, the cosine of each rkcnn_lift latent with its own start: mined and filled ones."""
+    frames: dict[str, dict[str, np.ndarray]] = {}
+    for (arm, _), unit in compared.units.items():
+        if arm != MINED:
+            continue
+        n_mined, start = int(unit.scalars["n_mined"]), unit.arrays["W_dec_start"]
+        steps = sorted(int(name.rpartition("_")[2]) for name in unit.arrays if name.startswith("W_dec_step_"))
+        for step in steps:
+            cosines = (unit.arrays[f"W_dec_step_{step}"] * start).sum(1).numpy()
+            frame = frames.setdefault(f"step {step}", {"mined": [], "random fill": []})
+            frame["mined"].append(cosines[:n_mined])
+            frame["random fill"].append(cosines[n_mined:])
+    return {step: {group: np.concatenate(parts) for group, parts in f.items()} for step, f in frames.items()}
+
+
+def moved_title(compared: Compared) -> str:
+    """Return the finding of the figure of how far latents moved."""
+    last = list(moved(compared).values())[-1]
+    medians = {group: np.median(values) if len(values) else float("nan") for group, values in last.items()}
+    return f"Median cosine with the start: mined {medians['mined']:.2f}, random fill {medians['random fill']:.2f}"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """PW-MCC before and after training: a tidy table, and jackknife pseudo-values a seed for the paired tests."""
+
+    table: pd.DataFrame
+    by_seed: Values
+    title: str
+
+
+def agreement(compared: Compared) -> Agreement:
+    """Measure how well the seeds of each arm agree, beside chance; chance counts as many latents as are live."""
+    rows, by_seed = [], {}
+    for arm in dict.fromkeys(arm for arm, _ in compared.units):
+        for moment in ("before training", "after training"):
+            found = _pairs(compared, arm, moment)
+            cosines = found.arrays["cosines"].numpy()
+            if moment == "after training" and len(cosines) >= 3:
+                by_seed[arm] = dict(enumerate(jackknife_pairs(cosines)))
+            others = (cosines.sum(1) - np.diag(cosines)) / (len(cosines) - 1)
+            rows += [
+                {"arm": arm, "seed": seed, "metric": f"PW-MCC {moment}", "value": float(value), **found.scalars}
+                for seed, value in enumerate(others)
+            ]
+    table = pd.DataFrame(rows).sort_values("metric", kind="stable")
+    after = table[table["metric"] == "PW-MCC after training"].groupby("arm")[["value", "chance_mean"]].mean()
+    title = (
+        f"Seeds agree at {after['value'][MINED]:.2f} for {MINED}, {after['value'][UNMINED]:.2f} for {UNMINED} "
+        f"(chance {after['chance_mean'][UNMINED]:.2f})"
+    )
+    return Agreement(table, by_seed, title)
+
+
+def _pairs(compared: Compared, arm: str, moment: str) -> Unit:
+    """Return the matched cosine of every pair of an arm's seeds, with its chance level (cached: Hungarian is cubic)."""
+    after = moment == "after training"
+    units = [unit for (name, _), unit in compared.units.items() if name == arm]
+
+    def compute(scratch: Any) -> Unit:
+        decoders = compared.decoders(arm) if after else [unit.arrays["W_dec_start"] for unit in units]
+        live = compared.live(arm) if after else [torch.ones(len(decoders[0]), dtype=torch.bool)] * len(units)
+        cosines = torch.eye(len(units), dtype=torch.float64)
+        for i, j in itertools.combinations(range(len(units)), 2):
+            cosines[i, j] = cosines[j, i] = pw_mcc([decoders[i], decoders[j]], [live[i], live[j]])
+        counts = sorted(max(1, int(mask.sum())) for mask in live)
+        by_chance = chance(matched_cosine, counts[0], counts[0], decoders[0].shape[1], n_draws=20 if counts[0] <= 1024 else 5)
+        levels = {"chance_mean": by_chance.mean, "chance_upper": by_chance.upper}
+        return Unit(scalars=levels, arrays={"cosines": cosines})
+
+    return cached_unit("agreement", {"units": [unit.folder.name for unit in units], "moment": moment}, compute)
+
+
+def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
+    """Compare trained decoders with the true directions (live latents), beside chance; None where none are known."""
+    truth = getattr(store, "truth", None)
+    if truth is None:
+        return None
+    rows = []
+    for arm in dict.fromkeys(arm for arm, _ in compared.units):
+        for seed, (decoder, live) in enumerate(zip(compared.decoders(arm), compared.live(arm), strict=True)):
+            for measure in (matched_cosine, recovery_rate, precision):
+                by_chance = chance(measure, int(live.sum()), len(truth), store.d_in, n_draws=20)
+                rows.append({"arm": arm, "seed": seed, "metric": measure.__name__, "value": measure(decoder[live], truth),
+                             "chance_mean": by_chance.mean, "chance_upper": by_chance.upper})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def recovery_title(truth: pd.DataFrame) -> str:
+    """Return the finding of the figure against the truth."""
+    means = truth[truth["metric"] == "recovery_rate"].groupby("arm")["value"].mean()
+    return f"True directions recovered at cosine 0.9: {MINED} {means[MINED]:.0%}, {UNMINED} {means[UNMINED]:.0%}"
+
+
+def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
+    """Return one metric as {arm: {seed: value}}, the form the paired tests take."""
+    rows = metrics[metrics["metric"] == metric]
+    return {arm: dict(zip(g["seed"], g["value"], strict=True)) for arm, g in rows.groupby("arm")}
+
+
+def verdicts(compared: Compared, agreed: Agreement, p: SaeCompare) -> list[dict[str, Any]]:
+    """Judge every hypothesis whose metric was measured, by the declared contrasts."""
+    found = []
+    for metric, (hypothesis, margin, lower) in HYPOTHESES.items():
+        values = by_arm(compared.metrics, metric)
+        if values:
+            delta = getattr(p, margin)
+            found += judge(hypothesis, values, MINED, BASELINES, metric=metric, delta=delta, lower_is_better=lower)
+    if agreed.by_seed:  # pseudo-values of pairs need three seeds
+        found += judge("seeds agree more", agreed.by_seed, MINED, BASELINES, metric="PW-MCC", delta=p.delta_mcc)
+    return found
+
+
+def verdict_title(table: pd.DataFrame) -> str:
+    """Return all verdicts in one line."""
+    unique = table.drop_duplicates("hypothesis")
+    return "; ".join(f"{hypothesis}: {verdict}" for hypothesis, verdict in zip(unique["hypothesis"], unique["verdict"], strict=True))  # noqa: E501
+
+
+def checks(compared: Compared, p: SaeCompare) -> list[Check]:
+    """Return 04's gate: every SAE learned something, and arms are compared at the same L0."""
+    metrics = compared.metrics
+    ev = metrics[metrics["metric"] == "explained_variance"]["value"]
+    l0 = metrics[metrics["metric"] == "l0"].groupby("arm")["value"].mean()
+    spread = float(l0.max() / l0.min() - 1) if l0.min() > 0 else float("inf")
+    finite = bool(np.isfinite(metrics["value"]).all())
+    return [
+        Check("smallest explained variance of any SAE", float(ev.min()), "> 0 (0: predicting the mean)", ev.min() > 0),
+        Check("L0 of the arms, largest over smallest, minus 1", spread, f"<= {L0_TOLERANCE}", spread <= L0_TOLERANCE),
+        Check("every number is finite", "yes" if finite else "no", "yes", finite),
+    ]
+
+
+def headline(table: pd.DataFrame, run: Run) -> str:
+    """Return one sentence that answers 04's question."""
+    where = f"{run.p.model}" + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
+    return f"On {where}, {run.p.n_seeds} seeds, mined starts against random and unselected ones: {verdict_title(table)}."

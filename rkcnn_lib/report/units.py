@@ -1,0 +1,132 @@
+"""Finished pieces of work on disk: computed once, written whole or not at all, found again by their inputs.
+
+A *unit* is one arm x seed x layer (or one mining, one toy model). Its key is a hash of everything that decides
+its numbers: the inputs given and the code that computes it. So a second run, a run with one more seed or a
+notebook that shares units with another recomputes nothing, and a change of code never meets a stale number.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from rkcnn_lib.worlds.store import outputs_root
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# What a unit's numbers depend on; report/ only arranges and shows them, but for the module named.
+COMPUTING = ("probe", "sae", "measure", "worlds", "report/studies")
+
+
+def digest(value: Any) -> str:
+    """Return a 16-digit hash of anything JSON can hold; key order does not matter."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@functools.cache
+def fingerprint(*places: str) -> str:
+    """Hash the code under ``rkcnn_lib`` (all of it, or the places named), without comments and docstrings.
+
+    A reworded docstring must not throw away hours of finished units; a changed statement must.
+    """
+    files: list[Path] = []
+    for place in places or (".",):
+        path = PACKAGE / place
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return digest([(str(path.relative_to(PACKAGE)), _code(path)) for path in files])
+
+
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        is_documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if (
+            is_documented
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            node.body = body[1:]
+    return ast.dump(tree)
+
+
+@dataclass
+class Unit:
+    """What one piece of work left: single numbers, tidy tables, tensors and, where there is one, an SAE."""
+
+    scalars: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    arrays: dict[str, torch.Tensor] = field(default_factory=dict)
+    folder: Path | None = None  # where it lies once saved
+    save_extra: Callable[[Path], None] | None = None  # writes further files, e.g. an SAE in SAELens format
+
+
+def unit_folder(kind: str, inputs: dict[str, Any]) -> Path:
+    """Return where the unit of this kind with these inputs lies, whether it is finished or not."""
+    return outputs_root() / "units" / kind / digest({"inputs": inputs, "code": fingerprint(*COMPUTING)})
+
+
+def cached_unit(kind: str, inputs: dict[str, Any], compute: Callable[[Path], Unit]) -> Unit:
+    """Return the finished unit with these inputs, computing and saving it if there is none.
+
+    Parameters
+    ----------
+    kind : str
+        Name of the folder under ``outputs/units``.
+    inputs : dict
+        Everything that decides the result, as JSON can hold it.
+    compute : callable
+        Called with a scratch folder (for checkpoints, kept when the process dies) if the unit is not there.
+    """
+    folder = unit_folder(kind, inputs)
+    if not (folder / "unit.json").is_file():
+        scratch = folder.with_name(folder.name + ".scratch")
+        scratch.mkdir(parents=True, exist_ok=True)
+        _save(compute(scratch), folder, {"kind": kind, "inputs": inputs})
+        shutil.rmtree(scratch)
+    return load_unit(folder)
+
+
+def _save(unit: Unit, folder: Path, about: dict[str, Any]) -> None:
+    part = folder.with_name(f"{folder.name}.part{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, table in unit.tables.items():
+        table.to_parquet(part / f"{name}.parquet")
+    if unit.arrays:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in unit.arrays.items()}, part / "arrays.safetensors"
+        )
+    if unit.save_extra:
+        unit.save_extra(part)
+    (part / "unit.json").write_text(json.dumps(about | {"scalars": unit.scalars}, indent=1, default=str))
+    try:
+        part.rename(folder)  # atomic: a unit is there whole or not at all
+    except OSError:
+        if not (folder / "unit.json").is_file():
+            raise
+        shutil.rmtree(part)  # another process finished the same unit first
+
+
+def load_unit(folder: Path) -> Unit:
+    """Read a finished unit back from its folder."""
+    arrays = folder / "arrays.safetensors"
+    return Unit(
+        scalars=json.loads((folder / "unit.json").read_text())["scalars"],
+        tables={path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")},
+        arrays=load_file(arrays) if arrays.is_file() else {},
+        folder=folder,
+    )

@@ -1,0 +1,223 @@
+"""Sparse autoencoders: ReLU with L1, TopK, BatchTopK and JumpReLU.
+
+All four share ``z = act((x - b_dec) @ W_enc + b_enc)`` and ``x_hat = z @ W_dec + b_dec``, in the units of x, with
+unit decoder rows; an architecture supplies only its activation function.
+
+References
+----------
+ReLU + L1: Bricken et al. 2023, "Towards Monosemanticity". TopK and AuxK: Gao et al. 2024, arXiv:2406.04093.
+BatchTopK: Bussmann, Leask & Nanda 2024, arXiv:2412.06410. JumpReLU: Rajamanoharan et al. 2024, arXiv:2407.14435.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from rkcnn_lib.sae.sparse import Codes, decode_sparse, encode_sparse, select_batchtopk, select_topk
+
+ARCHITECTURES = ("relu", "topk", "batchtopk", "jumprelu")
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """What an SAE is, apart from its weights.
+
+    Parameters
+    ----------
+    d_in : int
+        Width of the activations, at least 1.
+    d_sae : int
+        Number of latents, at least 1.
+    architecture : {"topk", "batchtopk", "relu", "jumprelu"}
+    k : int
+        Active latents a token, 1 to d_sae (topk), or on average over a batch (batchtopk). None for the others.
+    l1 : float
+        Coefficient of the L1 penalty, summed over latents, for inputs of mean norm sqrt(d_in) (relu only;
+        non-negative). None for the others.
+    aux_k : int or None
+        Switch for the dead-latent remedy AuxK (topk and batchtopk): the number of dead latents that model the
+        residual of each token. None is off.
+    aux_coefficient : float
+        Weight of AuxK's squared error, 1/32 in Gao et al. 2024. Positive.
+
+    Raises
+    ------
+    ValueError
+        For any value outside these ranges, and for a setting that the architecture does not use.
+    """
+
+    d_in: int
+    d_sae: int
+    architecture: str = "topk"
+    k: int | None = None
+    l1: float | None = None
+    aux_k: int | None = None
+    aux_coefficient: float = 1 / 32
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture={self.architecture!r} is unknown; give one of {', '.join(ARCHITECTURES)}")
+        check_count("d_in", self.d_in)
+        check_count("d_sae", self.d_sae)
+        if self.uses_topk:
+            if self.k is None:
+                raise ValueError(f"k=None; {self.architecture} needs the number of active latents a token")
+            check_count("k", self.k, self.d_sae, "d_sae")
+            if self.aux_k is not None:
+                check_count("aux_k", self.aux_k, self.d_sae, "d_sae")
+        else:
+            self._refuse_unused("k", "aux_k")
+        if self.architecture == "relu":
+            if self.l1 is None or not 0 <= self.l1 < float("inf"):
+                raise ValueError(f"l1={self.l1}; relu needs a finite, non-negative L1 coefficient, such as 5.0")
+        else:
+            self._refuse_unused("l1")
+        if not 0 < self.aux_coefficient < float("inf"):
+            raise ValueError(
+                f"aux_coefficient={self.aux_coefficient}; it must be positive (aux_k=None switches AuxK off)"
+            )
+
+    @property
+    def uses_topk(self) -> bool:
+        """Whether a fixed number of latents is active, so that training is sparse."""
+        return self.architecture in ("topk", "batchtopk")
+
+    def _refuse_unused(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} has no meaning for architecture={self.architecture!r}; leave it None"
+                )
+
+
+def check_count(name: str, value: object, most: int | None = None, most_name: str = "") -> None:
+    """Raise ValueError unless `value` is an int of 1 to `most`."""
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < 1 or (most is not None and value > most):
+        limit = "at least 1" if most is None else f"1 to {most_name}={most}"
+        raise ValueError(f"{name}={value!r}; it must be a whole number, {limit}")
+
+
+def random_directions(n: int, d: int, random_state: int = 0) -> Tensor:
+    """(n, d) unit rows, uniform on the sphere."""
+    generator = torch.Generator().manual_seed(random_state)
+    return nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
+
+
+class SAE(nn.Module):
+    """A sparse autoencoder in raw units: activations go in and come out as they are.
+
+    Parameters
+    ----------
+    config : SAEConfig
+    random_state : int
+        Seed of the random unit decoder rows; the encoder is tied to them at the start (``W_enc = W_dec^T``).
+
+    Attributes
+    ----------
+    W_enc : (d_in, d_sae), W_dec : (d_sae, d_in) with unit rows, b_enc : (d_sae,), b_dec : (d_in,)
+    threshold : (d_sae,) buffer
+        A pre-activation must exceed it for the latent to fire at inference (batchtopk and jumprelu).
+        BatchTopK keeps a running one while it trains, the same for all latents; it is 0, plain ReLU, before.
+    history : list of dict
+        What training logged: step, tokens, loss, explained_variance, l0, dead.
+    snapshots : dict
+        {step: (d_sae, d_in) copy of W_dec} at the steps asked for.
+    """
+
+    def __init__(self, config: SAEConfig, random_state: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        W_dec = random_directions(config.d_sae, config.d_in, random_state)
+        self.W_dec = nn.Parameter(W_dec)
+        # Column-major, so that its gradient, a sum of rows for each latent, needs no transposing copy.
+        self.W_enc = nn.Parameter(W_dec.clone().t())
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        self.register_buffer("threshold", torch.zeros(config.d_sae))
+        self.history: list[dict[str, float]] = []
+        self.snapshots: dict[int, Tensor] = {}
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """(x - b_dec) @ W_enc + b_enc: (..., d_in) to (..., d_sae)."""
+        self._check_width(x)
+        return (x.to(self.W_enc.dtype) - self.b_dec) @ self.W_enc + self.b_enc
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latent activations, (..., d_in) to (..., d_sae), non-negative.
+
+        Always as at inference: BatchTopK uses its threshold, so a token's code does not depend on its batch.
+
+        Raises
+        ------
+        ValueError
+            When the last dimension of x is not d_in.
+        """
+        pre = self.pre_activations(x)
+        if self.config.architecture == "relu":
+            return pre.relu()
+        if self.config.architecture == "topk":
+            flat = select_topk(pre.flatten(0, -2) if pre.ndim > 1 else pre[None], self.config.k)
+            return torch.zeros_like(pre).flatten().index_copy(0, flat, pre.flatten()[flat].relu()).view_as(pre)
+        return pre.relu() * (pre > self.threshold)
+
+    def encode_batch(self, x: Tensor) -> Codes:
+        """Sparse codes of x (n, d_in) as in training (topk and batchtopk), with sparse gradients.
+
+        BatchTopK keeps the n * k largest pre-activations of the batch.
+        """
+        self._check_width(x)
+        select = select_topk if self.config.architecture == "topk" else select_batchtopk
+        return encode_sparse(
+            x.to(self.W_enc.dtype), self.W_enc, self.b_enc, self.b_dec, partial(select, k=self.config.k)
+        )
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Reconstructions, (..., d_sae) to (..., d_in)."""
+        if z.shape[-1] != self.config.d_sae:
+            raise ValueError(f"z has {z.shape[-1]} latents; this SAE has d_sae={self.config.d_sae}")
+        return z @ self.W_dec + self.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``decode(encode(x))``."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``decode(encode(x))`` of x (n, d_in) by way of the active latents alone: faster, without gradients.
+
+        Returns
+        -------
+        x_hat : (n, d_in)
+        tokens, latents : (n_active,) int64
+            Which latents are active on which rows, ordered by row.
+        """
+        is_topk = self.config.architecture == "topk"
+        codes = self.encode_batch(x) if is_topk else Codes.from_dense(self.encode(x))
+        # with many active latents a row, as an untrained relu has, gathering rows costs more than the product
+        gather = len(codes.values) < 0.1 * codes.n_tokens * codes.n_latents
+        written = decode_sparse(codes, self.W_dec) if gather else codes.dense() @ self.W_dec
+        active = codes.values > 0
+        return written + self.b_dec, codes.tokens[active], codes.latents[active]
+
+    @torch.no_grad()
+    def normalise_decoder_(self) -> None:
+        """Give every decoder row norm 1, in place; a zero row stays zero."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def scale_inputs_(self, scale: float) -> None:
+        """Convert, in place, to inputs multiplied by `scale` (> 0): z and x_hat are then multiplied by it too.
+
+        Exact for all architectures: they are positively homogeneous, so only biases and thresholds change.
+        """
+        for tensor in (self.b_enc, self.b_dec, self.threshold):
+            tensor.mul_(scale)
+
+    def _check_width(self, x: Tensor) -> None:
+        if x.shape[-1] != self.config.d_in:
+            raise ValueError(f"x has width {x.shape[-1]}; this SAE reads d_in={self.config.d_in}")

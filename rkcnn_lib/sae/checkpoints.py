@@ -1,0 +1,121 @@
+"""Checkpoints of a training run: safetensors and JSON, written whole or not at all, resumed bit for bit.
+
+Nothing random happens after the start but the order of the data, which follows from the seed and the step; so
+weights, Adam's moments, the dead-latent counter and the step are the whole state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rkcnn_lib.sae.trainer import Trainer
+
+STATE_FILE = "checkpoint.json"
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """sha256 over the values of some tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, str]) -> None:
+    """Write the state of `trainer`; `identity` says what it started from and on what data.
+
+    The JSON file names the tensor file and replaces its predecessor in one move, so a run that dies at any
+    moment leaves a whole checkpoint, the new one or the one before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"step-{trainer.step:08d}.safetensors"
+    save_file(_tensors(trainer), folder / (name + ".part"))
+    os.replace(folder / (name + ".part"), folder / name)
+    state = _settings(trainer, identity) | {
+        "step": trainer.step,
+        "scale": trainer.scale,
+        "tensors": name,
+        "history": trainer.history,
+    }
+    part = folder / (STATE_FILE + ".part")
+    part.write_text(json.dumps(state, indent=1))
+    os.replace(part, folder / STATE_FILE)
+    for old in folder.glob("step-*.safetensors*"):
+        if old.name != name:
+            old.unlink()
+
+
+def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, str]) -> None:
+    """Bring a fresh `trainer` to the state in `folder`; leave it alone when there is none.
+
+    Raises
+    ------
+    ValueError
+        When the checkpoint is damaged, or was made with other settings, another start or other data.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return
+    try:
+        state = json.loads(path.read_text())
+        tensors = load_file(folder / state["tensors"])
+        _compare(path, state, _settings(trainer, identity))
+        trainer.step, trainer.scale = state["step"], state["scale"]
+        _restore(trainer, tensors)
+    except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(f"the checkpoint in {folder} is damaged ({error}); delete it to start again") from error
+    trainer.history = state["history"]
+
+
+def _settings(trainer: Trainer, identity: dict[str, str]) -> dict[str, Any]:
+    training = asdict(trainer.config)
+    del training["checkpoint_every"]  # may change between attempts without changing the result
+    settings = {"sae": asdict(trainer.sae.config), "training": training, "identity": identity}
+    return json.loads(json.dumps(settings))
+
+
+def _compare(path: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
+    for part, values in expected.items():
+        for name, value in values.items():
+            if state[part].get(name) != value:
+                raise ValueError(
+                    f"{path} was made with {part} {name}={state[part].get(name)!r}, this run has {value!r}; "
+                    "use another checkpoint folder, or delete this one"
+                )
+
+
+def _tensors(trainer: Trainer) -> dict[str, Tensor]:
+    tensors = {"silent_tokens": trainer.silent_tokens, "threshold": trainer.sae.threshold}
+    for name, parameter in trainer.sae.named_parameters():
+        moments = trainer.optimizer.state[parameter]
+        tensors[name] = parameter.detach()
+        tensors[f"exp_avg.{name}"] = moments["exp_avg"]
+        tensors[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
+    for step, snapshot in trainer.snapshots.items():
+        tensors[f"snapshot.{step}"] = snapshot
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+    trainer.silent_tokens.copy_(tensors["silent_tokens"])
+    trainer.sae.threshold.copy_(tensors["threshold"])
+    for name, parameter in trainer.sae.named_parameters():
+        moments = trainer.optimizer.state[parameter]
+        parameter.copy_(tensors[name])  # copied in place, which keeps the memory layout
+        moments["step"].fill_(trainer.step)
+        moments["exp_avg"].copy_(tensors[f"exp_avg.{name}"])
+        moments["exp_avg_sq"].copy_(tensors[f"exp_avg_sq.{name}"])
+    trainer.snapshots = {
+        int(name.removeprefix("snapshot.")): tensor for name, tensor in tensors.items() if name.startswith("snapshot.")
+    }

@@ -1,0 +1,257 @@
+"""One SAE and its optimiser: a training step, and nothing about where batches come from.
+
+Inputs are scaled to mean norm sqrt(d_in), so that a learning rate means the same on every model and layer; the
+scale is folded back into the biases at the end.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from rkcnn_lib.sae.architectures import SAE, check_count
+from rkcnn_lib.sae.sparse import decode_sparse
+
+THRESHOLD_MOMENTUM = 0.99
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an SAE is trained.
+
+    Parameters
+    ----------
+    steps : int
+        Updates in all. The learning-rate schedule depends on it: a quarter of a run is not a shorter run.
+    batch_size : int
+        Tokens a step.
+    lr : float
+        Peak learning rate of Adam (betas 0.9 and 0.999), positive.
+    seed : int
+        Decides the order of the data, a store's mine/train split, and the random start when none is given.
+    warmup, decay : float
+        Shares of the steps over which the rate climbs linearly to lr, and falls linearly towards 0 at the end.
+    l1_warmup : float
+        Share of the steps over which the L1 coefficient climbs linearly (relu).
+    clip : float or None
+        Largest gradient norm, over all parameters. None is no clipping.
+    dead_tokens : int
+        A latent counts as dead, in the history and for AuxK, once it has been silent for this many tokens.
+    log_every : int
+        Steps between entries of the history.
+    snapshot_steps : tuple of int
+        After how many updates (0 is the start) to keep a copy of W_dec.
+    checkpoint_every : int
+        Steps between checkpoints, where a folder is given; the last step is always kept.
+    autocast : bool or None
+        bfloat16 for dense products. None is yes on CUDA and no elsewhere.
+
+    Raises
+    ------
+    ValueError
+        For a value outside its range.
+    """
+
+    steps: int
+    batch_size: int = 1024
+    lr: float = 1e-3
+    seed: int = 0
+    warmup: float = 0.05
+    decay: float = 0.2
+    l1_warmup: float = 0.05
+    clip: float | None = None
+    dead_tokens: int = 100_000
+    log_every: int = 50
+    snapshot_steps: tuple[int, ...] = ()
+    checkpoint_every: int = 500
+    autocast: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "dead_tokens", "log_every", "checkpoint_every"):
+            check_count(name, getattr(self, name))
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr}; it must be positive, such as 1e-3")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed={self.seed!r}; it must be a whole number, at least 0")
+        for name in ("warmup", "decay", "l1_warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it is a share of the steps, 0 to 1")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip={self.clip}; it must be positive, or None")
+        object.__setattr__(self, "snapshot_steps", tuple(self.snapshot_steps))
+        outside = [s for s in self.snapshot_steps if not 0 <= s <= self.steps]
+        if outside:
+            raise ValueError(f"snapshot_steps={outside}; they must lie between 0 and steps={self.steps}")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of update number `step`, 0 to steps - 1."""
+        climb = (step + 1) / max(1.0, self.warmup * self.steps)
+        fall = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return self.lr * min(1.0, climb, fall)
+
+    def l1_share_at(self, step: int) -> float:
+        """Share of the L1 coefficient in force at update number `step`."""
+        return min(1.0, (step + 1) / max(1.0, self.l1_warmup * self.steps))
+
+
+class Output(NamedTuple):
+    """What one forward pass in training gives."""
+
+    loss: Tensor  # scalar, to be minimised
+    x_hat: Tensor  # (batch, d_in) reconstruction
+    fired: Tensor  # (d_sae,) bool, latents active on any token of the batch
+    l0: Tensor  # scalar, mean number of active latents a token
+    cut: Tensor | None  # scalar, smallest active value of the batch (batchtopk)
+
+
+def training_output(sae: SAE, x: Tensor, dead: Tensor | None = None, l1_share: float = 1.0) -> Output:
+    """Loss and reconstruction of a batch x (n, d_in), in the units in which `sae` stands.
+
+    The loss is the squared error, summed over dimensions and averaged over tokens; for relu plus the L1 penalty
+    summed over latents (an average over latents would shrink it d_sae-fold and leave the code dense); with AuxK
+    plus its squared error, `dead` (d_sae,) bool naming the latents that it revives.
+    """
+    if not sae.config.uses_topk:
+        z = sae.pre_activations(x).relu()
+        x_hat = sae.decode(z)
+        loss = (x - x_hat).square().sum(1).mean() + l1_share * sae.config.l1 * z.sum(1).mean()
+        active = z > 0
+        return Output(loss, x_hat, active.any(0), active.sum(1).float().mean(), None)
+    codes = sae.encode_batch(x)
+    x_hat = decode_sparse(codes, sae.W_dec) + sae.b_dec
+    loss = (x - x_hat).square().sum(1).mean()
+    if sae.config.aux_k is not None and dead is not None and bool(dead.any()):
+        loss = loss + sae.config.aux_coefficient * auxk_error(sae, x, (x - x_hat).detach(), dead)
+    active = codes.values.detach() > 0
+    cut = None
+    if sae.config.architecture == "batchtopk":
+        cut = torch.where(active, codes.values.detach(), math.inf).min()
+    return Output(loss, x_hat, codes.active_latents(), active.sum() / len(x), cut)
+
+
+def auxk_error(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
+    """Squared error of modelling `residual` (n, d_in) with each token's aux_k strongest dead latents.
+
+    Minimising it pulls dead latents towards what the live ones miss (Gao et al. 2024, section 2.4 and appendix
+    A.2). Only weights of dead latents get a gradient: `residual` and b_dec are constants here.
+    """
+    which = dead.nonzero().squeeze(1)
+    pre = (x - sae.b_dec.detach()) @ sae.W_enc[:, which] + sae.b_enc[which]
+    top = pre.topk(min(sae.config.aux_k, len(which)), dim=1)
+    z = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
+    return (residual - z @ sae.W_dec[which]).square().sum(1).mean()
+
+
+class Trainer:
+    """An SAE in training: `train_step` until `step` reaches the configuration's `steps`, then `finished`.
+
+    Parameters
+    ----------
+    init : SAE
+        In raw units; copied.
+    config : TrainConfig
+    scale : float
+        What raw inputs are multiplied by.
+    """
+
+    def __init__(self, init: SAE, config: TrainConfig, scale: float) -> None:
+        if init.config.architecture == "jumprelu":
+            raise ValueError("jumprelu is not trained here yet; train batchtopk, which is a JumpReLU at inference")
+        self.sae = copy.deepcopy(init)
+        self.sae.requires_grad_(True)
+        self.sae.normalise_decoder_()
+        self.sae.scale_inputs_(scale)
+        self.config = config
+        self.scale = scale
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.snapshots: dict[int, Tensor] = {}
+        self.device = self.sae.W_dec.device
+        self.silent_tokens = torch.zeros(init.config.d_sae, dtype=torch.int64, device=self.device)
+        self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
+        for parameter in self.sae.parameters():
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=self.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+        self._take_snapshot()
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are made."""
+        return self.step >= self.config.steps
+
+    def train_step(self, batch: Tensor) -> None:
+        """One update on a batch (n, d_in) of raw activations; raises FloatingPointError on a non-finite loss."""
+        x = batch.to(self.device, torch.float32) * self.scale
+        autocast = self.config.autocast
+        with torch.autocast(
+            self.device.type, torch.bfloat16, self.device.type == "cuda" if autocast is None else autocast
+        ):
+            out = training_output(self.sae, x, self.dead_latents(), l1_share=self.config.l1_share_at(self.step))
+        loss = out.loss.item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss} at step {self.step}")
+        self.optimizer.zero_grad(set_to_none=True)
+        out.loss.backward()
+        self._update()
+        self.silent_tokens += len(x)
+        self.silent_tokens[out.fired] = 0
+        if out.cut is not None:
+            usable = torch.where(torch.isfinite(out.cut), out.cut, self.sae.threshold)
+            self.sae.threshold.lerp_(usable, 1 - THRESHOLD_MOMENTUM)
+        self.step += 1
+        if self.step == 1 or self.step % self.config.log_every == 0 or self.done:
+            self._log(x, out)
+        self._take_snapshot()
+
+    def dead_latents(self) -> Tensor:
+        """(d_sae,) bool: silent for at least `dead_tokens` tokens of training."""
+        return self.silent_tokens >= self.config.dead_tokens
+
+    def finished(self) -> SAE:
+        """The SAE as it stands, in raw units, with its history and snapshots."""
+        sae = copy.deepcopy(self.sae)
+        sae.zero_grad(set_to_none=True)
+        sae.scale_inputs_(1 / self.scale)
+        sae.history = list(self.history)
+        sae.snapshots = dict(self.snapshots)
+        return sae
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Adam, with decoder rows kept on the unit sphere: no gradient along a row, then renormalised."""
+        gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
+        gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
+        if self.config.clip is not None:
+            clip_grad_norm_(self.sae.parameters(), self.config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr_at(self.step)
+        self.optimizer.step()
+        self.sae.normalise_decoder_()
+
+    @torch.no_grad()
+    def _log(self, x: Tensor, out: Output) -> None:
+        """Add an entry about the batch just used, as it was before the update."""
+        variance = (x - x.mean(0)).square().sum()
+        self.history.append(
+            {
+                "step": self.step,
+                "tokens": self.step * self.config.batch_size,
+                "loss": out.loss.item(),
+                "explained_variance": float(1 - (x - out.x_hat).square().sum() / variance),
+                "l0": float(out.l0),
+                "dead": float(self.dead_latents().float().mean()),
+            }
+        )
+
+    def _take_snapshot(self) -> None:
+        if self.step in self.config.snapshot_steps:
+            self.snapshots[self.step] = self.sae.W_dec.detach().cpu().clone()

@@ -1,0 +1,46 @@
+"""Where activations come from: invented data, toy models, the embedded language model, any causal language model.
+
+Importing this room imports torch, but neither transformers nor transformer_lens nor datasets: those are imported
+by the functions that need them.
+"""
+
+from __future__ import annotations
+
+from rkcnn_lib.worlds.capture import capture, capture_layers, check_sizes, open_or_capture
+from rkcnn_lib.worlds.devices import pick_device
+from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
+from rkcnn_lib.worlds.hub import ModelUnavailable
+from rkcnn_lib.worlds.language import ModelFacts, check_layer, load_model, model_facts
+from rkcnn_lib.worlds.planted import PlantedDictionary
+from rkcnn_lib.worlds.splits import split_of
+from rkcnn_lib.worlds.store import ActivationStore, CacheError, MemoryStore
+from rkcnn_lib.worlds.synthetic import SyntheticClusteredDataGenerator, SyntheticSparseDataGenerator
+from rkcnn_lib.worlds.text import TextUnavailable
+from rkcnn_lib.worlds.toy import ParallelToyModel, ToyModel
+
+__all__ = [
+    "HOOKS",
+    "ActivationStore",
+    "CacheError",
+    "MemoryStore",
+    "ModelFacts",
+    "ModelUnavailable",
+    "ParallelToyModel",
+    "PlantedDictionary",
+    "SyntheticClusteredDataGenerator",
+    "SyntheticSparseDataGenerator",
+    "TextUnavailable",
+    "ToyModel",
+    "capture",
+    "capture_layers",
+    "check_hook",
+    "check_layer",
+    "check_sizes",
+    "hook_name",
+    "hook_width",
+    "load_model",
+    "model_facts",
+    "open_or_capture",
+    "pick_device",
+    "split_of",
+]

@@ -1,0 +1,407 @@
+"""Run a language model over text and keep what passes one or many hook points.
+
+One pass of the model fills every store that is missing. It stops after the last block needed, writes shard by
+shard, and goes on after an interruption at the last whole shard.
+"""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
+from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id, check_layer, load_model, model_facts
+from rkcnn_lib.worlds.packing import Packed, pack, tokenize
+from rkcnn_lib.worlds.shards import DTYPES, Target, check_room, locked, replace
+from rkcnn_lib.worlds.store import FORMAT, FORMAT_VERSION, ActivationStore, outputs_root
+from rkcnn_lib.worlds.text import WAYS_ON, TextSource, TextUnavailable, text_sources
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+__all__ = [
+    "HOOKS",
+    "capture",
+    "capture_layers",
+    "check_hook",
+    "check_sizes",
+    "hook_name",
+    "hook_width",
+    "open_or_capture",
+]
+
+SHARD_TOKENS = 16384
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+LOGIT_BYTES = 2**29  # logits of a batch may take so much: vocabularies reach 262,144
+LOSS_CONTEXTS = 32
+MIN_CONTEXTS = 20  # fewer could not be split by document
+
+
+def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
+    """Raise ValueError if the contexts are too long for the model or too few to be split by document."""
+    if not 2 <= context_size <= facts.n_ctx:
+        raise ValueError(f"context_size = {context_size}: {facts.name} allows 2 to {facts.n_ctx}")
+    if n_tokens < MIN_CONTEXTS * context_size:
+        raise ValueError(
+            f"n_tokens = {n_tokens}: at least {MIN_CONTEXTS * context_size} are needed "
+            f"({MIN_CONTEXTS} contexts of {context_size}), so that some documents can be held out"
+        )
+
+
+def capture(
+    lm: TransformerBridge,
+    token_ids: torch.Tensor,
+    layer: int = 6,
+    hook: str = "mlp_out",
+    batch_size: int | None = None,
+) -> torch.Tensor:
+    """Return the activations at one hook for given token ids.
+
+    Parameters
+    ----------
+    lm : TransformerBridge
+        From :func:`rkcnn_lib.worlds.load_model`.
+    token_ids : (batch, position) long tensor
+        Read as they are: nothing is prepended.
+    layer : int
+        Block; negative numbers count from the end.
+    hook : str
+        One of :data:`HOOKS`.
+    batch_size : int, optional
+        Contexts run at a time; chosen to fit if None.
+
+    Returns
+    -------
+    (batch * position, d) float32 tensor on the CPU
+        Every position; row ``b * position + p`` is position ``p`` of sequence ``b``.
+
+    Raises
+    ------
+    ValueError
+        If the layer, the hook or a token id does not exist in the model, or the sequences are too long for it.
+    """
+    n_layers, ids = lm.cfg.n_layers, torch.as_tensor(token_ids)
+    if not -n_layers <= layer < n_layers:
+        raise ValueError(f"layer = {layer}: the model has {n_layers} blocks, allowed are {-n_layers} to {n_layers - 1}")
+    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+        raise ValueError(f"token_ids: {tuple(ids.shape)} {ids.dtype}, expected (batch, position) integers")
+    if ids.shape[1] > lm.cfg.n_ctx:
+        raise ValueError(f"token_ids: {ids.shape[1]} positions, the model reads at most {lm.cfg.n_ctx}")
+    if not 0 <= int(ids.min()) <= int(ids.max()) < lm.cfg.d_vocab:
+        raise ValueError(f"token_ids: {int(ids.min())} to {int(ids.max())}, allowed are 0 to {lm.cfg.d_vocab - 1}")
+    name = hook_name(hook, layer % n_layers)
+    size = batch_size or _batch_size(lm, ids.shape[1])
+    rows = [_activations(lm, part, [name])[name].float().cpu() for part in ids.long().split(size)]
+    return torch.cat(rows)
+
+
+def _activations(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Run one batch up to the last block needed; return (batch * position, d) for each name asked for."""
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+    def stop(tensor: torch.Tensor, hook: Any) -> None:
+        raise StopAtLayerException(tensor)
+
+    last = max(int(name.split(".")[1]) for name in names)
+    unembed = last + 1 == lm.cfg.n_layers and "ln_final.hook_in" in lm.hook_dict
+    # After the last block run_with_cache has no block to stop at and would compute the logits.
+    with torch.no_grad(), lm.hooks(fwd_hooks=[("ln_final.hook_in", stop)] if unembed else []):
+        _, cache = lm.run_with_cache(ids.to(lm.cfg.device), names_filter=list(names), stop_at_layer=last + 1)
+    # The cache may hold twins of a hook under other names: only the name asked for is read.
+    return {name: cache[name].flatten(0, 1) for name in names}
+
+
+def _batch_size(lm: TransformerBridge, context_size: int) -> int:
+    return max(1, BATCH_TOKENS.get(torch.device(lm.cfg.device).type, 2048) // context_size)
+
+
+def open_or_capture(
+    model: str,
+    layer: int,
+    hook: str,
+    n_tokens: int,
+    text: str | None = None,
+    root: str | Path | None = None,
+    context_size: int = 128,
+    held_out_share: float = 0.1,
+    dtype: str = "float16",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    lm: TransformerBridge | None = None,
+) -> ActivationStore:
+    """Open the cache of one hook at one block; capture it first if it is not there.
+
+    Parameters are those of :func:`capture_layers`.
+    """
+    stores = capture_layers(
+        model, [layer], [hook], n_tokens, text=text, root=root, context_size=context_size,
+        held_out_share=held_out_share, dtype=dtype, device=device, revision=revision, batch_size=batch_size,
+        seed=seed, lm=lm,
+    )  # fmt: skip
+    return next(iter(stores.values()))
+
+
+def capture_layers(
+    model: str,
+    layers: Sequence[int],
+    hooks: Sequence[str],
+    n_tokens: int,
+    text: str | None = None,
+    root: str | Path | None = None,
+    context_size: int = 128,
+    held_out_share: float = 0.1,
+    dtype: str = "float16",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    lm: TransformerBridge | None = None,
+) -> dict[tuple[int, str], ActivationStore]:
+    """Open the caches of several hooks at several blocks; one pass of the model fills those that are missing.
+
+    Parameters
+    ----------
+    model, revision
+        See :func:`rkcnn_lib.worlds.load_model`.
+    layers : sequence of int
+        Blocks; negative numbers count from the end.
+    hooks : sequence of str
+        Of :data:`HOOKS`.
+    n_tokens : int
+        Rows to keep, rounded down to whole contexts. A text that ends earlier gives fewer, with a warning.
+    text : str, optional
+        See :func:`rkcnn_lib.worlds.text.text_sources`. Of the hub's list the first that is already cached, or can
+        be read, is used; the manifest names those that failed before it.
+    root : str or Path, optional
+        Where caches are kept; ``cache`` under the outputs folder if None.
+    context_size : int
+        Tokens a context, with the beginning-of-sequence token at position 0.
+    held_out_share : float
+        Share of documents held out, packed into contexts of their own.
+    dtype : {"float16", "bfloat16"}
+        On disk. Activations beyond float16's range (65504) switch a store to bfloat16, and the manifest says so.
+    device : str or torch.device, optional
+        See :func:`rkcnn_lib.worlds.language.pick_device`.
+    batch_size : int, optional
+        Contexts run at a time; chosen to fit if None.
+    seed : int
+        For atlas's generator.
+    lm : TransformerBridge, optional
+        The model, if it is loaded already.
+
+    Returns
+    -------
+    dict
+        (block counted from the start, hook) to :class:`~rkcnn_lib.worlds.store.ActivationStore`.
+
+    Raises
+    ------
+    ValueError
+        For a parameter that cannot work, before anything is computed.
+    ModelUnavailable, TextUnavailable
+        If the model or every text source is out of reach; the messages name the ways on.
+    CacheError
+        If a cache is damaged, or the disk has too little room.
+    """
+    facts = model_facts(model, revision)
+    wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
+    check_sizes(facts, n_tokens, context_size)
+    if not wanted or dtype not in DTYPES or not 0 < held_out_share < 1 or (batch_size is not None and batch_size < 1):
+        raise ValueError(
+            f"layers = {layers}, hooks = {hooks}, dtype = {dtype!r}, held_out_share = {held_out_share}, batch_size = "
+            f"{batch_size}: expected at least one of each, {' or '.join(DTYPES)}, within (0, 1), at least 1"
+        )
+    root = outputs_root() / "cache" if root is None else Path(root)
+    failed: list[str] = []
+    for source in text_sources(text, model, seed):
+        common = {
+            "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
+            "context_size": context_size, "held_out_share": held_out_share, "dtype": dtype, "seed": seed,
+            "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": FORMAT_VERSION,
+        }  # fmt: skip
+        targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
+        job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, held_out_share, batch_size)
+        try:
+            _fill([target for target in targets.values() if not target.is_whole], job, lm, device)
+        except TextUnavailable as error:
+            failed.append(str(error))
+            continue
+        return {pair: target.open() for pair, target in targets.items()}
+    raise TextUnavailable("\n".join(["no text to be had:", *(f"  {line}" for line in failed), WAYS_ON]))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all stores of one pass share."""
+
+    facts: ModelFacts
+    revision: str | None
+    source: TextSource
+    failed: tuple[str, ...]
+    n_tokens: int
+    context_size: int
+    held_out_share: float
+    batch_size: int | None
+
+    @property
+    def shard_contexts(self) -> int:
+        """Contexts a shard; no function of the batch size, so that a pass may go on with another."""
+        return max(1, SHARD_TOKENS // self.context_size)
+
+
+def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device: Any) -> None:
+    """Capture the stores that are missing, in one pass."""
+    if not missing:
+        return
+    missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(missing):
+        missing = [target for target in missing if not target.is_whole]  # another process may have filled them
+        if not missing:
+            return
+        for target in missing:
+            target.resume()
+        # The source is opened before the model is loaded: a text out of reach is known in seconds.
+        stream = None if _saved_tokens(missing) else job.source.open()
+        check_room(missing, job.n_tokens)
+        lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
+        _check_model(lm, job.facts)
+        packed, special = _packed(missing, job, lm, stream)
+        manifest = _manifest(packed, special, job, lm)
+        _run(missing, job, lm, packed)
+        for target in missing:
+            target.finish(manifest)
+
+
+def _packed(
+    missing: list[Target], job: Job, lm: TransformerBridge, stream: Iterator[Any] | None
+) -> tuple[Packed, np.ndarray]:
+    """Return the packed text and which tokens are special; read it back if an interrupted pass left it."""
+    bos = bos_token_id(lm)
+    if stream is None:
+        saved = load_file(_saved_tokens(missing))
+        shape = (-1, job.context_size)
+        held_out = saved["held_out"].numpy().astype(bool)
+        packed = Packed(
+            saved["tokens"].numpy().reshape(shape), saved["document_ids"].numpy().reshape(shape),
+            saved["document_hashes"].numpy(), held_out,
+        )  # fmt: skip
+    else:
+        documents = tokenize(stream, lm.tokenizer, lm.cfg.d_vocab)
+        n_contexts = job.n_tokens // job.context_size
+        packed = pack(documents, n_contexts, job.context_size, bos, job.held_out_share, job.source.continued)
+    if len(packed.tokens) < MIN_CONTEXTS or not packed.held_out.any() or packed.held_out.all():
+        raise ValueError(
+            f"{job.source.name}: {len(packed.document_hashes)} documents, {len(packed.tokens)} contexts, of which "
+            f"{int(packed.held_out.sum())} held out: raise n_tokens, or give a text with more and shorter documents"
+        )
+    special_ids = sorted(
+        {*(() if lm.tokenizer is None else lm.tokenizer.all_special_ids), *(() if bos is None else (bos,))}
+    )
+    special = np.isin(packed.tokens, special_ids)
+    columns = _columns(packed, special)
+    for target in missing:
+        replace(target.partial / "tokens.safetensors", lambda new: save_file(columns, new))
+    return packed, special
+
+
+def _columns(packed: Packed, special: np.ndarray) -> dict[str, torch.Tensor]:
+    n_contexts, size = packed.tokens.shape
+    positions = np.tile(np.arange(size, dtype=np.int32), n_contexts)
+    columns = {
+        "tokens": packed.tokens.reshape(-1), "document_ids": packed.document_ids.reshape(-1), "positions": positions,
+        "mask": ((positions > 0) & ~special.reshape(-1)).astype(np.uint8),
+        "document_hashes": packed.document_hashes, "held_out": packed.held_out.astype(np.uint8),
+    }  # fmt: skip
+    return {name: torch.from_numpy(column) for name, column in columns.items()}
+
+
+def _saved_tokens(missing: list[Target]) -> Path | None:
+    """Return the text an interrupted pass left, if any: it is the same for all targets of a pass."""
+    return next((p for t in missing if (p := t.partial / "tokens.safetensors").is_file()), None)
+
+
+def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed) -> None:
+    """Run the model over all contexts that some target still needs."""
+    names, per_shard = [target.name for target in missing], job.shard_contexts
+    n_shards = -(-len(packed.tokens) // per_shard)
+    size = job.batch_size or _batch_size(lm, job.context_size)
+    done = min(len(target.shards) for target in missing)
+    label = f"{job.facts.title}: {', '.join(names[:2])}{' ...' * (len(names) > 2)}"
+    before = min(done * per_shard, len(packed.tokens)) * job.context_size
+    bar = tqdm(total=packed.tokens.size, initial=before, unit="token", unit_scale=True, desc=label)
+    with bar:
+        for shard in range(done, n_shards):
+            ids = torch.from_numpy(packed.tokens[shard * per_shard : (shard + 1) * per_shard]).long()
+            parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+            for batch in ids.split(size):
+                for name, acts in _activations(lm, batch, names).items():
+                    parts[name].append(acts.float().cpu())
+                bar.update(batch.numel())
+            for target in missing:
+                acts = torch.cat(parts[target.name])
+                if acts.shape[1] != target.width:
+                    raise ValueError(f"{target.name} is {acts.shape[1]} wide, the configuration says {target.width}")
+                target.write(shard, acts)
+
+
+def _manifest(packed: Packed, special: np.ndarray, job: Job, lm: TransformerBridge) -> dict[str, Any]:
+    """Return what the manifests of all targets say alike."""
+    facts, notes = job.facts, []
+    if not facts.has_tokenizer:
+        notes.append(BYTE_NOTE)
+    if packed.tokens.size < job.n_tokens - job.n_tokens % job.context_size:
+        notes.append(f"the text ended after {packed.tokens.size} of the {job.n_tokens} tokens asked for")
+        warnings.warn(f"{job.source.name}: {notes[-1]}", stacklevel=2)
+    held_out = packed.document_hashes[np.unique(packed.document_ids[packed.held_out])]
+    return {
+        "format": FORMAT, "version": FORMAT_VERSION, "model": facts.name, "title": facts.title,
+        "identity": facts.identity, "revision": job.revision, "facts": asdict(facts),
+        "text": {"name": job.source.name, "identity": job.source.identity, "failed_before": list(job.failed)},
+        "n_tokens": int(packed.tokens.size), "n_tokens_asked": job.n_tokens, "n_contexts": len(packed.tokens),
+        "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
+        "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),
+        "held_out_share": job.held_out_share, "bos_token_id": bos_token_id(lm),
+        "loss": _loss(lm, packed, special), "notes": notes,
+        "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def _loss(lm: TransformerBridge, packed: Packed, special: np.ndarray) -> dict[str, Any]:
+    """Return the model's mean cross-entropy in nats on the first held-out contexts.
+
+    Special tokens are read but not counted as targets. A trained model is far below log(vocabulary): the number
+    shows a wrong tokenizer or damaged weights at a glance.
+    """
+    chosen = np.flatnonzero(packed.held_out)[:LOSS_CONTEXTS]
+    size = max(
+        1, min(_batch_size(lm, packed.tokens.shape[1]), LOGIT_BYTES // (4 * lm.cfg.d_vocab * packed.tokens.shape[1]))
+    )
+    total, count = 0.0, 0
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
+        ids = torch.from_numpy(packed.tokens[part]).long().to(lm.cfg.device)
+        counted = torch.from_numpy(~special[part][:, 1:]).to(ids.device)
+        with torch.no_grad():
+            logits = lm(ids, return_type="logits")[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        total, count = total + float(losses[counted].double().sum()), count + int(counted.sum())
+    return {"nats": total / count if count else None, "n_tokens": count, "split": "heldout"}
+
+
+def _check_model(lm: TransformerBridge, facts: ModelFacts) -> None:
+    found = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
+    if found != (facts.n_layers, facts.d_model, facts.vocab_size):
+        raise ValueError(f"lm has (blocks, width, vocabulary) {found}: that is not {facts.name}")

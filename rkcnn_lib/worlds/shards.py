@@ -1,0 +1,165 @@
+"""Writing a store: shard by shard into a folder that gets its name when it is whole.
+
+A capture that is killed leaves a folder ``<key>.partial`` from which the next one goes on; a lock keeps two captures
+of one key apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from rkcnn_lib.worlds.hooks import hook_name, hook_width
+from rkcnn_lib.worlds.language import ModelFacts
+from rkcnn_lib.worlds.store import ActivationStore, CacheError, file_record
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+LOCK_SECONDS = 6 * 3600
+
+
+class Target:
+    """One store to be: where it goes, what it depends on, and how far it has come."""
+
+    def __init__(self, root: Path, facts: ModelFacts, layer: int, hook: str, common: dict[str, Any]) -> None:
+        self.layer, self.hook, self.name = layer, hook, hook_name(hook, layer)
+        self.width = hook_width(facts, hook)
+        self.inputs = {**common, "layer": layer, "hook": hook}
+        digest = hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()[:16]
+        plain = re.sub(r"[^\w.-]+", "-", Path(facts.name).name if facts.source == "folder" else facts.name)
+        self.key = f"{plain}-{layer}-{hook}-{digest}"
+        self.folder, self.partial = root / self.key, root / f"{self.key}.partial"
+        self.dtype, self.shards = common["dtype"], []
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the finished folder is there (it gets its name when whole)."""
+        return self.folder.exists()
+
+    def open(self) -> ActivationStore:
+        """Open the finished store; raise CacheError if its manifest is another capture's."""
+        store = ActivationStore(self.folder)
+        if store.manifest.get("inputs") != self.inputs:
+            raise CacheError(
+                f"{self.folder / 'manifest.json'} belongs to another capture. Delete the folder and capture again."
+            )
+        return store
+
+    def resume(self) -> None:
+        """Find out which shards are whole; start afresh if what is there cannot be used."""
+        try:
+            state = json.loads((self.partial / "progress.json").read_text())
+            whole = [s for s in state["shards"] if (self.partial / s["file"]).stat().st_size == s["bytes"]]
+            if state["inputs"] == self.inputs and len(whole) == len(state["shards"]):
+                self.dtype, self.shards = state["dtype"], whole
+        except (OSError, ValueError, KeyError, TypeError):
+            self.shards = []
+
+    def write(self, number: int, acts: torch.Tensor) -> None:
+        """Write shard ``number`` and note that it is whole; a shard already written is left as it is."""
+        if number < len(self.shards):
+            return
+        if not torch.isfinite(acts).all():
+            raise ValueError(f"{self.name}: activations that are not finite, in shard {number}")
+        if self.dtype == "float16" and acts.abs().max() > torch.finfo(torch.float16).max:
+            self._widen()
+        self.shards.append(self._save(number, acts.to(DTYPES[self.dtype])))
+        self._note()
+
+    def _widen(self) -> None:
+        """Go on in bfloat16, whose range is float32's; what is written already is converted."""
+        warnings.warn(f"{self.name}: activations beyond float16's range, kept as bfloat16", stacklevel=2)
+        self.dtype = "bfloat16"
+        for i, record in enumerate(self.shards):
+            acts = load_file(self.partial / record["file"])["acts"].to(torch.bfloat16)
+            self.shards[i] = self._save(i, acts)
+        self._note()
+
+    def _save(self, number: int, acts: torch.Tensor) -> dict[str, Any]:
+        path = self.partial / f"acts-{number:05d}.safetensors"
+        replace(path, lambda new: save_file({"acts": acts.contiguous()}, new))
+        return file_record(path, rows=len(acts))
+
+    def _note(self) -> None:
+        state = {"inputs": self.inputs, "dtype": self.dtype, "shards": self.shards}
+        replace(self.partial / "progress.json", lambda new: new.write_text(json.dumps(state)))
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest and give the folder its name."""
+        manifest = manifest | {
+            "key": self.key, "inputs": self.inputs, "hook": self.hook, "hook_name": self.name, "layer": self.layer,
+            "width": self.width, "dtype": self.dtype, "shards": self.shards,
+            "tokens": file_record(self.partial / "tokens.safetensors"),
+        }  # fmt: skip
+        if self.dtype != self.inputs["dtype"]:
+            manifest["notes"] = [*manifest["notes"], "activations beyond float16's range: kept as bfloat16"]
+        (self.partial / "progress.json").unlink(missing_ok=True)
+        replace(self.partial / "manifest.json", lambda new: new.write_text(json.dumps(manifest, indent=1)))
+        self.partial.rename(self.folder)
+
+
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under another name and rename it when whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    write(new)
+    new.replace(path)
+
+
+def check_room(missing: list[Target], n_tokens: int) -> None:
+    """Raise CacheError if the disk cannot hold what is to be written."""
+    root = missing[0].folder.parent
+    done = sum(record["bytes"] for target in missing for record in target.shards)
+    need = sum(n_tokens * (2 * target.width + 13) for target in missing) * 1.02 - done
+    free = shutil.disk_usage(root).free
+    if need > free:
+        raise CacheError(
+            f"the cache needs {need / 2**30:.2f} GiB and {root} has {free / 2**30:.2f} GiB free: "
+            "make room, lower n_tokens, or ask for fewer layers"
+        )
+
+
+@contextlib.contextmanager
+def locked(targets: list[Target]) -> Iterator[None]:
+    """Hold the lock of every target, in one order for all processes; wait for a process that holds one.
+
+    The system gives a lock back when its holder dies, so a killed capture leaves none behind.
+    """
+    with contextlib.ExitStack() as stack:
+        for target in sorted(targets, key=lambda t: t.key):
+            file = stack.enter_context(target.folder.with_name(f".{target.key}.lock").open("a+"))
+            _lock(file, target)
+        yield
+
+
+def _lock(file: Any, target: Target) -> None:
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            file.seek(0)
+            holder = f"process {file.read().strip() or '?'} is capturing {target.key}"
+            if time.monotonic() - began > LOCK_SECONDS:
+                raise CacheError(f"{holder} since {LOCK_SECONDS / 3600:.0f} h; end it, then try again") from None
+            if not told:
+                tqdm.write(f"{holder}: waiting for it")
+                told = True
+            time.sleep(0.5)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()

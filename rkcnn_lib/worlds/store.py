@@ -1,0 +1,364 @@
+"""Sharded activation cache on disk, the same interface over a tensor in memory, and the splits of both.
+
+A store is a folder: ``acts-00000.safetensors`` ... (rows in token order), ``tokens.safetensors`` (for each row
+its token, document, position and whether it counts) and ``manifest.json``, written last. Shards are memory-mapped
+and a shard's checksum is compared when it is first read, so damage is an error and never a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from rkcnn_lib.worlds.splits import SPLITS, document_hash, split_of
+
+__all__ = ["SPLITS", "ActivationStore", "CacheError", "MemoryStore", "document_hash", "outputs_root", "split_of"]
+
+FORMAT, FORMAT_VERSION = "rkcnn-activations", 1
+ADVICE = "Delete the folder {folder} and capture again."
+
+
+class CacheError(RuntimeError):
+    """A cache on disk is damaged, incomplete or not the one asked for."""
+
+
+def outputs_root() -> Path:
+    """Return where outputs go: ``$RKCNN_OUTPUTS``, or ``outputs/`` at the top level of the project."""
+    return Path(os.environ.get("RKCNN_OUTPUTS") or Path(__file__).resolve().parents[2] / "outputs").resolve()
+
+
+class Store(ABC):
+    """Rows of activations with their documents; what :class:`ActivationStore` and :class:`MemoryStore` share.
+
+    Attributes
+    ----------
+    manifest : dict
+        What the rows are and where they come from.
+    d_in : int
+        Width of a row.
+    tokens, positions, document_ids : (n,) integer arrays
+        Token id, position in its context and document number of each row (tokens -1: rows are no tokens).
+    document_hashes : (n_documents,) int64 array
+        Decide the splits.
+    mask : (n,) bool array
+        False at position 0 and at special tokens: such rows are kept but belong to no split.
+    """
+
+    manifest: dict[str, Any]
+    d_in: int
+    tokens: np.ndarray
+    positions: np.ndarray
+    document_ids: np.ndarray
+    document_hashes: np.ndarray
+    mask: np.ndarray
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
+
+    @property
+    def key(self) -> str:
+        """Hash of everything the rows depend on."""
+        return self.manifest["key"]
+
+    @property
+    def context_size(self) -> int:
+        """Rows a context (of a MemoryStore: rows a block)."""
+        return self.manifest["context_size"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: slice | int | np.ndarray) -> torch.Tensor:
+        if isinstance(index, int | np.integer):
+            return self.take(np.arange(len(self))[index : index + 1 or None])[0]
+        if isinstance(index, torch.Tensor):
+            index = index.numpy()
+        return self.take(np.arange(len(self))[index])
+
+    def rows(self, split: str, seed: int = 0) -> np.ndarray:
+        """Return the row numbers of a split in token order, without position 0 and special tokens.
+
+        Parameters
+        ----------
+        split : {"train", "mine", "heldout"}
+        seed : int
+            Which documents are mined on (the held-out ones are the same for every seed).
+
+        Raises
+        ------
+        ValueError
+            If the split is unknown or holds no row.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
+        found = np.flatnonzero(self.mask & self._of_split(split, seed)[self.document_ids])
+        if not len(found):
+            n = len(self.document_hashes)
+            raise ValueError(f"split {split!r} (seed {seed}) holds no rows: {n} documents are too few to be split")
+        return found
+
+    def matrix(self, split: str, seed: int = 0, n_rows: int | None = None) -> torch.Tensor:
+        """Return rows of a split as one (n, d_in) float32 tensor.
+
+        Parameters
+        ----------
+        n_rows : int, optional
+            How many rows, drawn at random without replacement under ``seed`` (a smaller draw is the beginning of
+            a larger one); all of them, in token order, if None. Asking for more than there are gives all of them
+            and a warning.
+        """
+        rows = self.rows(split, seed)
+        if n_rows is not None:
+            if n_rows < 1:
+                raise ValueError(f"n_rows = {n_rows}: expected at least 1")
+            if n_rows > len(rows):
+                warnings.warn(f"{n_rows} rows asked of split {split!r}, which has {len(rows)}", stacklevel=2)
+            rows = _generator(seed, split, "matrix").permutation(rows)[:n_rows]
+        return self.take(rows)
+
+    def batches(
+        self, batch_size: int, seed: int = 0, split: str = "train", epochs: int | None = None, start: int = 0
+    ) -> Iterator[torch.Tensor]:
+        """Yield (batch_size, d_in) float32 batches of a split, every row once an epoch, in an order of its own.
+
+        Parameters
+        ----------
+        batch_size : int
+        seed : int
+            Decides the split's documents and the order; equal seeds give equal batches.
+        split : {"train", "mine", "heldout"}
+        epochs : int, optional
+            None: endless. Rows that do not fill a batch at an epoch's end are left out when endless (all batches
+            are equally large) and come as a smaller last batch when finite (every row is seen).
+        start : int
+            Batches to skip, without reading them.
+        """
+        rows = self.rows(split, seed)
+        if not 1 <= batch_size <= len(rows):
+            raise ValueError(f"batch_size = {batch_size}: split {split!r} has {len(rows)} rows, allowed are 1 to that")
+        per_epoch = len(rows) // batch_size if epochs is None else -(-len(rows) // batch_size)
+        return self._batches(rows, batch_size, seed, split, epochs, start, per_epoch)
+
+    def _batches(
+        self, rows: np.ndarray, size: int, seed: int, split: str, epochs: int | None, start: int, per_epoch: int
+    ) -> Iterator[torch.Tensor]:
+        epoch, first = divmod(start, per_epoch)
+        while epochs is None or epoch < epochs:
+            order = _generator(seed, split, epoch).permutation(rows)
+            for i in range(first, per_epoch):
+                yield self.take(order[i * size : (i + 1) * size])
+            epoch, first = epoch + 1, 0
+
+    def contexts(self, split: str = "heldout", seed: int = 0) -> torch.Tensor:
+        """Return the (n_contexts, context_size) token ids of the contexts that hold documents of one split only.
+
+        Raises
+        ------
+        ValueError
+            If the rows are no tokens, or no context belongs wholly to the split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
+        if self.tokens[0] < 0:
+            raise ValueError(f"{self.manifest.get('title')}: rows are no tokens, so there are no contexts")
+        ours = self._of_split(split, seed)[self.document_ids].reshape(-1, self.context_size).all(1)
+        if not ours.any():
+            raise ValueError(f"no context holds documents of split {split!r} (seed {seed}) only")
+        return torch.from_numpy(self.tokens.reshape(-1, self.context_size)[ours].astype(np.int64))
+
+    def _of_split(self, split: str, seed: int) -> np.ndarray:
+        return split_of(self.document_hashes, seed, self.manifest["held_out_share"]) == split
+
+
+class ActivationStore(Store):
+    """A captured cache on disk (see :func:`rkcnn_lib.worlds.open_or_capture`).
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds ``manifest.json``.
+
+    Raises
+    ------
+    CacheError
+        If the folder is no such cache or a file is missing or short; on reading, if a checksum differs. The
+        message names the file and what to do.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.d_in = self.manifest["width"]
+        shards = self.manifest["shards"]
+        for record in (*shards, self.manifest["tokens"]):
+            _check_size(self.folder, record)
+        self._starts = np.cumsum([0, *(record["rows"] for record in shards)])
+        self._shards: dict[int, torch.Tensor] = {}
+        _check_sum(self.folder, self.manifest["tokens"])
+        columns = _load(self.folder, self.manifest["tokens"])
+        self.tokens, self.positions, self.document_ids, self.document_hashes = (
+            columns[name].numpy() for name in ("tokens", "positions", "document_ids", "document_hashes")
+        )
+        self.mask = columns["mask"].numpy().astype(bool)
+        if len(self.tokens) != self._starts[-1]:
+            raise _damaged(self.folder, "manifest.json", "counts other rows than tokens.safetensors")
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises
+        ------
+        CacheError
+            At the first file that differs.
+        """
+        for record in (self.manifest["tokens"], *self.manifest["shards"]):
+            _check_size(self.folder, record)
+            _check_sum(self.folder, record)
+
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)}")
+        out = torch.empty(len(rows), self.d_in)
+        shard_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == shard)
+            local = torch.from_numpy(rows[here] - self._starts[shard])
+            out[torch.from_numpy(here)] = self._shard(int(shard))[local].float()
+        return out
+
+    def _shard(self, number: int) -> torch.Tensor:
+        """Map a shard into memory; compare its checksum the first time."""
+        if number not in self._shards:
+            record = self.manifest["shards"][number]
+            _check_sum(self.folder, record)
+            acts = _load(self.folder, record)["acts"]
+            if acts.shape != (record["rows"], self.d_in):
+                raise _damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
+            self._shards[number] = acts
+        return self._shards[number]
+
+
+class MemoryStore(Store):
+    """The interface of :class:`ActivationStore` over a tensor, for data that come from no language model.
+
+    Parameters
+    ----------
+    X : (n, d) tensor or array
+        Kept as float32.
+    block : int
+        Consecutive rows that count as one document for the splits.
+    name : str
+        What the rows are, for the manifest.
+    truth : (n_true, d) tensor, optional
+        True directions, where they are known.
+    held_out_share : float
+    **facts
+        More entries for the manifest.
+    """
+
+    def __init__(
+        self,
+        X: torch.Tensor | np.ndarray,
+        block: int = 64,
+        name: str = "tensor",
+        truth: torch.Tensor | None = None,
+        held_out_share: float = 0.1,
+        **facts: Any,
+    ) -> None:
+        X = torch.as_tensor(X)
+        if X.ndim != 2 or not len(X):
+            raise ValueError(f"X has shape {tuple(X.shape)}: expected (n, d) with n > 0")
+        if block < 1 or not 0 < held_out_share < 1:
+            raise ValueError(f"block = {block}, held_out_share = {held_out_share}: expected >= 1 and within (0, 1)")
+        self.X, self.truth = X.detach().to("cpu", torch.float32).contiguous(), truth
+        n, self.d_in = self.X.shape
+        self.document_ids, self.positions = np.divmod(np.arange(n), block)
+        self.tokens, self.mask = np.full(n, -1), np.ones(n, dtype=bool)
+        n_documents = int(self.document_ids[-1]) + 1
+        self.document_hashes = np.array([document_hash(f"{name}/{i}") for i in range(n_documents)])
+        content = hashlib.sha256(self.X.numpy().tobytes() + f"{name} {block} {held_out_share}".encode())
+        self.manifest = facts | {
+            "format": "rkcnn-memory", "key": content.hexdigest()[:16], "title": name, "width": self.d_in,
+            "n_tokens": n, "n_documents": n_documents, "context_size": block, "held_out_share": held_out_share,
+            "dtype": "float32",
+        }  # fmt: skip
+
+    def verify(self) -> None:
+        """Raise CacheError if a value is not finite; there is no file that could be damaged."""
+        if not torch.isfinite(self.X).all():
+            raise CacheError(f"{self.manifest['title']}: holds values that are not finite")
+
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
+        return self.X[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check ``manifest.json``; raise CacheError unless it is one of ours and of this version."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise CacheError(f"{folder} is no activation cache: it has no manifest.json (written last, when all is there)")
+    try:
+        manifest = json.loads(path.read_text())
+        version = (manifest["format"], manifest["version"])
+        lacking = {"key", "width", "context_size", "held_out_share", "shards", "tokens"} - manifest.keys()
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(folder, "manifest.json", "is not an activation cache's manifest") from None
+    if version != (FORMAT, FORMAT_VERSION):
+        raise _damaged(folder, "manifest.json", f"says format {version}, expected {(FORMAT, FORMAT_VERSION)}")
+    if lacking:
+        raise _damaged(folder, "manifest.json", f"lacks {', '.join(sorted(lacking))}")
+    return manifest
+
+
+def file_record(path: Path, **more: Any) -> dict[str, Any]:
+    """Return a manifest's entry for a file: name, size in bytes, SHA-256."""
+    return {"file": path.name, **more, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_size(folder: Path, record: dict[str, Any]) -> None:
+    path = folder / record["file"]
+    if not path.is_file():
+        raise _damaged(folder, record["file"], "is missing")
+    if path.stat().st_size != record["bytes"]:
+        raise _damaged(folder, record["file"], f"has {path.stat().st_size} bytes instead of {record['bytes']}")
+
+
+def _check_sum(folder: Path, record: dict[str, Any]) -> None:
+    if _sha256(folder / record["file"]) != record["sha256"]:
+        raise _damaged(folder, record["file"], "differs from its checksum in manifest.json")
+
+
+def _load(folder: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(folder / record["file"])
+    except (SafetensorError, OSError) as error:
+        raise _damaged(folder, record["file"], f"cannot be read ({error})") from None
+
+
+def _damaged(folder: Path, file: str, what: str) -> CacheError:
+    return CacheError(f"{folder / file} {what}. {ADVICE.format(folder=folder)}")
+
+
+def _generator(seed: int, split: str, purpose: int | str) -> np.random.Generator:
+    """Return a generator of its own for each seed, split and epoch (or other purpose)."""
+    return np.random.default_rng(document_hash(f"{seed} {split} {purpose}"))

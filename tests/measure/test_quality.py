@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformer_lens import TransformerBridge
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from rkcnn_lib.measure.quality import explained_variance, frozen_dictionary_ev, quality
+from rkcnn_lib.sae import SAE, SAEConfig
+
+D = 8
+HOOK = "blocks.1.hook_mlp_out"
+
+
+def perfect_sae(d: int = D) -> SAE:
+    """relu(x) - relu(-x) = x, exactly."""
+    sae = SAE(SAEConfig(d, 2 * d, "relu", l1=0.0))
+    with torch.no_grad():
+        sae.W_dec.copy_(torch.cat([torch.eye(d), -torch.eye(d)]))
+        sae.W_enc.copy_(sae.W_dec.T)
+    return sae
+
+
+def empty_sae(b_dec: torch.Tensor) -> SAE:
+    """No latent ever fires."""
+    sae = SAE(SAEConfig(len(b_dec), 4, "jumprelu"))
+    with torch.no_grad():
+        sae.threshold.fill_(math.inf)
+        sae.b_dec.copy_(b_dec)
+    return sae
+
+
+def rows(n: int = 3000, d: int = D, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=generator) * torch.arange(1, d + 1) + 5.0
+
+
+def test_perfect_sae_scores_one():
+    result = quality(perfect_sae(), rows())
+    assert result["explained_variance"] == 1.0 == result["explained_variance_standardised"]
+    assert result["l0"] == D and result["n_tokens"] == 3000
+
+
+def test_the_mean_alone_explains_nothing():
+    X = rows()
+    result = quality(empty_sae(X.mean(0)), X)
+    assert result["explained_variance"] == pytest.approx(0, abs=1e-6)
+    assert result["explained_variance_standardised"] == pytest.approx(0, abs=1e-6)
+    assert result["l0"] == 0.0 and result["dead"] == 1.0
+    assert set(result["dead_curve"]["dead"]) == {1.0}
+
+
+def test_explained_variance_equals_the_definition_however_it_is_streamed():
+    X = rows()
+    sae = SAE(SAEConfig(D, 32, k=3))
+    with torch.no_grad():
+        x, x_hat = X.double().numpy(), sae(X).double().numpy()
+    error = ((x - x_hat) ** 2).sum(1).mean()
+    expected = 1 - error / ((x**2).sum(1).mean() - (x.mean(0) ** 2).sum())
+    standardised = np.mean(1 - ((x - x_hat) ** 2).mean(0) / x.var(0))
+    for given in (X, X.numpy(), list(X.split(700)), iter(X.split(13))):
+        result = quality(sae, given, batch_size=999)
+        assert result["explained_variance"] == pytest.approx(expected, abs=1e-6)
+        assert result["explained_variance_standardised"] == pytest.approx(standardised, abs=1e-6)
+    assert explained_variance(X, sae(X).detach()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_large_dimension_does_not_hide_the_others_when_standardised():
+    X = rows()
+    X[:, 0] *= 1000
+    X_hat = X.clone()
+    X_hat[:, 1:] = X[:, 1:].mean(0)
+    sae = perfect_sae()
+    with torch.no_grad():  # reconstructs the large dimension alone
+        sae.W_dec[[*range(1, D), *range(D + 1, 2 * D)]] = 0
+        sae.b_dec.copy_(X.mean(0))
+        sae.b_dec[0] = 0
+    result = quality(sae, X)
+    assert result["explained_variance"] > 0.99
+    assert result["explained_variance_standardised"] == pytest.approx(1 / D, abs=0.01)
+
+
+def test_variance_survives_a_mean_far_larger_than_the_spread():
+    X = 1e4 + torch.randn(5000, D, generator=torch.Generator().manual_seed(0))
+    assert explained_variance(X, X.mean(0).expand_as(X)) == pytest.approx(0, abs=1e-3)
+
+
+def test_firing_is_counted_latent_by_latent():
+    X = torch.zeros(1000, 4)
+    X[:, 0] = 1.0  # fires always
+    X[::10, 1] = 1.0  # fires on a tenth
+    X[499, 2] = 1.0  # fires once, on the 500th token
+    X[:, 3] = -torch.arange(1000.0)  # never
+    sae = SAE(SAEConfig(4, 4, "relu", l1=0.0))
+    with torch.no_grad():
+        sae.W_dec.copy_(torch.eye(4))
+        sae.W_enc.copy_(torch.eye(4))
+    result = quality(sae, X, batch_size=64)
+    assert result["density"].tolist() == [1.0, 0.1, 0.001, 0.0]
+    assert result["l0"] == pytest.approx(1.101)
+    assert result["dead"] == 0.25
+    for n, dead in zip(result["dead_curve"]["tokens"], result["dead_curve"]["dead"], strict=True):
+        assert dead == (0.5 if n < 500 else 0.25)
+    assert result["dead_curve"]["tokens"][0] == 1 and result["dead_curve"]["tokens"][-1] == 1000
+
+
+def test_any_object_that_encodes_and_decodes_will_do():
+    class Plain:
+        def __init__(self, sae):
+            self.encode, self.decode = sae.encode, sae.decode
+
+    sae = SAE(SAEConfig(D, 32, k=3))
+    with torch.no_grad():
+        plain, ours = quality(Plain(sae), rows()), quality(sae, rows())
+    assert plain["dead_curve"] == ours["dead_curve"] and torch.equal(plain["density"], ours["density"])
+    assert plain["explained_variance"] == pytest.approx(ours["explained_variance"], abs=1e-9)
+
+
+class Store:
+    def __init__(self, X: torch.Tensor) -> None:
+        self.X = X
+
+    def rows(self, split, seed=0):
+        return np.arange(len(self.X))
+
+    def batches(self, batch_size, seed=0, split="train", epochs=None):
+        assert split == "heldout" and epochs == 1
+        yield from self.X.split(batch_size)
+
+
+def test_a_store_is_read_once_from_its_held_out_split():
+    X = rows(100)
+    sae = SAE(SAEConfig(D, 32, k=3))
+    ours, expected = quality(sae, Store(X)), quality(sae, X)
+    assert ours["n_tokens"] == 100
+    assert ours["explained_variance"] == pytest.approx(expected["explained_variance"], abs=1e-9)
+
+
+def test_bad_rows_are_refused():
+    X = rows(50)
+    sae = perfect_sae()
+    spoiled = X.clone()
+    spoiled[7, 3] = torch.nan
+    for given, named in [
+        (X[:0], "no held-out rows"),
+        ([], "no held-out rows"),
+        (X[:, :5], r"\(50, 5\); the SAE reads \(n, 8\)"),
+        (spoiled, "NaN"),
+        (torch.ones(50, D), "do not vary"),
+        (X[0], "give"),
+        (3, "X is a int"),
+    ]:
+        with pytest.raises(ValueError, match=named):
+            quality(sae, given)
+    with pytest.raises(ValueError, match="same rows in the same order"):
+        explained_variance(X, X[:-1])
+    with pytest.raises(ValueError, match="without lm"):
+        quality(sae, X, tokens=torch.zeros(2, 5, dtype=torch.long))
+    with pytest.raises(ValueError, match="lm needs tokens"):
+        quality(sae, X, lm=object())
+
+
+# --- inside a language model -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2, initializer_range=0.4)
+    folder = tmp_path_factory.mktemp("gpt2")
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return TransformerBridge.boot_transformers(str(folder), tokenizer=None, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def inside(lm):
+    """Contexts, and the activations that pass the hook from position 1 on."""
+    tokens = torch.randint(50, (12, 9), generator=torch.Generator().manual_seed(0))
+    seen = []
+    with torch.no_grad():
+        lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(HOOK, lambda x, hook: seen.append(x[:, 1:]))])
+    return tokens, torch.cat(seen).flatten(0, 1)
+
+
+def test_perfect_sae_costs_nothing(lm, inside):
+    tokens, X = inside
+    result = quality(perfect_sae(16), X, lm=lm, tokens=tokens, hook_name=HOOK, contexts_per_batch=5)
+    assert result["delta_ce"] == 0.0 and result["kl"] == 0.0
+    assert result["ce_sae"] == result["ce_clean"]
+    assert result["explained_variance_in_model"] == 1.0
+
+
+def test_clean_loss_is_the_models_own(lm, inside):
+    tokens, X = inside
+    result = quality(perfect_sae(16), X, lm=lm, tokens=tokens, hook_name=HOOK)
+    with torch.no_grad():
+        own = float(lm(tokens, return_type="loss"))
+    assert result["ce_clean"] == pytest.approx(own, abs=1e-5)
+
+
+def test_empty_sae_equals_the_ablations(lm, inside):
+    tokens, X = inside
+    zero = quality(empty_sae(torch.zeros(16)), X, lm=lm, tokens=tokens, hook_name=HOOK)
+    assert zero["ce_sae"] == pytest.approx(zero["ce_zero"], abs=1e-9)
+    mean = quality(empty_sae(X.mean(0)), X, lm=lm, tokens=tokens, hook_name=HOOK)
+    assert mean["ce_sae"] == pytest.approx(mean["ce_mean"], abs=1e-5)
+    assert zero["ce_zero"] == mean["ce_zero"] and zero["kl"] > 0.01
+    assert mean["explained_variance_in_model"] == pytest.approx(0, abs=1e-5)
+
+
+def test_scores_are_shares_of_the_harm_and_undefined_without_harm(lm, inside):
+    tokens, X = inside
+    result = quality(SAE(SAEConfig(16, 32, k=4)), X, lm=lm, tokens=tokens, hook_name=HOOK)
+    for ablation in ("zero", "mean"):
+        harm = result[f"ce_{ablation}"] - result["ce_clean"]
+        recovered = result[f"ce_{ablation}"] - result["ce_sae"]
+        score = result[f"ce_score_{ablation}"]
+        assert math.isnan(score) if harm <= 0 else score == pytest.approx(recovered / harm)
+
+
+def test_scores_run_from_zero_to_one_where_ablation_harms():
+    """A stub that needs its activation: it predicts each token from the hooked one-hot of that token."""
+
+    class Copying:
+        def run_with_hooks(self, tokens, return_type, fwd_hooks):
+            ((name, hook),) = fwd_hooks
+            activations = torch.nn.functional.one_hot(tokens.roll(-1, 1), D).float()
+            replaced = hook(activations, None) if name == HOOK else None
+            return 5.0 * (activations if replaced is None else replaced)
+
+    tokens = torch.randint(D, (20, 12), generator=torch.Generator().manual_seed(0))
+    X = torch.eye(D)
+    options = {"lm": Copying(), "tokens": tokens, "hook_name": HOOK}
+    perfect = quality(perfect_sae(), X, **options)
+    assert perfect["ce_score_zero"] == perfect["ce_score_mean"] == 1.0
+    empty = quality(empty_sae(torch.zeros(D)), X, **options)
+    assert empty["ce_score_zero"] == 0.0 and empty["delta_ce"] > 1
+    # the prediction at position 0 is untouched, yet one of the eleven that count
+    hit, flat = math.log(1 + (D - 1) * math.exp(-5)), math.log(D)
+    assert empty["ce_sae"] == pytest.approx((hit + 10 * flat) / 11, rel=1e-5)
+    with pytest.raises(ValueError, match="no such hook"):
+        quality(perfect_sae(), X, lm=Copying(), tokens=tokens, hook_name="blocks.9.hook_mlp_out")
+    with pytest.raises(ValueError, match="at least 2"):
+        quality(perfect_sae(), X, lm=Copying(), tokens=tokens[:, :1], hook_name=HOOK)
+    with pytest.raises(ValueError, match=r"the SAE reads \(contexts, positions, 16\)"):
+        quality(perfect_sae(16), torch.eye(16), lm=Copying(), tokens=tokens, hook_name=HOOK)
+
+
+# --- frozen dictionaries -----------------------------------------------------------------------------------------
+
+
+def pursue_slowly(x: np.ndarray, D: np.ndarray, k: int) -> np.ndarray:
+    """One token, one step at a time: pick the best positive direction, solve least squares anew."""
+    residual, picked = x.copy(), []
+    for _ in range(k):
+        products = D @ residual
+        products[picked] = -np.inf
+        best = int(products.argmax())
+        if products[best] <= 1e-6 * np.linalg.norm(x):
+            break
+        picked.append(best)
+        coefficients = np.linalg.lstsq(D[picked].T, x, rcond=None)[0]
+        residual = x - coefficients @ D[picked]
+    return residual
+
+
+def test_pursuit_equals_its_slow_twin():
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(60, 10)) * np.arange(1, 11) + 2
+    directions = generator.normal(size=(25, 10)) * 3.0
+    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    found = frozen_dictionary_ev(X, directions, ks=(1, 4, 9), batch_size=7)
+    for k, ev in found.items():
+        left = sum((pursue_slowly(x - X.mean(0), unit, k) ** 2).sum() for x in X)
+        assert ev == pytest.approx(1 - left / ((X - X.mean(0)) ** 2).sum(), abs=1e-4)
+    bias = np.full(10, 2.0)
+    left = sum((pursue_slowly(x - bias, unit, 4) ** 2).sum() for x in X)
+    expected = 1 - left / ((X - X.mean(0)) ** 2).sum()
+    assert frozen_dictionary_ev(X, directions, ks=(4,), bias=bias)[4] == pytest.approx(expected, abs=1e-4)
+
+
+def test_true_directions_explain_all_and_random_ones_do_not():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.nn.functional.normalize(torch.randn(40, 32, generator=generator), dim=1)
+    which = torch.rand(500, 40, generator=generator).topk(2, dim=1).indices
+    X = torch.zeros(500, 40).scatter(1, which, 1.0) @ truth
+    zero = torch.zeros(32)
+    assert frozen_dictionary_ev(X, truth, ks=(4,), bias=zero)[4] > 0.97
+    random = torch.randn(40, 32, generator=generator)
+    assert frozen_dictionary_ev(X, random, ks=(4,), bias=zero)[4] < 0.6
+
+
+def test_selection_is_one_sided():
+    X = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    one = frozen_dictionary_ev(X, torch.tensor([[1.0, 0.0]]), ks=(1,))
+    both = frozen_dictionary_ev(X, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), ks=(1,))
+    assert one[1] == pytest.approx(0.5) and both[1] == pytest.approx(1.0)
+
+
+def test_copies_of_a_direction_and_more_steps_than_directions_do_no_harm():
+    X = rows(40)
+    D3 = torch.randn(3, D, generator=torch.Generator().manual_seed(1))
+    few = frozen_dictionary_ev(X, D3, ks=(3, 8))
+    many = frozen_dictionary_ev(X, D3.repeat(4, 1), ks=(12,))
+    assert few[3] == pytest.approx(few[8], abs=1e-6)
+    assert few[3] - 1e-5 <= many[12] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"D": torch.ones(3, 5)}, "must be"),
+        ({"D": torch.zeros(3, D)}, "zero direction"),
+        ({"X": torch.zeros(0, D)}, "neither empty"),
+        ({"X": torch.full((5, D), torch.nan)}, "NaN"),
+        ({"X": torch.ones(5, D)}, "does not vary"),
+        ({"ks": (0,)}, r"ks=\(0,\)"),
+    ],
+)
+def test_pursuit_refuses_bad_input(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        frozen_dictionary_ev(**({"X": rows(20), "D": torch.eye(D)} | arguments))

@@ -1,0 +1,119 @@
+"""The smoke report, looked at: figures drawn, records whole, gates that noise does not pass, nothing run twice."""
+
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+
+from rkcnn_lib.report.params import NOTEBOOKS, ROOT
+
+FIGURES = {
+    "01_toy_superposition": 6,
+    "02_probe_validation": 4,
+    "03_gpt2_cache": 4,
+    "04_sae_compare": 8,
+    "05_multilayer": 3,
+    "06_causal_checks": 3,
+}
+PLOTLY = "application/vnd.plotly.v1+json"
+EACH = pytest.mark.parametrize("notebook", NOTEBOOKS)
+
+
+def outputs_of(folder):
+    notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+@EACH
+def test_every_figure_is_drawn_with_data(report, notebook):
+    figures = [o["data"][PLOTLY] for o in outputs_of(report.run_folder(notebook)) if PLOTLY in o.get("data", {})]
+    assert len(figures) >= FIGURES[notebook]
+    assert all(figure["data"] and figure["layout"]["title"]["text"] for figure in figures)
+
+
+@EACH
+def test_the_record_is_whole(report, notebook):
+    record = json.loads((report.run_folder(notebook) / "run.json").read_text())
+    assert record["status"] == "finished" and record["headline"] and record["wall_seconds"] > 0
+    assert record["gate"]["verdict"] in ("PASS", "FAIL") and record["gate"]["checks"]
+    assert set(record["parameters"]) == set(NOTEBOOKS[notebook].model_fields)
+    assert record["provenance"]["packages"]["torch"]
+    assert set(record["earlier_gates"]) == set(list(NOTEBOOKS)[: list(NOTEBOOKS).index(notebook)])
+
+
+@EACH
+def test_metrics_are_tidy_and_finite(report, notebook):
+    table = pd.read_parquet(report.run_folder(notebook) / "metrics.parquet")
+    assert {"metric", "value"} <= set(table.columns) and len(table)
+    assert table["value"].notna().mean() > 0.99
+
+
+@pytest.mark.parametrize("notebook", ["03_gpt2_cache", "04_sae_compare", "05_multilayer", "06_causal_checks"])
+def test_gates_of_bookkeeping_pass_even_at_smoke_sizes(report, notebook):
+    gate = json.loads((report.run_folder(notebook) / "run.json").read_text())["gate"]
+    assert gate["verdict"] == "PASS", gate["checks"]
+
+
+@pytest.mark.parametrize("notebook", ["04_sae_compare", "05_multilayer", "06_causal_checks"])
+def test_two_seeds_settle_nothing(report, notebook):
+    verdicts = json.loads((report.run_folder(notebook) / "run.json").read_text())["verdicts"]
+    assert verdicts and {row["verdict"] for row in verdicts} == {"inconclusive"}
+
+
+def test_smoke_runs_carry_a_banner(report):
+    html = "".join(str(o.get("data", {}).get("text/html", "")) for o in outputs_of(report.run_folder("01_toy_superposition")))
+    assert "A smoke run" in html and "no conclusions" in html
+
+
+def test_the_pages_list_all_six(report):
+    index = (report.outputs / "report" / "index.html").read_text()
+    assert all(name in index for name in NOTEBOOKS)
+
+
+def test_a_second_report_starts_no_kernel(report):
+    again = report.rkcnn("report", "params/smoke", "--force")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert len(re.findall("finished before \\(", again.stdout)) == len(NOTEBOOKS)
+    assert ": running as " not in again.stdout
+
+
+@pytest.mark.parametrize("control", ["gaussian", "permuted"])
+@pytest.mark.parametrize("notebook", ["01_toy_superposition", "02_probe_validation"])
+def test_noise_in_no_gate_passed(report, notebook, control):
+    done = report.rkcnn("run", notebook, "-f", f"params/smoke/{notebook}--{control}.yaml")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    record = json.loads((report.run_folder(notebook, f"smoke--{control}") / "run.json").read_text())
+    assert record["gate"]["verdict"] == "FAIL", record["gate"]["checks"]
+
+
+def test_a_failed_gate_stops_the_notebooks_after_it_unless_forced(report):
+    folder = report.run_folder("03_gpt2_cache")
+    record = json.loads((folder / "run.json").read_text())
+    kept = json.dumps(record)
+    record["gate"]["verdict"] = "FAIL"
+    (folder / "run.json").write_text(json.dumps(record))
+    try:
+        words = ("run", "06_causal_checks", "-f", "params/smoke/06_causal_checks.yaml", "-p", "n_pairs", "17")
+        stopped = report.rkcnn(*words)
+        assert stopped.returncode == 1 and "GateFailed" in stopped.stderr and "03_gpt2_cache" in stopped.stderr
+    finally:
+        (folder / "run.json").write_text(kept)
+
+
+def test_plain_papermill_works_from_any_folder_and_refuses_unknown_names(report, tmp_path):
+    source = ROOT / "notebooks" / "03_gpt2_cache.ipynb"
+    smoke = ["-f", str(ROOT / "params/smoke/03_gpt2_cache.yaml"), "-p", "profile", "smoke--papermill"]
+
+    def papermill(*words):
+        command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "out.ipynb"), *smoke, *words]
+        return subprocess.run(command, cwd=tmp_path, env=report.environment, capture_output=True, text=True, timeout=300)
+
+    done = papermill("-p", "layer", "1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert report.run_folder("03_gpt2_cache", "smoke--papermill")
+    refused = papermill("-p", "layr", "8")
+    assert refused.returncode != 0 and "did you mean 'layer'" in refused.stderr

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch.nn.functional import normalize
+
+from rkcnn_lib.probe import RkCNNMiner, distinct
+
+SMALL = {"n_subsets": 24, "n_directions": 6, "n_stages": 1, "max_steps": 4}
+
+
+def sparse_world(n_features: int, d: int, p: float, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One-sided features of random unit directions in superposition."""
+    g = torch.Generator().manual_seed(seed)
+    directions = normalize(torch.randn(n_features, d, generator=g), dim=1)
+    codes = torch.rand(n, n_features, generator=g) * (torch.rand(n, n_features, generator=g) < p)
+    return codes @ directions, directions
+
+
+def recovery(found: Any, truth: torch.Tensor, cosine: float = 0.9) -> float:
+    """Share of true directions matched one-to-one at a signed cosine of at least `cosine`."""
+    C = (torch.as_tensor(found).float() @ truth.T).numpy()
+    rows, columns = linear_sum_assignment(-C)
+    return float((C[rows, columns] >= cosine).sum() / len(truth))
+
+
+@parametrize_with_checks([RkCNNMiner(n_subsets=12, n_directions=4, null=None)])
+def test_is_a_scikit_learn_transformer(estimator: Any, check: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # constant columns
+        check(estimator)
+
+
+def test_recovers_features_in_superposition_and_coordinate_subsets_do_not() -> None:
+    X, truth = sparse_world(64, 32, 0.02, 20000, 0)
+    miner = RkCNNMiner(null=None).fit(X)
+    assert recovery(miner.directions_, truth) >= 0.95  # chance: 0, no random unit vector in R^32 comes near 0.9
+    assert miner.n_distinct_ <= 80
+    baseline = RkCNNMiner(lift=False, null=None).fit(X)
+    assert recovery(baseline.directions_, truth) == 0
+    assert recovery(normalize(torch.randn(200, 32), dim=1), truth) == 0
+
+
+def test_most_of_256_features_in_64_dimensions_are_found() -> None:
+    X, truth = sparse_world(256, 64, 0.01, 20000, 1)
+    found = RkCNNMiner(n_subsets=1152, n_directions=384, null=None).fit(X).directions_
+    assert len(found) <= 384 and recovery(found, truth) >= 0.98
+
+
+def test_calibrated_search_keeps_features_and_drops_the_rest() -> None:
+    X, truth = sparse_world(20, 16, 0.03, 6000, 2)
+    miner = RkCNNMiner(n_subsets=120, n_directions=40).fit(X)
+    assert miner.null_mode_ == "rescored" and len(miner.null_maxima_) == 99
+    assert recovery(miner.directions_, truth) >= 0.9
+    assert (miner.scores_ > miner.threshold_).all() and miner.n_kept_ <= miner.n_distinct_
+    assert ((miner.directions_ @ truth.T).amax(1) > 0.8).float().mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("null", "heavy", "full_null_size"),
+    [("gaussian", False, 0), ("elliptical", True, 0)],
+)
+def test_noise_is_kept_in_few_runs(null: str, heavy: bool, full_null_size: float) -> None:
+    kept = 0
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        X = torch.randn(150, 5, generator=g) @ torch.randn(5, 5, generator=g)
+        if heavy:
+            X = X * torch.randn(150, 1, generator=g).exp()
+        miner = RkCNNMiner(**SMALL, null=null, random_state=seed, full_null_size=full_null_size)
+        kept += miner.fit(X).n_kept_ > 0
+    assert kept <= 8  # 5 % of 60 is 3; nine or more would happen in 0.4 % of test suites
+
+
+def test_full_search_on_surrogates_keeps_noise_in_few_runs() -> None:
+    data = [torch.randn(100, 4, generator=torch.Generator().manual_seed(s)) for s in range(25)]
+    miners = [RkCNNMiner(**SMALL, null="gaussian", random_state=s).fit(X) for s, X in enumerate(data)]
+    assert all(m.null_mode_ == "full" for m in miners)
+    assert sum(m.n_kept_ > 0 for m in miners) <= 4
+
+
+def test_permuted_labels_keep_noise_in_few_runs_even_within_documents() -> None:
+    kept = {True: 0, False: 0}
+    for seed in range(40):
+        rng = np.random.RandomState(seed)
+        groups = np.repeat(np.arange(20), 8)
+        X = 3 * rng.standard_normal((20, 5))[groups] + rng.standard_normal((160, 5))
+        y = rng.permutation(np.arange(20) % 2)[groups]  # a label of the document, which X knows nothing of
+        for grouped in kept:
+            miner = RkCNNMiner(n_subsets=12, n_directions=4, random_state=seed)
+            kept[grouped] += miner.fit(X, y, groups=groups if grouped else None).n_kept_ > 0
+    assert kept[True] <= 6
+    assert kept[False] > 20  # what grouping is for
+
+
+def test_labels_lead_to_fishers_direction() -> None:
+    rng = np.random.RandomState(0)
+    y = rng.randint(0, 2, 2000)
+    mixing = rng.standard_normal((12, 12))
+    delta = rng.standard_normal(12)
+    X = rng.standard_normal((2000, 12)) @ mixing + 2 * y[:, None] * delta
+    miner = RkCNNMiner(n_subsets=60, n_directions=20).fit(X, y)
+    assert miner.score_ == "separation" and miner.n_kept_ == 1 and miner.targets_.tolist() == [1]
+    assert miner.directions_[0] @ delta / np.linalg.norm(delta) > 0.95
+    scores = miner.transform(X)[:, 0]
+    assert scores[y == 1].mean() > scores[y == 0].mean()
+    restricted = RkCNNMiner(n_subsets=60, n_directions=20, lift=False).fit(X, y)
+    assert (restricted.directions_ != 0).sum(1).max() <= 3
+
+
+def test_same_seed_same_directions_and_another_seed_other_subsets() -> None:
+    X, _ = sparse_world(20, 16, 0.05, 2000, 3)
+    a, b = (RkCNNMiner(n_subsets=60, n_directions=20, random_state=5).fit(X) for _ in range(2))
+    assert torch.equal(a.directions_, b.directions_) and a.threshold_ == b.threshold_
+    c = clone(a).set_params(random_state=6).fit(X)
+    assert not torch.equal(a.subsets_.indices, c.subsets_.indices)
+
+
+def test_kind_and_precision_come_back_as_they_went_in() -> None:
+    X, _ = sparse_world(10, 8, 0.1, 1000, 4)
+    kind = {"n_subsets": 30, "n_directions": 10, "null": None}
+    tensor, array = RkCNNMiner(**kind).fit(X), RkCNNMiner(**kind).fit(X.numpy())
+    assert isinstance(tensor.directions_, torch.Tensor) and isinstance(array.filters_, np.ndarray)
+    np.testing.assert_allclose(tensor.directions_.numpy(), array.directions_, atol=1e-6)
+    for given in ((X * 100).int(), X.half(), (X * 100).int().numpy(), X.numpy().astype(np.float16)):
+        miner = RkCNNMiner(**kind).fit(given)
+        assert str(miner.directions_.dtype).endswith("float32") and miner.n_kept_ > 0
+    assert RkCNNMiner(**kind).fit(X.double().numpy()).directions_.dtype == np.float64
+    np.testing.assert_allclose(
+        array.transform(X.numpy()), (X.numpy() - X.numpy().mean(0)) @ array.filters_.T, atol=1e-5
+    )
+    torch.testing.assert_close(tensor.transform(X), torch.from_numpy(array.transform(X.numpy())), atol=1e-4, rtol=0)
+
+
+def test_directions_are_unit_signed_to_the_right_and_not_copies() -> None:
+    X, _ = sparse_world(30, 16, 0.05, 4000, 5)
+    miner = RkCNNMiner(n_subsets=90, n_directions=30, null=None).fit(-X)  # all features point the other way
+    torch.testing.assert_close(miner.directions_.norm(dim=1), torch.ones(miner.n_kept_))
+    P = miner.transform(-X)
+    assert ((P**3).mean(0) > 0).all()
+    C = miner.directions_ @ miner.directions_.T - 2 * torch.eye(miner.n_kept_)
+    assert C.max() <= 0.9 + 1e-5
+    assert (np.diff(miner.scores_) <= 0).all()
+
+
+def test_scale_and_offset_do_not_matter() -> None:
+    X, _ = sparse_world(10, 8, 0.1, 2000, 6)
+    kind = {"n_subsets": 30, "n_directions": 10, "null": None}
+    plain = RkCNNMiner(**kind).fit(X.double()).directions_
+    for moved in (X.double() * 1e-9, X.double() * 1e12, X.double() + 1000):
+        torch.testing.assert_close(RkCNNMiner(**kind).fit(moved).directions_, plain, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("score", ["kurtosis", "logcosh", "skew", "coordinate_kurtosis", "variance_ratio"])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_outlier_dimensions_and_tokens_never_give_nan(score: str, normalise: bool) -> None:
+    X = torch.randn(400, 12, generator=torch.Generator().manual_seed(0))
+    X[:, 0] *= 1e4
+    X[7] *= 1e5
+    X[8] = X.mean(0)
+    miner = RkCNNMiner(n_subsets=30, n_directions=10, score=score, normalise=normalise, null=None).fit(X)
+    assert torch.isfinite(miner.directions_).all() and np.isfinite(miner.scores_).all() and miner.n_kept_ > 0
+
+
+def test_few_coordinates_are_made_up_by_rotated_subsets_and_counted() -> None:
+    X, _ = sparse_world(8, 5, 0.1, 500, 0)
+    miner = RkCNNMiner(n_subsets=60, subset_size=2, n_directions=20, null=None).fit(X)
+    assert (miner.subsets_.n_coordinate, miner.subsets_.n_rotated, miner.n_starts_) == (10, 50, 60)
+    assert miner.n_lifted_ == 80 and len(miner.origin_) == miner.n_kept_
+
+
+def test_more_directions_than_a_third_of_the_subsets_are_cut_with_a_warning() -> None:
+    X, _ = sparse_world(20, 16, 0.05, 800, 0)
+    with pytest.warns(UserWarning, match="cut to 10"):
+        miner = RkCNNMiner(n_subsets=30, n_directions=30, null=None, lift=False).fit(X)
+    assert miner.n_kept_ <= 10 and miner.n_directions == 30
+
+
+def test_constant_columns_are_left_out_with_a_warning() -> None:
+    X, _ = sparse_world(8, 8, 0.1, 500, 0)
+    X[:, [2, 5]] = 3.0
+    with pytest.warns(UserWarning, match="2 constant columns"):
+        miner = RkCNNMiner(n_subsets=15, n_directions=5, null=None).fit(X)
+    assert miner.directions_[:, [2, 5]].abs().sum() == 0
+    assert not set(miner.subsets_.indices.flatten().tolist()) & {2, 5}
+    with pytest.raises(ValueError, match="only 6 columns vary"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        RkCNNMiner(n_subsets=15, n_directions=5, subset_size=7).fit(X)
+
+
+BAD = np.random.RandomState(0).standard_normal((20, 4))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "X", "y", "message"),
+    [
+        ({}, np.where(np.eye(20, 4) > 0, np.nan, BAD), None, "NaN"),
+        ({}, torch.full((20, 4), torch.inf), None, "infinite"),
+        ({}, np.zeros((0, 4)), None, "0 sample"),
+        ({}, torch.zeros(0, 4), None, "shape"),
+        ({}, torch.zeros(5), None, "shape"),
+        ({"subset_size": 4}, BAD[:3], None, "fewer than subset_size"),
+        ({}, np.ones((20, 4)), None, "only 0 columns"),
+        ({}, BAD, np.zeros(20), "one class"),
+        ({}, BAD, np.arange(19) % 2, "20 rows"),
+        ({"score": "separation"}, BAD, None, "needs labels"),
+        ({"null": "labels"}, BAD, None, "needs labels"),
+        ({"null": "cauchy"}, BAD, None, "unknown"),
+        ({"score": "beauty"}, BAD, None, "unknown"),
+        ({"n_surrogates": 20}, BAD, None, "at least 99"),
+        ({"n_subsets": 2}, BAD, None, "at least 3"),
+        ({"shrinkage": 3.0}, BAD, None, "shrinkage"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_bad_input_gives_a_clear_error(parameters: dict[str, Any], X: Any, y: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RkCNNMiner(**{"n_subsets": 9, "n_directions": 3, **parameters}).fit(X, y)
+
+
+def test_score_is_a_parameter_and_a_method() -> None:
+    miner = RkCNNMiner(n_subsets=30, n_directions=10, score="skew", null=None)
+    assert miner.get_params()["score"] == "skew" and "score='skew'" in repr(miner)
+    X, _ = sparse_world(10, 8, 0.1, 1000, 4)
+    assert miner.fit(X).score(X) == pytest.approx(miner.scores_.mean(), rel=1e-3)
+
+
+def test_merging_keeps_the_best_of_near_copies_and_both_signs() -> None:
+    D = normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [0.0, 1.0]]), dim=1)
+    kept = distinct(D, torch.tensor([1.0, 2.0, 3.0, 0.5]))
+    assert kept.tolist() == [2, 1, 3]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch.nn.functional import normalize
+
+from rkcnn_lib.probe import METHODS, mine
+
+G = torch.Generator().manual_seed(0)
+TRUTH = normalize(torch.randn(40, 20, generator=G), dim=1)
+X = (torch.rand(6000, 40, generator=G) * (torch.rand(6000, 40, generator=G) < 0.03)) @ TRUTH
+
+
+def recovery(found: torch.Tensor, cosine: float = 0.9) -> float:
+    C = (found.float() @ TRUTH.T).numpy()
+    rows, columns = linear_sum_assignment(-C)
+    return float((C[rows, columns] >= cosine).sum() / len(TRUTH))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_unit_seeded_directions_in_the_kind_given(method: str) -> None:
+    D = mine(method, X[:2000], 24, random_state=1)
+    assert isinstance(D, torch.Tensor) and D.dtype == torch.float32 and len(D) <= 24 and D.shape[1] == 20
+    torch.testing.assert_close(D.norm(dim=1), torch.ones(len(D)))
+    assert torch.equal(D, mine(method, X[:2000], 24, random_state=1))
+    array = mine(method, X[:2000].numpy(), 24, random_state=1)
+    assert isinstance(array, np.ndarray)
+    np.testing.assert_allclose(array, D.numpy(), atol=1e-5)
+
+
+def test_lift_recovers_what_coordinates_null_and_random_do_not() -> None:
+    found = {m: recovery(mine(m, X, 80)) for m in ("rkcnn_lift", "rkcnn_coordinate", "rkcnn_null", "random")}
+    assert found.pop("rkcnn_lift") >= 0.9
+    assert max(found.values()) <= 0.05, found
+
+
+@pytest.mark.parametrize("method", ["pca", "ica"])
+def test_both_signs_are_given_and_no_more_than_twice_the_dimension(method: str) -> None:
+    D = mine(method, X[:2000], 100)
+    assert len(D) == 40
+    torch.testing.assert_close(D[::2], -D[1::2])
+
+
+def test_ica_finds_independent_features() -> None:
+    S = (torch.rand(5000, 6, generator=G) < 0.1).float()
+    mixing = normalize(torch.randn(6, 6, generator=G), dim=1)
+    assert (mine("ica", S @ mixing, 12) @ mixing.T).amax(0).min() > 0.95
+
+
+def test_datapoints_are_centred_rows_and_no_row_twice() -> None:
+    rows = normalize(X[:30] - X[:30].mean(0), dim=1)
+    D = mine("datapoint", X[:30], 50)
+    torch.testing.assert_close((D @ rows.T).amax(1), torch.ones(len(D)))
+    assert len(D) == len(torch.unique((D @ rows.T).argmax(1)))
+
+
+def test_kmeans_finds_planted_directions_of_clusters() -> None:
+    centres = torch.eye(8)[torch.arange(4000) % 8] * 5 + 0.3 * torch.randn(4000, 8, generator=G)
+    expected = normalize(torch.eye(8) - 1 / 8, dim=1)
+    for normalise in (True, False):
+        assert (mine("kmeans", centres, 32, normalise=normalise) @ expected.T).amax(0).min() > 0.95
+
+
+def test_controls_spend_the_same_starts_and_differ_only_in_the_choice() -> None:
+    best, other, bottom = (mine(m, X, 10, n_stages=1) for m in ("rkcnn_lift", "lift_unselected", "lift_bottom"))
+    assert not torch.equal(best, other) and not torch.equal(best, bottom)
+
+
+def test_fewer_rows_than_directions_still_work() -> None:
+    for method in METHODS:
+        D = mine(method, X[X.norm(dim=1) > 0][:12], 30)
+        assert torch.isfinite(D).all() and 0 < len(D) <= 30, method
+
+
+def test_unknown_methods_options_and_data_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown"):
+        mine("magic", X, 3)
+    with pytest.raises(ValueError, match="options"):
+        mine("pca", X, 3, colour="red")
+    with pytest.raises(ValueError, match="options"):
+        mine("rkcnn_lift", X, 3, colour="red")
+    with pytest.raises(ValueError, match="NaN"):
+        mine("pca", X * torch.nan, 3)
+    with pytest.raises(ValueError, match="shape"):
+        mine("pca", X[0], 3)
+    with pytest.raises(ValueError, match="n_directions"):
+        mine("pca", X, 0)

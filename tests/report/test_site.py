@@ -1,0 +1,336 @@
+"""Pages work from disk without a network, run nothing foreign, hide nothing that failed or was not run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import nbformat
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from bs4 import BeautifulSoup
+
+from rkcnn_lib.report import figures
+from rkcnn_lib.report.params import NOTEBOOKS
+from rkcnn_lib.report.site import build_site
+
+EVIL = "<script>window.hacked = true</script>"
+PLOTLY = "application/vnd.plotly.v1+json"
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+VERDICT = {
+    "hypothesis": "explained variance", "contrast": "rkcnn_lift - random", "metric": "ev", "difference": 0.011,
+    "low": 0.006, "high": 0.016, "n_seeds": 5, "delta": 0.005, "verdict": "supported", "gated": False,
+}  # fmt: skip
+
+
+def dot_figure(title="The lift wins", seed="0"):
+    table = pd.DataFrame(
+        [{"arm": a, "seed": seed, "metric": m, "value": 0.5} for a in ("random", "rkcnn_lift") for m in ("ev", "dead")]
+    )
+    return figures.arm_metrics(table, title)
+
+
+def slider_figure():
+    return figures.toy_directions({"p = 0.1": [[1.0, 0.0]], "p = 0.01": [[0.0, 0.5]]}, "Directions")
+
+
+def figure_output(fig):
+    return nbformat.v4.new_output("display_data", {PLOTLY: json.loads(fig.to_json()), "text/plain": "figure"})
+
+
+def write_run(root, notebook="01_toy_superposition", figs=(), cells=(), executed=True, **record):
+    folder = root / notebook / str(len(list(root.glob("*/*"))))
+    folder.mkdir(parents=True)
+    base = {
+        "format": 1, "notebook": notebook, "variant": None, "key": "abc123", "profile": "full", "status": "finished",
+        "title": None, "question": "Which?", "headline": "This one.", "parameters": {"n_subsets": 600},
+        "gate": {"verdict": "PASS", "checks": [
+            {"name": "recovery", "value": 0.82, "requirement": "> chance", "passed": True, "chance": 0.09}]},
+        "verdicts": [], "earlier_gates": {}, "provenance": {"git_commit": "0123456789ab", "git_dirty": True},
+        "model": None, "data": None, "seeds": [0, 1], "started": "2026-01-01T10:00:00", "finished": None,
+        "wall_seconds": 61.5,
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(base | record))
+    pd.DataFrame({"value": [1.0]}).to_parquet(folder / "metrics.parquet")
+    if executed:
+        book = nbformat.v4.new_notebook()
+        book.cells = [
+            nbformat.v4.new_markdown_cell("# A title\n\nProse.\n\n## Method\n\n#### Detail\n\n## Method"),
+            *cells,
+            *[nbformat.v4.new_code_cell("show(fig)", outputs=[figure_output(fig)]) for fig in figs],
+        ]
+        nbformat.write(book, folder / "notebook.ipynb")
+    return folder
+
+
+def read(path):
+    return BeautifulSoup(path.read_text(), "html.parser")
+
+
+def test_lists_all_six_notebooks_and_marks_those_not_run(tmp_path):
+    index = build_site([write_run(tmp_path / "runs", figs=[dot_figure()])], tmp_path / "site")
+    page = read(index)
+    cards = page.select(".cards > li")
+    assert [card.select_one(".kicker").get_text()[:2] for card in cards] == [name[:2] for name in NOTEBOOKS]
+    assert "PASS" in cards[0].get_text() and "This one." in cards[0].get_text()
+    assert all("NOT RUN" in card.get_text() and not card.find("a") for card in cards[1:])
+    record = json.loads((tmp_path / "site/site.json").read_text())
+    assert record["not_run"] == list(NOTEBOOKS)[1:]
+    assert all("NOT RUN" in read(build_site([], tmp_path / "empty")).get_text() for _ in range(1))
+
+
+def test_counts_figures_and_flags_a_page_without_any(tmp_path):
+    runs = [
+        write_run(tmp_path / "runs", "01_toy_superposition", [dot_figure(), slider_figure()]),
+        write_run(tmp_path / "runs", "02_probe_validation"),
+        write_run(tmp_path / "runs", "03_gpt2_cache", executed=False),
+    ]
+    build_site(runs, tmp_path / "site")
+    record = json.loads((tmp_path / "site/site.json").read_text())
+    assert [page["figures"] for page in record["pages"]] == [2, 0, 0] and record["figures"] == 2
+    assert not record["pages"][0]["flags"]
+    assert "no figure" in record["pages"][1]["flags"][0] and "no executed notebook" in record["pages"][2]["flags"][0]
+    assert "no figure" in (tmp_path / "site/02_probe_validation.html").read_text()
+
+
+def test_banners_for_small_and_unfinished_runs(tmp_path):
+    runs = [
+        write_run(tmp_path / "runs", "01_toy_superposition", profile="smoke"),
+        write_run(tmp_path / "runs", "02_probe_validation", profile="quick--wide"),
+        write_run(tmp_path / "runs", "03_gpt2_cache", profile="gpt2", status="failed"),
+        write_run(tmp_path / "runs", "04_sae_compare", profile="gpt2"),
+    ]
+    index = build_site(runs, tmp_path / "site")
+    said = {
+        file.name[:2]: " ".join(b.get_text() for b in read(file).select("main .banner"))
+        for file in index.parent.glob("0*.html")
+    }
+    assert "A smoke run: sizes of seconds, no conclusions" in said["01"]
+    assert "A quick run" in said["02"] and "did not finish (status: failed)" in said["03"] and not said["04"]
+    assert "smoke" in read(index).select_one(".banner").get_text()
+
+
+def test_everything_from_a_run_is_escaped(tmp_path):
+    evil_check = {"name": EVIL, "value": EVIL, "requirement": EVIL, "passed": False, "chance": EVIL}
+    html_output = nbformat.v4.new_output(
+        "display_data", {"text/html": f'{EVIL}<p onclick="x()">fine</p><img src=x onerror=alert(1)>'}
+    )
+    cells = [
+        nbformat.v4.new_markdown_cell(f"## {EVIL}\n\n[x](javascript:alert(1)) ![p](http://a.example/p.png)"),
+        nbformat.v4.new_code_cell(f"'{EVIL}'", outputs=[html_output, nbformat.v4.new_output("stream", text=EVIL)]),
+    ]
+    run = write_run(
+        tmp_path / "runs", figs=[dot_figure(EVIL, seed=EVIL), go.Figure(go.Scatter(y=[1], text=[EVIL]))], cells=cells,
+        title=EVIL, question=EVIL, headline=EVIL, parameters={EVIL: EVIL}, seeds=[EVIL], variant=EVIL, key=EVIL,
+        gate={"verdict": EVIL, "checks": [evil_check]}, verdicts=[dict.fromkeys(VERDICT, EVIL)],
+        model={"name": EVIL}, data={EVIL: [EVIL]}, provenance={"device": EVIL, "packages": {EVIL: EVIL}},
+        earlier_gates={EVIL: EVIL}, started=EVIL, status=EVIL, profile=EVIL,
+    )  # fmt: skip
+    index = build_site([run], tmp_path / "site", title=EVIL)
+    for file in index.parent.glob("*.html"):
+        page, text = read(file), file.read_text()
+        assert "<script>window" not in text.replace("&lt;script&gt;", "")
+        assert all(s.get("src") or s.get("type") == "application/json" for s in page.find_all("script"))
+        assert not [tag for tag in page.find_all(True) for name in tag.attrs if name.startswith("on")]
+        assert not page.find_all(href=re.compile("^javascript", re.I))
+        assert EVIL in page.get_text(), "escaped, not lost"
+    build_site([], tmp_path / "site2", title=EVIL)
+
+
+def test_loads_nothing_from_elsewhere_and_forbids_it(tmp_path):
+    cell = nbformat.v4.new_markdown_cell("See [a paper](https://doi.org/10.7717/peerj-cs.2497).")
+    index = build_site([write_run(tmp_path / "runs", figs=[dot_figure()], cells=[cell])], tmp_path / "site")
+    for file in index.parent.glob("*.html"):
+        page = read(file)
+        loaded = [tag["src"] for tag in page.find_all(src=True)] + [tag["href"] for tag in page.find_all("link")]
+        assert all(not re.match(r"(https?:)?//", source) for source in loaded)
+        local = [*loaded, *[a["href"] for a in page.find_all("a") if not a["href"].startswith("http")]]
+        for target in local:
+            assert not target.startswith("/")
+            name = target.split("#")[0]
+            assert target.startswith(("data:", "#")) or (index.parent / name).is_file(), target
+        policy = page.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
+        script = re.search(r"script-src ([^;]*)", policy)[1]
+        assert "'unsafe-inline'" not in script and "http" not in policy and "default-src 'none'" in policy
+
+
+def test_headings_are_in_order_with_one_h1_and_working_contents(tmp_path):
+    index = build_site([write_run(tmp_path / "runs", figs=[dot_figure()], title="Own title")], tmp_path / "site")
+    page = read(index.parent / "01_toy_superposition.html")
+    levels = [int(h.name[1]) for h in page.find_all(re.compile("^h[1-6]$"))]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    ids = [tag["id"] for tag in page.find_all(id=True)]
+    assert len(ids) == len(set(ids)), "two elements share an id"
+    links = [a["href"][1:] for a in page.select(".contents a")]
+    assert links and set(links) <= set(ids) and len(set(links)) == len(links)
+    assert page.find("h1").get_text() == "Own title"
+
+
+def test_index_shows_verdicts_with_intervals_and_ungated_marks(tmp_path):
+    unknown = VERDICT | {"low": float("-inf"), "high": float("inf"), "verdict": None, "gated": True}
+    run = write_run(tmp_path / "runs", "04_sae_compare", verdicts=[VERDICT, unknown])
+    table = read(build_site([run], tmp_path / "site")).select_one("table.verdicts")
+    first, second = [row.get_text(" ", strip=True) for row in table.select("tbody tr")]
+    for part in (
+        "explained variance",
+        "rkcnn_lift - random",
+        "+0.011",
+        "+0.006 to +0.016",
+        "0.005",
+        "supported",
+        "ungated",
+    ):
+        assert part in first
+    assert "no interval" in second and "no verdict" in second and "ungated" not in second
+
+
+def test_variants_and_repeats_get_pages_of_their_own(tmp_path):
+    runs = [
+        write_run(tmp_path / "runs", "04_sae_compare", started="2026-01-01T00:00:00", headline="old"),
+        write_run(tmp_path / "runs", "04_sae_compare", started="2026-01-02T00:00:00", headline="new"),
+        write_run(tmp_path / "runs", "04_sae_compare", profile="gpt2--layer_9"),
+    ]
+    index = build_site(runs, tmp_path / "site")
+    pages = [page["page"] for page in json.loads((index.parent / "site.json").read_text())["pages"]]
+    assert pages == ["04_sae_compare.html", "04_sae_compare--run2.html", "04_sae_compare--layer_9.html"]
+    assert "new" in read(index.parent / pages[0]).select_one(".headline").get_text()
+    assert all(read(index).find("a", href=page) for page in pages)
+
+
+def test_null_fields_are_no_obstacle(tmp_path):
+    run = write_run(tmp_path / "runs", figs=[dot_figure()])
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({k: v if k == "notebook" else None for k, v in record.items()}))
+    page = read(build_site([run], tmp_path / "site").parent / "01_toy_superposition.html")
+    assert "NOT RUN" in page.get_text() and "A title" in page.find("h1").get_text()
+
+
+def test_bad_input_is_refused_and_leaves_the_old_site_alone(tmp_path):
+    index = build_site([write_run(tmp_path / "runs", figs=[dot_figure()])], tmp_path / "site")
+    before = index.read_text()
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match="no run folder"):
+        build_site([tmp_path / "nothing"], tmp_path / "site")
+    broken = write_run(tmp_path / "runs", "02_probe_validation")
+    (broken / "notebook.ipynb").write_text("{")
+    with pytest.raises(ValueError, match="not a notebook"):
+        build_site([broken], tmp_path / "site")
+    assert index.read_text() == before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "temporary folders are left behind"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match="not a site made here"):
+        build_site([], tmp_path / "mine")
+    assert (tmp_path / "mine/notes.txt").read_text() == "precious"
+
+
+def test_a_rebuilt_site_keeps_nothing_of_the_old(tmp_path):
+    index = build_site([write_run(tmp_path / "runs", figs=[dot_figure()])], tmp_path / "site")
+    build_site([], tmp_path / "site")
+    assert not (index.parent / "01_toy_superposition.html").exists() and index.is_file()
+
+
+def test_code_is_folded_and_progress_bars_are_settled(tmp_path):
+    outputs = [nbformat.v4.new_output("stream", name="stderr", text="10%\r55%\r100%\n")]
+    cell = nbformat.v4.new_code_cell("secret_call()", outputs=outputs)
+    index = build_site([write_run(tmp_path / "runs", figs=[dot_figure()], cells=[cell])], tmp_path / "site")
+    page = read(index.parent / "01_toy_superposition.html")
+    assert "secret_call" in page.select_one("details.code").get_text()
+    assert page.select_one("details.log pre").get_text().strip() == "100%"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (looked for chromium, chromium-browser, google-chrome)")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as play:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield chromium
+        chromium.close()
+
+
+def open_page(browser, file, width=1280, scheme="light"):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    page, complaints = context.new_page(), []
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else complaints.append(r.url))
+    page.goto(file.as_uri())
+    if page.query_selector(".plot"):
+        page.wait_for_function("document.documentElement.dataset.figures", timeout=60_000)
+    return page, complaints
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pages")
+    web = go.Figure(go.Scattergl(y=[1, 2, 3], text=[EVIL] * 3))
+    output = nbformat.v4.new_output("display_data", {"text/html": EVIL})
+    runs = [
+        write_run(root / "runs", figs=[dot_figure(EVIL, EVIL), slider_figure()], title=EVIL, verdicts=[VERDICT]),
+        write_run(
+            root / "runs", "02_probe_validation", [web], cells=[nbformat.v4.new_code_cell("x", outputs=[output])]
+        ),
+    ]
+    return build_site(runs, root / "site").parent
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_two_figures_are_drawn_without_a_network(browser, site, width, scheme):
+    page, complaints = open_page(browser, site / "01_toy_superposition.html", width, scheme)
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('.js-plotly-plot')].filter(p => p.querySelector('.main-svg')).length"
+    )
+    assert drawn == 2 and not complaints
+    assert not page.evaluate("window.hacked === true")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_webgl_figure_is_drawn_and_foreign_script_is_not_run(browser, site):
+    page, complaints = open_page(browser, site / "02_probe_validation.html")
+    assert page.evaluate("document.querySelectorAll('.js-plotly-plot .main-svg').length") > 0
+    assert not page.evaluate("window.hacked === true")
+    assert not [text for text in complaints if "WebGL" not in text and "GPU" not in text and "gl" not in text.lower()]
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_slider_and_drop_down_change_what_is_drawn(browser, site):
+    page, complaints = open_page(browser, site / "01_toy_superposition.html")
+    first = "document.querySelectorAll('.js-plotly-plot')[0]"
+    page.evaluate(f"{first}.layout.updatemenus[0].buttons[1].args") and page.evaluate(
+        f"Plotly.update({first}, ...{first}.layout.updatemenus[0].buttons[1].args).then(() => 1)"
+    )
+    assert "dead" in page.evaluate(f"{first}.layout.xaxis.title.text")
+    slid = "document.querySelectorAll('.js-plotly-plot')[1]"
+    page.evaluate(f"Plotly.animate({slid}, ...{slid}.layout.sliders[0].steps[1].args).then(() => 1)")
+    page.wait_for_function(f"Math.abs({slid}.data[1].y[0] - 0.5) < 1e-6", timeout=10_000)
+    assert not complaints
+    page.context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_index_fits_and_is_silent(browser, site, width):
+    page, complaints = open_page(browser, site / "index.html", width)
+    assert not complaints and page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_code_button_unfolds_all_code(browser, site):
+    page, _ = open_page(browser, site / "01_toy_superposition.html")
+    assert page.evaluate("document.querySelectorAll('details.code[open]').length") == 0
+    page.click("#toggle-code")
+    assert page.evaluate("document.querySelectorAll('details.code:not([open])').length") == 0
+    page.context.close()

@@ -1,0 +1,154 @@
+"""An interrupted run ends with the same bits as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rkcnn_lib.sae import SAEConfig, TrainConfig, train_many, train_sae
+from tests.sae.planted import planted
+
+X, _ = planted(4000)
+CONFIG = SAEConfig(32, 64, k=3, aux_k=8)
+TRAIN = TrainConfig(
+    steps=60, batch_size=100, lr=3e-3, dead_tokens=1500, log_every=7, snapshot_steps=(0, 20, 60), checkpoint_every=9
+)
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Stream:
+    """Data with the interface of a store, which may break down after some batches."""
+
+    def __init__(self, dies_at: int | None = None, poison_at: int | None = None) -> None:
+        self.dies_at, self.poison_at = dies_at, poison_at
+
+    def matrix(self, split, seed=0, n_rows=None):
+        return X[:n_rows]
+
+    def batches(self, batch_size, seed=0, split="train"):
+        generator = torch.Generator().manual_seed(seed)
+        step = 0
+        while True:
+            if step == self.dies_at:
+                raise Interrupted
+            batch = X[torch.randint(len(X), (batch_size,), generator=generator)]
+            yield torch.full_like(batch, torch.nan) if step == self.poison_at else batch
+            step += 1
+
+
+class SkippingStream(Stream):
+    """The same batches, but able to start anywhere."""
+
+    def batches(self, batch_size, seed=0, split="train", start=0):
+        for step, batch in enumerate(super().batches(batch_size, seed, split)):
+            if step >= start:
+                yield batch
+
+
+def assert_same(a, b):
+    for name, tensor in a.state_dict().items():
+        assert torch.equal(tensor, b.state_dict()[name]), name
+    assert a.history == b.history
+    assert sorted(a.snapshots) == sorted(b.snapshots)
+    assert all(torch.equal(a.snapshots[step], b.snapshots[step]) for step in a.snapshots)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "relu"])
+def test_resuming_gives_the_same_bits(architecture, tmp_path):
+    config = SAEConfig(32, 64, "relu", l1=1.0) if architecture == "relu" else replace(CONFIG, architecture=architecture)
+    whole = train_sae(Stream(), config, TRAIN, progress=False)
+    for dies_at in (5, 23, 41, 59):  # before the first checkpoint, and between others
+        with pytest.raises(Interrupted):
+            train_sae(Stream(dies_at), config, TRAIN, checkpoint=tmp_path, progress=False)
+    resumed = train_sae(SkippingStream(), config, TRAIN, checkpoint=tmp_path, progress=False)
+    assert_same(whole, resumed)
+    assert len(list(tmp_path.iterdir())) == 2  # one state, old ones and half-written ones gone
+
+
+def test_a_tensor_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    whole = train_sae(X, CONFIG, TRAIN, progress=False)
+    from rkcnn_lib.sae import training
+
+    save = training.save_checkpoint
+
+    def save_and_die(trainer, *rest):
+        save(trainer, *rest)
+        if trainer.step == 45:
+            raise Interrupted
+
+    monkeypatch.setattr(training, "save_checkpoint", save_and_die)
+    with pytest.raises(Interrupted):
+        train_sae(X, CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    assert_same(whole, train_sae(X, CONFIG, TRAIN, checkpoint=tmp_path, progress=False))
+
+
+def test_a_finished_run_is_read_and_not_repeated(tmp_path):
+    done = train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    assert_same(done, train_sae(Stream(dies_at=0), CONFIG, TRAIN, checkpoint=tmp_path, progress=False))
+
+
+def test_arms_that_stopped_at_different_steps_end_alike(tmp_path):
+    arms = {"a": (CONFIG, None), "b": (replace(CONFIG, k=4), None)}
+    whole = train_many(Stream(), arms, TRAIN, seeds=(2,), progress=False)
+    with pytest.raises(Interrupted):
+        train_many(Stream(40), arms, TRAIN, seeds=(2,), checkpoint=tmp_path, progress=False)
+    for old in (tmp_path / "b-seed2").iterdir():
+        old.unlink()  # b must begin again while a waits at step 36
+    resumed = train_many(Stream(), arms, TRAIN, seeds=(2,), checkpoint=tmp_path, progress=False)
+    for key in whole:
+        assert_same(whole[key], resumed[key])
+
+
+def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path):
+    with pytest.raises(Interrupted):
+        train_sae(Stream(25), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    (tmp_path / "step-00000027.safetensors").write_bytes(b"half")
+    (tmp_path / "checkpoint.json.part").write_text("{")
+    whole = train_sae(Stream(), CONFIG, TRAIN, progress=False)
+    assert_same(whole, train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False))
+
+
+def test_another_run_does_not_take_up_this_checkpoint(tmp_path):
+    with pytest.raises(Interrupted):
+        train_sae(Stream(25), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    for config, train, named in [
+        (CONFIG, replace(TRAIN, lr=1e-3), "training lr=0.003, this run has 0.001"),
+        (replace(CONFIG, k=4), TRAIN, "sae k=3, this run has 4"),
+    ]:
+        with pytest.raises(ValueError, match=named):
+            train_sae(Stream(), config, train, checkpoint=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="identity data"):
+        train_sae(X + 1, CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    train_sae(Stream(), CONFIG, replace(TRAIN, checkpoint_every=50), checkpoint=tmp_path, progress=False)
+
+
+def test_damage_is_reported(tmp_path):
+    with pytest.raises(Interrupted):
+        train_sae(Stream(25), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    (tensors,) = tmp_path.glob("*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:500])
+    with pytest.raises(ValueError, match="damaged"):
+        train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"nan at step 33; last good checkpoint: none"):
+        train_sae(Stream(poison_at=33), CONFIG, TRAIN, progress=False)
+    with pytest.raises(FloatingPointError, match=r"nan at step 33; last good checkpoint: step 27 in"):
+        train_sae(Stream(poison_at=33), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 27
+
+
+def test_data_that_ends_too_early_are_refused():
+    class Short(Stream):
+        def batches(self, batch_size, seed=0, split="train"):
+            yield from (X[:100] for _ in range(3))
+
+    with pytest.raises(ValueError, match="ended after 3 batches"):
+        train_sae(Short(), CONFIG, TRAIN, progress=False)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from rkcnn_lib.sae import SAE, SAEConfig, geometric_median, init_from_directions
+from rkcnn_lib.sae.inits import best_scale
+from tests.sae.planted import planted
+
+X, TRUTH = planted(2000)
+X = 7.0 * X + 3.0
+CONFIG = SAEConfig(32, 64, k=3)
+
+
+def test_every_arm_has_the_same_random_fill():
+    few = init_from_directions(CONFIG, TRUTH[:10], X=X, random_state=3)
+    many = init_from_directions(CONFIG, TRUTH[:40], X=X, random_state=3)
+    none = init_from_directions(CONFIG, X=X, random_state=3)
+    assert torch.equal(few.W_dec[40:], many.W_dec[40:])
+    assert torch.equal(few.W_dec[10:], none.W_dec[10:])
+    assert not torch.equal(none.W_dec, init_from_directions(CONFIG, X=X, random_state=4).W_dec)
+    for sae in (few, many, none):
+        assert torch.equal(sae.b_dec, none.b_dec)
+        assert torch.equal(sae.b_enc, torch.zeros(64))
+        torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(64))
+
+
+def test_encoder_is_tied_up_to_one_scalar():
+    sae = init_from_directions(CONFIG, TRUTH, X=X)
+    ratio = sae.W_enc.norm(dim=0)
+    torch.testing.assert_close(ratio, ratio[0].expand(64))
+    torch.testing.assert_close(sae.W_enc / ratio, sae.W_dec.T)
+    torch.testing.assert_close(sae.W_dec[: len(TRUTH)], TRUTH)
+
+
+@pytest.mark.parametrize("config", [CONFIG, SAEConfig(32, 64, "relu", l1=1.0), SAEConfig(32, 64, "batchtopk", k=3)])
+def test_no_other_scale_reconstructs_better(config):
+    """Long directions in one place, as datapoints give them, must not start the arm far off."""
+    sae = init_from_directions(config, X[:40] * 100, X=X)
+    assert best_scale(sae, X) == pytest.approx(1.0, abs=1e-4)
+
+    def error(factor: float) -> float:
+        other = init_from_directions(config, X[:40], X=X)
+        with torch.no_grad():
+            other.W_enc.mul_(factor)
+            z = other.encode_batch(X).dense() if config.uses_topk else other.encode(X)
+            return float((other.decode(z) - X).square().mean())
+
+    assert error(1.0) < min(error(0.9), error(1.1), error(0.5), error(2.0))
+
+
+def test_batchtopk_starts_with_a_threshold_that_lets_k_latents_through():
+    sae = init_from_directions(SAEConfig(32, 64, "batchtopk", k=3), TRUTH, X=X)
+    assert float((sae.encode(X) > 0).sum(1).float().mean()) == pytest.approx(3, rel=0.05)
+
+
+def test_fraction_limits_the_mined_latents():
+    sae = init_from_directions(CONFIG, TRUTH, X=X, fraction=0.25)
+    random = init_from_directions(CONFIG, X=X)
+    torch.testing.assert_close(sae.W_dec[:16], TRUTH[:16])
+    assert torch.equal(sae.W_dec[16:], random.W_dec[16:])
+    assert torch.equal(init_from_directions(CONFIG, TRUTH, X=X, fraction=0.0).W_dec, random.W_dec)
+
+
+def test_filters_become_the_encoder_and_answer_one_to_their_direction():
+    filters = TRUTH + 0.1 * torch.randn(TRUTH.shape, generator=torch.Generator().manual_seed(0))
+    sae = init_from_directions(CONFIG, TRUTH, filters, X=X)
+    answers = (sae.W_enc.T * sae.W_dec).sum(dim=1)
+    torch.testing.assert_close(answers, answers[0].expand(64))
+    cosines = torch.nn.functional.cosine_similarity(sae.W_enc.T[:48], filters)
+    torch.testing.assert_close(cosines, torch.ones(48))
+
+
+def test_deduplicating_keeps_the_first_and_the_opposite():
+    copies = torch.stack([TRUTH[0], 0.99 * TRUTH[0] + 0.05 * TRUTH[1], -TRUTH[0], TRUTH[2]])
+    sae = init_from_directions(CONFIG, copies, X=X, deduplicate=0.9)
+    torch.testing.assert_close(sae.W_dec[:3], torch.stack([TRUTH[0], -TRUTH[0], TRUTH[2]]))
+    assert torch.equal(sae.W_dec[3:], init_from_directions(CONFIG, X=X).W_dec[3:])
+
+
+def test_geometric_median_is_where_the_sum_of_distances_is_least():
+    rows = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double().exp()
+    found = geometric_median(rows, tolerance=1e-10, n_iterations=2000)
+    best = minimize(lambda p: float((rows - torch.from_numpy(p)).norm(dim=1).sum()), rows.mean(0).numpy(), tol=1e-12)
+    torch.testing.assert_close(found, torch.from_numpy(best.x), atol=1e-5, rtol=0)
+    assert (found - rows.mean(0)).norm() > 0.1  # skewed rows: the mean is another point
+
+
+def test_geometric_median_of_one_repeated_row_is_that_row():
+    assert torch.equal(geometric_median(torch.full((5, 3), 2.0)), torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"directions": torch.ones(3, 5)}, "directions have shape"),
+        ({"directions": torch.zeros(3, 32)}, "all-zero"),
+        ({"directions": torch.full((3, 32), torch.nan)}, "NaN"),
+        ({"filters": TRUTH}, "without directions"),
+        ({"directions": TRUTH, "filters": TRUTH[:3]}, "3 filters for 48"),
+        ({"directions": TRUTH, "filters": -TRUTH}, "48 filters do not answer"),
+        ({"directions": TRUTH, "fraction": 1.5}, "fraction=1.5"),
+        ({"directions": TRUTH, "deduplicate": 1.5}, "deduplicate=1.5"),
+        ({"X": torch.zeros(0, 32)}, "at least one row"),
+        ({"X": torch.zeros(10, 31)}, "d_in=32"),
+        ({"X": torch.full((10, 32), torch.inf)}, "NaN or infinite"),
+        ({"X": "rows"}, "X is a str"),
+    ],
+)
+def test_bad_input_is_refused(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        init_from_directions(CONFIG, **({"X": X} | arguments))
+
+
+def test_a_plain_sae_is_the_random_arm_before_bias_and_scale():
+    assert torch.equal(SAE(CONFIG, 5).W_dec, init_from_directions(CONFIG, X=X, random_state=5).W_dec)

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, train_many, train_sae
+from rkcnn_lib.sae import trainer as trainer_module
+from rkcnn_lib.sae.trainer import Trainer, auxk_error, training_output
+from rkcnn_lib.sae.training import batches, input_scale
+from tests.sae.planted import matched_cosine, planted
+
+X, TRUTH = planted(20_000)
+CONFIG = SAEConfig(32, 64, k=3)
+SHORT = TrainConfig(steps=30, batch_size=128, lr=3e-3, log_every=10)
+
+
+def same_weights(a: SAE, b: SAE) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_topk_recovers_planted_directions():
+    sae = train_sae(X, CONFIG, TrainConfig(steps=500, batch_size=128, lr=1e-2), progress=False)
+    untrained = matched_cosine(SAE(CONFIG).W_dec, TRUTH)
+    assert untrained < 0.6 < 0.9 <= matched_cosine(sae.W_dec, TRUTH)
+    assert sae.history[-1]["explained_variance"] > 0.9
+
+
+def test_started_from_the_truth_it_stays_there():
+    init = init_from_directions(CONFIG, TRUTH, X=X)
+    assert matched_cosine(init.W_dec, TRUTH) >= 0.99
+    sae = train_sae(X, CONFIG, TrainConfig(steps=200, batch_size=256), init, progress=False)
+    assert matched_cosine(sae.W_dec, TRUTH) >= 0.99
+    assert init.history == [] and matched_cosine(init.W_dec, TRUTH) >= 0.99  # the start itself is not changed
+
+
+def test_raw_units_go_in_and_come_out():
+    """The same data in other units trains to the same SAE in those units."""
+    runs = {}
+    for factor in (1.0, 250.0):
+        init = init_from_directions(CONFIG, TRUTH, X=factor * X)
+        runs[factor] = train_sae(factor * X, CONFIG, SHORT, init, progress=False)
+    torch.testing.assert_close(runs[250.0](250.0 * X) / 250, runs[1.0](X), atol=1e-3, rtol=1e-3)
+    error = (runs[250.0](250.0 * X) / 250 - X).square().sum() / (X - X.mean(0)).square().sum()
+    assert error < 0.2
+    torch.testing.assert_close(runs[250.0].W_dec.norm(dim=1), torch.ones(64))
+
+
+def test_l1_is_summed_over_latents():
+    sae = SAE(SAEConfig(32, 64, "relu", l1=0.5))
+    x = X[:100]
+    z = sae.encode(x)
+    expected = (x - sae.decode(z)).square().sum(1).mean() + 0.5 * z.sum(1).mean()
+    torch.testing.assert_close(training_output(sae, x).loss, expected)
+    halved = training_output(sae, x, l1_share=0.5).loss
+    torch.testing.assert_close(expected - halved, 0.25 * z.sum(1).mean())
+
+
+def test_relu_becomes_sparse():
+    config = SAEConfig(32, 64, "relu", l1=3.0)
+    sae = train_sae(X, config, TrainConfig(steps=500, batch_size=128, lr=3e-3), progress=False)
+    assert sae.history[-1]["l0"] < 8 < sae.history[0]["l0"]
+    assert sae.history[-1]["explained_variance"] > 0.6
+
+
+def test_batchtopk_is_a_jumprelu_with_k_active_latents_at_inference():
+    config = SAEConfig(32, 64, "batchtopk", k=3)
+    sae = train_sae(X, config, TrainConfig(steps=300, batch_size=256, lr=1e-2), progress=False)
+    held_out, _ = planted(5000, seed=1)
+    z = sae.encode(held_out)
+    assert float((z > 0).sum(1).float().mean()) == pytest.approx(3, rel=0.05)
+    assert z[z > 0].min().item() >= float(sae.threshold[0]) > 0
+    assert (sae.decode(z) - held_out).square().sum() < 0.1 * (held_out - held_out.mean(0)).square().sum()
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "relu"])
+def test_seeds_reproduce_to_the_bit(architecture):
+    config = SAEConfig(32, 64, architecture, **({"l1": 1.0} if architecture == "relu" else {"k": 3, "aux_k": 8}))
+    short = replace(SHORT, dead_tokens=500)
+    first, again = (train_sae(X, config, short, progress=False) for _ in range(2))
+    other = train_sae(X, config, replace(short, seed=1), progress=False)
+    assert same_weights(first, again) and first.history == again.history
+    assert not same_weights(first, other)
+
+
+def test_an_arm_does_not_depend_on_its_companions():
+    relu = SAEConfig(32, 48, "relu", l1=1.0)
+    arms = {
+        "random": (CONFIG, None),
+        "mined": (CONFIG, lambda seed: init_from_directions(CONFIG, TRUTH, X=X, random_state=seed)),
+        "relu": (relu, None),
+    }
+    together = train_many(X, arms, SHORT, seeds=(0, 5), progress=False)
+    assert set(together) == {(name, seed) for name in arms for seed in (0, 5)}
+    alone = train_many(X, {"mined": arms["mined"]}, SHORT, seeds=(5,), progress=False)
+    assert same_weights(together["mined", 5], alone["mined", 5])
+    single = train_sae(X, relu, replace(SHORT, seed=5), progress=False)
+    assert same_weights(together["relu", 5], single)
+
+
+def test_auxk_with_the_right_sign_revives_dead_latents_and_inverted_does_harm(monkeypatch):
+    """Three quarters of the latents start too weak ever to be chosen; only AuxK can bring them in."""
+
+    def outcome(aux_k: int | None) -> tuple[float, float]:
+        init = init_from_directions(replace(CONFIG, aux_k=aux_k), X=X)
+        with torch.no_grad():
+            init.W_enc[:, 16:] *= 1e-3
+        train = TrainConfig(steps=200, batch_size=64, lr=1e-2, dead_tokens=500, log_every=200)
+        sae = train_sae(X, init.config, train, init, progress=False)
+        return sae.history[-1]["dead"], sae.history[-1]["explained_variance"]
+
+    dead_off, ev_off = outcome(aux_k=None)
+    dead_on, ev_on = outcome(aux_k=32)
+    assert dead_off > 0.7 and dead_on < 0.5
+    assert ev_off < 0.7 and ev_on > 0.9
+    right = auxk_error
+    monkeypatch.setattr(trainer_module, "auxk_error", lambda *arguments: -right(*arguments))
+    assert outcome(aux_k=32)[1] < 0.7
+    monkeypatch.setattr(trainer_module, "auxk_error", lambda sae, x, left, dead: right(sae, x, -left, dead))
+    assert outcome(aux_k=32)[1] < 0.7
+
+
+def test_auxk_moves_dead_latents_only():
+    sae = SAE(SAEConfig(32, 64, k=3, aux_k=4))
+    dead = torch.zeros(64, dtype=torch.bool)
+    dead[10:20] = True
+    auxk_error(sae, X[:50], torch.randn(50, 32), dead).backward()
+    assert not sae.W_dec.grad[~dead].any() and sae.W_dec.grad[dead].any()
+    assert not sae.W_enc.grad[:, ~dead].any() and sae.b_dec.grad is None
+
+
+def test_decoder_rows_stay_unit_and_snapshots_are_kept():
+    train = replace(SHORT, snapshot_steps=(0, 7, 30), clip=1.0)
+    sae = train_sae(X, CONFIG, train, progress=False)
+    assert sorted(sae.snapshots) == [0, 7, 30]
+    assert torch.equal(sae.snapshots[30], sae.W_dec)
+    assert not torch.equal(sae.snapshots[0], sae.snapshots[7])
+    for rows in sae.snapshots.values():
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(64))
+
+
+def test_fused_optimiser_equals_the_plain_one():
+    """It walks memory, and W_enc lies in memory by columns."""
+    fused = Trainer(SAE(CONFIG), SHORT, scale=1.0)
+    plain = Trainer(SAE(CONFIG), SHORT, scale=1.0)
+    plain.optimizer = torch.optim.Adam(plain.sae.parameters(), lr=SHORT.lr, fused=False)
+    for step in range(5):
+        for run in (fused, plain):
+            run.train_step(X[step * 128 : (step + 1) * 128])
+    for a, b in zip(fused.sae.parameters(), plain.sae.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_history_counts_tokens_and_silent_latents():
+    init = init_from_directions(CONFIG, TRUTH, X=X)
+    with torch.no_grad():
+        init.b_enc[48:] = -100.0  # sixteen latents that never fire
+    train = replace(SHORT, dead_tokens=128 * 20)
+    history = train_sae(X, CONFIG, train, init, progress=False).history
+    assert [entry["step"] for entry in history] == [1, 10, 20, 30]
+    assert [entry["tokens"] for entry in history] == [128, 1280, 2560, 3840]
+    assert [entry["dead"] for entry in history[:2]] == [0.0, 0.0]  # not silent for long enough to say
+    assert history[2]["dead"] == history[3]["dead"] == 16 / 64
+    assert all(0 < entry["l0"] <= 3 for entry in history)
+
+
+def test_learning_rate_climbs_and_falls():
+    train = TrainConfig(steps=100, lr=1.0, warmup=0.1, decay=0.2)
+    rates = [train.lr_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:81] == pytest.approx([1.0] * 72)
+    assert rates[99] == pytest.approx(0.05) and rates == sorted(rates[:50]) + sorted(rates[50:], reverse=True)
+    assert TrainConfig(steps=10, warmup=0.0, decay=0.0).lr_at(9) == 1e-3
+
+
+def test_inputs_are_scaled_to_the_square_root_of_their_width():
+    scale = input_scale(X)
+    assert float((scale * X).norm(dim=1).mean()) == pytest.approx(32**0.5, rel=1e-5)
+
+
+def test_batches_are_epochs_of_permutations_and_start_anywhere():
+    rows = torch.arange(10.0)[:, None]
+    stream = batches(rows, 3, seed=4)
+    drawn = [next(stream).flatten().tolist() for _ in range(7)]
+    for epoch in (drawn[0:3], drawn[3:6]):
+        assert len({row for batch in epoch for row in batch}) == 9
+    assert drawn[0:3] != drawn[3:6]
+    for start in range(7):
+        assert next(batches(rows, 3, seed=4, start=start)).flatten().tolist() == drawn[start]
+    assert next(batches(rows, 3, seed=5)).flatten().tolist() != drawn[0]
+
+
+def test_bfloat16_products_train_as_well():
+    full = train_sae(X, CONFIG, replace(SHORT, steps=100), progress=False)
+    half = train_sae(X, CONFIG, replace(SHORT, steps=100, autocast=True), progress=False)
+    assert half.W_enc.dtype == torch.float32
+    assert half.history[-1]["explained_variance"] > full.history[-1]["explained_variance"] - 0.1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_training_on_cuda_agrees_with_the_processor(architecture):
+    config = SAEConfig(32, 64, architecture, k=3, aux_k=8)
+    train = replace(SHORT, dead_tokens=500)
+    here = train_sae(X, config, train, progress=False)
+    there = train_sae(X, config, replace(train, autocast=False), device="cuda", progress=False)
+    assert there.W_dec.device.type == "cuda"
+    assert there.history[-1]["explained_variance"] == pytest.approx(here.history[-1]["explained_variance"], abs=0.02)
+    mixed = train_sae(X.cuda(), config, train, progress=False)
+    assert mixed.history[-1]["explained_variance"] > here.history[-1]["explained_variance"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"warmup": 1.5}, "warmup=1.5"),
+        ({"clip": 0.0}, "clip=0.0"),
+        ({"snapshot_steps": (0, 31)}, r"snapshot_steps=\[31\]"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0"),
+    ],
+)
+def test_training_settings_out_of_range_are_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        replace(SHORT, **settings)
+
+
+def test_unusable_data_and_starts_are_refused():
+    with pytest.raises(ValueError, match="20 rows; batch_size=128"):
+        train_sae(X[:20], CONFIG, SHORT)
+    spoiled = X.clone()
+    spoiled[15_000, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        train_sae(spoiled, CONFIG, SHORT)
+    with pytest.raises(ValueError, match="d_in=16"):
+        train_sae(X, replace(CONFIG, d_in=16), SHORT)
+    with pytest.raises(ValueError, match="init was made for"):
+        train_sae(X, CONFIG, SHORT, SAE(replace(CONFIG, k=4)))
+    with pytest.raises(ValueError, match="only zeros"):
+        train_sae(torch.zeros(200, 32), CONFIG, SHORT, SAE(CONFIG))
+    with pytest.raises(ValueError, match="not trained here yet"):
+        train_sae(X, SAEConfig(32, 64, "jumprelu"), SHORT)
+    with pytest.raises(ValueError, match="at least one arm"):
+        train_many(X, {}, SHORT)

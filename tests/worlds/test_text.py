@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from rkcnn_lib.worlds.packing import pack, tokenize
+from rkcnn_lib.worlds.splits import document_hash, is_held_out
+from rkcnn_lib.worlds.text import Document, TextUnavailable, text_sources
+
+text_module = sys.modules["rkcnn_lib.worlds.text"]
+
+
+def read(text, model="some/model"):
+    (source,) = text_sources(str(text), model)
+    return [document.text for document in source.open()]
+
+
+def test_a_wikitext_is_cut_at_its_titles_only(tmp_path):
+    path = tmp_path / "wiki.txt"
+    path.write_text(" \n = First = \n \n a = b \n = = Section = = \n text \n = Second <unk> = \n more \n")
+    first, second = read(path)
+    assert first.strip().startswith("= First =") and "Section" in first and second.startswith(" = Second")
+
+
+def test_plain_text_is_cut_at_blank_lines(tmp_path):
+    path = tmp_path / "plain.txt"
+    path.write_text("\n\none\ntwo\n \n\nthree")
+    assert read(path) == ["one\ntwo\n", "three"]
+
+
+def test_jsonl_and_parquet_give_their_text_field(tmp_path):
+    import pandas as pd
+
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("\n".join(json.dumps({"text": text, "n": 1}) for text in ("a", " ", "b\nc")))
+    pd.DataFrame({"n": [1, 2, 3], "text": ["a", None, "b\nc"]}).to_parquet(tmp_path / "a.parquet")
+    assert read(lines) == read(tmp_path / "a.parquet") == ["a", "b\nc"]
+    lines.write_text('{"text": "a"}\n{"body": "b"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2"):
+        read(lines)
+    pd.DataFrame({"body": ["a"]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match='expected a column "text", found body'):
+        read(tmp_path / "b.parquet")
+
+
+def test_a_file_is_known_by_its_content(tmp_path):
+    for name, content in (("a.txt", "one"), ("b.txt", "one"), ("c.txt", "two")):
+        (tmp_path / name).write_text(content)
+    a, b, c = (text_sources(str(tmp_path / name), "m")[0].identity for name in ("a.txt", "b.txt", "c.txt"))
+    assert a == b != c
+
+
+def test_the_hub_list_fails_in_one_line_each(monkeypatch):
+    asked = []
+    monkeypatch.setattr(text_module, "hub_problem", lambda: asked.append(1) or "no network")
+    sources = text_sources(None, "gpt2")
+    assert ["openwebtext" in sources[0].name, "103" in sources[1].name, "wikitext-2" in sources[2].name] == [True] * 3
+    for source in sources:
+        with pytest.raises(TextUnavailable) as error:
+            source.open()
+        assert str(error.value) == f"{source.name}: no network"
+    assert len(asked) == 1
+
+
+def test_hub_datasets_are_streamed_and_their_failures_told(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(text_module, "hub_problem", lambda: None)
+    calls = []
+
+    def load_dataset(name, config, **options):
+        calls.append((name, config, options))
+        if "openwebtext" in name:
+            raise RuntimeError("Dataset scripts are no longer supported\nsecond line")
+        if config == "wikitext-103-raw-v1":
+            return iter([{"text": " = A = \n"}, {"text": " body \n"}, {"text": " = B = \n"}])
+        return broken()
+
+    def broken():
+        yield {"text": " = A = \n"}
+        yield {"text": " = B = \n"}
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    web, large, small = text_sources("auto", "gpt2")
+    with pytest.raises(TextUnavailable, match=r"openwebtext.*RuntimeError Dataset scripts.*supported$"):
+        web.open()
+    assert calls[0][2] == {"revision": "refs/convert/parquet", "split": "train", "streaming": True}
+    assert [document.text for document in large.open()] == [" = A = \n body \n", " = B = \n"]
+    with pytest.raises(TextUnavailable, match="broke off, ConnectionError reset by peer"):
+        list(small.open())
+
+
+def test_a_dataset_that_hangs_is_given_up(monkeypatch):
+    import threading
+
+    monkeypatch.setattr(text_module, "FIRST_DOCUMENT_SECONDS", 0.2)
+    monkeypatch.setattr(text_module, "hub_problem", lambda: None)
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: threading.Event().wait(20))
+    with pytest.raises(TextUnavailable, match="nothing came within"):
+        text_sources(None, "gpt2")[0].open()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("wikitext", "allowed are auto, atlas"), ("/no/file.txt", "no such file")]
+)
+def test_unknown_texts_are_refused_never_replaced(text, message):
+    with pytest.raises(ValueError, match=message):
+        text_sources(text, "gpt2")
+
+
+def make_documents(n, rng, bos=None):
+    for i in range(n):
+        ids = rng.integers(2, 100, size=rng.integers(1, 60)).tolist()
+        yield ([bos, *ids] if bos is not None and i % 2 else ids), document_hash(f"{i}")
+
+
+@pytest.mark.parametrize("bos", [1, None])
+def test_packing_keeps_every_token_in_order_and_held_out_apart(bos):
+    """Read back, each of the two streams is its documents, one after the other."""
+    documents = list(make_documents(400, np.random.default_rng(0), bos))
+    packed = pack(documents, n_contexts=10**3, context_size=16, bos=bos, held_out_share=0.1)
+    owner_held_out = is_held_out(packed.document_hashes, 0.1)[packed.document_ids]
+    assert np.array_equal(owner_held_out.all(1), packed.held_out) and np.array_equal(
+        owner_held_out.any(1), packed.held_out
+    )
+    if bos is not None:
+        assert (packed.tokens[:, 0] == bos).all()
+    for side in (False, True):
+        here = packed.held_out == side
+        assert here.sum() > 10
+        found = list(zip(packed.document_ids[here].ravel().tolist(), packed.tokens[here].ravel().tolist(), strict=True))
+        found = [pair for pair in found if pair[1] != bos]
+        expected = [(i, token) for i, (ids, h) in enumerate(documents) for token in ids
+                    if is_held_out(np.array([h]), 0.1)[0] == side and token != bos]  # fmt: skip
+        assert found == expected[: len(found)] and len(expected) - len(found) < 16
+
+
+def test_every_document_and_context_begins_with_one_bos():
+    documents = [([5, 6, 7], 2**62), ([1, 8, 9], 2**62 + 1), ([4] * 9, 2**62 + 2)]
+    packed = pack(documents, n_contexts=9, context_size=4, bos=1, held_out_share=0.1)
+    assert packed.tokens.tolist() == [[1, 5, 6, 7], [1, 8, 9, 1], [1, 4, 4, 4], [1, 4, 4, 4], [1, 4, 4, 4]]
+    assert packed.document_ids.tolist() == [[0] * 4, [1, 1, 1, 2], [2] * 4, [2] * 4, [2] * 4]
+
+
+def test_without_continuation_every_context_begins_with_a_document():
+    documents = [([1, 5, 6], 2**62), ([1, 8, 9, 7, 7], 2**62 + 1), ([1, 4], 2**62 + 2), ([1, 3], 2**62 + 3)]
+    packed = pack(documents, n_contexts=9, context_size=4, bos=1, held_out_share=0.1, continued=False)
+    assert packed.tokens.tolist() == [[1, 5, 6, 1], [1, 4, 1, 3]]
+
+
+def test_atlas_generates_its_own_ids_and_text_for_others():
+    from itertools import islice
+
+    (own,), (other,) = text_sources(None, "atlas"), text_sources("atlas", "gpt2")
+    pairs = list(islice(zip(own.open(), other.open(), strict=True), 20))
+    assert all(a.text == b.text and a.ids and b.ids is None for a, b in pairs)
+    assert not own.continued and other.continued
+    assert next(text_sources(None, "atlas", seed=1)[0].open()) != pairs[0][0]
+
+
+def test_packing_less_gives_the_beginning_of_packing_more():
+    few = pack(make_documents(400, np.random.default_rng(0)), 50, 16, 1, 0.1)
+    many = pack(make_documents(400, np.random.default_rng(0)), 200, 16, 1, 0.1)
+    assert np.array_equal(few.tokens, many.tokens[:50]) and np.array_equal(few.held_out, many.held_out[:50])
+
+
+def test_own_ids_are_taken_as_they_are_and_ids_beyond_the_vocabulary_refused():
+    documents = [Document("a b", (3, 4)), Document("", ()), Document("c", (5,))]
+    assert list(tokenize(documents, None, 10)) == [([3, 4], document_hash("a b")), ([5], document_hash("c"))]
+    with pytest.raises(ValueError, match="token id 5: the model's vocabulary ends at 4"):
+        list(tokenize(documents, None, 5))
+    with pytest.raises(ValueError, match="no tokenizer"):
+        list(tokenize([Document("a")], None, 100))
