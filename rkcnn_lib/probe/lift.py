@@ -139,15 +139,20 @@ def fisher_lift(
     return targets, normalize(torch.stack(filters), dim=1), normalize(torch.stack(patterns), dim=1)
 
 
-def _fixed_point_step(Z: torch.Tensor, U: torch.Tensor, contrast: str) -> torch.Tensor:
-    """One unnormalised one-unit FastICA step, ``E[z g(p)] - E[g'(p)] u``, for every row u of U (s, d)."""
+def _fixed_point_step(Z: torch.Tensor, second: torch.Tensor, U: torch.Tensor, contrast: str) -> torch.Tensor:
+    """One unnormalised one-unit step, ``E[z g(p)] - E[g'(p)] C u``, for every row u of U (s, d).
+
+    C is the second moment of Z (d, d), the identity in FastICA. Shrinkage leaves another one, and only with it
+    does the step vanish on Gaussian data (Stein's identity); with the identity the shrunk directions attract.
+    """
     P = U @ Z.T  # (s, n)
-    if contrast == "kurtosis":
-        return P.pow(3) @ Z / len(Z) - 3.0 * U
     if contrast == "skew":
-        return P.square_() @ Z / len(Z)
+        return P.square_() @ Z / len(Z)  # g' = 2p has mean zero
+    CU = U @ second
+    if contrast == "kurtosis":
+        return P.pow(3) @ Z / len(Z) - 3.0 * (CU * U).sum(1, keepdim=True) * CU
     T = P.tanh_()
-    return T @ Z / len(Z) - (1.0 - T.square()).mean(1, keepdim=True) * U
+    return T @ Z / len(Z) - (1.0 - T.square()).mean(1, keepdim=True) * CU
 
 
 def ascend(
@@ -167,7 +172,7 @@ def ascend(
     Parameters
     ----------
     Z : torch.Tensor of shape (n, d)
-        Whitened rows.
+        Whitened rows, mean zero; with a shrunk covariance their second moment need not be the identity.
     starts : torch.Tensor of shape (s, d)
         Need not be unit; not zero.
     contrast : {"kurtosis", "logcosh", "skew"}
@@ -185,11 +190,12 @@ def ascend(
     if contrast not in CONTRASTS:
         raise ValueError(f"contrast={contrast!r} is unknown; choose one of {CONTRASTS}")
     U = normalize(starts.to(Z.dtype), dim=1).clone()
+    second = covariance(Z, max_elements)[1].to(Z.dtype)
     for part in chunks(len(U), len(Z), block_size(Z, max_elements)):
         active = torch.arange(part.start, part.stop, device=U.device)
         for _ in range(max_iter):
             old = U[active]
-            step = _fixed_point_step(Z, old, contrast)
+            step = _fixed_point_step(Z, second, old, contrast)
             new = torch.where(step.square().sum(1, keepdim=True) > 1e-24, normalize(step, dim=1), old)
             cosine = (new * old).sum(1)
             U[active] = new * torch.where(cosine < 0, -1.0, 1.0)[:, None]

@@ -179,8 +179,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         self.score_ = self._score_name(y)
         n, d = data.shape
         columns = self._varying_columns(data)
-        work = self._prepare(data, columns)
         m = self._subset_size(n, len(columns))
+        work = self._prepare(data, columns)
         subsets = draw_subsets(len(columns), m, self.n_subsets, self.subsets, int(seeds[0]))
         options = self._options(int(seeds[1]))
         halves = split_rows(n, y, groups, int(seeds[2])) if self.null is not None else (np.arange(n),) * 2

@@ -16,7 +16,8 @@ class Surrogate:
     keeping its own Mahalanobis norm. The Mahalanobis norm, not the plain one, is kept: only then is the
     surrogate elliptical with X's covariance and X's heavy tails at once (keeping plain norms would distort
     the covariance wherever it is not the identity). Against it, a direction scores only if its tail is
-    heavier than loud rows alone explain.
+    heavier than loud rows alone explain. A few rows so loud that they make up the sample covariance (150 rows
+    with log-normal norms of sigma 1) leave this null too liberal; drop or normalise such rows.
 
     Parameters
     ----------

@@ -188,7 +188,7 @@ def _coordinate_kurtosis(
         [contrast_of(X[:, c].T.contiguous(), "kurtosis") for c in chunks(X.shape[1], len(X), max_elements)]
     )
     rotated = projection_contrast(X, subsets.bases.reshape(-1, X.shape[1]).to(X.dtype), "kurtosis", max_elements)
-    return torch.cat([columns[subsets.indices].mean(1), rotated.reshape(subsets.n_rotated, -1).mean(1)])
+    return torch.cat([columns[subsets.indices].mean(1), rotated.reshape(subsets.n_rotated, subsets.size).mean(1)])
 
 
 def nearest_neighbours(X: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:

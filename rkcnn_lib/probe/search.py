@@ -157,9 +157,7 @@ def _search_unlifted(X: torch.Tensor, subsets: Subsets, options: SearchOptions) 
     return Found(D[kept], D[kept], picked[kept], 0)
 
 
-def _class_of_each(
-    X: torch.Tensor, subsets: Subsets, y: np.ndarray, within: torch.Tensor
-) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+def _class_of_each(X: torch.Tensor, subsets: Subsets, y: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
     """Classes, mean differences (c, d) of each against the rest, and which of them each basis separates best."""
     classes = np.unique(y)
     targets = classes[1:] if len(classes) == 2 else classes
@@ -178,7 +176,7 @@ def _search_labelled(X: torch.Tensor, subsets: Subsets, y: np.ndarray, options: 
     scores = subset_scores(X, subsets, options.score, y=y, max_elements=options.max_elements)
     picked = choose(scores, options.n_lifted, options.select, options.seed)
     _, within = scatter_matrices(X, y)
-    targets, difference, best = _class_of_each(X, subsets, y, within)
+    targets, difference, best = _class_of_each(X, subsets, y)
     target = best[picked]
     if options.lift:
         _, filters, patterns = fisher_lift(X, y, options.shrinkage)

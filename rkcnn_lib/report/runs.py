@@ -226,7 +226,7 @@ class Run:
         verdict = "PASS" if all(check.passed for check in checks) else "FAIL"
         self.note(gate={"verdict": verdict, "checks": [asdict(check) for check in checks]})
         rows = [asdict(check) | {"passed": "yes" if check.passed else "no"} for check in checks]
-        shown = pd.DataFrame(rows).fillna("").to_html(index=False, float_format="%.3f", border=0)
+        shown = pd.DataFrame(rows).fillna("").to_html(index=False, float_format="{:.4g}".format, border=0)
         display(HTML(f"<p><b>Gate of {html.escape(self.notebook)}: {verdict}</b></p>{shown}"))
 
     def verdicts(self, contrasts: list[Any]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from rkcnn_lib.worlds.synthetic import ArrayLike, SyntheticSparseDataGenerator
 
-# Expected norm of a feature at the start. Small on purpose: from large rows (norm 1 and more) features that
+# Expected norm of a feature at the start. Small on purpose: from large rows (norm 1.4) features that
 # start close together stay stuck on one side, and a quarter of the 5 -> 2 models misses the pentagon.
 INIT_NORM = 0.4
 

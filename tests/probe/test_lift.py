@@ -52,6 +52,14 @@ def test_ascent_finds_independent_features_from_random_starts(contrast: str) -> 
     assert (best > 0.9).all(), best
 
 
+@pytest.mark.parametrize("contrast", ["kurtosis", "logcosh"])
+def test_heavy_shrinkage_does_not_draw_every_start_into_the_shrunk_directions(contrast: str) -> None:
+    X, directions = sparse_world(12, 12, 0.1, 8000, 1)
+    white = whiten(X, shrinkage=0.3)
+    held = ascend(white.apply(X), white.from_patterns(directions).float(), contrast)
+    assert ((white.patterns(held).float() * directions).sum(1) > 0.75).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_ascent_is_finite_and_unit_on_awkward_data(contrast: str) -> None:
     outliers = torch.randn(300, 10, generator=torch.Generator().manual_seed(0))

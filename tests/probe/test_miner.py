@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe import RkCNNMiner, distinct
+from rkcnn_lib.probe import RkCNNMiner
 
 SMALL = {"n_subsets": 24, "n_directions": 6, "n_stages": 1, "max_steps": 4}
 
@@ -38,25 +38,9 @@ def test_is_a_scikit_learn_transformer(estimator: Any, check: Any) -> None:
         check(estimator)
 
 
-def test_recovers_features_in_superposition_and_coordinate_subsets_do_not() -> None:
-    X, truth = sparse_world(64, 32, 0.02, 20000, 0)
-    miner = RkCNNMiner(null=None).fit(X)
-    assert recovery(miner.directions_, truth) >= 0.95  # chance: 0, no random unit vector in R^32 comes near 0.9
-    assert miner.n_distinct_ <= 80
-    baseline = RkCNNMiner(lift=False, null=None).fit(X)
-    assert recovery(baseline.directions_, truth) == 0
-    assert recovery(normalize(torch.randn(200, 32), dim=1), truth) == 0
-
-
-def test_most_of_256_features_in_64_dimensions_are_found() -> None:
-    X, truth = sparse_world(256, 64, 0.01, 20000, 1)
-    found = RkCNNMiner(n_subsets=1152, n_directions=384, null=None).fit(X).directions_
-    assert len(found) <= 384 and recovery(found, truth) >= 0.98
-
-
 def test_calibrated_search_keeps_features_and_drops_the_rest() -> None:
     X, truth = sparse_world(20, 16, 0.03, 6000, 2)
-    miner = RkCNNMiner(n_subsets=120, n_directions=40).fit(X)
+    miner = RkCNNMiner(n_subsets=120, n_directions=40, full_null_size=0).fit(X)
     assert miner.null_mode_ == "rescored" and len(miner.null_maxima_) == 99
     assert recovery(miner.directions_, truth) >= 0.9
     assert (miner.scores_ > miner.threshold_).all() and miner.n_kept_ <= miner.n_distinct_
@@ -71,33 +55,34 @@ def test_noise_is_kept_in_few_runs(null: str, heavy: bool, full_null_size: float
     kept = 0
     for seed in range(60):
         g = torch.Generator().manual_seed(seed)
-        X = torch.randn(150, 5, generator=g) @ torch.randn(5, 5, generator=g)
+        X = torch.randn(400, 5, generator=g) @ torch.randn(5, 5, generator=g)
         if heavy:
-            X = X * torch.randn(150, 1, generator=g).exp()
+            X = X * (0.5 * torch.randn(400, 1, generator=g)).exp()
         miner = RkCNNMiner(**SMALL, null=null, random_state=seed, full_null_size=full_null_size)
         kept += miner.fit(X).n_kept_ > 0
     assert kept <= 8  # 5 % of 60 is 3; nine or more would happen in 0.4 % of test suites
 
 
 def test_full_search_on_surrogates_keeps_noise_in_few_runs() -> None:
-    data = [torch.randn(100, 4, generator=torch.Generator().manual_seed(s)) for s in range(25)]
-    miners = [RkCNNMiner(**SMALL, null="gaussian", random_state=s).fit(X) for s, X in enumerate(data)]
+    tiny = {"n_subsets": 12, "n_directions": 4, "n_stages": 1, "max_steps": 1, "null": "gaussian"}
+    data = [torch.randn(100, 4, generator=torch.Generator().manual_seed(s)) for s in range(12)]
+    miners = [RkCNNMiner(**tiny, random_state=s).fit(X) for s, X in enumerate(data)]
     assert all(m.null_mode_ == "full" for m in miners)
-    assert sum(m.n_kept_ > 0 for m in miners) <= 4
+    assert sum(m.n_kept_ > 0 for m in miners) <= 3
 
 
 def test_permuted_labels_keep_noise_in_few_runs_even_within_documents() -> None:
     kept = {True: 0, False: 0}
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.RandomState(seed)
         groups = np.repeat(np.arange(20), 8)
         X = 3 * rng.standard_normal((20, 5))[groups] + rng.standard_normal((160, 5))
         y = rng.permutation(np.arange(20) % 2)[groups]  # a label of the document, which X knows nothing of
         for grouped in kept:
-            miner = RkCNNMiner(n_subsets=12, n_directions=4, random_state=seed)
+            miner = RkCNNMiner(n_subsets=12, n_directions=4, random_state=seed, full_null_size=0)
             kept[grouped] += miner.fit(X, y, groups=groups if grouped else None).n_kept_ > 0
-    assert kept[True] <= 6
-    assert kept[False] > 20  # what grouping is for
+    assert kept[True] <= 4
+    assert kept[False] > 10  # what grouping is for
 
 
 def test_labels_lead_to_fishers_direction() -> None:
@@ -106,18 +91,18 @@ def test_labels_lead_to_fishers_direction() -> None:
     mixing = rng.standard_normal((12, 12))
     delta = rng.standard_normal(12)
     X = rng.standard_normal((2000, 12)) @ mixing + 2 * y[:, None] * delta
-    miner = RkCNNMiner(n_subsets=60, n_directions=20).fit(X, y)
+    miner = RkCNNMiner(n_subsets=60, n_directions=20, full_null_size=0).fit(X, y)
     assert miner.score_ == "separation" and miner.n_kept_ == 1 and miner.targets_.tolist() == [1]
     assert miner.directions_[0] @ delta / np.linalg.norm(delta) > 0.95
     scores = miner.transform(X)[:, 0]
     assert scores[y == 1].mean() > scores[y == 0].mean()
-    restricted = RkCNNMiner(n_subsets=60, n_directions=20, lift=False).fit(X, y)
+    restricted = RkCNNMiner(n_subsets=60, n_directions=20, lift=False, null=None).fit(X, y)
     assert (restricted.directions_ != 0).sum(1).max() <= 3
 
 
 def test_same_seed_same_directions_and_another_seed_other_subsets() -> None:
     X, _ = sparse_world(20, 16, 0.05, 2000, 3)
-    a, b = (RkCNNMiner(n_subsets=60, n_directions=20, random_state=5).fit(X) for _ in range(2))
+    a, b = (RkCNNMiner(n_subsets=60, n_directions=20, random_state=5, full_null_size=0).fit(X) for _ in range(2))
     assert torch.equal(a.directions_, b.directions_) and a.threshold_ == b.threshold_
     c = clone(a).set_params(random_state=6).fit(X)
     assert not torch.equal(a.subsets_.indices, c.subsets_.indices)
@@ -230,9 +215,3 @@ def test_score_is_a_parameter_and_a_method() -> None:
     assert miner.get_params()["score"] == "skew" and "score='skew'" in repr(miner)
     X, _ = sparse_world(10, 8, 0.1, 1000, 4)
     assert miner.fit(X).score(X) == pytest.approx(miner.scores_.mean(), rel=1e-3)
-
-
-def test_merging_keeps_the_best_of_near_copies_and_both_signs() -> None:
-    D = normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [0.0, 1.0]]), dim=1)
-    kept = distinct(D, torch.tensor([1.0, 2.0, 3.0, 0.5]))
-    assert kept.tolist() == [2, 1, 3]

@@ -207,6 +207,17 @@ def test_interval_is_that_of_the_seeds_and_absent_for_one_seed():
     assert "no interval" in next(t.hovertemplate for t in single.data if "mean of 1" in (t.hovertemplate or ""))
 
 
+def test_selectivity_counts_seeds_and_not_labels():
+    table = rows(group=["top"], label=["a", "b", "c"], seed=[0]).assign(null=0.2)
+    fig = figures.selectivity(table)
+    assert any("one seed: no interval" in (t.hovertemplate or "") for t in fig.data)
+    band = next(t for t in fig.data if "permuted" in (t.name or ""))
+    assert (min(band.x), max(band.x)) == pytest.approx((0.2, 0.3))
+    drawn = figures.selectivity(table.drop(columns=["chance_mean", "chance_upper"]).assign(null=[0.1, 0.2, 0.3]))
+    band = next(t for t in drawn.data if "95 % of draws" in (t.name or ""))
+    assert (min(band.x), max(band.x)) == pytest.approx((0.105, 0.295))
+
+
 def test_infinite_intervals_are_not_drawn():
     fig = figures.paired_differences(CONTRASTS.assign(low=-np.inf, high=np.inf))
     assert all(np.isfinite(t.error_x.array).all() for t in fig.data if t.error_x.array is not None)

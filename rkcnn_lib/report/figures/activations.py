@@ -87,6 +87,7 @@ def variance_by_dimension(table: pd.DataFrame, title: str | None = None) -> go.F
     table = table.sort_values("share", ascending=False, ignore_index=True)
     rank = np.arange(1, len(table) + 1)
     tint = np.log10(1 + np.clip(table["kurtosis"].to_numpy(), 0, None)).astype(np.float32)
+    names = [escape(name) for name in table["dimension"]]
     kind = go.Scattergl if len(table) > MANY else go.Scatter
     fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.62, 0.38])
     fig.add_trace(
@@ -100,9 +101,7 @@ def variance_by_dimension(table: pd.DataFrame, title: str | None = None) -> go.F
                 "size": 6,
                 "colorbar": {"title": {"text": "log₁₀(1 +<br>kurtosis)"}, "thickness": 12},
             },
-            customdata=np.stack(
-                [[escape(d) for d in table["dimension"]], table["kurtosis"].round(2).astype(str)], axis=1
-            ),
+            customdata=np.stack([names, table["kurtosis"].round(2).astype(str)], axis=1),
             hovertemplate="dimension %{customdata[0]} (rank %{x})<br>%{y:.3%} of the variance"
             "<br>excess kurtosis %{customdata[1]}<extra></extra>",
         ),

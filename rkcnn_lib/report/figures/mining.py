@@ -207,8 +207,10 @@ def selectivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     Parameters
     ----------
     table : DataFrame
-        Columns group (top, random, bottom, full), seed or label, value, null (the same under permuted labels);
-        with a column probe, a drop-down over it.
+        Columns group (top, random, bottom, full), seed or label, value, null (the same under permuted labels; a
+        group's grey band holds 95 % of its rows). Where chance_mean and chance_upper are given they make the
+        band instead. With a column probe, a drop-down over it. Rows of one seed (several labels) count as one
+        in the interval.
     title : str, optional
         The finding, in words.
 
@@ -227,27 +229,44 @@ def selectivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     fig = go.Figure()
     choices = Choices(fig)
     for probe, part in metrics_of(table, "probe"):
-        traces = []
+        traces: list[go.Scatter] = []
+        bands: list[float] = []
         for row, group in enumerate(groups):
             here = part[part["group"] == group]
-            if here.empty:
-                continue
-            low, high = here["null"].quantile(0.025), here["null"].quantile(0.975)
-            style, values = style_of(group), here["value"].to_numpy()
-            texts = [
-                f"{escape(group)} subsets, {by} {escape(which)}<br>{number(value)} (permuted labels: {number(null)})"
-                for which, value, null in zip(here[by], values, here["null"], strict=True)
-            ]
-            traces += [
-                box(low, high, row, 0.42, CHANCE_FILL, "permuted labels, 95 % of draws", legend=row == 0),
-                seed_dots(row, values, texts, style),
-                mean_with_interval(row + 0.12, values, style, group, f"<b>{escape(group)} subsets</b>"),
-            ]
-        axis = window(part["value"], keep=[part["null"].min(), part["null"].max()])
+            if len(here):
+                low, high, name = _permuted(here)
+                traces.append(box(low, high, row, 0.42, CHANCE_FILL, name, legend=not bands))
+                traces += _group_row(row, group, here, by)
+                bands += [low, high]
+        axis = window(part["value"], keep=bands)
         choices.add(f"probe: {escape(probe)}" if probe else "value", traces, {"xaxis.range": axis})
     choices.close()
     x_axis = {"title": "agreement with the labels (share)"}
     return finish(fig, title, height=110 + 62 * len(groups), legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
+
+
+def _permuted(here: pd.DataFrame) -> tuple[float, float, str]:
+    if {"chance_mean", "chance_upper"} <= set(here.columns):
+        low, high = (float(here[name].astype(float).mean()) for name in ("chance_mean", "chance_upper"))
+        return low, high, "permuted labels: mean to 95 % point"
+    low, high = (float(here["null"].quantile(q)) for q in (0.025, 0.975))
+    return low, high, "permuted labels: 95 % of draws"
+
+
+def _group_row(row: int, group: str, here: pd.DataFrame, by: str) -> list[go.Scatter]:
+    style, values = style_of(group), here["value"].to_numpy()
+    labels = here["label"] if "label" in here.columns else [None] * len(here)
+    texts = [
+        f"{escape(group)} subsets, {by} {escape(which)}"
+        + (f", {escape(name)}" if name is not None and by != "label" else "")
+        + f"<br>{number(value)} (permuted labels: {number(null)})"
+        for which, name, value, null in zip(here[by], labels, values, here["null"], strict=True)
+    ]
+    per_replicate = here.groupby(by)["value"].mean().to_numpy()
+    return [
+        seed_dots(row, values, texts, style),
+        mean_with_interval(row + 0.12, per_replicate, style, group, f"<b>{escape(group)} subsets</b>"),
+    ]
 
 
 def score_distribution(

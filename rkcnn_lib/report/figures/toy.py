@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from rkcnn_lib.report.figures.controls import Choices, add_slider, finish, log_axis
 from rkcnn_lib.report.figures.inputs import as_array, checked, checked_arrays
 from rkcnn_lib.report.figures.parts import band
-from rkcnn_lib.report.figures.style import DIVERGING, MANY_HUES, NEUTRAL, faint, label, short, style_of
+from rkcnn_lib.report.figures.style import DIVERGING, MANY_HUES, NEUTRAL, escape, faint, label, short, style_of
 
 CIRCLE = np.linspace(0, 2 * np.pi, 121)
 

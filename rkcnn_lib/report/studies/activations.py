@@ -28,7 +28,7 @@ from rkcnn_lib.worlds import (
 # The worlds whose features are known: `model: toy` is the 20-feature, 5-dimension model of notebook 01, `model:
 # planted` a random dictionary in heavy superposition.
 PLANTED = {"n_features": 256, "d": 64, "mean_active": 4.0}
-TOY = {"n_features": 20, "n_hidden": 5, "n_active": 2, "steps": 4000}
+TOY = {"n_features": 20, "n_hidden": 5, "n_active": 2, "steps": 2000}
 # Rows captured again must equal the stored ones but for the rounding of the stored type.
 STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}
 
@@ -61,9 +61,29 @@ def invented_store(model: str, n_rows: int) -> MemoryStore:
 
 def describe(store: Any) -> None:
     """Show what a store holds: model, hook, text (and which sources failed before it), sizes, loss."""
-    kept = {k: v for k, v in store.manifest.items() if k not in ("shards", "document_hashes") and v is not None}
-    rows = [(name.replace("_", " "), str(value)) for name, value in kept.items()]
-    display(pd.DataFrame(rows, columns=["", "value"]).set_index(""))
+    manifest = store.manifest
+    if "hook_name" not in manifest:  # invented activations: no model, no text
+        shown = {name: value for name, value in manifest.items() if name not in ("format", "key")}
+    else:
+        text = manifest["text"]
+        shown = {
+            "model": f"{manifest['title']} ({manifest['identity'][:19]}...)",
+            "activations": f"{manifest['hook_name']}, {store.d_in} wide, stored as {manifest['dtype']}",
+            "text": text["name"],
+            "sources that failed before it": "; ".join(text["failed_before"]) or "none",
+            "tokens": f"{len(store):,} in {manifest['n_contexts']:,} contexts of {manifest['context_size']}",
+            "documents": f"{manifest['n_documents']:,}, of which {manifest['n_documents_held_out']:,} held out",
+            "left out everywhere": f"position 0 and special tokens: {int((~store.mask).sum()):,} rows",
+            "model's loss": f"{loss(store):.3f} nats a token on {manifest['loss']['n_tokens']:,} held-out tokens",
+            "notes": "; ".join(manifest["notes"]) or "none",
+        }
+    with pd.option_context("display.max_colwidth", None):
+        display(pd.DataFrame({"": shown.keys(), "value": map(str, shown.values())}).set_index(""))
+
+
+def loss(store: Any) -> float:
+    """Return the model's mean loss on held-out text of this store, in nats a token."""
+    return float(store.manifest["loss"]["nats"])
 
 
 def checks(store: Any, run: Run) -> list[Check]:
@@ -79,17 +99,17 @@ def checks(store: Any, run: Run) -> list[Check]:
     difference = _recapture_error(store, run)
     allowed = STORED_PRECISION[manifest["dtype"]]
     uniform, frequency = math.log(facts.vocab_size), token_entropy(store)
-    loss = float(manifest["loss"])
-    if loss > frequency:
-        print(f"Note: the model's loss ({loss:.2f}) is no better than token frequencies ({frequency:.2f}): "
+    nats = loss(store)
+    if nats > frequency:
+        print(f"Note: the model's loss ({nats:.2f}) is no better than token frequencies ({frequency:.2f}): "
               "whatever it computes, it does not model this text.")  # fmt: skip
     return [
         Check("width of the activations", store.d_in, f"= {width}, {p.hook} of {p.model}", store.d_in == width),
         Check("checksums of the shards", whole, "equal", whole == "equal"),
         Check("rows captured again, largest relative difference", difference, f"<= {allowed} ({manifest['dtype']})",
               difference <= allowed),
-        Check("loss on held-out text, nats a token", loss, f"<= ln(vocabulary) + 0.5 = {uniform + 0.5:.2f}",
-              loss <= uniform + 0.5, chance=f"token frequencies {frequency:.2f}"),
+        Check("loss on held-out text, nats a token", nats, f"<= ln(vocabulary) + 0.5 = {uniform + 0.5:.2f}",
+              nats <= uniform + 0.5, chance=f"token frequencies {frequency:.2f}"),
     ]  # fmt: skip
 
 
@@ -196,7 +216,7 @@ def kurtosis_of_random_directions(store: Any, p: Cache, n_directions: int = 500)
 def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> pd.DataFrame:
     """Return 03's numbers as metric, value, chance."""
     rows = [
-        ("loss", store.manifest["loss"], token_entropy(store)),
+        ("loss", loss(store), token_entropy(store)),
         ("tokens", len(store), None),
         ("gamma", statistics.gamma, None),
         ("dimensions_with_half_the_variance", statistics.half, None),
@@ -209,7 +229,7 @@ def headline(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirect
     """Return one sentence that answers 03's question."""
     manifest = store.manifest
     return (
-        f"{len(store):,} tokens of {manifest['hook_name']} ({store.d_in} wide), model loss {manifest['loss']:.2f} "
+        f"{len(store):,} tokens of {manifest['hook_name']} ({store.d_in} wide), model loss {loss(store):.2f} "
         f"nats (token frequencies: {token_entropy(store):.2f}); {statistics.half} dimensions carry half of the "
         f"variance, and {kurtosis.beyond:.0%} of random directions exceed the elliptical null's 95 % point."
     )

@@ -32,6 +32,7 @@ from rkcnn_lib.sae import (
 )
 
 BASELINES = ("random", "lift_unselected")  # the contrasts declared beforehand: rkcnn_lift minus each of these
+LONG = 2000  # steps from which a training shows a progress bar of its own
 UNMINED = "random"  # the arm without mined directions: every latent starts from the shared random fill
 
 
@@ -117,7 +118,8 @@ def sae_unit(
         start = initial_sae(store, p, arm, seed, n_mined, device)
         began = time.perf_counter()
         sae = train_sae(
-            store, config, training, init=start, checkpoint=scratch / "checkpoint", label=f"{arm} {seed}"
+            store, config, training, init=start, checkpoint=scratch / "checkpoint", device=device,
+            progress=p.steps > LONG
         )
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
@@ -125,13 +127,8 @@ def sae_unit(
             "lm": splice.lm, "tokens": splice.contexts, "hook_name": splice.hook_name
         }  # fmt: skip
         found = quality(sae, held_out, **spliced)
-        curve = pd.DataFrame(found.pop("dead_curve"), columns=["tokens", "share"])
-        density = found.pop("density")
-        arrays = {
-            "density": torch.as_tensor(density),
-            "W_enc": sae.W_enc.data,
-            "W_dec_start": start.W_dec.data,
-        }
+        curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
+        arrays = {"density": found.pop("density"), "W_dec_start": start.W_dec.data}
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
         return Unit(
             scalars=found | {"seconds": seconds, "n_mined": inputs["n_mined"]},

@@ -181,7 +181,7 @@ def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
     for arm in dict.fromkeys(arm for arm, _ in compared.units):
         for seed, (decoder, live) in enumerate(zip(compared.decoders(arm), compared.live(arm), strict=True)):
             for measure in (matched_cosine, recovery_rate, precision):
-                by_chance = chance(measure, int(live.sum()), len(truth), store.d_in, n_draws=20)
+                by_chance = chance(measure, int(live.sum()), len(truth), store.d_in, n_draws=20, truth=truth)
                 rows.append({"arm": arm, "seed": seed, "metric": measure.__name__, "value": measure(decoder[live], truth),
                              "chance_mean": by_chance.mean, "chance_upper": by_chance.upper})  # fmt: skip
     return pd.DataFrame(rows)

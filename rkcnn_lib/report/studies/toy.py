@@ -202,7 +202,7 @@ def compare_with_truth(D: torch.Tensor, truth: torch.Tensor, miner: str, seed: i
     """Return one row a measure: value, and the chance level of as many random directions."""
     rows = []
     for measure in MEASURES:
-        by_chance = chance(measure, max(1, len(D)), len(truth), truth.shape[1])
+        by_chance = chance(measure, max(1, len(D)), len(truth), truth.shape[1], truth=truth)
         value = measure(D, truth) if len(D) else 0.0
         rows.append({"miner": miner, "seed": seed, "metric": measure.__name__, "value": value, "n_returned": len(D),
                      "n_true": len(truth), "chance_mean": by_chance.mean, "chance_upper": by_chance.upper})  # fmt: skip

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch.nn.functional import normalize
+
+from rkcnn_lib.probe import RkCNNMiner, distinct
+
+
+def sparse_world(n_features: int, d: int, p: float, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One-sided features of random unit directions in superposition."""
+    g = torch.Generator().manual_seed(seed)
+    directions = normalize(torch.randn(n_features, d, generator=g), dim=1)
+    codes = torch.rand(n, n_features, generator=g) * (torch.rand(n, n_features, generator=g) < p)
+    return codes @ directions, directions
+
+
+def recovery(found: Any, truth: torch.Tensor, cosine: float = 0.9) -> float:
+    """Share of true directions matched one-to-one at a signed cosine of at least `cosine`."""
+    C = (torch.as_tensor(found).float() @ truth.T).numpy()
+    rows, columns = linear_sum_assignment(-C)
+    return float((C[rows, columns] >= cosine).sum() / len(truth))
+
+
+def test_recovers_features_in_superposition_and_coordinate_subsets_do_not() -> None:
+    X, truth = sparse_world(64, 32, 0.02, 20000, 0)
+    miner = RkCNNMiner(null=None).fit(X)
+    assert recovery(miner.directions_, truth) >= 0.95  # chance: 0, no random unit vector in R^32 comes near 0.9
+    assert miner.n_distinct_ <= 80
+    baseline = RkCNNMiner(lift=False, null=None).fit(X)
+    assert recovery(baseline.directions_, truth) == 0
+    assert recovery(normalize(torch.randn(200, 32), dim=1), truth) == 0
+
+
+def test_most_of_256_features_in_64_dimensions_are_found() -> None:
+    X, truth = sparse_world(256, 64, 0.01, 20000, 1)
+    found = RkCNNMiner(n_subsets=1152, n_directions=384, null=None).fit(X).directions_
+    assert len(found) <= 384 and recovery(found, truth) >= 0.98
+
+
+def test_merging_keeps_the_best_of_near_copies_and_both_signs() -> None:
+    D = normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [0.0, 1.0]]), dim=1)
+    kept = distinct(D, torch.tensor([1.0, 2.0, 3.0, 0.5]))
+    assert kept.tolist() == [2, 1, 3]
