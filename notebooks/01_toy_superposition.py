@@ -37,10 +37,19 @@ n_samples: int = 20_000  # hidden states that are mined
 n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
 subset_size: int = None  # coordinates in a subset; None: round(sqrt(n_hidden))
 n_directions: int = 40  # directions kept at most
-score: str = "kurtosis"  # kurtosis, logcosh or skew
+score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
 subsets: str = "coordinate"  # coordinate (made up with rotated ones where too few exist) or rotated
 null: str = "gaussian"  # surrogate that calibrates: gaussian, elliptical or None
-miners: list = ["random", "datapoint", "pca", "ica", "kmeans", "rkcnn_coordinate", "rkcnn_lift"]  # compared
+miners: list = [
+    "random",
+    "datapoint",
+    "pca",
+    "ica",
+    "kmeans",
+    "rkcnn_coordinate",
+    "rkcnn_lift",
+    "lift_unselected",
+]  # compared
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
@@ -62,7 +71,7 @@ run = start_run("01_toy_superposition", globals())
 plane = toy.train_planes(run.p)
 figures.show(
     figures.toy_directions(toy.median_instances(plane), title=toy.plane_title(plane)),
-    f"Each arrow is a feature's direction in the hidden plane, the model of median loss out of {run.p.plane_instances}; "
+    f"Arrows are the features' directions in the hidden plane, model of median loss out of {run.p.plane_instances}; "
     "the slider goes from often active to rare.",
 )
 
@@ -84,7 +93,7 @@ figures.show(
 spaces = toy.train_spaces(run.p)
 figures.show(
     figures.interference(spaces[0].W, title=toy.interference_title(spaces)),
-    "Seed 0. Features that the model dropped have an empty row; only those with norm above 0.5 count as true directions.",
+    "Seed 0. Features that the model dropped have an empty row; those with norm above 0.5 count as true directions.",
 )
 
 # %% [markdown]
@@ -92,7 +101,9 @@ figures.show(
 #
 # Every miner sees the same hidden states and returns at most the same number of directions. They are matched one to one
 # with the true directions, signs included. Chance is the same matching with as many random unit directions: in five
-# dimensions it is high, which is why a cosine alone means nothing here.
+# dimensions it is high, which is why a cosine alone means nothing here. `lift_unselected` is `rkcnn_lift` with subsets
+# taken at random instead of by score: what lies between them is what the score adds. `rkcnn_lift_calibrated` keeps only
+# directions that beat the maximum of the same search on a surrogate without features; the gate judges it alone.
 
 # %%
 mined = toy.mine_all(spaces, run)

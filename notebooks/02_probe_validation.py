@@ -87,8 +87,8 @@ toy_table = probing.study(run, probing.toy_tasks)
 run.metrics(toy_table.assign(metric="balanced_accuracy"))
 figures.show(
     figures.selectivity(probing.for_figure(toy_table), title="Toy. " + probing.title(toy_table)),
-    f"Balanced accuracy on new rows; dots are features and seeds, {run.p.n_seeds} seeds; grey: 95 % point under permuted "
-    "labels. Choose the probe at the top.",
+    f"Balanced accuracy on new rows; dots are features and seeds, {run.p.n_seeds} seeds; grey: chance under "
+    "permuted labels, mean and 95 % point. Choose the probe at the top.",
 )
 
 # %% [markdown]
@@ -99,7 +99,7 @@ atlas_table = probing.study(run, probing.atlas_tasks)
 run.metrics(atlas_table.assign(metric="balanced_accuracy"))
 figures.show(
     figures.selectivity(probing.for_figure(atlas_table), title="Atlas. " + probing.title(atlas_table)),
-    f"Labels {', '.join(run.p.atlas_labels)}; {run.p.n_seeds} corpora. A label with more classes has a lower chance level.",
+    f"Labels {', '.join(run.p.atlas_labels)}; {run.p.n_seeds} corpora. More classes, lower chance level.",
 )
 
 # %%

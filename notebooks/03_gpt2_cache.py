@@ -91,7 +91,7 @@ figures.show(
 statistics = activations.dimension_statistics(store, p=run.p)
 figures.show(
     figures.variance_by_dimension(statistics.table, title=statistics.title),
-    "Each dimension's share of the total variance, largest first, with its excess kurtosis on hover (a Gaussian has 0).",
+    "Each dimension's share of the total variance, largest first, with its excess kurtosis on hover (Gaussian: 0).",
 )
 
 # %%

@@ -45,8 +45,8 @@ fraction_mined: float = 0.5  # share of latents that start from mined directions
 n_subsets: int = 9600  # random subsets drawn (at least 3 x n_directions)
 subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
 n_directions: int = 3072  # directions kept at most
-score: str = "logcosh"  # kurtosis, logcosh or skew
-subsets: str = "rotated"  # coordinate or rotated
+score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
+subsets: str = "coordinate"  # coordinate or rotated
 mining_rows: int = 100_000  # rows each seed mines, from its own documents
 heldout_rows: int = 100_000  # held-out rows for explained variance and dead latents
 splice_contexts: int = 64  # held-out contexts on which the SAE replaces the activations in the model
@@ -174,7 +174,7 @@ if truth is not None:
     run.metrics(truth)
     figures.show(
         figures.recovery_by_miner(truth.rename(columns={"arm": "miner"}), title=sae_panels.recovery_title(truth)),
-        "Trained decoders against the true directions, one-to-one and signed; grey band: chance with as many random ones.",
+        "Trained decoders against the true directions, one-to-one and signed; grey: chance with as many random ones.",
     )
 else:
     print(f"{run.p.model}: no true directions are known here. Run with -p model planted to see them.")

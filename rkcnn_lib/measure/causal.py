@@ -57,15 +57,11 @@ def mix(clean: torch.Tensor, donor: torch.Tensor, basis: torch.Tensor | None, mo
     if mode not in ("keep", "ablate"):
         raise ValueError(f"mode = {mode!r}: use 'keep' or 'ablate'")
     if clean.shape != donor.shape:
-        raise ValueError(
-            f"clean {tuple(clean.shape)} and donor {tuple(donor.shape)} activations differ in shape"
-        )
+        raise ValueError(f"clean {tuple(clean.shape)} and donor {tuple(donor.shape)} activations differ in shape")
     if basis is None:
         return donor.clone() if mode == "keep" else clean.clone()
     if basis.shape[0] != clean.shape[-1]:
-        raise ValueError(
-            f"the subspace lives in {basis.shape[0]} dimensions, the activations in {clean.shape[-1]}"
-        )
+        raise ValueError(f"the subspace lives in {basis.shape[0]} dimensions, the activations in {clean.shape[-1]}")
     difference = clean - donor
     inside = (difference @ basis) @ basis.T
     return donor + inside if mode == "keep" else clean - inside
@@ -140,9 +136,7 @@ def effects(clean: torch.Tensor, patched: torch.Tensor, pairs: PromptPairs) -> d
     where the donor's answer is.
     """
     if clean.shape != patched.shape or len(clean) != len(pairs.base):
-        raise ValueError(
-            f"clean {tuple(clean.shape)} and patched {tuple(patched.shape)} logits do not match the pairs"
-        )
+        raise ValueError(f"clean {tuple(clean.shape)} and patched {tuple(patched.shape)} logits do not match the pairs")
     row = torch.arange(len(patched), device=patched.device)
     answer, foil = pairs.answer.to(patched.device), pairs.foil.to(patched.device)
     log_p, log_q = clean.double().log_softmax(-1), patched.double().log_softmax(-1)

@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rkcnn_lib.probe.lift import whiten
+from rkcnn_lib.probe.neighbours import NEIGHBOURS
 from rkcnn_lib.probe.nulls import SURROGATES, Surrogate, max_statistic_threshold, permute_labels
 from rkcnn_lib.probe.scores import CONTRASTS, LABELLED_SCORES, MAX_ELEMENTS, SCORES, check_labels, contrast_of
 from rkcnn_lib.probe.search import SELECTIONS, Found, SearchOptions, direction_scores, search
@@ -52,8 +53,10 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     score : str, default "kurtosis"
         Selects subsets (see `subset_scores`). "kurtosis", "logcosh" (bounded: for heavy-tailed activations)
         and "skew" are also the contrast that the lift climbs and that `scores_` reports; the other unlabelled
-        scores leave those to kurtosis. Labels given to `fit` are labels used: a score without labels then
-        gives way to "separation" (`score_` says which was used).
+        scores leave those to kurtosis. "neighbours": each subset finds the nearest neighbours of a random row and
+        is scored by how they separate in the complementary coordinates; the lift is their mean (see
+        `rkcnn_lib.probe.neighbours`; filters equal directions). Labels given to `fit` are labels used: a score
+        without labels then gives way to "separation" (`score_` says which was used).
     lift : bool, default True
         False keeps each subset's own direction, padded with zeros: the baseline.
     null : {"elliptical", "gaussian", "labels", None}, default "elliptical"
@@ -67,7 +70,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     n_surrogates : int, default 99
         Maxima behind the threshold; at least 99.
     full_null_size : float, default 2e7
-        The search is re-run in full on every surrogate when rows * columns * r * n_stages is at most this.
+        The search is re-run in full on every surrogate when rows * columns * r * n_stages (h in place of r for
+        "neighbours") is at most this.
         Above, the directions found, made up with random ones to the number of starts lifted, are re-scored on
         every surrogate's held-out rows. That is valid because no direction has seen those rows, on the data as
         on the surrogates. `null_mode_` says which was done.
@@ -226,9 +230,11 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
 
     def _check_parameters(self) -> None:
         given = self.get_params(deep=False)
-        for name, allowed in (("subsets", KINDS), ("score", SCORES), ("select", SELECTIONS)):
+        for name, allowed in (("subsets", KINDS), ("score", (*SCORES, NEIGHBOURS)), ("select", SELECTIONS)):
             if given[name] not in allowed:
                 raise ValueError(f"{name}={given[name]!r} is unknown; choose one of {allowed}")
+        if given["score"] == NEIGHBOURS and not self.lift:
+            raise ValueError("score='neighbours' is a lift of its own; use lift=True or another score")
         if self.null is not None and self.null not in NULLS:
             raise ValueError(f"null={self.null!r} is unknown; choose one of {NULLS} or None")
         for name in ("n_subsets", "n_directions", "n_stages", "max_steps", "max_elements"):
@@ -348,7 +354,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         self.threshold_ = self.null_maxima_ = self.null_mode_ = None
         if self.null is None:
             return
-        full = work.numel() * options.n_lifted * self.n_stages <= self.full_null_size
+        each = self.n_subsets if self.score_ == NEIGHBOURS else options.n_lifted  # what a round's cost grows with
+        full = work.numel() * each * self.n_stages <= self.full_null_size
         candidates = None if full else self._with_random_fill(work, found, options, halves[0], seed)
         kind = None if y is not None else self.null
         generator = torch.Generator(device=work.device).manual_seed(seed)

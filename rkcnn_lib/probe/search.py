@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib.probe import neighbours
 from rkcnn_lib.probe.lift import Whitening, ascend, fisher_lift, skew_sign, whiten
 from rkcnn_lib.probe.scores import (
     CONTRASTS,
@@ -37,6 +38,7 @@ class SearchOptions:
     shrinkage: float | str = "auto"
     max_iter: int = 20
     pursuit_steps: int = 2
+    n_neighbours: int = 16
     max_elements: int = MAX_ELEMENTS
     seed: int = 0
 
@@ -147,6 +149,34 @@ def _search_lifted(X: torch.Tensor, subsets: Subsets, options: SearchOptions) ->
     return Found(white.filters(U), white.patterns(U), origin, n_lifted)
 
 
+def _search_neighbours(X: torch.Tensor, subsets: Subsets, options: SearchOptions) -> Found:
+    """The search of `rkcnn_lib.probe.neighbours`; every round adds at most its share of the directions asked for."""
+    rng = np.random.RandomState(options.seed)
+    sample = torch.as_tensor(np.sort(rng.permutation(len(X))[: neighbours.MAX_ROWS]), device=X.device)
+    T = normalize(X[sample], dim=1)
+    k = min(options.n_neighbours, len(T))
+    share = -(-options.n_lifted // options.n_stages)
+    U, origin = T.new_zeros(0, T.shape[1]), sample[:0]
+    residual = T
+    for stage in range(options.n_stages):
+        anchors = neighbours.draw_anchors(residual, len(subsets), rng)
+        unit = normalize(residual, dim=1)
+        found = neighbours.pseudo_classes(unit, subsets, anchors, k, options.max_elements)
+        picked = choose(found.scores, options.n_lifted, options.select, options.seed + stage)
+        means = normalize(found.means[picked], dim=1)
+        u = neighbours.mean_shift(unit, means, k, options.max_iter // 4, options.max_elements)
+        # What is kept comes first, so that a new direction near it is merged into it and not the other way round.
+        rank = torch.arange(len(U) + len(u), 0, -1, device=X.device)
+        order = neighbours.concentration(residual, u, k, options.max_elements).argsort(descending=True, stable=True)
+        joined, source = torch.cat([U, u[order]]), torch.cat([origin, picked[order]])
+        kept = distinct(joined, rank.double(), options.merge_cosine)[: len(U) + share]
+        U, origin = joined[kept], source[kept]
+        if stage + 1 < options.n_stages:
+            residual = pursue(T, U, options.pursuit_steps, options.max_elements)
+    wide = U.double()
+    return Found(wide, wide, origin, options.n_lifted * options.n_stages)
+
+
 def _search_unlifted(X: torch.Tensor, subsets: Subsets, options: SearchOptions) -> Found:
     scores = subset_scores(X, subsets, options.score, max_elements=options.max_elements)
     picked = choose(scores, options.n_lifted, options.select, options.seed)
@@ -208,6 +238,8 @@ def search(X: torch.Tensor, subsets: Subsets, options: SearchOptions, y: np.ndar
         return Found(none, none, torch.zeros(0, dtype=torch.long, device=X.device), 0, y[:0])
     if y is not None:
         return _search_labelled(X, subsets, y, options)
+    if options.score == neighbours.NEIGHBOURS:
+        return _search_neighbours(X, subsets, options)
     return _search_lifted(X, subsets, options) if options.lift else _search_unlifted(X, subsets, options)
 
 
@@ -218,6 +250,8 @@ def direction_scores(
 
     A class that is absent from the rows, or that fills them, scores 0.
     """
+    if options.score == neighbours.NEIGHBOURS and y is None:
+        return neighbours.concentration(X, filters, options.n_neighbours, options.max_elements)
     if y is None or targets is None:
         return projection_contrast(X, filters.to(X.dtype), options.contrast, options.max_elements)
     scores = torch.zeros(len(filters), dtype=torch.float64, device=X.device)

@@ -28,12 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.call(options)
-    except (ParameterError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:  # refused parameters and everything they name
         print(f"rkcnn: {error}", file=sys.stderr)
         return 2
-    except (
-        RuntimeError
-    ) as error:  # ModelUnavailable, GateFailed, a GPU that cannot be used: say it, no traceback
+    except RuntimeError as error:  # ModelUnavailable, GateFailed, a GPU that cannot be used: say it, no traceback
         print(f"rkcnn: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
@@ -44,12 +42,8 @@ def _parser() -> argparse.ArgumentParser:
 
     report = verbs.add_parser("report", help="run all notebooks of a profile in order, then build the pages")
     report.add_argument("profile", type=Path, help="a folder of parameter files, such as params/quick")
-    report.add_argument(
-        "--force", action="store_true", help="go on after a failed gate (verdicts then ungated)"
-    )
-    report.add_argument(
-        "--dry-run", action="store_true", help="this profile's models and texts at smoke sizes"
-    )
+    report.add_argument("--force", action="store_true", help="go on after a failed gate (verdicts then ungated)")
+    report.add_argument("--dry-run", action="store_true", help="this profile's models and texts at smoke sizes")
     report.add_argument("--yes", action="store_true", help="do not ask before a long profile starts")
     report.add_argument("--out", type=Path, help="where the pages go (default: outputs/report)")
     report.set_defaults(call=_report)
@@ -83,9 +77,7 @@ def profile_files(profile: Path) -> dict[str, Path]:
     """
     folder = profile if profile.is_dir() else ROOT / profile
     if not folder.is_dir():
-        known = ", ".join(
-            sorted(f"params/{path.name}" for path in (ROOT / "params").iterdir() if path.is_dir())
-        )
+        known = ", ".join(sorted(f"params/{path.name}" for path in (ROOT / "params").iterdir() if path.is_dir()))
         raise ParameterError(f"no profile {profile}; there are {known}")
     files = {path.stem: path for path in sorted(folder.glob("*.yaml")) if "--" not in path.stem}
     for stem in files:
@@ -111,17 +103,13 @@ def _report(options: argparse.Namespace) -> int:
             nb: smoke[nb] | {name: value for name, value in given.items() if name in KEPT_BY_DRY_RUN}
             for nb, given in overrides.items()
         }
-    plans = {
-        nb: resolve(nb, given) for nb, given in overrides.items()
-    }  # refuse everything bad before compute
+    plans = {nb: resolve(nb, given) for nb, given in overrides.items()}  # refuse everything bad before compute
     if not confirm(plans, yes=options.yes):
         return 2
     for notebook, given in overrides.items():
         status = _run_process(notebook, given | ({"force": True} if options.force else {}))
         if status:
-            print(
-                f"rkcnn: {notebook} did not finish (exit {status}); what is finished is kept", file=sys.stderr
-            )
+            print(f"rkcnn: {notebook} did not finish (exit {status}); what is finished is kept", file=sys.stderr)
             return 1
         if _gate(notebook, plans[notebook]) == "FAIL" and not options.force:
             _pages(next(iter(plans.values())).profile, options.out)
@@ -154,12 +142,15 @@ def _run(options: argparse.Namespace) -> int:
     from rkcnn_lib.report.execute import execute
 
     given = read_parameter_file(options.file) if options.file else {}
-    given |= {name: None if text == "None" else yaml.safe_load(text) for name, text in options.parameter}
+    given |= parsed(options.parameter)
     if options.force:
         given["force"] = True
-    return execute(
-        check_notebook(options.notebook), given, again=options.again, cell_timeout=options.cell_timeout
-    )
+    return execute(check_notebook(options.notebook), given, again=options.again, cell_timeout=options.cell_timeout)
+
+
+def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values of ``-p NAME VALUE`` pairs; VALUE is YAML, or None."""
+    return {name: None if text == "None" else yaml.safe_load(text) for name, text in parameters}
 
 
 def _site(options: argparse.Namespace) -> int:

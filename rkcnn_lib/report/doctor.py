@@ -35,9 +35,7 @@ def examine() -> int:
 
 
 def _lock() -> str:
-    pins = [
-        line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line
-    ]
+    pins = [line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
     differ = []
     for name, version in pins:
         try:
@@ -59,9 +57,7 @@ def _device() -> str:
     device = pick_device(None)  # raises, with the reason, where a GPU is there that torch cannot use
     if device.type != "cuda":
         return f"cpu, {torch.get_num_threads()} threads (no GPU on this machine)"
-    return (
-        f"{torch.cuda.get_device_name()}, {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB"
-    )
+    return f"{torch.cuda.get_device_name()}, {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB"
 
 
 def _room() -> str:
@@ -78,9 +74,7 @@ def _atlas() -> str:
     ids = lm.tokenizer("The Eiffel Tower is in the city of", return_tensors="pt").input_ids
     answer = lm.tokenizer.decode(lm(ids, return_type="logits")[0, -1].argmax())
     if answer.strip() != "Paris":
-        raise RuntimeError(
-            f"the Eiffel Tower is in {answer!r}: the weights under worlds/assets/atlas are damaged"
-        )
+        raise RuntimeError(f"the Eiffel Tower is in {answer!r}: the weights under worlds/assets/atlas are damaged")
     return "atlas loads and knows where the Eiffel Tower is"
 
 
@@ -90,12 +84,6 @@ def _optional() -> None:
     if hub_reachable():
         print("ok    hub: reachable, `model: gpt2` and any other hub model will be downloaded")
     else:
-        print(
-            "note  hub: not reachable; run `model: atlas`, a local folder, `gemma`, or a model already downloaded"
-        )
+        print("note  hub: not reachable; run `model: atlas`, a local folder, `gemma`, or a model already downloaded")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    print(
-        f"ok    browser: {browser}"
-        if browser
-        else "note  browser: none; the tests of the pages will be skipped"
-    )
+    print(f"ok    browser: {browser}" if browser else "note  browser: none; the tests of the pages will be skipped")

@@ -13,9 +13,7 @@ from rkcnn_lib.report.params import NOTEBOOK_FOLDER, resolve
 from rkcnn_lib.report.runs import finished, run_folder, run_key
 
 
-def execute(
-    notebook: str, given: dict[str, Any], again: bool = False, cell_timeout: int | None = None
-) -> int:
+def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_timeout: int | None = None) -> int:
     """Run a notebook with papermill, unless this very run is finished; return 0, or 1 if a cell failed.
 
     The executed notebook is ``notebook.ipynb`` in the run folder; while it runs, or when it fails, it is

@@ -75,7 +75,7 @@ class Mining(Parameters):
 class Unlabelled(Mining):
     """Mining without labels: the contrast that is climbed, where subsets lie and the null that calibrates."""
 
-    score: Literal["kurtosis", "logcosh", "skew"]
+    score: Literal["neighbours", "kurtosis", "logcosh", "skew"]
     subsets: Literal["coordinate", "rotated"]
 
 
@@ -173,13 +173,9 @@ class Comparison(Unlabelled):
             raise ValueError(f"arms = {self.arms}: name each arm once")
         missing = {"random", "rkcnn_lift"} - set(self.arms)
         if missing:
-            raise ValueError(
-                f"arms = {self.arms}: must hold {' and '.join(sorted(missing))}, which are compared"
-            )
+            raise ValueError(f"arms = {self.arms}: must hold {' and '.join(sorted(missing))}, which are compared")
         if self.architecture == "relu" and self.l1 is None:
-            raise ValueError(
-                "l1 = None: architecture relu needs l1, the weight of the sparsity penalty (> 0)"
-            )
+            raise ValueError("l1 = None: architecture relu needs l1, the weight of the sparsity penalty (> 0)")
         return self
 
 
@@ -233,9 +229,7 @@ def check_notebook(notebook: str) -> str:
     """Return ``notebook`` if it is one of the six, else raise :class:`ParameterError` naming the nearest."""
     if notebook not in NOTEBOOKS:
         near = difflib.get_close_matches(notebook, NOTEBOOKS, n=1, cutoff=0.0)[0]
-        raise ParameterError(
-            f"no notebook {notebook!r}; did you mean {near!r}? There are: {', '.join(NOTEBOOKS)}"
-        )
+        raise ParameterError(f"no notebook {notebook!r}; did you mean {near!r}? There are: {', '.join(NOTEBOOKS)}")
     return notebook
 
 

@@ -70,9 +70,7 @@ def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Est
         d_in = hook_width(facts, values.hook)
         layers = len(values.layers or range(facts.n_layers)) if isinstance(values, Multilayer) else 1
         weights = PARAMETERS_PER_BLOCK * facts.d_model**2 * facts.n_layers
-        capture = (
-            2 * weights * values.n_tokens / (0.5 * rate)
-        )  # half the rate of a large product, as measured
+        capture = 2 * weights * values.n_tokens / (0.5 * rate)  # half the rate of a large product, as measured
     cache = values.n_tokens * d_in * 2.0 * layers
     if not isinstance(values, SaeCompare | Multilayer):
         return Estimate(1, capture, 1e9, cache)
@@ -83,9 +81,7 @@ def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Est
     weights = 2.0 * d_in * d_sae * 4
     jobs = getattr(values, "n_jobs", 1)
     memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * d_sae * 3)
-    return Estimate(
-        2 * cells, capture + (training + mining) / jobs, 1e9 + memory, cache + cells * 5 * weights
-    )
+    return Estimate(2 * cells, capture + (training + mining) / jobs, 1e9 + memory, cache + cells * 5 * weights)
 
 
 def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
@@ -100,9 +96,7 @@ def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
         return True
     rate = matmul_rate(device)
     found = {notebook: estimate(notebook, values, device, rate) for notebook, values in todo.items()}
-    print(
-        f"Plan on {device} ({rate / 1e9:.0f} GFLOP/s measured); units already finished are not counted off:"
-    )
+    print(f"Plan on {device} ({rate / 1e9:.0f} GFLOP/s measured); units already finished are not counted off:")
     for notebook, e in found.items():
         print(f"  {notebook:22} {e.units:5d} units  {_duration(e.seconds):>10}  "
               f"{e.memory / 2**30:6.1f} GiB memory  {e.disk / 2**30:6.2f} GiB disk")  # fmt: skip
@@ -112,9 +106,7 @@ def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(root).free < disk:
-        raise RuntimeError(
-            f"{root} has {shutil.disk_usage(root).free / 2**30:.1f} GiB free, fewer than the plan needs"
-        )
+        raise RuntimeError(f"{root} has {shutil.disk_usage(root).free / 2**30:.1f} GiB free, fewer than the plan needs")
     if yes or total < ASK_FROM_SECONDS:
         return True
     if not sys.stdin.isatty():

@@ -87,9 +87,7 @@ def input_identity(values: Parameters) -> dict[str, Any]:
                 except ValueError as error:
                     raise ParameterError(str(error).replace("layer", name, 1)) from None
     if asked.get("context_size") and asked["context_size"] > facts.n_ctx:
-        raise ParameterError(
-            f"context_size = {asked['context_size']}: {model} reads at most {facts.n_ctx} tokens"
-        )
+        raise ParameterError(f"context_size = {asked['context_size']}: {model} reads at most {facts.n_ctx} tokens")
     return {"model": asdict(facts), "text": _text_identity(asked.get("text"))}
 
 
@@ -98,9 +96,7 @@ def _text_identity(text: str | None) -> dict[str, Any] | None:
         return {"text": text}
     path = Path(text).expanduser()
     if not path.is_file():
-        raise ParameterError(
-            f"text = {text!r}: no such file (give a .txt, .jsonl or .parquet file, or 'atlas')"
-        )
+        raise ParameterError(f"text = {text!r}: no such file (give a .txt, .jsonl or .parquet file, or 'atlas')")
     return {"text": str(path.resolve()), "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
 
 
@@ -152,9 +148,7 @@ def provenance(device: str) -> dict[str, Any]:
 
     def git(*words: str) -> str | None:
         try:
-            answer = subprocess.run(
-                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10
-            )
+            answer = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return answer.stdout.strip() if answer.returncode == 0 else None
@@ -188,8 +182,9 @@ class Run:
         self.record: dict[str, Any] = {
             "format": FORMAT, "notebook": notebook, "key": self.key, "profile": values.profile,
             "status": "running", "headline": None, "parameters": values.model_dump(),
-            "gate": None, "verdicts": [], "earlier_gates": earlier_gates(notebook, values.profile, getattr(values, "model", None)),
-            "provenance": provenance(self.device), "model": identity.get("model"), "data": None,
+            "gate": None, "verdicts": [], "data": None,
+            "earlier_gates": earlier_gates(notebook, values.profile, getattr(values, "model", None)),
+            "provenance": provenance(self.device), "model": identity.get("model"),
             "seeds": None, "started": _now(), "finished": None, "wall_seconds": None,
         }  # fmt: skip
 
@@ -302,9 +297,7 @@ def _show_start(run: Run) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in made["packages"].items()),
         "earlier gates": gates or "none: this is the first notebook",
     }
-    rows = "".join(
-        f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items()
-    )
+    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
     display(HTML(f'<table class="provenance">{rows}</table>'))
 
 

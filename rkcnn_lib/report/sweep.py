@@ -11,8 +11,8 @@ import joblib
 import pandas as pd
 from tqdm import tqdm
 
-from rkcnn_lib.report.studies.comparison import Splice, mined_count, mined_unit, sae_unit
 from rkcnn_lib.report.params import Comparison
+from rkcnn_lib.report.studies.comparison import Splice, mined_count, mined_unit, sae_unit
 
 
 def run_cells(function: Callable[..., Any], cells: list[tuple], n_jobs: int, label: str) -> list[Any]:
@@ -22,9 +22,7 @@ def run_cells(function: Callable[..., Any], cells: list[tuple], n_jobs: int, lab
     """
     if n_jobs == 1:
         return [function(*cell) for cell in tqdm(cells, desc=label, unit="cell")]
-    work = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(
-        joblib.delayed(function)(*cell) for cell in cells
-    )
+    work = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(joblib.delayed(function)(*cell) for cell in cells)
     return list(tqdm(work, desc=label, unit="cell", total=len(cells)))
 
 

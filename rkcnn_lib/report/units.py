@@ -53,12 +53,7 @@ def _code(path: Path) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         is_documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if (
-            is_documented
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
+        if is_documented and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             node.body = body[1:]
     return ast.dump(tree)
 
@@ -107,9 +102,7 @@ def _save(unit: Unit, folder: Path, about: dict[str, Any]) -> None:
     for name, table in unit.tables.items():
         table.to_parquet(part / f"{name}.parquet")
     if unit.arrays:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in unit.arrays.items()}, part / "arrays.safetensors"
-        )
+        save_file({k: v.detach().cpu().contiguous() for k, v in unit.arrays.items()}, part / "arrays.safetensors")
     if unit.save_extra:
         unit.save_extra(part)
     (part / "unit.json").write_text(json.dumps(about | {"scalars": unit.scalars}, indent=1, default=str))

@@ -120,9 +120,7 @@ def test_directions_that_span_nothing_are_refused(rows, message):
 
 def test_mismatched_prompts_and_subspaces_are_refused():
     with pytest.raises(ValueError, match="equally long"):
-        PromptPairs(
-            torch.zeros(2, 3).long(), torch.zeros(2, 4).long(), torch.zeros(2).long(), torch.zeros(2).long()
-        )
+        PromptPairs(torch.zeros(2, 3).long(), torch.zeros(2, 4).long(), torch.zeros(2).long(), torch.zeros(2).long())
     with pytest.raises(ValueError, match="dimensions"):
         mix(torch.randn(2, D), torch.randn(2, D), torch.eye(D + 1), "keep")
     with pytest.raises(ValueError, match="mode"):

@@ -65,7 +65,9 @@ def test_two_seeds_settle_nothing(report, notebook):
 
 
 def test_smoke_runs_carry_a_banner(report):
-    html = "".join(str(o.get("data", {}).get("text/html", "")) for o in outputs_of(report.run_folder("01_toy_superposition")))
+    html = "".join(
+        str(o.get("data", {}).get("text/html", "")) for o in outputs_of(report.run_folder("01_toy_superposition"))
+    )
     assert "A smoke run" in html and "no conclusions" in html
 
 
@@ -110,7 +112,9 @@ def test_plain_papermill_works_from_any_folder_and_refuses_unknown_names(report,
 
     def papermill(*words):
         command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "out.ipynb"), *smoke, *words]
-        return subprocess.run(command, cwd=tmp_path, env=report.environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            command, cwd=tmp_path, env=report.environment, capture_output=True, text=True, timeout=300
+        )
 
     done = papermill("-p", "layer", "1")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -48,7 +48,7 @@ def checked_arrays(
     return {str(name): as_array(values, f"{what}, {name!r}", ndim, columns) for name, values in arrays.items()}
 
 
-def as_array(values: Any, what: str, ndim: int, columns: int | None = None) -> np.ndarray:
+def as_array(values: Any, what: str, ndim: int, columns: int | None = None, may_be_empty: bool = False) -> np.ndarray:
     """One array, checked as in :func:`checked_arrays`."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
@@ -56,7 +56,7 @@ def as_array(values: Any, what: str, ndim: int, columns: int | None = None) -> n
     if array.ndim != ndim or (columns is not None and array.shape[-1] != columns):
         wanted = f"{ndim} axes" + (f" and {columns} columns" if columns is not None else "")
         raise ValueError(f"{what}: expected an array of {wanted}, got shape {array.shape}")
-    if array.size == 0:
+    if array.size == 0 and not may_be_empty:
         raise ValueError(f"{what}: the array is empty (shape {array.shape}), so there is nothing to draw")
     if not np.isfinite(array).all():
         raise ValueError(f"{what}: the array holds NaN or infinite values")

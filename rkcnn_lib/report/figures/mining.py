@@ -96,7 +96,7 @@ def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None
     Parameters
     ----------
     frames : mapping of str to (truth (n, 2), mined (m, 2))
-        Coordinates on one common plane; m may differ between frames.
+        Coordinates on one common plane; m may differ between frames and be 0.
     title : str, optional
         The finding, in words.
 
@@ -110,8 +110,9 @@ def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None
     data: dict[str, list[dict[str, Any]]] = {}
     reach = 1.0
     for name, (truth, mined) in frames.items():
-        pair = [as_array(part, f"mined_slider, {name!r}", ndim=2, columns=2) for part in (truth, mined)]
-        reach = max(reach, *(float(np.linalg.norm(part, axis=1).max()) for part in pair))
+        what = f"mined_slider, {name!r}"  # a calibrated miner may rightly return nothing, the truth never is nothing
+        pair = [as_array(truth, what, 2, columns=2), as_array(mined, what, 2, columns=2, may_be_empty=True)]
+        reach = max(reach, float(np.linalg.norm(np.concatenate(pair), axis=1).max()))
         data[str(name)] = [_arrow_data(part) for part in pair]
     true_lines, mined_lines = next(iter(data.values()))
     style = style_of("mined")

@@ -42,7 +42,9 @@ def _over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     for key, group in rows.groupby(keys, sort=False):
         alone = group.iloc[0]
         mean, low, high = (
-            mean_interval(group["value"].to_numpy()) if len(group) > 1 else (alone["value"], alone["low"], alone["high"])
+            mean_interval(group["value"].to_numpy())
+            if len(group) > 1
+            else (alone["value"], alone["low"], alone["high"])
         )
         found.append(dict(zip(keys, key, strict=True)) | {"value": mean, "low": low, "high": high})
     return pd.DataFrame(found)
@@ -77,7 +79,9 @@ def share_title(share: pd.DataFrame) -> str:
     """Return the finding of the rank curve."""
     rank = int(share["rank"].max())
     means = share[share["rank"] == rank].groupby("subspace")["value"].mean()
-    return f"At rank {rank}, keeping the mined subspace keeps {means[MINED]:.0%} of the answer (random {means[CHANCE]:.0%})"
+    return (
+        f"At rank {rank} the mined subspace alone keeps {means[MINED]:.0%} of the answer (random {means[CHANCE]:.0%})"
+    )
 
 
 def checks(lm: Any, prompts: Prompts, table: pd.DataFrame, store: Any) -> list[Check]:
@@ -106,6 +110,6 @@ def headline(verdicts: pd.DataFrame, share: pd.DataFrame, run: Run) -> str:
     means = share[share["rank"] == rank].groupby("subspace")["value"].mean()
     return (
         f"{run.p.model}, {run.p.relation} at layer {run.p.layer}: a mined subspace of rank {rank} keeps "
-        f"{means[MINED]:.0%} of the answer's logit difference (random {means[CHANCE]:.0%}, PCA {means['pca']:.0%}, class "
-        f"means {means['class_means']:.0%}); {verdict_title(verdicts)}."
+        f"{means[MINED]:.0%} of the answer's logit difference (random {means[CHANCE]:.0%}, PCA {means['pca']:.0%}, "
+        f"class means {means['class_means']:.0%}); {verdict_title(verdicts)}."
     )

@@ -118,8 +118,13 @@ def sae_unit(
         start = initial_sae(store, p, arm, seed, n_mined, device)
         began = time.perf_counter()
         sae = train_sae(
-            store, config, training, init=start, checkpoint=scratch / "checkpoint", device=device,
-            progress=p.steps > LONG
+            store,
+            config,
+            training,
+            init=start,
+            checkpoint=scratch / "checkpoint",
+            device=device,
+            progress=p.steps > LONG,
         )
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
@@ -186,9 +191,7 @@ def tidy(units: dict[tuple[str, int], Unit]) -> pd.DataFrame:
 
 def _histories(units: dict[tuple[str, int], Unit]) -> pd.DataFrame:
     longs = [
-        unit.tables["history"]
-        .melt(id_vars=["step"], var_name="metric", value_name="value")
-        .assign(arm=arm, seed=seed)
+        unit.tables["history"].melt(id_vars=["step"], var_name="metric", value_name="value").assign(arm=arm, seed=seed)
         for (arm, seed), unit in units.items()
     ]
     return pd.concat(longs, ignore_index=True)

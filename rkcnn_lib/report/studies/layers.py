@@ -129,7 +129,13 @@ def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
         values = by_arm(over_layers, metric)
         delta = getattr(p, margin)
         found += judge(
-            f"{hypothesis}, mean over layers", values, MINED, BASELINES, metric=metric, delta=delta, lower_is_better=lower
+            f"{hypothesis}, mean over layers",
+            values,
+            MINED,
+            BASELINES,
+            metric=metric,
+            delta=delta,
+            lower_is_better=lower,
         )
     return found
 

@@ -165,7 +165,9 @@ def _pairs(compared: Compared, arm: str, moment: str) -> Unit:
         for i, j in itertools.combinations(range(len(units)), 2):
             cosines[i, j] = cosines[j, i] = pw_mcc([decoders[i], decoders[j]], [live[i], live[j]])
         counts = sorted(max(1, int(mask.sum())) for mask in live)
-        by_chance = chance(matched_cosine, counts[0], counts[0], decoders[0].shape[1], n_draws=20 if counts[0] <= 1024 else 5)
+        by_chance = chance(
+            matched_cosine, counts[0], counts[0], decoders[0].shape[1], n_draws=20 if counts[0] <= 1024 else 5
+        )
         levels = {"chance_mean": by_chance.mean, "chance_upper": by_chance.upper}
         return Unit(scalars=levels, arrays={"cosines": cosines})
 
@@ -182,7 +184,8 @@ def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
         for seed, (decoder, live) in enumerate(zip(compared.decoders(arm), compared.live(arm), strict=True)):
             for measure in (matched_cosine, recovery_rate, precision):
                 by_chance = chance(measure, int(live.sum()), len(truth), store.d_in, n_draws=20, truth=truth)
-                rows.append({"arm": arm, "seed": seed, "metric": measure.__name__, "value": measure(decoder[live], truth),
+                value = measure(decoder[live], truth)
+                rows.append({"arm": arm, "seed": seed, "metric": measure.__name__, "value": value,
                              "chance_mean": by_chance.mean, "chance_upper": by_chance.upper})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -215,7 +218,9 @@ def verdicts(compared: Compared, agreed: Agreement, p: SaeCompare) -> list[dict[
 def verdict_title(table: pd.DataFrame) -> str:
     """Return all verdicts in one line."""
     unique = table.drop_duplicates("hypothesis")
-    return "; ".join(f"{hypothesis}: {verdict}" for hypothesis, verdict in zip(unique["hypothesis"], unique["verdict"], strict=True))  # noqa: E501
+    return "; ".join(
+        f"{hypothesis}: {verdict}" for hypothesis, verdict in zip(unique["hypothesis"], unique["verdict"], strict=True)
+    )
 
 
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
@@ -235,4 +240,6 @@ def checks(compared: Compared, p: SaeCompare) -> list[Check]:
 def headline(table: pd.DataFrame, run: Run) -> str:
     """Return one sentence that answers 04's question."""
     where = f"{run.p.model}" + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
-    return f"On {where}, {run.p.n_seeds} seeds, mined starts against random and unselected ones: {verdict_title(table)}."
+    return (
+        f"On {where}, {run.p.n_seeds} seeds, mined starts against random and unselected ones: {verdict_title(table)}."
+    )

@@ -1,0 +1,109 @@
+"""Verdicts and tables behind the notebooks, on numbers whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rkcnn_lib.report.params import defaults, resolve
+from rkcnn_lib.report.studies import causal, causal_panels, layers, probing, verdicts
+
+SEEDS = range(6)
+
+
+def values(**means):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.001, len(SEEDS))
+    return {arm: {s: mean + noise[s] + rng.normal(0, 0.001) for s in SEEDS} for arm, mean in means.items()}
+
+
+def judged(**means):
+    rows = verdicts.judge(
+        "h", values(**means), "rkcnn_lift", ("random", "lift_unselected"), metric="explained_variance", delta=0.005
+    )
+    return {row["verdict"] for row in rows}
+
+
+def test_an_advantage_over_both_baselines_is_supported():
+    assert judged(rkcnn_lift=0.9, random=0.8, lift_unselected=0.8) == {"supported"}
+
+
+def test_beating_random_alone_is_not_enough():
+    assert judged(rkcnn_lift=0.9, random=0.8, lift_unselected=0.9) == {"not supported"}
+
+
+def test_a_declared_baseline_that_was_not_run_leaves_it_inconclusive():
+    assert judged(rkcnn_lift=0.9, random=0.8) == {"inconclusive"}
+
+
+def layer_metrics(gain, n_layers=4, n_seeds=5):
+    rng = np.random.default_rng(1)
+    return pd.DataFrame([
+        {"layer": la, "arm": arm, "seed": s, "metric": m, "value": rng.normal(0.8, 0.01) + gain * (arm == "rkcnn_lift")}
+        for la in range(n_layers)
+        for arm in ("random", "lift_unselected", "rkcnn_lift")
+        for s in range(n_seeds)
+        for m in ("explained_variance", "dead", "delta_ce")
+    ])  # fmt: skip
+
+
+def multilayer():
+    return resolve("05_multilayer", {"model": "atlas", "n_seeds": 5})
+
+
+def test_the_best_of_many_layers_of_noise_is_within_its_null():
+    best = layers.best_of_layers(layer_metrics(0.0), multilayer())
+    inside = (best["value"] <= best["chance_upper"] * 1.5).mean()
+    assert inside >= 0.5 and (best["chance_upper"] > 0).all()
+    strong = layers.best_of_layers(layer_metrics(0.1), multilayer()).query("metric == 'best explained_variance'")
+    assert (strong["value"] >= strong["chance_upper"]).all()
+
+
+def test_layer_differences_are_corrected_over_all_layers():
+    table = layers.differences(layer_metrics(0.0), multilayer())
+    assert len(table) == 4 * 2 * 3 and (table["verdict"] != "supported").all()
+    one_layer = layers.differences(layer_metrics(0.0).query("layer == 0"), multilayer())
+    same = table.query("layer == 0").merge(one_layer, on=["contrast", "metric"])
+    assert (same["high_x"] - same["low_x"] >= same["high_y"] - same["low_y"] - 1e-12).all()
+
+
+def test_the_judged_rank_is_the_middle_one():
+    p = resolve("06_causal_checks", {"ranks": [16, 2, 4, 8, 32]})
+    assert causal_panels.judged_rank(p) == 8
+
+
+def test_the_supervised_ranking_puts_the_separating_direction_first():
+    import torch
+
+    y = np.repeat([0, 1, 2], 30)
+    X = torch.randn(90, 5, generator=torch.Generator().manual_seed(0))
+    X[:, 3] += torch.as_tensor(y) * 10.0
+    assert causal.ranked_by_separation(torch.eye(5), X, y)[0].argmax() == 3
+
+
+def test_halves_share_no_document_and_balance_classes():
+    import torch
+
+    groups = np.repeat(np.arange(400), 5)
+    y = np.tile([0, 0, 0, 0, 1], 400)
+    task = probing.Task("toy", "x", torch.randn(2000, 3), y, groups)
+    (_, y_a, groups_a), (_, y_b, groups_b) = task.half(0, seed=1), task.half(1, seed=1)
+    assert not set(groups_a) & set(groups_b)
+    assert np.bincount(y_a).tolist() == np.bincount(y_b).tolist() or abs(y_a.mean() - 0.4) < 0.2
+
+
+@pytest.mark.parametrize("control", ["gaussian", "permuted"])
+def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
+    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    import torch
+
+    p = resolve(
+        "02_probe_validation",
+        defaults("02_probe_validation")
+        | {"control": control, "n_permutations": 19, "n_subsets": 60, "n_directions": 20, "n_probed": 3},
+    )
+    y = np.repeat([0, 1], 150)
+    X = torch.randn(300, 9, generator=torch.Generator().manual_seed(0))
+    X[:, :3] += torch.as_tensor(y)[:, None] * 3.0
+    task = probing.Task("toy", "x", X, y, np.arange(300))
+    noise = pd.concat([probing.study_task(task, p, seed) for seed in range(2)])
+    assert not all(check.passed for check in probing.checks(noise, "toy"))
