@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rkcnn_lib.worlds.hooks import hook_name, hook_width
 from rkcnn_lib.worlds.language import ModelFacts

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rkcnn_lib.worlds.synthetic import ArrayLike, SyntheticSparseDataGenerator
 
