@@ -40,16 +40,7 @@ n_directions: int = 40  # directions kept at most
 score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
 subsets: str = "coordinate"  # coordinate (made up with rotated ones where too few exist) or rotated
 null: str = "gaussian"  # surrogate that calibrates: gaussian, elliptical or None
-miners: list = [
-    "random",
-    "datapoint",
-    "pca",
-    "ica",
-    "kmeans",
-    "rkcnn_coordinate",
-    "rkcnn_lift",
-    "lift_unselected",
-]  # compared
+miners: list = ["datapoint", "pca", "ica", "kmeans", "rkcnn_coordinate", "rkcnn_lift", "lift_unselected"]  # compared
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
