@@ -70,8 +70,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     n_surrogates : int, default 99
         Maxima behind the threshold; at least 99.
     full_null_size : float, default 2e7
-        The search is re-run in full on every surrogate when rows * columns * r * n_stages (h in place of r for
-        "neighbours") is at most this.
+        The search is re-run in full on every surrogate when rows * columns * r * n_stages (10 h in place of
+        r for "neighbours") is at most this.
         Above, the directions found, made up with random ones to the number of starts lifted, are re-scored on
         every surrogate's held-out rows. That is valid because no direction has seen those rows, on the data as
         on the surrogates. `null_mode_` says which was done.
@@ -354,7 +354,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         self.threshold_ = self.null_maxima_ = self.null_mode_ = None
         if self.null is None:
             return
-        each = self.n_subsets if self.score_ == NEIGHBOURS else options.n_lifted  # what a round's cost grows with
+        # What a round's cost grows with; looking for neighbours costs about ten lifts a subset.
+        each = 10 * self.n_subsets if self.score_ == NEIGHBOURS else options.n_lifted
         full = work.numel() * each * self.n_stages <= self.full_null_size
         candidates = None if full else self._with_random_fill(work, found, options, halves[0], seed)
         kind = None if y is not None else self.null
