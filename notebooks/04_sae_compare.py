@@ -101,7 +101,7 @@ frozen = sae_panels.frozen_dictionaries(compared, store, run)
 run.metrics(frozen.rename(columns={"k": "frozen_k"}).assign(metric="frozen_ev"))
 figures.show(
     figures.frozen_dictionary(frozen, title=sae_panels.frozen_title(frozen)),
-    "Explained variance with k atoms a token; the random arm is the chance level. Dots are seeds, bars 95 % intervals.",
+    "Explained variance with k atoms a token; the random arm is the chance level. Lines are means, bands the range over seeds.",
 )
 
 # %% [markdown]

@@ -96,7 +96,7 @@ share = causal.shares(table)
 run.metrics(share)
 figures.show(
     figures.recovery_curve(causal_panels.share_curve(share), x="rank", title=causal_panels.share_title(share)),
-    "0: nothing kept, 1: everything kept; mean and 95 % interval over seeds. The random subspace is the chance level.",
+    "0: nothing kept, 1: everything kept; mean and range over seeds. The random subspace is the chance level.",
 )
 
 # %% [markdown]

@@ -191,7 +191,10 @@ def tidy(units: dict[tuple[str, int], Unit]) -> pd.DataFrame:
 
 def _histories(units: dict[tuple[str, int], Unit]) -> pd.DataFrame:
     longs = [
-        unit.tables["history"].melt(id_vars=["step"], var_name="metric", value_name="value").assign(arm=arm, seed=seed)
+        unit.tables["history"]
+        .drop(columns="tokens")
+        .melt(id_vars=["step"], var_name="metric", value_name="value")
+        .assign(arm=arm, seed=seed)
         for (arm, seed), unit in units.items()
     ]
     return pd.concat(longs, ignore_index=True)
