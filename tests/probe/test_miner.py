@@ -6,29 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from torch.nn.functional import normalize
 
 from rkcnn_lib.probe import RkCNNMiner
+from tests.probe.planted import recovery, sparse_world
 
 SMALL = {"n_subsets": 24, "n_directions": 6, "n_stages": 1, "max_steps": 4}
-
-
-def sparse_world(n_features: int, d: int, p: float, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One-sided features of random unit directions in superposition."""
-    g = torch.Generator().manual_seed(seed)
-    directions = normalize(torch.randn(n_features, d, generator=g), dim=1)
-    codes = torch.rand(n, n_features, generator=g) * (torch.rand(n, n_features, generator=g) < p)
-    return codes @ directions, directions
-
-
-def recovery(found: Any, truth: torch.Tensor, cosine: float = 0.9) -> float:
-    """Share of true directions matched one-to-one at a signed cosine of at least `cosine`."""
-    C = (torch.as_tensor(found).float() @ truth.T).numpy()
-    rows, columns = linear_sum_assignment(-C)
-    return float((C[rows, columns] >= cosine).sum() / len(truth))
 
 
 @parametrize_with_checks([RkCNNMiner(n_subsets=12, n_directions=4, null=None)])
