@@ -123,6 +123,8 @@ def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str,
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and re.search(r"(?<![\\$])\$[^$\n]+\$", _without_code(cell.source)):
             page.flags.append("formulas between dollar signs are shown as they were typed")
+        if "outputs" in cell:
+            cell.outputs = _one_stream_each(cell.outputs)
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
                 output.text = _settle(output.text)
@@ -135,6 +137,20 @@ def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str,
                 page.flags.append("live widgets work in JupyterLab only and were left out")
                 output.data = {"text/plain": "[a live widget: open the notebook in JupyterLab to use it]"}
     return figures
+
+
+def _one_stream_each(outputs: list[Any]) -> list[Any]:
+    """Join what a cell wrote to stdout, and to stderr: a progress bar leaves an output for every time it moved."""
+    first: dict[str, Any] = {}
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name in first:
+            first[output.name].text += output.text
+            continue
+        if output.output_type == "stream":
+            first[output.name] = output
+        kept.append(output)
+    return kept
 
 
 def _without_code(source: str) -> str:
