@@ -1,6 +1,7 @@
 """RkCNN itself, its rivals and its nulls: tensors in, directions out."""
 
 from rkcnn_lib.probe.classifier import RandomKCNNClassifier, kcnn_posterior
+from rkcnn_lib.probe.found import distinct
 from rkcnn_lib.probe.lift import Whitening, ascend, fisher_lift, whiten
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.nulls import Surrogate, max_statistic_threshold, permute_labels, surrogate
@@ -15,7 +16,6 @@ from rkcnn_lib.probe.scores import (
     separation_score,
     subset_scores,
 )
-from rkcnn_lib.probe.search import distinct
 from rkcnn_lib.probe.subsets import Subsets, draw_subsets
 
 __all__ = [

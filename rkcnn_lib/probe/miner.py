@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from rkcnn_lib.probe.lift import whiten
+from rkcnn_lib.probe.calibration import Halves, calibrate, split_rows
+from rkcnn_lib.probe.found import SELECTIONS, Found, SearchOptions
+from rkcnn_lib.probe.inputs import centred, check_side, check_tensor, some_rows, varying_columns
 from rkcnn_lib.probe.neighbours import NEIGHBOURS
-from rkcnn_lib.probe.nulls import SURROGATES, Surrogate, max_statistic_threshold, permute_labels
-from rkcnn_lib.probe.scores import CONTRASTS, LABELLED_SCORES, MAX_ELEMENTS, SCORES, check_labels, contrast_of
-from rkcnn_lib.probe.search import SELECTIONS, Found, SearchOptions, direction_scores, search
-from rkcnn_lib.probe.subsets import KINDS, Subsets, draw_subsets
+from rkcnn_lib.probe.nulls import SURROGATES
+from rkcnn_lib.probe.scores import CONTRASTS, LABELLED_SCORES, MAX_ELEMENTS, SCORES, contrast_of
+from rkcnn_lib.probe.subsets import KINDS, draw_subsets
 
 NULLS = (*SURROGATES, "labels")
 MIN_SURROGATES = 99
+MAX_ROWS = 2**18
 
 
 class _ScoreParameter:
@@ -67,6 +68,9 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     select : {"best", "random", "worst"}, default "best"
         Which subsets are lifted; the other two are controls.
     n_stages : int, default 4
+    n_refinements : int, default 3
+        Passes of sparse coding that sharpen the directions together at the end (see `rkcnn_lib.probe.refine`);
+        without labels and with lift only.
     n_surrogates : int, default 99
         Maxima behind the threshold; at least 99.
     full_null_size : float, default 2e7
@@ -83,6 +87,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         Of the covariance; "auto" is Ledoit-Wolf's.
     max_steps : int, default 20
         Most fixed-point steps of a lift, a round.
+    max_rows : int, default 2**18
+        Rows beyond it are left out at random before anything else.
     max_elements : int, default 2**25
         Bound on the numbers held in one temporary array.
 
@@ -144,12 +150,14 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         *,
         select: str = "best",
         n_stages: int = 4,
+        n_refinements: int = 3,
         n_surrogates: int = MIN_SURROGATES,
         full_null_size: float = 2e7,
         normalise: bool = False,
         merge_cosine: float = 0.9,
         shrinkage: float | str = "auto",
         max_steps: int = 20,
+        max_rows: int = MAX_ROWS,
         max_elements: int = MAX_ELEMENTS,
     ) -> None:
         self.n_subsets = n_subsets
@@ -162,12 +170,14 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.select = select
         self.n_stages = n_stages
+        self.n_refinements = n_refinements
         self.n_surrogates = n_surrogates
         self.full_null_size = full_null_size
         self.normalise = normalise
         self.merge_cosine = merge_cosine
         self.shrinkage = shrinkage
         self.max_steps = max_steps
+        self.max_rows = max_rows
         self.max_elements = max_elements
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -177,25 +187,35 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> RkCNNMiner:
         """Mine directions from X (n, d), an array or a tensor; y and groups (n,) are optional."""
         self._check_parameters()
-        data, y, groups = self._check_data(X, y, groups)
-        rng = check_random_state(self.random_state)
-        seeds = rng.randint(2**31 - 1, size=4)
+        given = self._checked(X)
+        if self.null == "labels" and y is None:
+            raise ValueError("null='labels' needs labels; give y")
+        y, groups = check_side(y, groups, len(given))
         self.score_ = self._score_name(y)
-        n, d = data.shape
-        columns = self._varying_columns(data)
-        m = self._subset_size(n, len(columns))
-        work = self._prepare(data, columns)
-        subsets = draw_subsets(len(columns), m, self.n_subsets, self.subsets, int(seeds[0]))
-        options = self._options(int(seeds[1]))
-        halves = split_rows(n, y, groups, int(seeds[2])) if self.null is not None else (np.arange(n),) * 2
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=5)
+        given, y, groups = some_rows(given, y, groups, self.max_rows, int(seeds[4]))
+        columns = varying_columns(given)
+        m = self._subset_size(len(given), len(columns))
+        work, mean = centred(given, columns, self.normalise)
+        drawn = draw_subsets(len(columns), m, self.n_subsets, self.subsets, int(seeds[0]))
+        subsets, options = drawn.to(work.device), self._options(int(seeds[1]))
+        n = len(work)
+        halves = (np.arange(n),) * 2 if self.null is None else split_rows(n, y, groups, int(seeds[2]))
         if y is not None and len(np.unique(y[halves[0]])) < 2:
             raise ValueError("the groups leave one class in the half searched; give more groups or null=None")
-        found = self._search(work, y, subsets.to(work.device), options, halves[0])
-        scores = self._score(work, y, found, options, halves[1])
-        self._calibrate(work, y, groups, subsets.to(work.device), options, halves, found, int(seeds[3]))
-        self._store(X, found, scores, columns, d)
-        self.subsets_ = subsets.expand(columns.cpu(), d)
-        self.n_starts_, self.n_lifted_ = len(subsets), found.n_lifted
+        data = Halves(work, y, groups, *halves)
+        found = data.search(subsets, options, work, y)
+        scores = data.score(found, options, work, y)
+        self.threshold_ = self.null_maxima_ = self.null_mode_ = None
+        if self.null is not None:
+            calibration = calibrate(
+                data, subsets, options, found, self.null, self.n_surrogates, self._in_full(work, options), int(seeds[3])
+            )
+            self.threshold_, self.null_maxima_ = calibration.threshold, calibration.maxima
+            self.null_mode_ = calibration.mode
+        self._store(X, found, scores, columns, mean)
+        self.subsets_ = drawn.expand(columns.cpu(), len(mean))
+        self.n_starts_, self.n_lifted_ = len(drawn), found.n_lifted
         return self
 
     def transform(self, X: Any) -> Any:
@@ -237,7 +257,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             raise ValueError("score='neighbours' is a lift of its own; use lift=True or another score")
         if self.null is not None and self.null not in NULLS:
             raise ValueError(f"null={self.null!r} is unknown; choose one of {NULLS} or None")
-        for name in ("n_subsets", "n_directions", "n_stages", "max_steps", "max_elements"):
+        for name in ("n_subsets", "n_directions", "n_stages", "max_steps", "max_rows", "max_elements"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} given; it must be at least 1")
         if self.n_subsets < 3:
@@ -247,41 +267,20 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
                 f"n_surrogates={self.n_surrogates} given; a 95 % threshold takes at least {MIN_SURROGATES}"
             )
 
-    def _check_data(self, X: Any, y: Any, groups: Any) -> tuple[torch.Tensor, np.ndarray | None, np.ndarray | None]:
+    def _checked(self, X: Any) -> torch.Tensor:
+        """X as a finite tensor in a type that can be computed with."""
         if isinstance(X, torch.Tensor):
-            if X.ndim != 2 or min(X.shape) == 0:
-                raise ValueError(f"X has shape {tuple(X.shape)}; a tensor of shape (n, d), neither empty, is needed")
-            if X.is_complex():
-                raise ValueError("X is complex; real activations are needed")
-            data = X.detach()
-            data = data if data.dtype in (torch.float32, torch.float64) else data.to(torch.float32)
-            if not bool(torch.isfinite(data).all()):
-                raise ValueError("X holds NaN or infinite values; drop those rows first")
-            if len(data) < 2:
-                raise ValueError("X has 1 sample (n_samples=1); at least 2 are needed")
+            data = check_tensor(X)
             self.n_features_in_ = X.shape[1]
-        else:
-            array = validate_data(self, X, ensure_min_samples=2)
-            array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-            data = torch.from_numpy(np.array(array))
-        if self.null == "labels" and y is None:
-            raise ValueError("null='labels' needs labels; give y")
-        y, groups = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in (y, groups))
-        if y is not None:
-            y = check_labels(y, len(data))
-            check_classification_targets(y)
-        if groups is not None:
-            groups = np.asarray(groups)
-            if groups.shape != (len(data),):
-                raise ValueError(f"groups has shape {groups.shape} but X has {len(data)} rows; give one a row")
-        return data, y, groups
+            return data if data.is_floating_point() else data.float()
+        array = validate_data(self, X, ensure_min_samples=2)
+        return torch.from_numpy(np.array(array if array.dtype.kind == "f" else array.astype(np.float32)))
 
-    def _varying_columns(self, data: torch.Tensor) -> torch.Tensor:
-        varying = (data != data[0]).any(0)
-        if not bool(varying.all()):
-            left_out = int((~varying).sum())
-            warnings.warn(f"{left_out} constant columns are left out (their entries are 0)", stacklevel=3)
-        return varying.nonzero()[:, 0]
+    def _in_full(self, work: torch.Tensor, options: SearchOptions) -> bool:
+        """Whether the search is cheap enough to be run again on every surrogate."""
+        # What a round's cost grows with; looking for neighbours costs about ten lifts a subset.
+        each = 10 * self.n_subsets / self.n_stages if self.score_ == NEIGHBOURS else options.n_lifted
+        return work.numel() * each * self.n_stages <= self.full_null_size
 
     def _subset_size(self, n: int, n_varying: int) -> int:
         m = max(1, round(n_varying**0.5)) if self.subset_size is None else self.subset_size
@@ -290,18 +289,6 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         if n < m:
             raise ValueError(f"X has n_samples={n}, fewer than subset_size={m}; give more rows")
         return m
-
-    def _prepare(self, data: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Varying columns, centred in the data's own precision, in float32 and at unit mean square."""
-        mean = data.mean(0, dtype=torch.float64)
-        self._mean = mean
-        centred = data[:, columns].to(torch.float64) - mean[columns]
-        centred = centred / centred.abs().max().clamp_min(1e-300)
-        centred = centred / centred.square().mean().sqrt()
-        if self.normalise:
-            centred = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-9)
-            centred = centred - centred.mean(0)
-        return centred.to(torch.float32)
 
     def _options(self, seed: int) -> SearchOptions:
         r = self.n_directions
@@ -319,6 +306,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             lift=self.lift,
             select=self.select,
             n_stages=self.n_stages,
+            n_refinements=self.n_refinements,
             merge_cosine=self.merge_cosine,
             shrinkage=self.shrinkage,
             max_iter=self.max_steps,
@@ -326,70 +314,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             seed=seed,
         )
 
-    @staticmethod
-    def _search(
-        work: torch.Tensor, y: np.ndarray | None, subsets: Subsets, options: SearchOptions, rows: np.ndarray
-    ) -> Found:
-        return search(work[torch.as_tensor(rows, device=work.device)], subsets, options, None if y is None else y[rows])
-
-    @staticmethod
-    def _score(
-        work: torch.Tensor, y: np.ndarray | None, found: Found, options: SearchOptions, rows: np.ndarray
-    ) -> torch.Tensor:
-        held = work[torch.as_tensor(rows, device=work.device)]
-        return direction_scores(held, found.filters, options, None if y is None else y[rows], found.targets)
-
-    def _calibrate(
-        self,
-        work: torch.Tensor,
-        y: np.ndarray | None,
-        groups: np.ndarray | None,
-        subsets: Subsets,
-        options: SearchOptions,
-        halves: tuple[np.ndarray, np.ndarray],
-        found: Found,
-        seed: int,
-    ) -> None:
-        """Set `threshold_`, `null_maxima_` and `null_mode_`."""
-        self.threshold_ = self.null_maxima_ = self.null_mode_ = None
-        if self.null is None:
-            return
-        # What a round's cost grows with; looking for neighbours costs about ten lifts a subset.
-        each = 10 * self.n_subsets if self.score_ == NEIGHBOURS else options.n_lifted
-        full = work.numel() * each * self.n_stages <= self.full_null_size
-        candidates = None if full else self._with_random_fill(work, found, options, halves[0], seed)
-        kind = None if y is not None else self.null
-        generator = torch.Generator(device=work.device).manual_seed(seed)
-        rng = np.random.RandomState(seed)
-        source = Surrogate(work, kind) if kind else None
-        maxima = []
-        for _ in range(self.n_surrogates):
-            null_work = source.draw(generator) if source else work
-            null_y = None if y is None else permute_labels(y, groups, rng)
-            if candidates is None:
-                null_found = self._search(null_work, null_y, subsets, options, halves[0])
-            else:
-                null_found = candidates
-            scores = self._score(null_work, null_y, null_found, options, halves[1])
-            maxima.append(float(scores.max()) if len(scores) else 0.0)
-        self.null_maxima_ = np.array(maxima)
-        self.null_mode_ = "full" if full else "rescored"
-        self.threshold_ = max_statistic_threshold(self.null_maxima_)
-
-    @staticmethod
-    def _with_random_fill(
-        work: torch.Tensor, found: Found, options: SearchOptions, rows: np.ndarray, seed: int
-    ) -> Found:
-        """The directions found and random ones, as many together as starts were lifted (at least r)."""
-        n_fill = max(0, max(found.n_lifted, options.n_lifted) - len(found.filters))
-        rng = np.random.RandomState(seed)
-        noise = torch.as_tensor(rng.standard_normal((n_fill, work.shape[1])), device=work.device)
-        white = whiten(work[torch.as_tensor(rows, device=work.device)], options.shrinkage, options.max_elements)
-        filters = torch.cat([found.filters, white.filters(noise)])
-        targets = None if found.targets is None else np.concatenate([found.targets, rng.choice(found.targets, n_fill)])
-        return Found(filters, filters, found.origin, found.n_lifted, targets)
-
-    def _store(self, X: Any, found: Found, scores: torch.Tensor, columns: torch.Tensor, d: int) -> None:
+    def _store(self, X: Any, found: Found, scores: torch.Tensor, columns: torch.Tensor, mean: torch.Tensor) -> None:
         """Rank, apply the threshold, expand to all columns and hand back in the kind of X."""
         order = scores.argsort(descending=True, stable=True)
         if self.threshold_ is not None:
@@ -400,36 +325,15 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         dtype = torch.float64 if double else torch.float32
 
         def out(part: torch.Tensor) -> Any:
-            full = torch.zeros(len(order), d, dtype=dtype, device=part.device)
+            full = torch.zeros(len(order), len(mean), dtype=dtype, device=part.device)
             full[:, columns] = part[order].to(dtype)
             return full if tensor else full.numpy()
 
         self.directions_, self.filters_ = out(found.directions), out(found.filters)
-        self.mean_ = self._mean.to(dtype) if tensor else self._mean.to(dtype).numpy()
+        self.mean_ = mean.to(dtype) if tensor else mean.to(dtype).cpu().numpy()
         index = order.cpu().numpy()
         self.scores_ = scores.cpu().numpy()[index]
         self.origin_ = found.origin.cpu().numpy()[index]
         self.targets_ = None if found.targets is None else found.targets[index]
         self.n_kept_, self.n_distinct_ = len(index), len(scores)
-        del self._mean, self._r
-
-
-def split_rows(n: int, y: np.ndarray | None, groups: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two random halves of range(n): whole groups where there are groups, else each class in both halves."""
-    rng = np.random.RandomState(seed)
-    if groups is not None and len(np.unique(groups)) > 1:
-        names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-        order = rng.permutation(len(names))
-        first = np.zeros(len(names), dtype=bool)
-        n_first = max(1, int((np.cumsum(sizes[order]) <= n / 2).sum()))
-        first[order[:n_first]] = True
-        inside = first[group]
-    else:
-        rank = rng.permutation(n)
-        if y is not None:  # rank rows within their class: the search half then holds every class
-            codes = np.unique(y, return_inverse=True)[1]
-            order = np.lexsort((rank, codes))
-            first_of_class = np.searchsorted(codes[order], codes[order])
-            rank[order] = np.arange(n) - first_of_class
-        inside = rank % 2 == 0
-    return np.flatnonzero(inside), np.flatnonzero(~inside)
+        del self._r

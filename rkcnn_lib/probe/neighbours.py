@@ -7,8 +7,8 @@ class and a few mean-shift steps. In superposition this finds features where con
 one-sided features has rows close to each feature alone, even when the projection on it is no more kurtotic than on
 any other direction (a pentagon in the plane).
 
-Rounds: what the directions kept so far explain is taken away by one-sided matching pursuit, and the same subsets,
-with new anchors, look at what is left. So a few dense neighbourhoods cannot swallow all starts.
+Rounds: what the directions kept so far explain is taken away by one-sided matching pursuit, and the next share of the
+subsets looks at what is left. So a few dense neighbourhoods cannot swallow all starts.
 """
 
 from __future__ import annotations
@@ -19,11 +19,61 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib.probe.found import SearchOptions, distinct
 from rkcnn_lib.probe.scores import MAX_ELEMENTS, chunks
 from rkcnn_lib.probe.subsets import Subsets
 
 NEIGHBOURS = "neighbours"
-MAX_ROWS = 16384  # rows among which a subset looks for neighbours; the lift sees as many
+MAX_ROWS = 16384  # rows among which a subset looks for neighbours
+MEAN_SHIFTS = 5
+
+
+class NeighbourLift:
+    """Directions live on the sphere of centred rows; see `contrast.ContrastLift` for the other way to lift.
+
+    Attributes
+    ----------
+    rows : torch.Tensor of shape (at most MAX_ROWS, d)
+        Rows of norm 1, drawn at random: what directions are to explain.
+    """
+
+    def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
+        self.options = options
+        self.rng = np.random.RandomState(options.seed)
+        sample = torch.as_tensor(np.sort(self.rng.permutation(len(X))[:MAX_ROWS]), device=X.device)
+        self.rows = normalize(X[sample], dim=1)
+        self.k = min(options.n_neighbours, len(sample))
+
+    def share(self, n_subsets: int, stage: int) -> slice:
+        """Return the subsets that a round looks through: its own, for a subset needs its anchor only once."""
+        return slice(stage, n_subsets, self.options.n_stages)
+
+    def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
+        """Separation (h,) of every subset's pseudo-class among the residual (n, d), and its unit mean (h, d)."""
+        anchors = draw_anchors(residual, len(subsets), self.rng)
+        found = pseudo_classes(normalize(residual, dim=1), subsets, anchors, self.k, self.options.max_elements)
+        return found.scores, normalize(found.means, dim=1)
+
+    def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        """Directions (s, d) that a few steps of mean shift among the residual's rows reach from the starts (s, d)."""
+        return mean_shift(normalize(residual, dim=1), starts, self.k, MEAN_SHIFTS, self.options.max_elements)
+
+    def merge(self, U: torch.Tensor, new: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Rows of [U; new] to keep: all of U, and a round's share of what is new, most concentrated first."""
+        options = self.options
+        value = concentration(residual, new, self.k, options.max_elements)
+        # What is kept comes first, so that a new direction near it is merged into it and not the other way round.
+        rank = torch.cat([value.new_full((len(U),), 2.0), value])
+        share = -(-options.n_lifted // options.n_stages)
+        return distinct(torch.cat([U, new]), rank, options.merge_cosine)[: len(U) + share]
+
+    def patterns(self, U: torch.Tensor) -> torch.Tensor:
+        """The directions themselves, float64."""
+        return U.double()
+
+    def oriented(self, D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patterns and filters (s, d): both the directions themselves, on the side on which their neighbours lie."""
+        return D, D
 
 
 @dataclass(frozen=True)
@@ -55,11 +105,11 @@ def pseudo_classes(
         (RkCNN's BV / WV for one class against a rest whose mean is 0).
     """
     means, scores = [], []
-    for part in chunks(len(subsets), len(T) * subsets.size, max_elements):
-        ids = range(part.start, part.stop)
-        near = torch.stack([_nearest(subsets.restrict(T, i), int(anchors[i]), k) for i in ids])  # (c, k)
+    squares = T.square()
+    for part in chunks(len(subsets), len(T) + k * T.shape[1] + subsets.size * T.shape[1], max_elements):
+        near = _nearest(T, squares, subsets, part, anchors[part], k)  # (c, k)
         rows = T[near]  # (c, k, d)
-        bases = torch.stack([subsets.basis(i).to(T) for i in ids])  # (c, m, d)
+        bases = torch.stack([subsets.basis(i).to(T) for i in range(part.start, part.stop)])  # (c, m, d)
         seen = rows @ bases.mT  # (c, k, m)
         mean = rows.mean(1)
         # Lengths in the complement: full length less the part in the subset, whose basis is orthonormal.
@@ -70,8 +120,25 @@ def pseudo_classes(
     return PseudoClasses(torch.cat(means), torch.cat(scores).double())
 
 
-def _nearest(P: torch.Tensor, anchor: int, k: int) -> torch.Tensor:
-    return (P - P[anchor]).square().sum(1).topk(k, largest=False).indices
+def _nearest(
+    T: torch.Tensor, squares: torch.Tensor, subsets: Subsets, part: slice, anchors: torch.Tensor, k: int
+) -> torch.Tensor:
+    """The k rows nearest to each anchor within its subset, (c, k).
+
+    ``||x_S||^2 - 2 x_S . a_S`` orders rows as the distance does. With a coordinate subset as a 0/1 row both terms
+    are one matrix product for all subsets at once.
+    """
+    middle = min(max(part.start, subsets.n_coordinate), part.stop)
+    coordinate, rotated = slice(part.start, middle), slice(middle, part.stop)
+    order = T.new_empty(part.stop - part.start, len(T))
+    n_coordinate = middle - part.start
+    if n_coordinate:
+        inside = T.new_zeros(n_coordinate, T.shape[1]).scatter_(1, subsets.indices[coordinate], 1.0)
+        torch.addmm(inside @ squares.T, inside * T[anchors[:n_coordinate]], T.T, alpha=-2.0, out=order[:n_coordinate])
+    for row, i in enumerate(range(rotated.start, rotated.stop), start=n_coordinate):
+        P = subsets.restrict(T, i)
+        order[row] = (P - P[anchors[row]]).square().sum(1)
+    return order.topk(k, dim=1, largest=False).indices
 
 
 def mean_shift(

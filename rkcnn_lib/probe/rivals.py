@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.nulls import surrogate
+from rkcnn_lib.probe.refine import refine
 from rkcnn_lib.probe.scores import covariance, projection_contrast
 
 
@@ -77,6 +78,18 @@ def _kmeans(
     return torch.as_tensor(model.cluster_centers_, device=X.device)
 
 
+def _refined(miner: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The same miner with the miner's refinement at the end: what refinement does without random subsets."""
+
+    def mined(
+        X: torch.Tensor, n: int, rng: np.random.RandomState, n_refinements: int = 3, **options: Any
+    ) -> torch.Tensor:
+        D = miner(X, n, rng, **options).to(X.dtype)
+        return refine(_centred(X), normalize(D[D.norm(dim=1) > 0], dim=1), n_refinements)
+
+    return mined
+
+
 def _rkcnn(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
     options = {"n_subsets": 3 * n, "null": None, "random_state": rng, **options}
     return RkCNNMiner(n_directions=n, **options).fit(X).directions_
@@ -106,6 +119,8 @@ _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "pca": _pca,
     "ica": _ica,
     "kmeans": _kmeans,
+    "datapoint_refined": _refined(_datapoint),
+    "kmeans_refined": _refined(_kmeans),
     "rkcnn_coordinate": _rkcnn_coordinate,
     "rkcnn_lift": _rkcnn,
     "lift_unselected": _lift_unselected,
@@ -132,6 +147,9 @@ def mine(
           max_iter (200).
         - "kmeans": MiniBatchKMeans centres of the centred rows; at most n. Options: normalise (True: rows scaled
           to norm 1, spherical clusters), batch_size (4096).
+        - "datapoint_refined", "kmeans_refined": the same, sharpened by the passes of sparse coding that end an
+          RkCNN search (`rkcnn_lib.probe.refine`): what these passes are worth without random subsets. Option:
+          n_refinements (3).
         - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
           with zeros, subsets chosen by kurtosis, no lift and no merging.
         - "rkcnn_lift": `RkCNNMiner`, from 3 n_directions subsets unless n_subsets says otherwise.

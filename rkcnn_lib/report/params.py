@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK_FOLDER = ROOT / "notebooks"
 
 ARMS = (
-    "random", "datapoint", "pca", "ica", "kmeans", "rkcnn_coordinate",
+    "random", "datapoint", "pca", "ica", "kmeans", "datapoint_refined", "kmeans_refined", "rkcnn_coordinate",
     "rkcnn_lift", "lift_unselected", "lift_bottom", "rkcnn_null",
 )  # fmt: skip
 Arm = Literal[ARMS]  # type: ignore[valid-type]
@@ -94,11 +94,28 @@ class ToySuperposition(Unlabelled):
     n_samples: Annotated[int, Field(ge=500)]
     null: Literal["gaussian", "elliptical"] | None
     miners: Annotated[list[Arm], Listed, Field(min_length=1)]
+    curve_seeds: Annotated[int, Field(ge=2)]
+    curve_features: Annotated[list[Annotated[int, Field(ge=2)]], Listed]
+    curve_active: Annotated[list[Count], Listed]
+    curve_noise: Annotated[list[Annotated[float, Field(ge=0)]], Listed]
+    curve_subset_size: Annotated[list[Annotated[int, Field(ge=2)]], Listed]
+    curve_n_subsets: Annotated[list[Annotated[int, Field(ge=3)]], Listed]
+    curve_n_samples: Annotated[list[Annotated[int, Field(ge=100)]], Listed]
 
     @model_validator(mode="after")
     def _active_features_exist(self) -> ToySuperposition:
         if self.n_active > self.n_features:
             raise ValueError(f"n_active = {self.n_active}: at most n_features = {self.n_features}")
+        if max(self.curve_active, default=1) > self.n_features:
+            raise ValueError(f"curve_active = {self.curve_active}: at most n_features = {self.n_features}")
+        if min(self.curve_features, default=self.n_features) < self.n_active:
+            raise ValueError(f"curve_features = {self.curve_features}: at least n_active = {self.n_active} each")
+        if max(self.curve_subset_size, default=2) > self.n_hidden:
+            raise ValueError(f"curve_subset_size = {self.curve_subset_size}: at most n_hidden = {self.n_hidden}")
+        if min(self.curve_n_subsets, default=self.n_subsets) < 3 * self.n_directions:
+            raise ValueError(
+                f"curve_n_subsets = {self.curve_n_subsets}: at least 3 x n_directions = {3 * self.n_directions} each"
+            )
         if "rkcnn_lift" not in self.miners:
             raise ValueError(f"miners = {self.miners}: must hold rkcnn_lift, which the gate judges")
         return self

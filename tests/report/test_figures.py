@@ -44,6 +44,7 @@ CAUSAL = rows(subspace=["rkcnn_lift", "random", "clean"], intervention=["keep", 
 TABLES = {
     "toy_curves": TOY,
     "recovery_by_miner": MINERS,
+    "recovery_curves": rows(axis=["features", "noise"], x=[1, 50], miner=ARMS, seed=[0, 1], metric=["mmcs"]),
     "selectivity": SELECTIVITY.assign(null=0.25),
     "norms_by_position": pd.DataFrame({"position": range(9), "q10": 1.0, "median": 2.0, "q90": 3.0}),
     "variance_by_dimension": pd.DataFrame({"dimension": range(9), "share": np.full(9, 1 / 9), "kurtosis": 2.0}),
@@ -166,7 +167,7 @@ def test_arms_keep_colour_and_marker_across_figures():
 
 def test_no_two_arms_look_the_same():
     pairs = {(figures.ARM_COLOURS[a], figures.ARM_MARKERS[a]) for a in figures.ARM_COLOURS}
-    assert len(pairs) == len(set(figures.ARM_COLOURS.values())) == len(set(figures.ARM_MARKERS.values())) == 10
+    assert len(pairs) == len(set(figures.ARM_COLOURS.values())) == len(set(figures.ARM_MARKERS.values())) == 12
 
 
 def test_colours_are_readable_on_white_and_on_a_dark_page():

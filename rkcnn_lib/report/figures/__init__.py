@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rkcnn_lib.report.figures.activations import norms_by_position, spectrum, variance_by_dimension
 from rkcnn_lib.report.figures.arms import arm_metrics, frozen_dictionary, paired_differences, training_curves
+from rkcnn_lib.report.figures.curves import recovery_curve, recovery_curves
 from rkcnn_lib.report.figures.display import show
 from rkcnn_lib.report.figures.latents import cosine_histograms, dead_curve, density
 from rkcnn_lib.report.figures.layers import causal_by_layer, causal_effects, layer_differences, layer_heatmap
@@ -11,7 +12,6 @@ from rkcnn_lib.report.figures.mining import (
     mined_slider,
     mined_versus_true,
     recovery_by_miner,
-    recovery_curve,
     score_distribution,
     selectivity,
 )
@@ -39,6 +39,7 @@ __all__ = [
     "paired_differences",
     "recovery_by_miner",
     "recovery_curve",
+    "recovery_curves",
     "score_distribution",
     "selectivity",
     "show",

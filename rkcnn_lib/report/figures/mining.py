@@ -14,8 +14,6 @@ from rkcnn_lib.report.figures.dots import dot_plot
 from rkcnn_lib.report.figures.inputs import as_array, checked, checked_arrays, in_order, metrics_of
 from rkcnn_lib.report.figures.parts import (
     box,
-    chance_bands,
-    line_of_seeds,
     mean_with_interval,
     number,
     rows_axis,
@@ -29,8 +27,6 @@ from rkcnn_lib.report.figures.style import (
     DIVERGING,
     NEUTRAL,
     escape,
-    label,
-    short,
     style_of,
 )
 from rkcnn_lib.report.figures.toy import arrows, plane_layout, unit_circle
@@ -162,44 +158,6 @@ def recovery_by_miner(table: pd.DataFrame, title: str | None = None) -> go.Figur
     columns = ["miner", "seed", "value", "chance_mean", "chance_upper"]
     table = checked(table, columns, ["value", "chance_mean", "chance_upper"], "recovery_by_miner")
     return dot_plot(table, "miner", title)
-
-
-def recovery_curve(table: pd.DataFrame, x: str, title: str | None = None) -> go.Figure:
-    """Recovery along ``x``: a line a miner with the range of its seeds, above the grey band of chance.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns ``x``, miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down.
-    x : str
-        Name of the column on the horizontal axis, also its title.
-    title : str, optional
-        The finding, in words.
-
-    Raises
-    ------
-    ValueError
-        If the table is empty or lacks a column.
-    """
-    columns = [x, "miner", "seed", "value", "chance_mean", "chance_upper"]
-    table = checked(table, columns, [x, "value", "chance_mean", "chance_upper"], "recovery_curve")
-    fig = go.Figure()
-    choices = Choices(fig)
-    for metric, part in metrics_of(table):
-        traces = chance_bands(part, x)
-        for miner in in_order(part["miner"]):
-            traces += line_of_seeds(part[part["miner"] == miner], x, str(miner))
-        choices.add(short(metric or "value"), traces, {"yaxis.title.text": label(metric or "recovery")})
-    choices.close()
-    values = table[x]
-    log = values.min() > 0 and values.max() / values.min() > 30
-    return finish(
-        fig,
-        title,
-        height=430,
-        legend="right",
-        xaxis=(log_axis(values) if log else {}) | {"title": escape(x.replace("_", " "))},
-    )
 
 
 def selectivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:

@@ -32,6 +32,8 @@ _STYLES: dict[str, Style] = {
     "pca": Style("#206c7f", "triangle-up"),
     "ica": Style("#5946f2", "triangle-down"),
     "kmeans": Style("#b920b9", "diamond"),
+    "datapoint_refined": Style("#4a7fb8", "square-x"),
+    "kmeans_refined": Style("#8478cc", "diamond-x"),
     "rkcnn_coordinate": Style("#b9330d", "cross"),
     "rkcnn_lift": Style("#f26c0d", "star"),
     "lift_unselected": Style("#cc6cb9", "hexagon"),

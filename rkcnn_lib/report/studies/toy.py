@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,77 +18,12 @@ from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.report.params import ToySuperposition
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.units import Unit, cached_unit
-from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.geometry import geometry, polygon, represented, true_directions
+from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
+from rkcnn_lib.worlds.geometry import true_directions
 
-PLANE_FEATURES = 5
 COMPARED = "rkcnn_lift"  # as many directions as its rivals, no null
 JUDGED = "rkcnn_lift_calibrated"  # only those that beat the null: what the gate judges
 MEASURES = (matched_cosine, recovery_rate, precision)
-
-
-# ---------------------------------------------------------------- five features in a plane
-
-
-@dataclass(frozen=True)
-class Planes:
-    """Trained 5 -> 2 models: W (n_probabilities, n_instances, 5, 2) and a tidy table, one row a model."""
-
-    W: torch.Tensor
-    table: pd.DataFrame
-
-
-def train_planes(p: ToySuperposition) -> Planes:
-    """Train ``plane_instances`` models at each probability in one batched tensor (cached)."""
-    ps = sorted(p.plane_probabilities, reverse=True)
-    inputs = {"ps": ps, "instances": p.plane_instances, "steps": p.plane_steps}
-
-    def compute(scratch: Path) -> Unit:
-        each = torch.tensor(ps).repeat_interleave(p.plane_instances)
-        models = ParallelToyModel(len(each), PLANE_FEATURES, 2, each, random_state=0)
-        losses = models.train(p.plane_steps).losses[-1]
-        W = models.W.unflatten(0, (len(ps), p.plane_instances))
-        return Unit(arrays={"W": W, "loss": torch.as_tensor(losses).view(len(ps), p.plane_instances)})
-
-    unit = cached_unit("toy_planes", inputs, compute)
-    W, loss = unit.arrays["W"], unit.arrays["loss"]
-    kept, dimensionality = represented(W), geometry(W).dimensionality
-    table = pd.DataFrame([
-        {"probability": probability, "instance": k, "loss": float(loss[i, k]), "n_represented": int(kept[i, k].sum()),
-         "mean_dimensionality": float(dimensionality[i, k][kept[i, k]].mean()) if kept[i, k].any() else 0.0,
-         "shape": polygon(W[i, k])}
-        for i, probability in enumerate(ps)
-        for k in range(p.plane_instances)
-    ])  # fmt: skip
-    return Planes(W, table)
-
-
-def median_instances(planes: Planes) -> dict[str, np.ndarray]:
-    """Return for each probability the feature directions (5, 2) of the model of median loss."""
-    frames = {}
-    for i, (probability, rows) in enumerate(planes.table.groupby("probability", sort=False)):
-        middle = rows.sort_values("loss")["instance"].iloc[(len(rows) - 1) // 2]
-        frames[f"p = {probability:g}"] = planes.W[i, middle].numpy()
-    return frames
-
-
-def plane_title(planes: Planes) -> str:
-    """Return the finding of the figure of directions: how often the pentagon is found where features are rarest."""
-    rarest = planes.table[planes.table["probability"] == planes.table["probability"].min()]
-    found = int((rarest["shape"] == "pentagon").sum())
-    return f"At p = {rarest['probability'].iloc[0]:g} {found} of {len(rarest)} models form the pentagon"
-
-
-def curve_title(planes: Planes) -> str:
-    """Return the finding of the curves over sparsity."""
-    shapes = planes.table.groupby("probability", sort=False)["shape"].agg(lambda s: Counter(s).most_common(1)[0][0])
-    return "As features grow rare: " + ", ".join(f"{shape} (p = {p:g})" for p, shape in shapes.items())
-
-
-def plane_metrics(planes: Planes) -> pd.DataFrame:
-    """Return the share of each shape at each probability, as tidy rows."""
-    share = planes.table.groupby("probability")["shape"].value_counts(normalize=True).rename("value").reset_index()
-    return share.assign(metric="share of " + share["shape"]).drop(columns="shape")
 
 
 # ---------------------------------------------------------------- many features in few dimensions
@@ -200,11 +134,13 @@ def mine_all(spaces: list[Space], run: Run) -> Mined:
     return Mined(table, cosines)
 
 
-def compare_with_truth(D: torch.Tensor, truth: torch.Tensor, miner: str, seed: int) -> list[dict[str, Any]]:
+def compare_with_truth(
+    D: torch.Tensor, truth: torch.Tensor, miner: str, seed: int, n_draws: int = 200
+) -> list[dict[str, Any]]:
     """Return one row a measure: value, and the chance level of as many random directions."""
     rows = []
     for measure in MEASURES:
-        by_chance = chance(measure, max(1, len(D)), len(truth), truth.shape[1], truth=truth)
+        by_chance = chance(measure, max(1, len(D)), len(truth), truth.shape[1], n_draws=n_draws, truth=truth)
         value = measure(D, truth) if len(D) else 0.0
         rows.append({"miner": miner, "seed": seed, "metric": measure.__name__, "value": value, "n_returned": len(D),
                      "n_true": len(truth), "chance_mean": by_chance.mean, "chance_upper": by_chance.upper})  # fmt: skip
@@ -268,7 +204,7 @@ def checks(mined: Mined, p: ToySuperposition) -> list[Check]:
     ]  # fmt: skip
 
 
-def headline(mined: Mined, planes: Planes) -> str:
+def headline(mined: Mined) -> str:
     """Return one sentence that answers 01's question."""
     recovered = mined.table[mined.table["metric"] == "recovery_rate"]
     rows = recovered[recovered["miner"] == COMPARED]
@@ -280,5 +216,5 @@ def headline(mined: Mined, planes: Planes) -> str:
         f"{COMPARED} recovers {mean:.0%} [{low:.0%}, {high:.0%}] of the true directions at cosine 0.9 with "
         f"{rows['n_returned'].mean():.0f} directions for {rows['n_true'].mean():.0f} (chance "
         f"{rows['chance_mean'].mean():.0%}, {len(rows)} models{rival}); held to its null it keeps "
-        f"{strict['n_returned']:.0f} and recovers {strict['value']:.0%}. {plane_title(planes)}."
+        f"{strict['n_returned']:.0f} and recovers {strict['value']:.0%}."
     )

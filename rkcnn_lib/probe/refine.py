@@ -1,0 +1,99 @@
+"""Refinement by sparse coding: from directions that lie near the features to those that code the rows best.
+
+The rows are coded by a few steps of one-sided matching pursuit (features are zero or positive), then all directions
+are solved for at once by least squares, and so on: the method of optimal directions (Engan, Aase & Husoy 1999) with
+a one-sided code. It needs good starts, for it finds the nearest optimum only; that is what mining is for. It would
+sharpen any start, so a comparison of miners must give it to their rivals too (see `rivals.mine`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import normalize
+
+from rkcnn_lib.probe.scores import MAX_ELEMENTS, block_size, chunks
+
+RIDGE = 1e-3  # towards the directions as they are, as a share of a direction's mean energy: rare ones move less
+
+
+def default_steps(d: int) -> int:
+    """Return how many directions a row is coded with in d dimensions: d / 16, at least 2 and at most 8.
+
+    With as many steps as dimensions any dictionary codes everything and nothing is left to learn from.
+    """
+    return min(8, max(2, d // 16))
+
+
+def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
+    """Return what ``n_steps`` of one-sided matching pursuit with the unit directions D (r, d) leave of X (n, d)."""
+    residual = X.clone()
+    if len(D):
+        gram = D @ D.T
+        for rows in chunks(len(X), len(D), block_size(X, max_elements)):
+            residual[rows] -= one_sided_codes(X[rows], D, gram, n_steps) @ D
+    return residual
+
+
+def one_sided_codes(X: torch.Tensor, D: torch.Tensor, gram: torch.Tensor, n_steps: int) -> torch.Tensor:
+    """Non-negative codes (n, r) of matching pursuit (Mallat & Zhang 1993) with unit directions D (r, d).
+
+    Each step adds to each row the direction with the largest positive inner product with what is left; ``gram`` is
+    ``D @ D.T``, through which inner products are updated without forming what is left.
+    """
+    inner = X @ D.T
+    codes = torch.zeros_like(inner)
+    rows = torch.arange(len(X), device=X.device)
+    for _ in range(n_steps):
+        value, picked = inner.max(1)
+        value = value.clamp_min(0.0)
+        codes[rows, picked] += value
+        inner -= value[:, None] * gram[picked]
+    return codes
+
+
+def refine(
+    X: torch.Tensor,
+    D: torch.Tensor,
+    n_passes: int = 3,
+    n_steps: int | None = None,
+    max_elements: int = MAX_ELEMENTS,
+) -> torch.Tensor:
+    """Move unit directions D (r, d) to where they code the rows of X (n, d) with a smaller squared error.
+
+    Parameters
+    ----------
+    X : torch.Tensor of shape (n, d)
+        Rows; an offset common to all is fitted beside the directions.
+    D : torch.Tensor of shape (r, d)
+        Unit rows.
+    n_passes : int
+        Alternations of coding and solving; 0 returns D.
+    n_steps : int or None
+        Directions a row is coded with; None is `default_steps`.
+    max_elements : int
+        Bound on the size of a temporary array.
+
+    Returns
+    -------
+    torch.Tensor of shape (r, d)
+        Unit rows in the dtype of D, in the same order. A direction that codes no row stays where it was.
+    """
+    n_steps = default_steps(X.shape[1]) if n_steps is None else n_steps
+    U = D.to(X.dtype)
+    offset = X.new_zeros(X.shape[1])
+    for _ in range(n_passes if len(D) else 0):
+        gram = U @ U.T
+        energy = torch.zeros(len(U), len(U), dtype=torch.float64, device=X.device)
+        slope = torch.zeros(len(U), X.shape[1], dtype=torch.float64, device=X.device)
+        left = torch.zeros(X.shape[1], dtype=torch.float64, device=X.device)
+        for rows in chunks(len(X), len(U), block_size(X, max_elements)):
+            part = X[rows] - offset
+            codes = one_sided_codes(part, U, gram, n_steps)
+            residual = part - codes @ U
+            energy += (codes.T @ codes).double()
+            slope += (codes.T @ residual).double()
+            left += residual.sum(0, dtype=torch.float64)
+        energy.diagonal().add_(RIDGE * energy.diagonal().mean().clamp_min(1e-30))
+        U = normalize(U + torch.linalg.solve(energy, slope).to(U.dtype), dim=1)
+        offset = offset + (left / len(X)).to(X.dtype)
+    return U.to(D.dtype)
