@@ -19,12 +19,15 @@ class ContrastLift:
     ----------
     rows : torch.Tensor of shape (n, d)
         What directions are to explain: the whitened rows.
+    origin : torch.Tensor of shape (d,)
+        The mean, from which contrasts are taken.
     """
 
     def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
         self.options = options
         self.white = whiten(X, options.shrinkage, options.max_elements)
         self.rows = self.white.apply(X)
+        self.origin = self.white.mean.to(X.dtype)
 
     def share(self, n_subsets: int, stage: int) -> slice:
         """Return the subsets that a round looks through: all, for on another residual each has another direction."""

@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import normalize
 
 from rkcnn_lib.probe.found import SearchOptions, distinct
+from rkcnn_lib.probe.inputs import geometric_median
 from rkcnn_lib.probe.scores import MAX_ELEMENTS, chunks
 from rkcnn_lib.probe.subsets import Subsets
 
@@ -34,14 +35,18 @@ class NeighbourLift:
     Attributes
     ----------
     rows : torch.Tensor of shape (at most MAX_ROWS, d)
-        Rows of norm 1, drawn at random: what directions are to explain.
+        Rows drawn at random, seen from the origin and of norm 1: what directions are to explain.
+    origin : torch.Tensor of shape (d,)
+        The geometric median, which stays where most rows lie: with rare features that is where none is active. From
+        the mean, rows of one feature do not lie on one ray.
     """
 
     def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
         self.options = options
         self.rng = np.random.RandomState(options.seed)
         sample = torch.as_tensor(np.sort(self.rng.permutation(len(X))[:MAX_ROWS]), device=X.device)
-        self.rows = normalize(X[sample], dim=1)
+        self.origin = geometric_median(X[sample])
+        self.rows = unit(X[sample] - self.origin)
         self.k = min(options.n_neighbours, len(sample))
 
     def share(self, n_subsets: int, stage: int) -> slice:
@@ -51,17 +56,17 @@ class NeighbourLift:
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
         """Separation (h,) of every subset's pseudo-class among the residual (n, d), and its unit mean (h, d)."""
         anchors = draw_anchors(residual, len(subsets), self.rng)
-        found = pseudo_classes(normalize(residual, dim=1), subsets, anchors, self.k, self.options.max_elements)
+        found = pseudo_classes(unit(residual), subsets, anchors, self.k, self.options.max_elements)
         return found.scores, normalize(found.means, dim=1)
 
     def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """Directions (s, d) that a few steps of mean shift among the residual's rows reach from the starts (s, d)."""
-        return mean_shift(normalize(residual, dim=1), starts, self.k, MEAN_SHIFTS, self.options.max_elements)
+        return mean_shift(unit(residual), starts, self.k, MEAN_SHIFTS, self.options.max_elements)
 
     def merge(self, U: torch.Tensor, new: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Rows of [U; new] to keep: all of U, and a round's share of what is new, most concentrated first."""
         options = self.options
-        value = concentration(residual, new, self.k, options.max_elements)
+        value = _concentration(unit(residual), new, self.k, options.max_elements)
         # What is kept comes first, so that a new direction near it is merged into it and not the other way round.
         rank = torch.cat([value.new_full((len(U),), 2.0), value])
         share = -(-options.n_lifted // options.n_stages)
@@ -154,9 +159,19 @@ def mean_shift(
     return torch.cat(moved) if moved else U
 
 
+def unit(X: torch.Tensor) -> torch.Tensor:
+    """Rows of X (n, d) at norm 1; those shorter than a thousandth of the root mean square have no direction: zero."""
+    norms = X.norm(dim=1, keepdim=True)
+    short = norms <= 1e-3 * norms.square().mean().sqrt()
+    return (X / norms.masked_fill(short, 1.0)).masked_fill(short, 0.0)
+
+
 def concentration(X: torch.Tensor, U: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
-    """Mean cosine of each unit direction (s, d) with its k nearest rows of X (n, d); (s,) float64, at most 1."""
-    T = normalize(X, dim=1)
+    """Mean cosine of each unit direction (s, d) with its k nearest rows of X (n, d) seen from their median; (s,)."""
+    return _concentration(unit(X - geometric_median(X)), U, k, max_elements)
+
+
+def _concentration(T: torch.Tensor, U: torch.Tensor, k: int, max_elements: int) -> torch.Tensor:
     k = min(k, len(T))
     parts = [(U[p].to(T) @ T.T).topk(k, dim=1).values.mean(1) for p in chunks(len(U), len(T), max_elements)]
     return torch.cat(parts).double() if parts else T.new_zeros(0, dtype=torch.float64)

@@ -17,11 +17,11 @@ RIDGE = 1e-3  # towards the directions as they are, as a share of a direction's 
 
 
 def default_steps(d: int) -> int:
-    """Return how many directions a row is coded with in d dimensions: d / 16, at least 2 and at most 8.
+    """Return how many directions a row is coded with in d dimensions: d / 16, at least 1 and at most 8.
 
     With as many steps as dimensions any dictionary codes everything and nothing is left to learn from.
     """
-    return min(8, max(2, d // 16))
+    return min(8, max(1, d // 16))
 
 
 def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:

@@ -44,7 +44,7 @@ def _search_in_rounds(X: torch.Tensor, subsets: Subsets, options: SearchOptions)
             residual = pursue(lift.rows, U, options.pursuit_steps, options.max_elements)
     D = lift.patterns(U)
     if options.n_refinements:
-        D = refine(X, D, options.n_refinements, max_elements=options.max_elements)
+        D = refine(X - lift.origin, D, options.n_refinements, max_elements=options.max_elements)
     D, filters = lift.oriented(D)
     # What refinement or orientation brought together is one direction; the order is that of merging, best first.
     kept = distinct(D, -torch.arange(len(D), device=D.device).double(), options.merge_cosine)

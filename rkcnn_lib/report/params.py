@@ -138,6 +138,8 @@ class ProbeValidation(Mining):
     n_neighbours: Count
     n_permutations: Annotated[int, Field(ge=19)]
     n_probed: Annotated[int, Field(ge=3, description="subsets of each group that are probed")]
+    n_ensemble: Count
+    curve_sizes: Annotated[list[Count], Listed]
 
 
 class Activations(Parameters):

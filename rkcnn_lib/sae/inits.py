@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rkcnn_lib.probe.inputs import geometric_median
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.sparse import decode_sparse
 
@@ -106,28 +107,6 @@ def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *,
     if not torch.isfinite(X).all():
         raise ValueError("X holds NaN or infinite values; clean the activations before training")
     return X
-
-
-def geometric_median(X: Tensor, n_iterations: int = 200, tolerance: float = 1e-6) -> Tensor:
-    """(d,): the point with the least sum of distances to the rows of X (n, d), by Weiszfeld's iteration.
-
-    Stops when a step is shorter than `tolerance` times the mean distance. A distance of zero (the iterate sits
-    on a row) is floored, which keeps the weights finite. Weiszfeld 1937, Tohoku Mathematical Journal 43.
-    """
-    rows = X.double()
-    point = rows.mean(dim=0)
-    for _ in range(n_iterations):
-        distances = (rows - point).norm(dim=1)
-        spread = float(distances.mean())
-        if spread == 0:
-            break
-        weights = 1 / distances.clamp_min(1e-9 * spread)
-        moved = (weights @ rows) / weights.sum()
-        step = float((moved - point).norm())
-        point = moved
-        if step < tolerance * spread:
-            break
-    return point.to(X.dtype)
 
 
 @torch.no_grad()

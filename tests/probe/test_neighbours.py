@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from rkcnn_lib.measure import matched_cosine, recovery_rate
 from rkcnn_lib.probe import RkCNNMiner, mine
-from rkcnn_lib.probe.neighbours import concentration, draw_anchors, mean_shift, pseudo_classes
+from rkcnn_lib.probe.neighbours import concentration, draw_anchors, mean_shift, pseudo_classes, unit
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.probe.subsets import draw_subsets
 
@@ -79,7 +79,8 @@ def test_mean_shift_moves_towards_the_cluster():
     rows = normalize(torch.tensor([[1.0, 0.0]]) + 0.01 * torch.randn(50, 2), dim=1)
     moved = mean_shift(rows, normalize(torch.tensor([[1.0, 0.5]]), dim=1), k=50, n_steps=1)
     assert float(moved[0, 0]) > 0.999
-    assert float(concentration(rows, moved, k=50)[0]) > 0.99
+    around = torch.cat([rows, -rows, torch.eye(2), -torch.eye(2)])  # rows are seen from their median: here 0
+    assert float(concentration(around, moved, k=50)[0]) > 0.99
 
 
 def test_anchors_are_drawn_where_something_is_left():
@@ -92,3 +93,15 @@ def test_anchors_are_drawn_where_something_is_left():
 def test_the_lift_cannot_be_switched_off():
     with pytest.raises(ValueError, match="lift of its own"):
         RkCNNMiner(score="neighbours", lift=False).fit(torch.randn(100, 5))
+
+
+def test_rows_of_a_rare_feature_lie_on_one_ray_from_the_origin():
+    X, W = superposed(n=3000, n_active=1)
+    X = torch.cat([X, torch.zeros(6000, 4)]) + 5.0  # most rows hold no feature, at a place far from zero
+    mined = mine("rkcnn_lift", X, n_directions=16, n_subsets=120, score="neighbours")
+    assert recovery_rate(mined, W, 0.999) == 1.0
+
+
+def test_a_row_without_length_has_no_direction():
+    X = torch.tensor([[3.0, 4.0], [1e-9, 0.0], [0.0, 0.0]])
+    assert torch.equal(unit(X), torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]]))

@@ -1,11 +1,13 @@
 """Verdicts and tables behind the notebooks, on numbers whose answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from rkcnn_lib.report.params import defaults, resolve
-from rkcnn_lib.report.studies import causal, causal_panels, layers, probing, verdicts
+from rkcnn_lib.report.studies import causal, causal_panels, layers, planes, probe_controls, probing, verdicts
 
 SEEDS = range(6)
 
@@ -85,7 +87,7 @@ def test_halves_share_no_document_and_balance_classes():
 
     groups = np.repeat(np.arange(400), 5)
     y = np.tile([0, 0, 0, 0, 1], 400)
-    task = probing.Task("toy", "x", torch.randn(2000, 3), y, groups)
+    task = probing.Task("toy", "x", torch.randn(2000, 3), y, groups, groups)
     (_, y_a, groups_a), (_, y_b, groups_b) = task.half(0, seed=1), task.half(1, seed=1)
     assert not set(groups_a) & set(groups_b)
     assert np.bincount(y_a).tolist() == np.bincount(y_b).tolist() or abs(y_a.mean() - 0.4) < 0.2
@@ -104,6 +106,57 @@ def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
     y = np.repeat([0, 1], 150)
     X = torch.randn(300, 9, generator=torch.Generator().manual_seed(0))
     X[:, :3] += torch.as_tensor(y)[:, None] * 3.0
-    task = probing.Task("toy", "x", X, y, np.arange(300))
+    task = probing.Task("toy", "x", X, y, np.arange(300), np.arange(300))
     noise = pd.concat([probing.study_task(task, p, seed) for seed in range(2)])
     assert not all(check.passed for check in probing.checks(noise, "toy"))
+
+
+def probe_parameters(**given):
+    small = {"n_permutations": 19, "n_subsets": 60, "n_directions": 20, "n_probed": 3, "n_ensemble": 3}
+    return resolve("02_probe_validation", defaults("02_probe_validation") | small | {"curve_sizes": [2, 4]} | given)
+
+
+def sized(X, y, p):
+    task = probing.Task("toy", "x", X, y, np.arange(len(y)), np.arange(len(y)))
+    sizes = pd.concat([probe_controls._sizes_of_task(task, p, seed) for seed in range(2)])
+    return sizes, pd.concat([probing.study_task(task, p, seed) for seed in range(2)])
+
+
+def test_a_label_of_two_coordinates_is_found_by_small_subsets_and_one_of_all_is_not():
+    import torch
+
+    y = np.tile([0, 1], 300)
+    noise = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    few = noise.clone()
+    few[:, :2] += torch.as_tensor(y)[:, None] * 4.0
+    assert probe_controls.check(*sized(few, y, probe_parameters()), "toy").passed
+    # The sign of a sum whose terms all but cancel: each coordinate alone, and any few, know next to nothing.
+    every = noise - noise.mean(1, keepdim=True) + (torch.as_tensor(y)[:, None] - 0.5) * 0.4
+    assert not probe_controls.check(*sized(every, y, probe_parameters()), "toy").passed
+    assert not probe_controls.check(*sized(noise, y, probe_parameters()), "toy").passed
+
+
+def test_control_labels_depend_on_the_type_alone_and_memorising_earns_no_selectivity():
+    import torch
+
+    types = np.repeat(np.arange(40), 30)
+    y = np.tile(np.arange(40) % 2, 30)[np.argsort(np.tile(np.arange(40), 30), kind="stable")]
+    labels = probe_controls.random_labels(types, y, seed=3)
+    assert all(len(set(labels[types == t])) == 1 for t in range(40)) and set(labels) == {0, 1}
+    one_hot = torch.nn.functional.one_hot(torch.as_tensor(types), 40).float()
+    task = probing.Task("toy", "x", one_hot, y, np.tile(np.arange(30), 40), types)
+    table = probe_controls._controls_of_task(task, probe_parameters(subset_size=4), seed=0)
+    full = table[(table["group"] == "full") & (table["probe"] == "logistic")]
+    assert full["accuracy"].item() > 0.95 and abs(full["selectivity"].item()) < 0.05
+
+
+def test_mined_directions_meet_every_pentagon(tmp_path, monkeypatch):
+    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    p = resolve(
+        "01_toy_superposition",
+        defaults("01_toy_superposition") | {"plane_probabilities": [0.05, 0.02], "plane_instances": 4},
+    )
+    trained = planes.train_planes(p)
+    mined = planes.mine_planes(trained, SimpleNamespace(p=p))
+    pentagons = mined[mined["shape"] == "pentagon"]
+    assert len(pentagons) >= 7 and pentagons["matched_cosine"].min() >= 0.99  # five random directions: 0.72, 95 % 0.91

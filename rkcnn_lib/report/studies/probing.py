@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rkcnn_lib.measure.statistics import mean_interval
+from rkcnn_lib.probe import RandomKCNNClassifier
 from rkcnn_lib.probe.nulls import permute_labels, surrogate
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import Subsets, draw_subsets
@@ -32,22 +33,26 @@ from rkcnn_lib.report.studies.toy import train_space
 from rkcnn_lib.report.sweep import run_cells
 from rkcnn_lib.report.units import Unit, cached_unit
 
-GROUPS = ("top", "random", "bottom", "full")
+GROUPS = ("top", "random", "bottom", "full", "ensemble")
 ROWS_PER_HALF = 600  # classes balanced; every chance level fits the probes again, so rows are kept few
 TOY_LABELS = 3  # features whose activity is a label
 
 
 @dataclass(frozen=True)
 class Task:
-    """Activations X (n, d) with labels y (n,) and the group (document) of each row."""
+    """Activations X (n, d) with labels y (n,), the group (document) of each row and its type (token) in one sense.
+
+    Types are what a control task assigns its random labels to.
+    """
 
     world: str
     label: str
     X: torch.Tensor
     y: np.ndarray
     groups: np.ndarray
+    types: np.ndarray
 
-    def half(self, which: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    def rows(self, which: int, seed: int) -> np.ndarray:
         """Return the rows of one half of the groups, ``ROWS_PER_HALF`` at most, classes as even as they come."""
         rng = np.random.default_rng([seed, which])
         names = np.random.default_rng(seed).permutation(np.unique(self.groups))
@@ -55,16 +60,20 @@ class Task:
         classes = np.unique(self.y)
         each = ROWS_PER_HALF // len(classes)
         kept = [rng.permutation(inside[self.y[inside] == value])[:each] for value in classes]
-        rows = np.sort(np.concatenate(kept))
+        return np.sort(np.concatenate(kept))
+
+    def half(self, which: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Return X, y and groups of `rows`."""
+        rows = self.rows(which, seed)
         return self.X[rows], self.y[rows], self.groups[rows]
 
 
 def controlled(task: Task, control: str, seed: int) -> Task:
     """Return the task as it is, or with its activations replaced by noise, or its labels permuted by group."""
     if control == "gaussian":
-        return Task(task.world, task.label, surrogate(task.X, "gaussian", seed), task.y, task.groups)
+        return replace(task, X=surrogate(task.X, "gaussian", seed))
     if control == "permuted":
-        return Task(task.world, task.label, task.X, permute_labels(task.y, task.groups, seed), task.groups)
+        return replace(task, y=permute_labels(task.y, task.groups, seed))
     return task
 
 
@@ -73,8 +82,9 @@ def toy_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
     toy = train_space(p.n_features, p.n_hidden, p.n_active, p.toy_steps, seed)
     codes, X = toy.draw(p.n_samples, seed=seed + 1)
     norms = toy.W.norm(dim=1)
+    strongest = codes.argmax(1).numpy()
     for j in norms.argsort(descending=True)[:TOY_LABELS].tolist():
-        yield Task("toy", f"feature {j} active", X, (codes[:, j] > 0).numpy().astype(int), np.arange(len(X)))
+        yield Task("toy", f"feature {j} active", X, (codes[:, j] > 0).numpy().astype(int), np.arange(len(X)), strongest)
 
 
 def atlas_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
@@ -86,13 +96,13 @@ def atlas_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
     found = labelled_contexts(p.n_contexts, seed=seed)
     X = capture(lm, found.token_ids, layer=p.atlas_layer % lm.cfg.n_layers, hook=p.atlas_hook).float().cpu()
     positions = np.tile(np.arange(found.token_ids.shape[1]), len(found.token_ids))
-    documents = np.asarray(found.document_ids).ravel()
+    documents, tokens = np.asarray(found.document_ids).ravel(), np.asarray(found.token_ids).ravel()
     for label in p.atlas_labels:
         y = np.asarray(found.labels[label]).ravel()
         # 0 means "none" except where it is a side of a yes-or-no question
         usable = (positions > 0) & ((y > 0) | label.startswith("in_"))
         rows = np.flatnonzero(usable)
-        yield Task("atlas", label, X[rows], y[rows], documents[rows])
+        yield Task("atlas", label, X[rows], y[rows], documents[rows], tokens[rows])
 
 
 def probes(n_neighbours: int) -> dict[str, Callable[[], ClassifierMixin]]:
@@ -113,7 +123,7 @@ def accuracies(
     task: Task, y: np.ndarray, p: ProbeValidation, seed: int, subsets: Subsets
 ) -> dict[tuple[str, str], float]:
     """Return the balanced accuracy of each (group of subsets, probe), scored and fitted on half A, judged on B."""
-    labelled = Task(task.world, task.label, task.X, y, task.groups)
+    labelled = replace(task, y=y)
     (fit_X, fit_y, _), (test_X, test_y, _) = labelled.half(0, seed), labelled.half(1, seed)
     scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
     chosen = choose(scores, p.n_probed, np.random.default_rng(seed))
@@ -127,6 +137,10 @@ def accuracies(
         for group, members in chosen.items():
             found[group, name] = float(np.mean([judged(lambda X, i=i: subsets.restrict(X, i)) for i in members]))
         found["full", name] = judged(lambda X: X)
+    ensemble = RandomKCNNClassifier(
+        p.n_subsets, min(p.n_ensemble, p.n_subsets // 3), subsets.size, p.n_neighbours, random_state=seed
+    ).fit(fit_X.numpy(), fit_y)
+    found["ensemble", "RkCNN"] = balanced_accuracy_score(test_y, ensemble.predict(test_X.numpy()))
     return found
 
 
@@ -154,19 +168,31 @@ Tasks = Callable[[ProbeValidation, int], Iterator[Task]]
 
 def study(run: Run, tasks: Tasks) -> pd.DataFrame:
     """Run every task of every seed, a process a seed, each a cached unit."""
+    return over_seeds(_one_seed, run, tasks)
+
+
+def over_seeds(function: Callable[..., pd.DataFrame], run: Run, tasks: Tasks) -> pd.DataFrame:
+    """Return ``function(p, tasks, seed)`` for every seed, one process each."""
     cells = [(run.p, tasks, seed) for seed in range(run.p.n_seeds)]
     n_jobs = min(len(cells), len(os.sched_getaffinity(0)))
-    return pd.concat(run_cells(_one_seed, cells, n_jobs, f"{tasks.__name__}, seeds"), ignore_index=True)
+    return pd.concat(run_cells(function, cells, n_jobs, f"{tasks.__name__}, seeds"), ignore_index=True)
 
 
 def _one_seed(p: ProbeValidation, tasks: Tasks, seed: int) -> pd.DataFrame:
+    return seed_unit("probing", study_task, p, tasks, seed)
+
+
+def seed_unit(
+    kind: str, function: Callable[..., pd.DataFrame], p: ProbeValidation, tasks: Tasks, seed: int
+) -> pd.DataFrame:
+    """Return ``function(task, p, seed)`` over all tasks of a seed, as one cached unit."""
     given = {**p.model_dump(exclude={"profile", "device", "force", "n_seeds"}), "tasks": tasks.__name__, "seed": seed}
 
     def compute(scratch: Path) -> Unit:
-        parts = [study_task(task, p, seed) for task in tasks(p, seed)]
-        return Unit(tables={"accuracies": pd.concat(parts, ignore_index=True)})
+        parts = [function(task, p, seed) for task in tasks(p, seed)]
+        return Unit(tables={"found": pd.concat(parts, ignore_index=True)})
 
-    return cached_unit("probing", given, compute).tables["accuracies"]
+    return cached_unit(kind, given, compute).tables["found"]
 
 
 def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
@@ -196,7 +222,8 @@ def title(table: pd.DataFrame) -> str:
     null = table[table["group"] == "top"]["chance_mean"].mean()
     return (
         f"Held-out balanced accuracy: top subsets {means['top']:.2f}, random {means['random']:.2f}, bottom "
-        f"{means['bottom']:.2f}, all dimensions {means['full']:.2f} (permuted labels {null:.2f})"
+        f"{means['bottom']:.2f}, all dimensions {means['full']:.2f}, RkCNN classifier {means['ensemble']:.2f} "
+        f"(permuted labels {null:.2f})"
     )
 
 

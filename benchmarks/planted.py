@@ -1,0 +1,178 @@
+"""How much of a known truth each miner recovers, how well its directions code, and what it costs; JSON lines.
+
+    python benchmarks/planted.py toy          # 256 features in 64 and 40 in 10 dimensions, trained toy models, 5 seeds
+    python benchmarks/planted.py zipf         # 4,096 planted features in 256 dimensions, a million rows
+    python benchmarks/planted.py frozen       # the embedded language model: fixed dictionaries, k-means beside
+    python benchmarks/planted.py false-keeps  # 200 runs on surrogates: how many keep any direction
+
+All miners of a line see the same rows and are asked for the same number of directions; chance is as many random
+directions. Seconds depend on the machine: compare within a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
+from rkcnn_lib.measure.recovery import match
+from rkcnn_lib.probe import RkCNNMiner, mine, surrogate
+from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
+from rkcnn_lib.worlds.geometry import true_directions
+from rkcnn_lib.worlds.planted import PlantedDictionary
+
+NEIGHBOURS = {"score": "neighbours"}
+MINERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rkcnn_lift (neighbours)": ("rkcnn_lift", NEIGHBOURS),
+    "lift_unselected (neighbours)": ("lift_unselected", NEIGHBOURS),
+    "lift_bottom (neighbours)": ("lift_bottom", NEIGHBOURS),
+    "rkcnn_lift (neighbours), unrefined": ("rkcnn_lift", NEIGHBOURS | {"n_refinements": 0}),
+    "lift_unselected (neighbours), unrefined": ("lift_unselected", NEIGHBOURS | {"n_refinements": 0}),
+    "rkcnn_lift (kurtosis)": ("rkcnn_lift", {"score": "kurtosis"}),
+    "rkcnn_coordinate": ("rkcnn_coordinate", {}),
+    "ica": ("ica", {}),
+    "kmeans": ("kmeans", {}),
+    "kmeans_refined": ("kmeans_refined", {}),
+    "datapoint": ("datapoint", {}),
+    "datapoint_refined": ("datapoint_refined", {}),
+    "random": ("random", {}),
+}
+
+
+def timed(name: str, X: torch.Tensor, n: int, seed: int, **more: Any) -> tuple[torch.Tensor, float]:
+    """Return a miner's directions and the seconds it took."""
+    method, options = MINERS[name]
+    began = time.perf_counter()
+    D = mine(method, X, n, random_state=seed, **options, **(more if "rkcnn" in method or "lift" in method else {}))
+    return D, round(time.perf_counter() - began, 2)
+
+
+def against_truth(D: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
+    """Return recovery, precision and matched cosine at n returned."""
+    return {
+        "n_true": len(truth), "n_returned": len(D), "recovery": round(recovery_rate(D, truth), 4),
+        "precision": round(precision(D, truth), 4), "matched_cosine": round(matched_cosine(D, truth), 4),
+    }  # fmt: skip
+
+
+def toy() -> Iterator[dict[str, Any]]:
+    """Yield lines on trained toy models."""
+    for n_features, d, p, n in ((256, 64, 0.01, 384), (40, 10, 0.05, 60)):
+        for seed in range(5):
+            model = ToyModel(n_features, d, p, random_state=seed)
+            model.train(2000, progress=False)
+            truth = true_directions(model.W)
+            X = SyntheticSparseDataGenerator(n_features, p, random_state=100 + seed).sample(20_000) @ model.W
+            by_chance = chance(matched_cosine, n, len(truth), d, n_draws=20, truth=truth)
+            for name in MINERS:
+                D, seconds = timed(name, X, n, seed)
+                yield {"world": f"toy {n_features} in {d}, p = {p}", "seed": seed, "miner": name,
+                       **against_truth(D, truth), "chance_matched_cosine": round(by_chance.mean, 4),
+                       "seconds": seconds}  # fmt: skip
+
+
+def zipf(n_rows: int = 1_000_000, n_features: int = 4096, d: int = 256, n: int = 4096) -> Iterator[dict[str, Any]]:
+    """Yield lines on a large planted dictionary with Zipf firing rates, and the F1 of reading features out."""
+    world = PlantedDictionary(n_features, d, mean_active=8.0, zipf=1.0, random_state=0)
+    X = torch.cat([block for block, _ in world.stream(n_rows)])
+    test, codes = world.sample(20_000)
+    fired = np.asarray(codes.todense() > 0)
+    truth = world.directions
+    for name in ("rkcnn_lift (neighbours)", "lift_unselected (neighbours)", "kmeans", "kmeans_refined", "random"):
+        D, seconds = timed(name, X, n, 0, max_rows=n_rows)
+        yield {"world": f"planted {n_features} in {d}, Zipf, {n_rows:,} rows", "miner": name,
+               **against_truth(D, truth), "f1": round(readout_f1(test, fired, D, truth), 4),
+               "seconds": seconds}  # fmt: skip
+
+
+def readout_f1(X: torch.Tensor, fired: np.ndarray, D: torch.Tensor, truth: torch.Tensor) -> float:
+    """Mean F1 over all features: does the matched direction's projection, at its best threshold, say who fired?
+
+    The threshold is chosen on the first half of the rows and judged on the second; features that never fire there
+    and features without a match count as 0 and are the same for all miners.
+    """
+    pairs = match(D, truth)
+    half = len(X) // 2
+    centre = X.mean(0)
+    scores = np.zeros(len(truth))
+    for row, column in zip(pairs.rows, pairs.columns, strict=True):
+        projected, y = ((X - centre) @ D[row]).numpy(), fired[:, column]
+        if not y[:half].any() or not y[half:].any():
+            continue
+        order = np.argsort(-projected[:half], kind="stable")
+        hits = np.cumsum(y[:half][order])
+        f1 = 2 * hits / (np.arange(1, half + 1) + y[:half].sum())
+        threshold = projected[:half][order][int(f1.argmax())]
+        said = projected[half:] >= threshold
+        scores[column] = 2 * (said & y[half:]).sum() / max(1, said.sum() + y[half:].sum())
+    return float(scores.mean())
+
+
+def frozen(n: int = 512) -> Iterator[dict[str, Any]]:
+    """Yield explained variance of held-out activations with each miner's directions, 5 seeds not used in choosing."""
+    from rkcnn_lib.worlds import capture, load_model
+    from rkcnn_lib.worlds.atlas import labelled_contexts
+
+    lm = load_model("atlas", device="cpu")
+    for hook in ("mlp_out", "resid_post"):
+        acts = []
+        for text_seed in (51, 52):
+            tokens = labelled_contexts(300, seed=text_seed).token_ids
+            found = capture(lm, tokens, layer=2, hook=hook).float().view(*tokens.shape, -1)[:, 1:].flatten(0, 1)
+            acts.append(found[torch.randperm(len(found), generator=torch.Generator().manual_seed(0))])
+        for seed in range(10, 15):
+            picked = torch.randperm(len(acts[0]), generator=torch.Generator().manual_seed(seed))[:20_000]
+            X = acts[0][picked]
+            for name in MINERS:
+                D, seconds = timed(name, X, n, seed)
+                fill = mine("random", X, n, random_state=seed)[: n - len(D)]
+                ev = frozen_dictionary_ev(acts[1][:3000], torch.cat([D, fill]))
+                yield {"world": f"atlas block 2 {hook}, {n} directions", "seed": seed, "miner": name,
+                       "n_returned": len(D), **{f"ev_{k}": round(v, 4) for k, v in ev.items()},
+                       "seconds": seconds}  # fmt: skip
+
+
+def false_keeps(n_runs: int = 200) -> Iterator[dict[str, Any]]:
+    """Yield how many runs on surrogate data keep any direction; about 10 of 200 are expected at the 95 % point."""
+    g = torch.Generator().manual_seed(0)
+    directions = normalize(torch.randn(24, 8, generator=g), dim=1)
+    for kind in ("gaussian", "elliptical"):
+        for score in ("kurtosis", "neighbours"):
+            for mode, size in (("rescored", 0.0), ("full", np.inf)):
+                kept = 0
+                runs = n_runs if mode == "rescored" else n_runs // 4
+                for seed in range(runs):
+                    g = torch.Generator().manual_seed(1000 + seed)
+                    codes = torch.rand(600, 24, generator=g) * (torch.rand(600, 24, generator=g) < 0.1)
+                    X = surrogate(codes @ directions, kind, random_state=seed)
+                    miner = RkCNNMiner(30, None, 10, score=score, null=kind, n_stages=2, random_state=seed,
+                                       full_null_size=size)  # fmt: skip
+                    kept += miner.fit(X).n_kept_ > 0
+                yield {"world": f"{kind} surrogates", "score": score, "null_mode": mode, "runs": runs,
+                       "runs_that_keep_any": int(kept)}  # fmt: skip
+
+
+WORLDS = {"toy": toy, "zipf": zipf, "frozen": frozen, "false-keeps": false_keeps}
+
+
+def main() -> None:
+    """Run the worlds that are named, or the small ones."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("worlds", nargs="*", choices=[*WORLDS, []], default=["toy"])
+    for name in options.parse_args().worlds:
+        for line in WORLDS[name]():
+            print(json.dumps({"benchmark": "planted", **line, "threads": torch.get_num_threads()}), flush=True)
+
+
+if __name__ == "__main__":
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    main()
