@@ -8,6 +8,8 @@ sharpen any start, so a comparison of miners must give it to their rivals too (s
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch.nn.functional import normalize
 
@@ -24,31 +26,43 @@ def default_steps(d: int) -> int:
     return min(8, max(1, d // 16))
 
 
+class Codes(NamedTuple):
+    """Sparse codes of n rows: up to as many directions a row as steps were taken, some perhaps more than once."""
+
+    values: torch.Tensor
+    """(n, steps), non-negative."""
+    picked: torch.Tensor
+    """(n, steps) int64, the direction that each value belongs to."""
+
+    def decode(self, D: torch.Tensor) -> torch.Tensor:
+        """What the codes write with the directions D (r, d): (n, d)."""
+        return (self.values[:, :, None] * D[self.picked]).sum(1)
+
+
 def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
     """Return what ``n_steps`` of one-sided matching pursuit with the unit directions D (r, d) leave of X (n, d)."""
     residual = X.clone()
     if len(D):
         gram = D @ D.T
         for rows in chunks(len(X), len(D), block_size(X, max_elements)):
-            residual[rows] -= one_sided_codes(X[rows], D, gram, n_steps) @ D
+            residual[rows] -= one_sided_codes(X[rows], D, gram, n_steps).decode(D)
     return residual
 
 
-def one_sided_codes(X: torch.Tensor, D: torch.Tensor, gram: torch.Tensor, n_steps: int) -> torch.Tensor:
-    """Non-negative codes (n, r) of matching pursuit (Mallat & Zhang 1993) with unit directions D (r, d).
+def one_sided_codes(X: torch.Tensor, D: torch.Tensor, gram: torch.Tensor, n_steps: int) -> Codes:
+    """Non-negative codes of X (n, d) by matching pursuit (Mallat & Zhang 1993) with unit directions D (r, d).
 
     Each step adds to each row the direction with the largest positive inner product with what is left; ``gram`` is
     ``D @ D.T``, through which inner products are updated without forming what is left.
     """
     inner = X @ D.T
-    codes = torch.zeros_like(inner)
-    rows = torch.arange(len(X), device=X.device)
+    values, picked = [], []
     for _ in range(n_steps):
-        value, picked = inner.max(1)
-        value = value.clamp_min(0.0)
-        codes[rows, picked] += value
-        inner -= value[:, None] * gram[picked]
-    return codes
+        value, best = inner.max(1)
+        values.append(value.clamp_min(0.0))
+        picked.append(best)
+        inner -= values[-1][:, None] * gram[best]
+    return Codes(torch.stack(values, 1), torch.stack(picked, 1))
 
 
 def refine(
@@ -84,16 +98,19 @@ def refine(
     for _ in range(n_passes if len(D) else 0):
         gram = U @ U.T
         energy = torch.zeros(len(U), len(U), dtype=torch.float64, device=X.device)
-        slope = torch.zeros(len(U), X.shape[1], dtype=torch.float64, device=X.device)
+        slope = torch.zeros_like(U)
         left = torch.zeros(X.shape[1], dtype=torch.float64, device=X.device)
         for rows in chunks(len(X), len(U), block_size(X, max_elements)):
             part = X[rows] - offset
             codes = one_sided_codes(part, U, gram, n_steps)
-            residual = part - codes @ U
-            energy += (codes.T @ codes).double()
-            slope += (codes.T @ residual).double()
+            residual = part - codes.decode(U)
+            pairs = codes.picked[:, :, None] * len(U) + codes.picked[:, None, :]
+            products = codes.values[:, :, None] * codes.values[:, None, :]
+            energy.view(-1).index_add_(0, pairs.flatten(), products.flatten().double())
+            for step in range(n_steps):
+                slope.index_add_(0, codes.picked[:, step], codes.values[:, step, None] * residual)
             left += residual.sum(0, dtype=torch.float64)
         energy.diagonal().add_(RIDGE * energy.diagonal().mean().clamp_min(1e-30))
-        U = normalize(U + torch.linalg.solve(energy, slope).to(U.dtype), dim=1)
+        U = normalize(U + torch.linalg.solve(energy, slope.double()).to(U.dtype), dim=1)
         offset = offset + (left / len(X)).to(X.dtype)
     return U.to(D.dtype)
