@@ -144,7 +144,7 @@ run.metrics(curve_table)
 figures.show(
     figures.recovery_curves(curve_table[curve_table["metric"] == "recovery_rate"], title=curves.title(curve_table)),
     f"{run.p.curve_seeds} models a point; lines are means, bands run from the lowest to the highest model; grey: chance "
-    "with as many random directions as a miner returned, mean to 95 % point. Choose what varies at the top.",
+    "with as many random directions as the miner that returned most, mean to 95 % point. Choose what varies at the top.",
 )
 
 # %% [markdown]

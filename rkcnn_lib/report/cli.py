@@ -95,6 +95,7 @@ def profile_name(profile: Path) -> str:
 
 def _report(options: argparse.Namespace) -> int:
     from rkcnn_lib.report.plan import confirm
+    from rkcnn_lib.report.runs import finished, run_key
 
     overrides = {nb: read_parameter_file(path) for nb, path in profile_files(options.profile).items()}
     if options.dry_run:
@@ -107,7 +108,11 @@ def _report(options: argparse.Namespace) -> int:
     if not confirm(plans, yes=options.yes):
         return 2
     for notebook, given in overrides.items():
-        status = _run_process(notebook, given | ({"force": True} if options.force else {}))
+        if finished(notebook, run_key(notebook, plans[notebook])):  # no process, let alone a kernel, to find that out
+            print(f"{notebook}: finished before, not run again", flush=True)
+            status = 0
+        else:
+            status = _run_process(notebook, given | ({"force": True} if options.force else {}))
         if status:
             print(f"rkcnn: {notebook} did not finish (exit {status}); what is finished is kept", file=sys.stderr)
             return 1

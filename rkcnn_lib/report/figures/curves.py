@@ -61,6 +61,9 @@ def recovery_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         raise ValueError(f"recovery_curves: one metric at a time, not {sorted(table['metric'].unique())}")
     fig = go.Figure()
     choices = Choices(fig)
+    for level in ("chance_mean", "chance_upper"):  # one band: that of the miner which returned most directions
+        table[level] = table.groupby(["axis", "x", "miner"])[level].transform("mean")
+        table[level] = table.groupby(["axis", "x"])[level].transform("max")
     for axis, part in metrics_of(table, "axis"):
         scale = {"xaxis.type": "linear", "xaxis.dtick": None, "xaxis.tickmode": "auto"}
         scale |= {f"xaxis.{key}": value for key, value in _axis(part["x"]).items()}
