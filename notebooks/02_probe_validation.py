@@ -115,19 +115,26 @@ label_table
 # subsets are chosen on one half of the documents at every size.
 
 # %%
-sizes = {
-    name: probe_controls.by_size(run, tasks)
-    for name, tasks in (("toy", probing.toy_tasks), ("atlas", probing.atlas_tasks))
-}
-for name, table in (("toy", toy_table), ("atlas", atlas_table)):
-    run.metrics(sizes[name].assign(metric="balanced_accuracy_by_size", world=name))
-    figures.show(
-        figures.recovery_curve(
-            probe_controls.for_curve(sizes[name], table), "coordinates_in_a_subset",
-            title=f"{name.capitalize()}. " + probe_controls.title(sizes[name], table),
-        ),
-        "Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over seeds; grey: permuted labels.",
-    )  # fmt: skip
+toy_sizes = probe_controls.by_size(run, probing.toy_tasks)
+run.metrics(toy_sizes.assign(metric="balanced_accuracy_by_size", world="toy"))
+figures.show(
+    figures.recovery_curve(
+        probe_controls.for_curve(toy_sizes, toy_table), "coordinates_in_a_subset",
+        title="Toy. " + probe_controls.title(toy_sizes, toy_table),
+    ),
+    "Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over seeds; grey: permuted labels.",
+)  # fmt: skip
+
+# %%
+atlas_sizes = probe_controls.by_size(run, probing.atlas_tasks)
+run.metrics(atlas_sizes.assign(metric="balanced_accuracy_by_size", world="atlas"))
+figures.show(
+    figures.recovery_curve(
+        probe_controls.for_curve(atlas_sizes, atlas_table), "coordinates_in_a_subset",
+        title="Atlas. " + probe_controls.title(atlas_sizes, atlas_table),
+    ),
+    "Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over seeds; grey: permuted labels.",
+)  # fmt: skip
 
 # %% [markdown]
 # ## Does the probe read, or remember?
@@ -145,12 +152,12 @@ probe_controls.control_table(controls)
 
 # %%
 run.note(seeds=list(range(run.p.n_seeds)))
-accuracies = {"toy": toy_table, "atlas": atlas_table}
 run.gate(
     [
-        check
-        for name, table in accuracies.items()
-        for check in (*probing.checks(table, name), probe_controls.check(sizes[name], table, name))
+        *probing.checks(toy_table, "toy"),
+        probe_controls.check(toy_sizes, toy_table, "toy"),
+        *probing.checks(atlas_table, "atlas"),
+        probe_controls.check(atlas_sizes, atlas_table, "atlas"),
     ]
 )
 run.finish(probing.headline(toy_table, atlas_table))
