@@ -4,6 +4,7 @@
     python benchmarks/planted.py zipf         # 4,096 planted features in 256 dimensions, a million rows
     python benchmarks/planted.py frozen       # the embedded language model: fixed dictionaries, k-means beside
     python benchmarks/planted.py false-keeps  # 200 runs on surrogates: how many keep any direction
+    python benchmarks/planted.py classes      # RkCNN, kNN and kCNN with 20 informative columns among 200 of noise
 
 All miners of a line see the same rows and are asked for the same number of directions; chance is as many random
 directions. Seconds depend on the machine: compare within a run.
@@ -19,14 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import normalize
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
 from rkcnn_lib.measure.recovery import match
-from rkcnn_lib.probe import RkCNNMiner, mine, surrogate
+from rkcnn_lib.measure.statistics import mean_interval
+from rkcnn_lib.probe import RandomKCNNClassifier, RkCNNMiner, mine, surrogate
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
 from rkcnn_lib.worlds.geometry import true_directions
 from rkcnn_lib.worlds.planted import PlantedDictionary
+from rkcnn_lib.worlds.synthetic import lu_gweon_classes
 
 NEIGHBOURS = {"score": "neighbours"}
 MINERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -147,7 +151,7 @@ def false_keeps(n_runs: int = 200) -> Iterator[dict[str, Any]]:
         for score in ("kurtosis", "neighbours"):
             for mode, size in (("rescored", 0.0), ("full", np.inf)):
                 kept = 0
-                runs = n_runs if mode == "rescored" else n_runs // 4
+                runs = n_runs if mode == "rescored" else n_runs // 10
                 for seed in range(runs):
                     g = torch.Generator().manual_seed(1000 + seed)
                     codes = torch.rand(600, 24, generator=g) * (torch.rand(600, 24, generator=g) < 0.1)
@@ -159,14 +163,38 @@ def false_keeps(n_runs: int = 200) -> Iterator[dict[str, Any]]:
                        "runs_that_keep_any": int(kept)}  # fmt: skip
 
 
-WORLDS = {"toy": toy, "zipf": zipf, "frozen": frozen, "false-keeps": false_keeps}
+def classes(n_runs: int = 20, n_noise: int = 200, n: int = 400) -> Iterator[dict[str, Any]]:
+    """Yield the accuracy of RkCNN, kNN and kCNN (k conditional, all columns) and their paired differences."""
+    found: dict[str, list[float]] = {"RkCNN": [], "kNN": [], "kCNN, all columns": []}
+    for seed in range(n_runs):
+        X, y = lu_gweon_classes(2 * n, n_noise, random_state=seed)
+        d = X.shape[1]
+        models = {
+            "RkCNN": RandomKCNNClassifier(600, 60, random_state=seed),
+            "kNN": KNeighborsClassifier(5),
+            # Distances do not change under rotation, so any subset of all columns is all columns.
+            "kCNN, all columns": RandomKCNNClassifier(3, 1, subset_size=d, ensemble=False, random_state=seed),
+        }
+        for name, model in models.items():
+            found[name].append(model.fit(X[:n], y[:n]).score(X[n:], y[n:]))
+    for name, accuracy in found.items():
+        mean, low, high = mean_interval(np.array(found["RkCNN"]) - np.array(accuracy))
+        yield {"world": f"20 informative among {n_noise} noise columns, {n} training rows", "classifier": name,
+               "accuracy": round(float(np.mean(accuracy)), 4), "chance": 0.5, "runs": n_runs,
+               "rkcnn_minus_this": [round(v, 4) for v in (mean, low, high)]}  # fmt: skip
+
+
+WORLDS = {"classes": classes, "toy": toy, "zipf": zipf, "frozen": frozen, "false-keeps": false_keeps}
 
 
 def main() -> None:
-    """Run the worlds that are named, or the small ones."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("worlds", nargs="*", choices=[*WORLDS, []], default=["toy"])
-    for name in options.parse_args().worlds:
+    """Run the worlds that are named, or the smallest."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("worlds", nargs="*", help=f"of {', '.join(WORLDS)}")
+    names = parser.parse_args().worlds or ["classes"]
+    if unknown := set(names) - set(WORLDS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(WORLDS)}")
+    for name in names:
         for line in WORLDS[name]():
             print(json.dumps({"benchmark": "planted", **line, "threads": torch.get_num_threads()}), flush=True)
 

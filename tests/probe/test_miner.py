@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -199,3 +200,27 @@ def test_score_is_a_parameter_and_a_method() -> None:
     assert miner.get_params()["score"] == "skew" and "score='skew'" in repr(miner)
     X, _ = sparse_world(10, 8, 0.1, 1000, 4)
     assert miner.fit(X).score(X) == pytest.approx(miner.scores_.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("score", ["kurtosis", "neighbours"])
+def test_the_number_of_threads_hardly_matters(score: str) -> None:
+    X, _ = sparse_world(48, 24, 0.04, 6000, 7)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(RkCNNMiner(n_subsets=240, n_directions=80, score=score, null=None).fit(X).directions_)
+    finally:
+        torch.set_num_threads(threads)
+    C = (found[0] @ found[1].T).numpy()
+    rows, columns = linear_sum_assignment(-C)
+    assert (C[rows, columns] >= 0.999).mean() >= 0.99 and len(rows) >= 40
+
+
+def test_no_more_rows_are_used_than_allowed_and_labels_stay_with_them() -> None:
+    X, _ = sparse_world(8, 6, 0.1, 3000, 8)
+    y = (X[:, 0] > X[:, 0].median()).numpy().astype(int)
+    few = RkCNNMiner(n_subsets=30, n_directions=10, null=None, max_rows=500).fit(X, y)
+    all_rows = RkCNNMiner(n_subsets=30, n_directions=10, null=None).fit(X, y)
+    assert not torch.equal(few.mean_, all_rows.mean_) and few.n_kept_ == all_rows.n_kept_ == 1
+    assert float(few.directions_[0] @ all_rows.directions_[0]) > 0.95
