@@ -7,7 +7,6 @@ question); what the subspace does is measured on *evaluation* prompts. Every sub
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,10 @@ from rkcnn_lib.measure.causal import (
     recovered_share,
 )
 from rkcnn_lib.measure.statistics import mean_interval
-from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.scores import separation_score
 from rkcnn_lib.report.params import CausalChecks
+from rkcnn_lib.report.studies.comparison import directions_unit
 from rkcnn_lib.report.studies.verdicts import judge
-from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.worlds.facts import Fact, fact_prompts, pair_up, screen
 
 MINED, CHANCE, VARIANCE = "mined", "random", "pca"
@@ -90,19 +88,6 @@ def ranked_by_separation(directions: torch.Tensor, X: torch.Tensor, y: np.ndarra
     return directions[np.argsort(scores)[::-1].copy()]
 
 
-def mined_directions(store: Any, p: CausalChecks, seed: int, device: str) -> torch.Tensor:
-    """Mine a layer's activations for one seed (cached); labels play no part here."""
-    options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets, "score": p.score}
-    inputs = {"data": store.key, "seed": seed, "rows": p.mining_rows, "n": p.n_directions, **options}
-
-    def compute(scratch: Path) -> Unit:
-        X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
-        found = mine("rkcnn_lift", X, n_directions=p.n_directions, random_state=seed, **options)
-        return Unit(scalars={"supply": len(found)}, arrays={"directions": found.float()})
-
-    return cached_unit("directions", inputs, compute).arrays["directions"]
-
-
 def subspaces(store: Any, p: CausalChecks, X: torch.Tensor, y: np.ndarray, seed: int, device: str) -> dict:
     """Return for one seed the rows whose leading ones span each subspace: mined, class means, PCA, random."""
     d = X.shape[1]
@@ -110,8 +95,9 @@ def subspaces(store: Any, p: CausalChecks, X: torch.Tensor, y: np.ndarray, seed:
     means = torch.stack([X[y == answer].mean(0) for answer in np.unique(y)])
     _, _, principal = torch.linalg.svd(X - X.mean(0), full_matrices=False)
     _, _, between = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+    mined = directions_unit(store, p, "rkcnn_lift", p.n_directions, seed, device).arrays["directions"]
     return {
-        MINED: ranked_by_separation(mined_directions(store, p, seed, device), X, y),
+        MINED: ranked_by_separation(mined, X, y),
         "class_means": between,  # supervised: the labels are given to it, so it is a ceiling for its rank
         VARIANCE: principal,
         CHANCE: torch.randn(d, d, generator=generator),

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from rkcnn_lib.measure import quality
 from rkcnn_lib.probe import mine
-from rkcnn_lib.report.params import Comparison
+from rkcnn_lib.report.params import CausalChecks, Comparison
 from rkcnn_lib.report.units import Unit, cached_unit, outputs_root
 from rkcnn_lib.sae import (
     SAE,
@@ -58,14 +58,20 @@ def train_config(p: Comparison, seed: int) -> TrainConfig:
 
 
 def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
-    """Return an arm's directions for one seed, mined on that seed's own documents and subsets."""
+    """Return an arm's directions for one seed: as many as it is to start latents from."""
     wanted = round(p.fraction_mined * round(p.expansion * store.d_in))
+    if arm.startswith(("rkcnn", "lift")):
+        wanted = min(wanted, p.n_directions)
+    return directions_unit(store, p, arm, wanted, seed, device)
+
+
+def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: int, seed: int, device: str) -> Unit:
+    """Return at most ``wanted`` directions of an arm, mined on that seed's own documents and subsets (cached)."""
     options: dict[str, Any] = {}
     if arm.startswith(("rkcnn", "lift")):
         options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
         if arm != "rkcnn_coordinate":
             options["score"] = p.score
-        wanted = min(wanted, p.n_directions)
     inputs = {
         "data": store.key, "arm": arm, "seed": seed, "wanted": wanted, "rows": p.mining_rows, "options": options,
         "device": device,
