@@ -62,24 +62,24 @@ def _controls_of_seed(p: ProbeValidation, tasks: Tasks, seed: int) -> pd.DataFra
 
 
 def random_labels(types: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
-    """Return a label for each row that depends on its type only, types drawn with the classes' own frequencies."""
+    """Return a label for each row that depends on its type only; every type has each of the classes as likely."""
     names, type_of_row = np.unique(types, return_inverse=True)
-    return np.random.default_rng(seed).choice(y, len(names))[type_of_row]
+    return np.random.default_rng(seed).choice(np.unique(y), len(names))[type_of_row]
 
 
 def _controls_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     task = controlled(task, p.control, seed)
-    fit, test = task.rows(0, seed), task.rows(1, seed)
     control = replace(task, y=random_labels(task.types, task.y, seed))
     rows = []
     for name, make in probes(p.n_neighbours).items():
         for group in ("top", "full"):
             found = {}
             for kind, given in (("accuracy", task), ("control", control)):
+                fit, test = given.rows(0, seed), given.rows(1, seed)  # classes as even in the one as in the other
                 columns = _columns(given, p, fit, seed) if group == "top" else np.arange(given.X.shape[1])
                 fitted = make().fit(given.X[fit][:, columns].numpy(), given.y[fit])
                 guessed = fitted.predict(given.X[test][:, columns].numpy())
-                found[kind] = float((guessed == given.y[test]).mean())
+                found[kind] = balanced_accuracy_score(given.y[test], guessed)
             rows.append({"label": task.label, "seed": seed, "probe": name, "group": group, **found,
                          "selectivity": found["accuracy"] - found["control"]})  # fmt: skip
     return pd.DataFrame(rows)

@@ -35,7 +35,7 @@ from rkcnn_lib.report.units import Unit, cached_unit
 
 GROUPS = ("top", "random", "bottom", "full", "ensemble")
 ROWS_PER_HALF = 600  # classes balanced; every chance level fits the probes again, so rows are kept few
-TOY_LABELS = 3  # features whose activity is a label
+TOY_LABELS = 2  # features whose activity is a label
 
 
 @dataclass(frozen=True)
