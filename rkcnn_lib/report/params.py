@@ -12,7 +12,6 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jupytext
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -285,6 +284,8 @@ def _problem(schema: type[Parameters], item: dict[str, Any]) -> str:
 
 def defaults(notebook: str) -> dict[str, Any]:
     """Read the defaults from the ``parameters`` cell of ``notebooks/NOTEBOOK.py``."""
+    import jupytext  # takes two seconds, and a running notebook does not need it
+
     cells = jupytext.read(NOTEBOOK_FOLDER / f"{check_notebook(notebook)}.py").cells
     (source,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     return assignments(source)

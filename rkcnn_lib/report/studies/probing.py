@@ -34,7 +34,7 @@ from rkcnn_lib.report.sweep import run_cells
 from rkcnn_lib.report.units import Unit, cached_unit
 
 GROUPS = ("top", "random", "bottom", "full", "ensemble")
-ROWS_PER_HALF = 600  # classes balanced; every chance level fits the probes again, so rows are kept few
+ROWS_PER_HALF = 500  # classes balanced; every chance level fits the probes again, so rows are kept few
 TOY_LABELS = 2  # features whose activity is a label
 
 
