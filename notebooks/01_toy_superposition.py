@@ -92,7 +92,7 @@ run.metrics(plane_mined.rename(columns={"matched_cosine": "value"}).assign(metri
 figures.show(
     figures.mined_slider(planes.mined_frames(plane, run), title=planes.mined_title(plane_mined)),
     "True and mined directions of the model of median loss at each probability (slider). All models are mined; the title "
-    "gives the worst of those that formed a pentagon.",
+    "counts those that formed a pentagon.",
 )
 
 # %% [markdown]

@@ -104,6 +104,7 @@ METRIC_LABELS: dict[str, str] = {
     "mean_dimensionality": "mean feature dimensionality",
     "logit_difference": "logit difference (logits)",
     "accuracy": "accuracy (share)",
+    "balanced_accuracy": "balanced accuracy (share)",
 }
 
 

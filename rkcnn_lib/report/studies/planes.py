@@ -132,9 +132,10 @@ def mined_frames(planes: Planes, run: Run) -> dict[str, tuple[np.ndarray, np.nda
 
 
 def mined_title(mined: pd.DataFrame) -> str:
-    """Return the finding of mining the planes: how closely the features of every pentagon are met."""
+    """Return the finding of mining the planes: at each probability, in how many pentagons every feature is met."""
     pentagons = mined[mined["shape"] == "pentagon"]
     if not len(pentagons):
         return "No model formed a pentagon, so there is none to mine"
-    worst = pentagons["matched_cosine"].min()
-    return f"In {len(pentagons)} pentagons the worst matched cosine of the mined directions is {worst:.3f}"
+    met = (pentagons["matched_cosine"] >= 0.99).groupby(pentagons["probability"], sort=False).agg(["sum", "count"])
+    counts = ", ".join(f"{row['sum']} of {row['count']} (p = {p:g})" for p, row in met.iterrows())
+    return f"Pentagons whose features are mined at a mean cosine of 0.99 or more: {counts}"

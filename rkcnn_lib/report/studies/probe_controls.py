@@ -98,7 +98,11 @@ def for_curve(sizes: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
     full = accuracies[(accuracies["group"] == "full") & (accuracies["probe"] == PROBE)]
     chance = full.groupby("seed")[["chance_mean", "chance_upper"]].mean().reset_index()
     rows = sizes.groupby(["seed", "size", "group"], sort=False)["value"].mean().reset_index()
-    return rows.merge(chance, on="seed").rename(columns={"size": "coordinates_in_a_subset", "group": "miner"})
+    return (
+        rows.merge(chance, on="seed")
+        .assign(metric="balanced_accuracy")
+        .rename(columns={"size": "coordinates_in_a_subset", "group": "miner"})
+    )
 
 
 def enough(sizes: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
