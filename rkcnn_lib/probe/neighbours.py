@@ -20,9 +20,9 @@ import torch
 from torch.nn.functional import normalize
 
 from rkcnn_lib.probe.found import SearchOptions, distinct
-from rkcnn_lib.probe.inputs import geometric_median
 from rkcnn_lib.probe.scores import MAX_ELEMENTS, chunks
 from rkcnn_lib.probe.subsets import Subsets
+from rkcnn_lib.tensors import geometric_median
 
 NEIGHBOURS = "neighbours"
 MAX_ROWS = 16384  # rows among which a subset looks for neighbours

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rkcnn_lib.probe.inputs import geometric_median
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.sparse import decode_sparse
+from rkcnn_lib.tensors import geometric_median
 
 
 def init_from_directions(
