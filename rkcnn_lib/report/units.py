@@ -26,7 +26,7 @@ from rkcnn_lib.worlds.store import outputs_root
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What a unit's numbers depend on; report/ only arranges and shows them, but for the module named.
-COMPUTING = ("probe", "sae", "measure", "worlds", "report/studies")
+COMPUTING = ("probe", "sae", "measure", "worlds", "report/studies", "tensors.py")
 
 
 def digest(value: Any) -> str:
