@@ -48,6 +48,7 @@ curve_noise: list = [0.0, 0.05, 0.1, 0.2, 0.4]  # against noise, as a share of t
 curve_subset_size: list = [2, 3, 4]  # against the coordinates in a subset
 curve_n_subsets: list = [120, 300, 600, 1200]  # against the subsets drawn
 curve_n_samples: list = [500, 1000, 2000, 5000, 20000]  # against the hidden states mined
+n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 

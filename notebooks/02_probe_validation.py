@@ -43,6 +43,7 @@ n_ensemble: int = 30  # best subsets that the RkCNN classifier combines
 curve_sizes: list = [2, 4, 8, 16, 32, 64, 96]  # sizes of subsets compared with all dimensions
 n_neighbours: int = 10  # of the kNN probe
 n_permutations: int = 49  # permuted labels behind each chance level
+n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 

@@ -56,6 +56,7 @@ delta_dead: float = 0.01  # margin: share of dead latents
 delta_ev: float = 0.005  # margin: explained variance
 delta_ce: float = 0.01  # margin: cross-entropy, nats a token
 delta_mcc: float = 0.02  # margin: agreement of seeds (PW-MCC)
+n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
@@ -82,7 +83,7 @@ activations.describe(store)
 # judged on the same held-out documents. A finished SAE is read from disk, not trained again.
 
 # %%
-compared = comparison.compare(store, run.p, run.device, sae_panels.splice(store, run))
+compared = comparison.compare(store, run.p, run.device)
 run.note(seeds=list(range(run.p.n_seeds)), units=comparison.unit_list(compared))
 run.metrics(compared.metrics)
 compared.supply

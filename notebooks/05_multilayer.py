@@ -51,7 +51,7 @@ splice_contexts: int = 32  # held-out contexts on which the SAE replaces the act
 delta_dead: float = 0.01  # margin: share of dead latents
 delta_ev: float = 0.005  # margin: explained variance
 delta_ce: float = 0.01  # margin: cross-entropy, nats a token
-n_jobs: int = 1  # processes at once; on one GPU leave 1
+n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
@@ -59,7 +59,6 @@ force: bool = False  # go on although an earlier gate failed
 from rkcnn_lib.report import figures
 from rkcnn_lib.report.runs import start_run
 from rkcnn_lib.report.studies import layers as layer_study
-from rkcnn_lib.report.sweep import compare_layers
 
 run = start_run("05_multilayer", globals())
 
@@ -83,7 +82,7 @@ profile_table
 # whole. Cells that are there are read.
 
 # %%
-metrics, supply = compare_layers(stores, run.p, run.device, run.p.n_jobs)
+metrics, supply = layer_study.compare_layers(stores, run)
 run.note(seeds=list(range(run.p.n_seeds)), data={str(layer): store.manifest for layer, store in stores.items()})
 run.metrics(metrics)
 supply.groupby(["layer", "arm"])[["supply", "wanted", "seconds"]].mean().round(1)

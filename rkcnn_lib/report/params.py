@@ -27,6 +27,7 @@ Hook = Literal["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Margin = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+NOT_DECIDING = {"device", "force", "n_jobs"}  # where and how a run computes, not what
 
 
 class ParameterError(ValueError):
@@ -82,6 +83,7 @@ class ToySuperposition(Unlabelled):
     """01: can random subsets find features in superposition?"""
 
     control: Literal["none", "gaussian", "permuted"]
+    n_jobs: Count | None
     n_seeds: Annotated[int, Field(ge=2)]
     plane_probabilities: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Listed, Field(min_length=2)]
     plane_instances: Count
@@ -124,6 +126,7 @@ class ProbeValidation(Mining):
     """02: does a high separation score mean a feature?"""
 
     control: Literal["none", "gaussian", "permuted"]
+    n_jobs: Count | None
     n_seeds: Annotated[int, Field(ge=2)]
     n_features: Annotated[int, Field(ge=2)]
     n_hidden: Annotated[int, Field(ge=4)]
@@ -181,6 +184,7 @@ class Comparison(Unlabelled):
     mining_rows: Annotated[int, Field(ge=200)]
     heldout_rows: Annotated[int, Field(ge=200)]
     splice_contexts: Count
+    n_jobs: Count | None
     delta_dead: Margin
     delta_ev: Margin
     delta_ce: Margin
@@ -212,7 +216,6 @@ class Multilayer(Comparison):
 
     layers: Annotated[list[int], Listed] | None
     hook: Hook
-    n_jobs: Count
 
 
 class CausalChecks(Unlabelled):

@@ -59,6 +59,7 @@ def step_seconds(p: Comparison, d_in: int, device: str, steps: int = 4) -> float
 
 def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Estimate:
     """Estimate one notebook; ``rate`` is :func:`matmul_rate` of the device."""
+    from rkcnn_lib.report.sweep import process_count
     from rkcnn_lib.worlds import hook_width, model_facts
 
     if not isinstance(values, Activations | Comparison):
@@ -79,7 +80,7 @@ def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Est
     training = cells * values.steps * step_seconds(values, d_in, device)
     mining = cells * 4.0 * values.mining_rows * d_in * values.n_directions * ASCENT_STEPS / (0.5 * rate)
     weights = 2.0 * d_in * d_sae * 4
-    jobs = getattr(values, "n_jobs", 1)
+    jobs = process_count(values.n_jobs, device)
     memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * d_sae * 3)
     return Estimate(2 * cells, capture + (training + mining) / jobs, 1e9 + memory, cache + cells * 5 * weights)
 

@@ -56,7 +56,7 @@ class Check:
 
 def run_key(notebook: str, values: Parameters) -> str:
     """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook."""
-    asked = values.model_dump(exclude={"device", "force"})
+    asked = values.model_dump(exclude=parameter_models.NOT_DECIDING)
     source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text()
     return digest([notebook, asked, input_identity(values), fingerprint(), source])
 

@@ -13,13 +13,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 
 from rkcnn_lib.worlds.store import outputs_root
@@ -88,11 +90,34 @@ def cached_unit(kind: str, inputs: dict[str, Any], compute: Callable[[Path], Uni
     """
     folder = unit_folder(kind, inputs)
     if not (folder / "unit.json").is_file():
-        scratch = folder.with_name(folder.name + ".scratch")
-        scratch.mkdir(parents=True, exist_ok=True)
-        _save(compute(scratch), folder, {"kind": kind, "inputs": inputs})
-        shutil.rmtree(scratch)
+        with _alone_at(folder):
+            if not (folder / "unit.json").is_file():
+                scratch = folder.with_name(folder.name + ".scratch")
+                scratch.mkdir(parents=True, exist_ok=True)
+                _save(compute(scratch), folder, {"kind": kind, "inputs": inputs})
+                shutil.rmtree(scratch)
     return load_unit(folder)
+
+
+@contextmanager
+def _alone_at(folder: Path) -> Iterator[None]:
+    """Let one process at a time compute a unit: a killed run's workers may still be at it when the next one starts.
+
+    The operating system frees the lock when its holder dies.
+    """
+    path = folder.with_name(folder.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for the process that computes {folder.parent.name}/{folder.name}", flush=True)
+        lock.acquire()
+    try:
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 def _save(unit: Unit, folder: Path, about: dict[str, Any]) -> None:
@@ -106,19 +131,19 @@ def _save(unit: Unit, folder: Path, about: dict[str, Any]) -> None:
     if unit.save_extra:
         unit.save_extra(part)
     (part / "unit.json").write_text(json.dumps(about | {"scalars": unit.scalars}, indent=1, default=str))
-    try:
-        part.rename(folder)  # atomic: a unit is there whole or not at all
-    except OSError:
-        if not (folder / "unit.json").is_file():
-            raise
-        shutil.rmtree(part)  # another process finished the same unit first
+    part.rename(folder)  # atomic: a unit is there whole or not at all
+
+
+def unit_scalars(folder: Path) -> dict[str, Any]:
+    """Read only the single numbers of a finished unit."""
+    return json.loads((folder / "unit.json").read_text())["scalars"]
 
 
 def load_unit(folder: Path) -> Unit:
     """Read a finished unit back from its folder."""
     arrays = folder / "arrays.safetensors"
     return Unit(
-        scalars=json.loads((folder / "unit.json").read_text())["scalars"],
+        scalars=unit_scalars(folder),
         tables={path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")},
         arrays=load_file(arrays) if arrays.is_file() else {},
         folder=folder,

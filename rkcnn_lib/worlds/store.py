@@ -7,6 +7,7 @@ and a shard's checksum is compared when it is first read, so damage is an error 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -215,6 +216,10 @@ class ActivationStore(Store):
         if len(self.tokens) != self._starts[-1]:
             raise _damaged(self.folder, "manifest.json", "counts other rows than tokens.safetensors")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the folder's name: a worker process opens the files itself, once."""
+        return _opened, (self.folder,)
+
     def verify(self) -> None:
         """Compare every file with its checksum.
 
@@ -250,6 +255,11 @@ class ActivationStore(Store):
                 raise _damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
             self._shards[number] = acts
         return self._shards[number]
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(folder: Path) -> ActivationStore:
+    return ActivationStore(folder)
 
 
 class MemoryStore(Store):

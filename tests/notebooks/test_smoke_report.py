@@ -86,7 +86,7 @@ def test_a_second_report_starts_no_kernel(report):
 @pytest.mark.parametrize("control", ["gaussian", "permuted"])
 @pytest.mark.parametrize("notebook", ["01_toy_superposition", "02_probe_validation"])
 def test_noise_in_no_gate_passed(report, notebook, control):
-    done = report.rkcnn("run", notebook, "-f", f"params/smoke/{notebook}--{control}.yaml")
+    done = report.rkcnn("run", notebook, "-f", f"params/smoke/{notebook}--{control}.yaml", "--cell-timeout", "300")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     record = json.loads((report.run_folder(notebook, f"smoke--{control}") / "run.json").read_text())
     assert record["gate"]["verdict"] == "FAIL", record["gate"]["checks"]

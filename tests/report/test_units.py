@@ -1,5 +1,8 @@
 """Finished units are found again; unfinished or changed ones are not."""
 
+import time
+
+import joblib
 import pandas as pd
 import pytest
 import torch
@@ -59,6 +62,23 @@ def test_a_unit_that_died_leaves_its_scratch_and_no_result():
     assert [path.name for path in unit_folder("demo", {"seed": 0}).parent.iterdir()] == [
         unit_folder("demo", {"seed": 0}).name
     ]
+
+
+def _counted(log):
+    def compute(scratch):
+        with open(log, "a") as file:
+            file.write("computed\n")
+        time.sleep(1)
+        return made(scratch)
+
+    return cached_unit("demo", {"seed": 0}, compute).scalars
+
+
+def test_two_processes_that_want_one_unit_compute_it_once(tmp_path):
+    with joblib.parallel_config(backend="multiprocessing", n_jobs=3):
+        found = joblib.Parallel()(joblib.delayed(_counted)(tmp_path / "log") for _ in range(3))
+    assert found == [{"value": 1.5}] * 3
+    assert (tmp_path / "log").read_text() == "computed\n"
 
 
 def test_changed_code_is_another_unit_and_a_changed_docstring_is_not(tmp_path):

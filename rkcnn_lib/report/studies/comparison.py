@@ -8,6 +8,7 @@ supply among the arms.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from rkcnn_lib.measure import quality
 from rkcnn_lib.probe import mine
-from rkcnn_lib.report.params import CausalChecks, Comparison
-from rkcnn_lib.report.units import Unit, cached_unit, outputs_root
+from rkcnn_lib.report.params import CausalChecks, Comparison, SaeCompare
+from rkcnn_lib.report.runs import INVENTED_MODELS
+from rkcnn_lib.report.sweep import process_count, run_cells
+from rkcnn_lib.report.units import Unit, cached_unit, load_unit, outputs_root
 from rkcnn_lib.sae import (
     SAE,
     SAEConfig,
@@ -30,19 +32,11 @@ from rkcnn_lib.sae import (
     save_saelens,
     train_sae,
 )
+from rkcnn_lib.worlds import load_model
 
 BASELINES = ("random", "lift_unselected")  # the contrasts declared beforehand: rkcnn_lift minus each of these
 LONG = 2000  # steps from which a training shows a progress bar of its own
 UNMINED = "random"  # the arm without mined directions: every latent starts from the shared random fill
-
-
-@dataclass(frozen=True)
-class Splice:
-    """A language model, the hook at which SAEs are spliced into it, and the held-out contexts to do it on."""
-
-    lm: Any
-    hook_name: str
-    contexts: torch.Tensor
 
 
 def sae_config(p: Comparison, d_in: int) -> SAEConfig:
@@ -88,18 +82,6 @@ def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: 
     return cached_unit("directions", inputs, compute)
 
 
-def mine_all(store: Any, p: Comparison, device: str) -> pd.DataFrame:
-    """Mine every arm and seed; return the supply table (arm, seed, supply, wanted, seconds, rows)."""
-    cells = [(arm, seed) for seed in range(p.n_seeds) for arm in p.arms if arm != UNMINED]
-    rows = [{"arm": a, "seed": s} | mined_unit(store, p, a, s, device).scalars for a, s in cells]
-    return pd.DataFrame(rows)
-
-
-def mined_count(supply: pd.DataFrame) -> dict[int, int]:
-    """Return for each seed how many mined latents every arm gets: the smallest supply among its arms."""
-    return supply.groupby("seed")["supply"].min().astype(int).to_dict()
-
-
 def initial_sae(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> SAE:
     """Return an arm's SAE before training, all through one function and with the same random fill."""
     X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
@@ -108,16 +90,14 @@ def initial_sae(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, de
     return init_from_directions(sae_config(p, store.d_in), mined, X=X, random_state=seed)
 
 
-def sae_unit(
-    store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str, splice: Splice | None = None
-) -> Unit:
+def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Unit:
     """Return one trained SAE with its history, its start and its held-out quality; computed once."""
     config, training = sae_config(p, store.d_in), train_config(p, seed)
     mined = None if arm == UNMINED else mined_unit(store, p, arm, seed, device).folder.name
     inputs = {
         "data": store.key, "arm": arm, "seed": seed, "mined": mined, "n_mined": 0 if arm == UNMINED else n_mined,
         "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
-        "heldout": p.heldout_rows, "splice": None if splice is None else len(splice.contexts),
+        "heldout": p.heldout_rows, "splice": None if p.model in INVENTED_MODELS else p.splice_contexts,
     }  # fmt: skip
 
     def compute(scratch: Path) -> Unit:
@@ -134,10 +114,7 @@ def sae_unit(
         )
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
-        spliced = {} if splice is None else {
-            "lm": splice.lm, "tokens": splice.contexts, "hook_name": splice.hook_name
-        }  # fmt: skip
-        found = quality(sae, held_out, **spliced)
+        found = quality(sae, held_out, **_splice(store, p, device))
         curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
         arrays = {"density": found.pop("density"), "W_dec_start": start.W_dec.data}
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
@@ -149,6 +126,73 @@ def sae_unit(
         )
 
     return cached_unit("saes", inputs, compute)
+
+
+def _splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
+    """Return what puts an SAE back into the model: nothing where the activations have no model."""
+    if p.model in INVENTED_MODELS:
+        return {}
+    contexts = store.contexts("heldout")[: p.splice_contexts]
+    return {
+        "lm": _model(p.model, p.revision, device), "tokens": contexts, "hook_name": store.manifest["hook_name"],
+    }  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _model(name: str, revision: str | None, device: str) -> Any:
+    """Load a model once a process."""
+    return load_model(name, revision=revision, device=device)
+
+
+def run_grid(
+    stores: dict[int, Any], p: Comparison, device: str
+) -> tuple[pd.DataFrame, dict[tuple[int, str, int], Path]]:
+    """Mine, train and measure every layer, seed and arm, several processes at once; finished units are only read.
+
+    Parameters
+    ----------
+    stores : dict
+        Layer to its activations.
+    p : Comparison
+        Arms, seeds, SAE, training and how many processes work at once.
+    device : str
+        Where each cell computes.
+
+    Returns
+    -------
+    supply : DataFrame
+        layer, arm, seed, supply, wanted, seconds, rows.
+    folders : dict
+        (layer, arm, seed) to the folder of its finished SAE unit.
+    """
+    n_jobs = process_count(p.n_jobs, device)
+    grid = [(layer, seed, arm) for layer in stores for seed in range(p.n_seeds) for arm in p.arms]
+    to_mine = [cell for cell in grid if cell[2] != UNMINED]
+    cells = [(stores[layer], p, arm, seed, device) for layer, seed, arm in to_mine]
+    mined = run_cells(_mine_cell, cells, n_jobs, "mining")
+    supply = pd.DataFrame([
+        {"layer": layer, "arm": arm, "seed": seed} | scalars
+        for (layer, seed, arm), scalars in zip(to_mine, mined, strict=True)
+    ])  # fmt: skip
+    n_mined = mined_counts(supply)
+    cells = [(stores[layer], p, arm, seed, n_mined[layer, seed], device) for layer, seed, arm in grid]
+    trained = run_cells(_sae_cell, cells, n_jobs, "SAEs")
+    return supply, {
+        (layer, arm, seed): folder for (layer, seed, arm), folder in zip(grid, trained, strict=True)
+    }  # fmt: skip
+
+
+def mined_counts(supply: pd.DataFrame) -> dict[tuple[int, int], int]:
+    """Return for each layer and seed how many mined latents every arm gets: the smallest supply among its arms."""
+    return supply.groupby(["layer", "seed"])["supply"].min().astype(int).to_dict()
+
+
+def _mine_cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> dict[str, Any]:
+    return mined_unit(store, p, arm, seed, device).scalars
+
+
+def _sae_cell(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Path:
+    return sae_unit(store, p, arm, seed, n_mined, device).folder
 
 
 @dataclass(frozen=True)
@@ -174,24 +218,21 @@ class Compared:
         return [self.units[arm, seed].arrays["density"] > 0 for seed in seeds]
 
 
-def compare(store: Any, p: Comparison, device: str, splice: Splice | None = None) -> Compared:
-    """Mine, train and measure every arm and seed of a comparison; finished units are read, not computed."""
-    supply = mine_all(store, p, device)
-    n_mined = mined_count(supply)
-    cells = [(arm, seed) for seed in range(p.n_seeds) for arm in p.arms]
-    units = {
-        (arm, seed): sae_unit(store, p, arm, seed, n_mined[seed], device, splice)
-        for arm, seed in tqdm(cells, desc="SAEs", unit="SAE")
-    }
-    return Compared(units, supply, tidy(units), _histories(units), n_mined)
+def compare(store: Any, p: SaeCompare, device: str) -> Compared:
+    """Run the grid of one layer and read back everything it left."""
+    supply, folders = run_grid({p.layer: store}, p, device)
+    units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in folders.items()}
+    metrics = tidy({(p.layer, *cell): unit.scalars for cell, unit in units.items()})
+    n_mined = {seed: count for (_, seed), count in mined_counts(supply).items()}
+    return Compared(units, supply.drop(columns="layer"), metrics.drop(columns="layer"), _histories(units), n_mined)
 
 
-def tidy(units: dict[tuple[str, int], Unit]) -> pd.DataFrame:
-    """Return one row an arm, seed and metric."""
+def tidy(found: dict[tuple[int, str, int], dict[str, Any]]) -> pd.DataFrame:
+    """Return one row a layer, arm, seed and metric."""
     return pd.DataFrame([
-        {"arm": arm, "seed": seed, "metric": metric, "value": float(value)}
-        for (arm, seed), unit in units.items()
-        for metric, value in unit.scalars.items()
+        {"layer": layer, "arm": arm, "seed": seed, "metric": metric, "value": float(value)}
+        for (layer, arm, seed), scalars in found.items()
+        for metric, value in scalars.items()
     ])  # fmt: skip
 
 

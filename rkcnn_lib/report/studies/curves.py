@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rkcnn_lib.measure import recovery_rate
 from rkcnn_lib.report.params import ToySuperposition
 from rkcnn_lib.report.runs import Run
 from rkcnn_lib.report.studies.toy import COMPARED, Space, compare_with_truth, mine_one
-from rkcnn_lib.report.sweep import run_cells
+from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.worlds import ParallelToyModel
 
@@ -41,7 +40,7 @@ def curves(run: Run) -> pd.DataFrame:
     cells = [(p, name, value) for name in AXES for value in getattr(p, name)]
     if not cells:
         raise ValueError("no curve was asked for: give values to at least one of " + ", ".join(AXES))
-    n_jobs = min(len(cells), len(os.sched_getaffinity(0)))
+    n_jobs = process_count(p.n_jobs, run.device)
     return pd.concat(run_cells(_point, cells, n_jobs, "points of the curves"), ignore_index=True)
 
 

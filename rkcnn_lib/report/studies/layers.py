@@ -10,14 +10,15 @@ import pandas as pd
 from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import Check, Run
-from rkcnn_lib.report.studies.comparison import BASELINES
+from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
 from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, MINED, SHOWN, by_arm, verdict_title
 from rkcnn_lib.report.studies.verdicts import judge
+from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
-    "best_of_layers", "checks", "difference_title", "differences", "headline", "heatmap_title", "layer_profile",
-    "open_stores", "shown_metrics", "verdict_title", "verdicts",
+    "best_of_layers", "checks", "compare_layers", "difference_title", "differences", "headline", "heatmap_title",
+    "layer_profile", "open_stores", "shown_metrics", "verdict_title", "verdicts",
 ]  # fmt: skip
 SIGN_DRAWS = 2000
 
@@ -32,6 +33,18 @@ def open_stores(run: Run) -> dict[int, Any]:
         device=run.device, revision=p.revision,
     )  # fmt: skip
     return {layer: stores[layer, p.hook] for layer in layers}
+
+
+def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run the comparison at every layer.
+
+    Returns
+    -------
+    metrics, supply : DataFrame
+        Tidy: layer, arm, seed, metric, value; and layer, arm, seed, supply, wanted, seconds, rows.
+    """
+    supply, folders = run_grid(stores, run.p, run.device)
+    return tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}), supply
 
 
 def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:

@@ -7,7 +7,6 @@ labels permuted by group, from the whole pipeline run again: scoring, selecting,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +26,10 @@ from rkcnn_lib.probe import RandomKCNNClassifier
 from rkcnn_lib.probe.nulls import permute_labels, surrogate
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import Subsets, draw_subsets
-from rkcnn_lib.report.params import ProbeValidation
+from rkcnn_lib.report.params import NOT_DECIDING, ProbeValidation
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.studies.toy import train_space
-from rkcnn_lib.report.sweep import run_cells
+from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit
 
 GROUPS = ("top", "random", "bottom", "full", "ensemble")
@@ -174,7 +173,7 @@ def study(run: Run, tasks: Tasks) -> pd.DataFrame:
 def over_seeds(function: Callable[..., pd.DataFrame], run: Run, tasks: Tasks) -> pd.DataFrame:
     """Return ``function(p, tasks, seed)`` for every seed, one process each."""
     cells = [(run.p, tasks, seed) for seed in range(run.p.n_seeds)]
-    n_jobs = min(len(cells), len(os.sched_getaffinity(0)))
+    n_jobs = process_count(run.p.n_jobs, run.device)
     return pd.concat(run_cells(function, cells, n_jobs, f"{tasks.__name__}, seeds"), ignore_index=True)
 
 
@@ -186,7 +185,8 @@ def seed_unit(
     kind: str, function: Callable[..., pd.DataFrame], p: ProbeValidation, tasks: Tasks, seed: int
 ) -> pd.DataFrame:
     """Return ``function(task, p, seed)`` over all tasks of a seed, as one cached unit."""
-    given = {**p.model_dump(exclude={"profile", "device", "force", "n_seeds"}), "tasks": tasks.__name__, "seed": seed}
+    decides = p.model_dump(exclude=NOT_DECIDING | {"profile", "n_seeds"})
+    given = decides | {"tasks": tasks.__name__, "seed": seed}
 
     def compute(scratch: Path) -> Unit:
         parts = [function(task, p, seed) for task in tasks(p, seed)]

@@ -14,10 +14,9 @@ from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, prec
 from rkcnn_lib.measure.statistics import jackknife_pairs
 from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
-from rkcnn_lib.report.studies.comparison import BASELINES, UNMINED, Compared, Splice
+from rkcnn_lib.report.studies.comparison import BASELINES, UNMINED, Compared
 from rkcnn_lib.report.studies.verdicts import Values, judge
 from rkcnn_lib.report.units import Unit, cached_unit
-from rkcnn_lib.worlds import load_model
 
 MINED = "rkcnn_lift"
 # metric -> (hypothesis, name of the margin in the parameters, lower is better)
@@ -31,14 +30,6 @@ SHOWN = (
     "ce_score_mean", "seconds",
 )  # fmt: skip
 L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
-
-
-def splice(store: Any, run: Run) -> Splice | None:
-    """Return what is needed to put SAEs back into the model, or None where activations have no model."""
-    if run.p.model in INVENTED_MODELS:
-        return None
-    lm = load_model(run.p.model, revision=run.p.revision, device=run.device)
-    return Splice(lm, store.manifest["hook_name"], store.contexts("heldout")[: run.p.splice_contexts])
 
 
 def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:

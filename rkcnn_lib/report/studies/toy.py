@@ -15,7 +15,7 @@ from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.nulls import surrogate
-from rkcnn_lib.report.params import ToySuperposition
+from rkcnn_lib.report.params import NOT_DECIDING, ToySuperposition
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
@@ -179,7 +179,7 @@ def from_noise(space: Space, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray
     noise = surrogate(X, "gaussian", random_state=1)
     _, _, axes = torch.linalg.svd(truth - truth.mean(0), full_matrices=False)
     plane = axes[:2].T
-    given = p.model_dump(exclude={"profile", "device", "force", "n_seeds", "miners"})
+    given = p.model_dump(exclude=NOT_DECIDING | {"profile", "n_seeds", "miners"})
     frames = {}
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
 
