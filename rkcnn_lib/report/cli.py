@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,8 +93,8 @@ def profile_name(profile: Path) -> str:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from rkcnn_lib.report.execute import execute
     from rkcnn_lib.report.plan import confirm
-    from rkcnn_lib.report.runs import finished, run_key
 
     overrides = {nb: read_parameter_file(path) for nb, path in profile_files(options.profile).items()}
     if options.dry_run:
@@ -108,13 +107,8 @@ def _report(options: argparse.Namespace) -> int:
     if not confirm(plans, yes=options.yes):
         return 2
     for notebook, given in overrides.items():
-        if finished(notebook, run_key(notebook, plans[notebook])):  # no process, let alone a kernel, to find that out
-            print(f"{notebook}: finished before, not run again", flush=True)
-            status = 0
-        else:
-            status = _run_process(notebook, given | ({"force": True} if options.force else {}))
-        if status:
-            print(f"rkcnn: {notebook} did not finish (exit {status}); what is finished is kept", file=sys.stderr)
+        if execute(notebook, given | ({"force": True} if options.force else {})):  # in a kernel of its own
+            print(f"rkcnn: {notebook} did not finish; what is finished is kept", file=sys.stderr)
             return 1
         if _gate(notebook, plans[notebook]) == "FAIL" and not options.force:
             _pages(next(iter(plans.values())).profile, options.out)
@@ -129,18 +123,6 @@ def _gate(notebook: str, values: Any) -> str | None:
 
     record = read_run(run_folder(notebook, run_key(notebook, values))) or {}
     return (record.get("gate") or {}).get("verdict")
-
-
-def _run_process(notebook: str, given: dict[str, Any]) -> int:
-    """Run one notebook in a process of its own, so that nothing of it lingers in the next."""
-    command = [sys.executable, "-m", "rkcnn_lib.report.cli", "run", notebook]
-    for name, value in given.items():
-        command += [
-            "-p",
-            name,
-            yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip(),
-        ]
-    return subprocess.run(command).returncode
 
 
 def _run(options: argparse.Namespace) -> int:
