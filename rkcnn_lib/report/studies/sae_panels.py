@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
 from rkcnn_lib.report.studies.comparison import BASELINES, UNMINED, Compared
 from rkcnn_lib.report.studies.verdicts import Values, judge
-from rkcnn_lib.report.units import Unit, cached_unit
+from rkcnn_lib.report.sweep import process_count, run_cells
+from rkcnn_lib.report.units import Unit, cached_unit, load_unit
 
 MINED = "rkcnn_lift"
 # metric -> (hypothesis, name of the margin in the parameters, lower is better)
@@ -34,19 +36,24 @@ L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
 
 def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     """Code held-out rows with every arm's initial dictionary: arm, seed, k, value (explained variance)."""
-    held_out = store.matrix("heldout", n_rows=run.p.frozen_rows).to(run.device)
-    rows = []
-    for (arm, seed), unit in compared.units.items():
-        inputs = {"unit": unit.folder.name, "ks": list(run.p.frozen_k), "rows": run.p.frozen_rows}
+    cells = [(store, unit.folder, run.p, run.device) for unit in compared.units.values()]
+    found = run_cells(_frozen_cell, cells, process_count(run.p.n_jobs, run.device), "dictionaries")
+    return pd.DataFrame([
+        {"arm": arm, "seed": seed, "k": int(k), "value": value}
+        for (arm, seed), scalars in zip(compared.units, found, strict=True)
+        for k, value in scalars.items()
+    ])  # fmt: skip
 
-        def compute(scratch: Any, unit: Unit = unit) -> Unit:
-            dictionary = unit.arrays["W_dec_start"].to(run.device)
-            found = frozen_dictionary_ev(held_out, dictionary, ks=tuple(run.p.frozen_k))
-            return Unit(scalars={str(k): value for k, value in found.items()})
 
-        scalars = cached_unit("frozen", inputs, compute).scalars
-        rows += [{"arm": arm, "seed": seed, "k": int(k), "value": value} for k, value in scalars.items()]
-    return pd.DataFrame(rows)
+def _frozen_cell(store: Any, sae_folder: Path, p: SaeCompare, device: str) -> dict[str, float]:
+    def compute(scratch: Path) -> Unit:
+        held_out = store.matrix("heldout", n_rows=p.frozen_rows).to(device)
+        dictionary = load_unit(sae_folder).arrays["W_dec_start"].to(device)
+        found = frozen_dictionary_ev(held_out, dictionary, ks=tuple(p.frozen_k))
+        return Unit(scalars={str(k): value for k, value in found.items()})
+
+    inputs = {"unit": sae_folder.name, "ks": list(p.frozen_k), "rows": p.frozen_rows}
+    return cached_unit("frozen", inputs, compute).scalars
 
 
 def frozen_title(frozen: pd.DataFrame) -> str:
