@@ -7,10 +7,10 @@ READY  := $(VENV)/.ready
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab site bench notebooks lock clean
+.PHONY: help setup report test test-interop peers lab site bench notebooks lock clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 setup: $(READY)  ## make .venv with the exact versions of requirements.lock
 
@@ -28,6 +28,20 @@ test: $(READY)  ## lint, format check and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# other projects whose requirements contradict ours live in environments of their own
+PEERS := sae-lens==6.54.12 dictionary-learning==0.1.0
+
+$(VENV)-%/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(shell grep -E '^torch==' requirements.lock) $(filter $*==%,$(PEERS))
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision  # comes along unused, built for another torch
+	touch $@
+
+peers: $(VENV)-sae-lens/.ready $(VENV)-dictionary-learning/.ready  ## make the environments of the peers that benchmarks time
+
+test-interop: $(READY) $(VENV)-sae-lens/.ready  ## check SAE files both ways against SAELens itself
+	SAELENS_PYTHON=$(VENV)-sae-lens/bin/python $(BIN)/python -m pytest tests/interop
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -50,5 +64,5 @@ lock:  ## write requirements.lock anew from what pyproject.toml resolves to toda
 	mv $(VENV)-lock/lock requirements.lock && rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and all outputs but the published ones
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* *.egg-info .pytest_cache .ruff_cache
 	find outputs -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +

@@ -206,9 +206,17 @@ class SaeCompare(Comparison):
 
     layer: int
     hook: Hook
+    front_k: Annotated[list[Count], Listed]
     frozen_k: Annotated[list[Count], Listed, Field(min_length=1)]
     frozen_rows: Annotated[int, Field(ge=100)]
     delta_mcc: Margin
+    delta_l0: Margin
+
+    @model_validator(mode="after")
+    def _front_is_a_front(self) -> SaeCompare:
+        if self.front_k and self.architecture == "relu":
+            raise ValueError(f"front_k = {self.front_k}: relu has no k; give front_k = [] or architecture topk")
+        return self
 
 
 class Multilayer(Comparison):

@@ -91,8 +91,6 @@ def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
 
     device = str(pick_device(next(iter(plans.values())).device))
     todo = {nb: values for nb, values in plans.items() if not finished(nb, run_key(nb, values))}
-    for notebook in plans.keys() - todo.keys():
-        print(f"  {notebook}: finished before")
     if not todo:
         return True
     rate = matmul_rate(device)

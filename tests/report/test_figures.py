@@ -49,6 +49,7 @@ TABLES = {
     "norms_by_position": pd.DataFrame({"position": range(9), "q10": 1.0, "median": 2.0, "q90": 3.0}),
     "variance_by_dimension": pd.DataFrame({"dimension": range(9), "share": np.full(9, 1 / 9), "kurtosis": 2.0}),
     "arm_metrics": ARM_ROWS,
+    "quality_front": rows(arm=ARMS, seed=[0, 1], k=[8, 16, 32], metric=["ev", "delta_ce"]).assign(l0=lambda t: t["k"]),
     "training_curves": rows(arm=ARMS, seed=[0, 1], step=[1, 10, 100], metric=["ev", "loss"]),
     "paired_differences": CONTRASTS,
     "frozen_dictionary": rows(arm=ARMS, seed=[0, 1], k=[8, 16, 32]),

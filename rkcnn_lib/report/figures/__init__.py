@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from rkcnn_lib.report.figures.activations import norms_by_position, spectrum, variance_by_dimension
-from rkcnn_lib.report.figures.arms import arm_metrics, frozen_dictionary, paired_differences, training_curves
+from rkcnn_lib.report.figures.arms import (
+    arm_metrics,
+    frozen_dictionary,
+    paired_differences,
+    quality_front,
+    training_curves,
+)
 from rkcnn_lib.report.figures.curves import recovery_curve, recovery_curves
 from rkcnn_lib.report.figures.display import show
 from rkcnn_lib.report.figures.latents import cosine_histograms, dead_curve, density
@@ -37,6 +43,7 @@ __all__ = [
     "mined_versus_true",
     "norms_by_position",
     "paired_differences",
+    "quality_front",
     "recovery_by_miner",
     "recovery_curve",
     "recovery_curves",

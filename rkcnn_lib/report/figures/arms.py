@@ -72,6 +72,34 @@ def training_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     return finish(fig, title, height=430, legend="right", xaxis={"title": "training step"})
 
 
+def quality_front(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Quality against L0: a line an arm through the SAEs trained at several k, a drop-down over the metrics.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns arm, seed, k (asked), l0 (active latents a token, measured), metric, value.
+    title : str, optional
+        The finding, in words.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty or lacks a column.
+    """
+    table = checked(table, ["arm", "seed", "k", "l0", "metric", "value"], ["k", "l0", "value"], "quality_front")
+    table = table.assign(l0=table.groupby(["arm", "k"])["l0"].transform("mean"))  # one point for all seeds of a k
+    fig = go.Figure()
+    choices = Choices(fig)
+    for metric, part in metrics_of(table):
+        choices.add(short(metric), arm_lines(part, "l0"), {"yaxis.title.text": label(metric)})
+    choices.close()
+    ks = sorted(table["k"].unique())
+    ticks = {"tickvals": ks, "ticktext": [f"{k:g}" for k in ks]}
+    axis = {"title": "L0 (active latents a token)", "type": "log", **ticks}
+    return finish(fig, title, height=430, legend="right", xaxis=axis)
+
+
 def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     """Forest plot of differences paired by seed, with their intervals, the margins and the verdicts.
 

@@ -85,6 +85,7 @@ METRIC_LABELS: dict[str, str] = {
     "recovery_rate": "recovery rate (share of true features, cosine ≥ 0.9)",
     "precision": "precision (share of mined directions, cosine ≥ 0.9)",
     "l0": "L0 (active latents a token)",
+    "l0_at_equal_ev": "L0 at equal explained variance (active latents a token)",
     "dead": "dead latents (share of the dictionary)",
     "ev": "explained variance (share)",
     "explained_variance": "explained variance (share)",

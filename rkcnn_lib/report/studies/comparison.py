@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def _model(name: str, revision: str | None, device: str) -> Any:
 
 
 def run_grid(
-    stores: dict[int, Any], p: Comparison, device: str
+    stores: dict[int, Any], p: Comparison, device: str, trained: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, dict[tuple[int, str, int], Path]]:
     """Mine, train and measure every layer, seed and arm, several processes at once; finished units are only read.
 
@@ -157,6 +158,8 @@ def run_grid(
         Arms, seeds, SAE, training and how many processes work at once.
     device : str
         Where each cell computes.
+    trained : sequence of str, optional
+        The arms that are trained, if not all; how many latents are mined still depends on all.
 
     Returns
     -------
@@ -175,11 +178,10 @@ def run_grid(
         for (layer, seed, arm), scalars in zip(to_mine, mined, strict=True)
     ])  # fmt: skip
     n_mined = mined_counts(supply)
+    grid = [cell for cell in grid if trained is None or cell[2] in trained]
     cells = [(stores[layer], p, arm, seed, n_mined[layer, seed], device) for layer, seed, arm in grid]
-    trained = run_cells(_sae_cell, cells, n_jobs, "SAEs")
-    return supply, {
-        (layer, arm, seed): folder for (layer, seed, arm), folder in zip(grid, trained, strict=True)
-    }  # fmt: skip
+    folders = run_cells(_sae_cell, cells, n_jobs, "SAEs")
+    return supply, {(layer, arm, seed): folder for (layer, seed, arm), folder in zip(grid, folders, strict=True)}
 
 
 def mined_counts(supply: pd.DataFrame) -> dict[tuple[int, int], int]:

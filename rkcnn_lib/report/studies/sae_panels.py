@@ -27,6 +27,7 @@ HYPOTHESES = {
     "explained_variance": ("more explained variance", "delta_ev", False),
     "delta_ce": ("less loss when spliced in", "delta_ce", True),
 }
+FRONT_HYPOTHESIS = {"l0_at_equal_ev": ("fewer active latents for the same variance", "delta_l0", True)}
 SHOWN = (
     "explained_variance", "explained_variance_standardised", "dead", "l0", "delta_ce", "kl", "ce_score_zero",
     "ce_score_mean", "seconds",
@@ -200,11 +201,15 @@ def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
     return {arm: dict(zip(g["seed"], g["value"], strict=True)) for arm, g in rows.groupby("arm")}
 
 
-def verdicts(compared: Compared, agreed: Agreement, p: SaeCompare) -> list[dict[str, Any]]:
-    """Judge every hypothesis whose metric was measured, by the declared contrasts."""
+def verdicts(metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p: SaeCompare) -> list[dict[str, Any]]:
+    """Judge every hypothesis whose metric was measured, by the declared contrasts.
+
+    ``metrics`` and ``needed`` (L0 at equal explained variance, see :mod:`~rkcnn_lib.report.studies.front`) are tidy.
+    """
     found = []
-    for metric, (hypothesis, margin, lower) in HYPOTHESES.items():
-        values = by_arm(compared.metrics, metric)
+    measured = pd.concat([metrics, needed], ignore_index=True)
+    for metric, (hypothesis, margin, lower) in (HYPOTHESES | FRONT_HYPOTHESIS).items():
+        values = by_arm(measured, metric)
         if values:
             delta = getattr(p, margin)
             found += judge(hypothesis, values, MINED, BASELINES, metric=metric, delta=delta, lower_is_better=lower)

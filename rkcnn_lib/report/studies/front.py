@@ -1,0 +1,72 @@
+"""The front of 04: how good an SAE is at each L0, and how many active latents an arm needs for the same quality.
+
+TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k;
+between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal explained variance* is where
+an arm's line crosses the explained variance that the random arm of the same seed reaches at the profile's own k.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rkcnn_lib.report.params import SaeCompare
+from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.studies.comparison import BASELINES, UNMINED, run_grid, tidy
+from rkcnn_lib.report.studies.sae_panels import FRONT_HYPOTHESIS, MINED
+from rkcnn_lib.report.units import unit_scalars
+
+ARMS = (*BASELINES, MINED)
+(METRIC,) = FRONT_HYPOTHESIS
+SHOWN = ("explained_variance", "delta_ce", "kl", "dead")
+
+
+def front(store: Any, run: Run) -> pd.DataFrame:
+    """Train the compared arms at every k of ``front_k``.
+
+    Returns
+    -------
+    DataFrame
+        arm, seed, k, metric, value, and ``l0`` of that SAE; empty where ``front_k`` is.
+    """
+    parts = []
+    for k in sorted({*run.p.front_k, run.p.k} if run.p.front_k else ()):
+        arms = [arm for arm in ARMS if arm in run.p.arms]
+        _, folders = run_grid({run.p.layer: store}, run.p.model_copy(update={"k": k}), run.device, trained=arms)
+        found = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}).drop(columns="layer")
+        l0 = found[found["metric"] == "l0"].set_index(["arm", "seed"])["value"].rename("l0")
+        parts.append(found[found["metric"].isin(SHOWN)].join(l0, on=["arm", "seed"]).assign(k=k))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
+    """Return arm, seed, value: the L0 at which an arm explains what the random arm of its seed explains at ``p.k``.
+
+    An arm whose line does not reach that quality within the front has the value at the end it leaves by: less of a
+    difference than there is, never more.
+    """
+    if table.empty:
+        return pd.DataFrame(columns=["arm", "seed", "metric", "value"])
+    ev = table[table["metric"] == "explained_variance"]
+    rows = []
+    for (arm, seed), line in ev.groupby(["arm", "seed"]):
+        line = line.sort_values("l0")
+        target = ev[(ev["arm"] == UNMINED) & (ev["seed"] == seed) & (ev["k"] == p.k)]["value"].item()
+        rows.append({"arm": arm, "seed": seed, "metric": METRIC, "value": _crossing(line, target)})
+    return pd.DataFrame(rows)
+
+
+def _crossing(line: pd.DataFrame, target: float) -> float:
+    quality = np.maximum.accumulate(line["value"].to_numpy())  # a dip is noise: more latents never explain less
+    return float(np.exp(np.interp(target, quality, np.log(line["l0"].to_numpy()))))
+
+
+def title(needed: pd.DataFrame) -> str:
+    """Return the finding of the front."""
+    means = needed.groupby("arm")["value"].mean()
+    return (
+        f"For the variance that {UNMINED} explains with {means[UNMINED]:.1f} active latents a token, "
+        f"{MINED} needs {means[MINED]:.1f}"
+    )
