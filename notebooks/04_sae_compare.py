@@ -65,7 +65,7 @@ force: bool = False  # go on although an earlier gate failed
 # %%
 from rkcnn_lib.report import figures
 from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import activations, comparison, front, sae_panels
+from rkcnn_lib.report.studies import activations, cards, comparison, front, sae_panels
 
 run = start_run("04_sae_compare", globals())
 
@@ -186,6 +186,17 @@ figures.show(
     figures.arm_metrics(agreement.table, title=agreement.title),
     "PW-MCC, one dot a seed (its mean over the pairs it is in), before and after training; grey: chance level.",
 )
+
+# %% [markdown]
+# ## What do single latents say?
+#
+# `rkcnn_lift`, seed 0. The latents are chosen by rule: of the live mined ones, and of the live randomly filled ones, those
+# whose firing rates lie at the quartiles and at 90 %. Each is shown on held-out text where it is most active and, because
+# the largest activations alone flatter, where it is active at its own median; marked tokens reach half of its largest
+# activation. Below, the tokens whose logits the decoder row raises and lowers most through the unembedding alone.
+
+# %%
+cards.show(compared, store, run)
 
 # %% [markdown]
 # ## Against the truth, where it is known

@@ -4,15 +4,14 @@ from rkcnn_lib.probe.classifier import RandomKCNNClassifier, kcnn_posterior
 from rkcnn_lib.probe.found import distinct
 from rkcnn_lib.probe.lift import Whitening, ascend, fisher_lift, whiten
 from rkcnn_lib.probe.miner import RkCNNMiner
+from rkcnn_lib.probe.moments import CONTRASTS, projection_contrast
 from rkcnn_lib.probe.nulls import Surrogate, max_statistic_threshold, permute_labels, surrogate
 from rkcnn_lib.probe.rivals import METHODS, mine
 from rkcnn_lib.probe.scores import (
-    CONTRASTS,
     SCORES,
     Consistency,
     knn_label_consistency,
     principal_directions,
-    projection_contrast,
     separation_score,
     subset_scores,
 )

@@ -11,7 +11,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from rkcnn_lib.probe.scores import MAX_ELEMENTS, chunks, subset_scores
+from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks
+from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import draw_subsets
 
 

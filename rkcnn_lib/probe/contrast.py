@@ -6,7 +6,8 @@ import torch
 
 from rkcnn_lib.probe.found import SearchOptions, distinct
 from rkcnn_lib.probe.lift import ascend, skew_sign, whiten
-from rkcnn_lib.probe.scores import covariance, principal_directions, projection_contrast, subset_scores
+from rkcnn_lib.probe.moments import covariance, projection_contrast
+from rkcnn_lib.probe.scores import principal_directions, subset_scores
 from rkcnn_lib.probe.subsets import Subsets
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rkcnn_lib.probe.scores import CONTRASTS, MAX_ELEMENTS
+from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS
 
 SELECTIONS = ("best", "random", "worst")
 BLOCK = 256  # directions compared among themselves at once

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from sklearn.utils.multiclass import check_classification_targets
 
-from rkcnn_lib.probe.scores import check_labels, chunks
+from rkcnn_lib.probe.moments import chunks
+from rkcnn_lib.probe.scores import check_labels
 
 
 def check_tensor(X: torch.Tensor) -> torch.Tensor:

@@ -13,15 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.scores import (
-    CONTRASTS,
-    MAX_ELEMENTS,
-    block_size,
-    check_labels,
-    chunks,
-    covariance,
-    projection_contrast,
-)
+from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, block_size, chunks, covariance, projection_contrast
+from rkcnn_lib.probe.scores import check_labels
 
 
 def ledoit_wolf_shrinkage(X: torch.Tensor, mean: torch.Tensor, cov: torch.Tensor) -> float:

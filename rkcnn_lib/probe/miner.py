@@ -14,9 +14,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from rkcnn_lib.probe.calibration import Halves, calibrate, split_rows
 from rkcnn_lib.probe.found import SELECTIONS, Found, SearchOptions
 from rkcnn_lib.probe.inputs import centred, check_side, check_tensor, some_rows, varying_columns
+from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, contrast_of
 from rkcnn_lib.probe.neighbours import NEIGHBOURS
 from rkcnn_lib.probe.nulls import SURROGATES
-from rkcnn_lib.probe.scores import CONTRASTS, LABELLED_SCORES, MAX_ELEMENTS, SCORES, contrast_of
+from rkcnn_lib.probe.scores import LABELLED_SCORES, SCORES
 from rkcnn_lib.probe.subsets import KINDS, draw_subsets
 
 NULLS = (*SURROGATES, "labels")

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import normalize
 
 from rkcnn_lib.probe.found import SearchOptions, distinct
-from rkcnn_lib.probe.scores import MAX_ELEMENTS, chunks
+from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import geometric_median
 

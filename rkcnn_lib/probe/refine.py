@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.scores import MAX_ELEMENTS, block_size, chunks
+from rkcnn_lib.probe.moments import MAX_ELEMENTS, block_size, chunks
 
 RIDGE = 1e-3  # towards the directions as they are, as a share of a direction's mean energy: rare ones move less
 

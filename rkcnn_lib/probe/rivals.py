@@ -15,9 +15,9 @@ from sklearn.utils import check_random_state
 from torch.nn.functional import normalize
 
 from rkcnn_lib.probe.miner import RkCNNMiner
+from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.probe.refine import refine
-from rkcnn_lib.probe.scores import covariance, projection_contrast
 
 
 def _centred(X: torch.Tensor) -> torch.Tensor:

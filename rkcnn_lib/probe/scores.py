@@ -2,80 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, chunks, contrast_of, covariance, projection_contrast
 from rkcnn_lib.probe.nulls import permute_labels
 from rkcnn_lib.probe.subsets import Subsets
 
-MAX_ELEMENTS = 2**25  # numbers held in one temporary array: 128 MiB of float32
-CACHE_ELEMENTS = 2**21
-CONTRASTS = ("kurtosis", "logcosh", "skew")
 UNLABELLED_SCORES = (*CONTRASTS, "coordinate_kurtosis", "variance_ratio")
 LABELLED_SCORES = ("separation", "knn_label_consistency")
 SCORES = UNLABELLED_SCORES + LABELLED_SCORES
-_LOGCOSH_OF_GAUSSIAN = 0.37456720749143805  # E log cosh(v), v standard normal
-
-
-def chunks(n: int, elements_each: int, max_elements: int = MAX_ELEMENTS) -> Iterator[slice]:
-    """Slices of range(n) such that slice length * elements_each stays within max_elements (at least 1)."""
-    step = max(1, max_elements // max(1, elements_each))
-    for start in range(0, n, step):
-        yield slice(start, min(n, start + step))
-
-
-def covariance(X: torch.Tensor, max_elements: int = MAX_ELEMENTS) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (d,) and covariance (d, d) of the rows of X (n, d), divided by n, accumulated in float64."""
-    n, d = X.shape
-    mean = X.mean(0, dtype=torch.float64)
-    total = torch.zeros(d, d, dtype=torch.float64, device=X.device)
-    for rows in chunks(n, d, max_elements):
-        part = X[rows].to(torch.float64) - mean
-        total += part.T @ part
-    return mean, total / n
-
-
-def contrast_of(P: torch.Tensor, contrast: str) -> torch.Tensor:
-    """Contrast of each row of projections P (s, n): 0 for a Gaussian, positive for a heavy tail; (s,) float64.
-
-    "kurtosis": excess kurtosis m4 / m2^2 - 3. "skew": m3 / m2^1.5, positive for a heavy right tail.
-    "logcosh": E log cosh(v) - E log cosh(p) with v standard normal and p standardised, in which no row weighs
-    more than linearly (Hyvarinen 1999). A constant row scores 0.
-    """
-    # Sums along the contiguous axis are pairwise in float32: exact to about 1e-6, several times faster than float64.
-    mean = P.mean(1, keepdim=True)
-    P = P - mean
-    scale = P.norm(dim=1, keepdim=True) / P.shape[1] ** 0.5
-    flat = scale <= 10 * torch.finfo(P.dtype).eps * mean.abs()  # what is left is rounding
-    P = P / scale.masked_fill(flat, 1.0)  # before taking powers: no overflow, no underflow
-    if contrast == "kurtosis":
-        value = P.square().square_().mean(1).to(torch.float64) - 3.0
-    elif contrast == "skew":
-        value = (P.square() * P).mean(1).to(torch.float64)
-    else:  # log cosh p = |p| + log(1 + exp(-2|p|)) - log 2, which cannot overflow
-        size = P.abs()
-        log_cosh = size + torch.nn.functional.softplus(-2 * size) - np.log(2.0)
-        value = _LOGCOSH_OF_GAUSSIAN - log_cosh.mean(1).to(torch.float64)
-    return value.masked_fill(flat[:, 0], 0.0)
-
-
-def block_size(X: torch.Tensor, max_elements: int) -> int:
-    """Largest temporary array for elementwise work on X's device: on a CPU what its cache holds."""
-    return max_elements if X.is_cuda else min(max_elements, CACHE_ELEMENTS)
-
-
-def projection_contrast(
-    X: torch.Tensor, filters: torch.Tensor, contrast: str = "kurtosis", max_elements: int = MAX_ELEMENTS
-) -> torch.Tensor:
-    """Contrast of the projections of X (n, d) on each filter (s, d); (s,) float64. See `contrast_of`."""
-    if contrast not in CONTRASTS:
-        raise ValueError(f"contrast={contrast!r} is unknown; choose one of {CONTRASTS}")
-    size = block_size(X, max_elements)
-    parts = [contrast_of(filters[s] @ X.T, contrast) for s in chunks(len(filters), len(X), size)]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=X.device)
 
 
 def principal_directions(
@@ -303,11 +242,13 @@ def subset_scores(
         raise ValueError(f"score={score!r} needs labels; give y")
     subsets = subsets.to(X.device)
     if score not in _DIRECT:
+        moments = None
         if principal is None:
-            principal = principal_directions(covariance(X, max_elements)[1], subsets, max_elements)
+            mean, cov = covariance(X, max_elements)
+            principal, moments = principal_directions(cov, subsets, max_elements), (mean, cov.diagonal().sqrt())
         if score == "variance_ratio":
             return principal[1]
-        value = projection_contrast(X, principal[0].to(X.dtype), score, max_elements)
+        value = projection_contrast(X, principal[0].to(X.dtype), score, max_elements, moments)
         return value.abs() if score == "skew" else value  # the sign of a principal direction means nothing
     return _DIRECT[score](X=X, subsets=subsets, y=y, k=k, max_elements=max_elements)
 

@@ -9,9 +9,10 @@ from rkcnn_lib.probe.contrast import ContrastLift, contrast_of_directions
 from rkcnn_lib.probe.found import Found, SearchOptions, choose, distinct
 from rkcnn_lib.probe.labelled import search_labelled, separation_of_directions
 from rkcnn_lib.probe.lift import skew_sign
+from rkcnn_lib.probe.moments import covariance
 from rkcnn_lib.probe.neighbours import NEIGHBOURS, NeighbourLift, concentration
 from rkcnn_lib.probe.refine import pursue, refine
-from rkcnn_lib.probe.scores import covariance, principal_directions, subset_scores
+from rkcnn_lib.probe.scores import principal_directions, subset_scores
 from rkcnn_lib.probe.subsets import Subsets
 
 

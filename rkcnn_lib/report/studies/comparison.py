@@ -123,10 +123,20 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, devic
             scalars=found | {"seconds": seconds, "n_mined": inputs["n_mined"]},
             tables={"history": pd.DataFrame(sae.history), "dead_curve": curve},
             arrays=arrays,
-            save_extra=lambda folder: save_saelens(sae, folder / "sae", {"arm": arm, "seed": seed}),
+            save_extra=lambda folder: save_saelens(sae, folder / "sae", _about(store, arm, seed)),
         )
 
     return cached_unit("saes", inputs, compute)
+
+
+def _about(store: Any, arm: str, seed: int) -> dict[str, Any]:
+    """Return what SAELens asks to know of an SAE (its ``ActivationsStore.from_sae`` reads it), and whose it is."""
+    manifest = store.manifest
+    return {
+        "model_name": manifest.get("model"), "hook_name": manifest.get("hook_name"),
+        "context_size": manifest.get("context_size"), "prepend_bos": manifest.get("bos_token_id") is not None,
+        "dataset_path": manifest.get("text", {}).get("name"), "arm": arm, "seed": seed,
+    }  # fmt: skip
 
 
 def _splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
@@ -135,13 +145,17 @@ def _splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
         return {}
     contexts = store.contexts("heldout")[: p.splice_contexts]
     return {
-        "lm": _model(p.model, p.revision, device), "tokens": contexts, "hook_name": store.manifest["hook_name"],
+        "lm": model_of(p, device), "tokens": contexts, "hook_name": store.manifest["hook_name"],
     }  # fmt: skip
+
+
+def model_of(p: Comparison, device: str) -> Any:
+    """Return the language model of a comparison, loaded once a process."""
+    return _model(p.model, p.revision, device)
 
 
 @functools.lru_cache(maxsize=1)
 def _model(name: str, revision: str | None, device: str) -> Any:
-    """Load a model once a process."""
     return load_model(name, revision=revision, device=device)
 
 
