@@ -153,7 +153,7 @@ front_table = front.front(store, run)
 needed = front.l0_at_equal_ev(front_table, run.p)
 if run.p.front_k:
     run.metrics(front_table.assign(metric="front_" + front_table["metric"]))
-    run.metrics(needed)
+    run.metrics(needed.drop(columns="cut"))
     figures.show(
         figures.quality_front(front_table, title=front.title(needed)),
         "Held-out documents, the same seeds; lines are means, bands the range over seeds. Choose the metric at the top.",
@@ -192,8 +192,8 @@ figures.show(
 #
 # `rkcnn_lift`, seed 0. The latents are chosen by rule: of the live mined ones, and of the live randomly filled ones, those
 # whose firing rates lie at the quartiles and at 90 %. Each is shown on held-out text where it is most active and, because
-# the largest activations alone flatter, where it is active at its own median; marked tokens reach half of its largest
-# activation. Below, the tokens whose logits the decoder row raises and lowers most through the unembedding alone.
+# the largest activations alone flatter, where it is active at its own median (underlined: the token that counts; marked:
+# tokens that reach half of its largest activation). Below, the tokens whose logits the decoder row raises and lowers most through the unembedding alone.
 
 # %%
 cards.show(compared, store, run)

@@ -41,6 +41,8 @@ def test_an_arm_off_the_front_is_cut_off_at_its_end():
     table = front(random=lambda k: 0.1 * np.log(k), best=lambda k: 0.9 + 0.001 * k, worst=lambda k: 0.001 * k)
     np.testing.assert_allclose(needed(table, "best"), 8)
     np.testing.assert_allclose(needed(table, "worst"), 32)
+    cut = l0_at_equal_ev(table, P).groupby("arm")["cut"].first()
+    assert cut.to_dict() == {"best": "at most", "random": "", "worst": "at least"}
 
 
 def test_each_seed_is_held_to_its_own_random_arm():

@@ -25,13 +25,13 @@ ROWS = 50_000  # held-out rows looked at
 
 @dataclass(frozen=True)
 class Card:
-    """One latent: where it started, how often it fires, and examples as (kind, tokens, activations) a context."""
+    """One latent: where it started, how often it fires, and contexts as (kind, tokens, activations, token that counts)."""
 
     latent: int
     group: str
     rate: float
     largest: float
-    examples: list[tuple[str, list[str], np.ndarray]]
+    examples: list[tuple[str, list[str], np.ndarray, int]]
     raised: list[str]
     lowered: list[str]
 
@@ -73,27 +73,18 @@ def cards(sae: SAE, store: Any, lm: Any, chosen: list[tuple[int, str]]) -> list[
     """
     rows = store.rows("heldout")[:ROWS]
     latents = [latent for latent, _ in chosen]
-    codes = torch.cat(
-        [sae.encode(store.take(part))[:, latents] for part in np.array_split(rows, -(-len(rows) // 4096))]
-    )
+    parts = np.array_split(rows, -(-len(rows) // 4096))
+    codes = torch.cat([sae.encode(store.take(part))[:, latents].detach().cpu() for part in parts])
     found = []
     for column, (latent, group) in enumerate(chosen):
         values = codes[:, column].numpy()
         active = np.flatnonzero(values > 0)
         ranked = active[np.argsort(-values[active], kind="stable")]
-        kinds = [("largest", ranked), ("median", ranked[len(ranked) // 2 :])]
-        picked = [
-            (kind, i)
-            for (kind, order), n in zip(kinds, (TOP, MIDDLE), strict=True)
-            for i in _apart(order, rows, store, n)
-        ]
-        raised, lowered = _favoured(sae.W_dec[latent].detach(), lm)
-        found.append(
-            Card(
-                latent, group, len(active) / len(rows), float(values.max(initial=0.0)),
-                [(kind, *_context(int(i), rows, values, store, lm)) for kind, i in picked], raised, lowered,
-            )
-        )  # fmt: skip
+        picked = [("largest", i) for i in _apart(ranked, rows, store, TOP)]
+        picked += [("median", i) for i in _apart(ranked[len(ranked) // 2 :], rows, store, MIDDLE)]
+        examples = [(kind, *_context(i, rows, values, store, lm)) for kind, i in picked]
+        rate, largest = len(active) / len(rows), float(values.max(initial=0.0))
+        found.append(Card(latent, group, rate, largest, examples, *_favoured(sae.W_dec[latent].detach(), lm)))
     return found
 
 
@@ -110,15 +101,15 @@ def _apart(order: np.ndarray, rows: np.ndarray, store: Any, n: int) -> list[int]
     return picked
 
 
-def _context(i: int, rows: np.ndarray, values: np.ndarray, store: Any, lm: Any) -> tuple[list[str], np.ndarray]:
-    """Return the tokens round row i of the same document and context, and the latent's activations on them."""
+def _context(i: int, rows: np.ndarray, values: np.ndarray, store: Any, lm: Any) -> tuple[list[str], np.ndarray, int]:
+    """Return the tokens round row i of its document and context, the activations on them, and which of them i is."""
     size, here = store.context_size, int(rows[i])
     first = max(here - BEFORE, here // size * size)
     window = np.arange(first, min(here + AFTER + 1, (here // size + 1) * size))
     window = window[store.document_ids[window] == store.document_ids[here]]
     place = np.searchsorted(rows, window).clip(max=len(rows) - 1)
     shown = np.where(rows[place] == window, values[place], 0.0)  # a row left out (position 0) has no activation
-    return [token_text(lm, int(token)) for token in store.tokens[window]], shown
+    return [token_text(lm, int(token)) for token in store.tokens[window]], shown, int(np.searchsorted(window, here))
 
 
 def _favoured(direction: torch.Tensor, lm: Any) -> tuple[list[str], list[str]]:
@@ -137,27 +128,23 @@ def token_text(lm: Any, token: int) -> str:
 
 def as_html(card: Card) -> str:
     """Return a card as HTML; all text that comes from data is escaped."""
-    lines = [
-        f"<h4>Latent {card.latent} ({html.escape(card.group)}): active on {card.rate:.2%} of tokens</h4>",
-        "<ul>",
-        *(
-            f"<li><small>{kind}</small> {_marked(tokens, values, card.largest)}</li>"
-            for kind, tokens, values in card.examples
-        ),
-        "</ul>",
-    ]
+    lines = [f"<p><b>Latent {card.latent} ({card.group}): active on {card.rate:.2%} of tokens</b></p>", "<ul>"]
+    for kind, *context in card.examples:
+        lines.append(f"<li><small>{kind}</small> {_marked(*context, card.largest)}</li>")
+    lines.append("</ul>")
     if card.raised:
         raised, lowered = (
-            ", ".join(f"<code>{html.escape(t)}</code>" for t in ts) for ts in (card.raised, card.lowered)
+            ", ".join(f"<code>{html.escape(text)}</code>" for text in texts) for texts in (card.raised, card.lowered)
         )
         lines.append(f"<p><small>raises</small> {raised}; <small>lowers</small> {lowered}</p>")
     return "\n".join(lines)
 
 
-def _marked(tokens: list[str], values: np.ndarray, largest: float) -> str:
+def _marked(tokens: list[str], values: np.ndarray, counts: int, largest: float) -> str:
+    """Join tokens: the one that counts underlined, those at BRIGHT of the largest activation marked."""
     between = "" if any(token[:1].isspace() for token in tokens) else " "
     parts = []
-    for token, value in zip(tokens, values, strict=True):
-        text = html.escape(token)
+    for place, (token, value) in enumerate(zip(tokens, values, strict=True)):
+        text = f"<u>{html.escape(token)}</u>" if place == counts else html.escape(token)
         parts.append(f'<mark title="{value:.3g}">{text}</mark>' if value >= BRIGHT * largest > 0 else text)
     return between.join(parts)

@@ -38,35 +38,38 @@ def front(store: Any, run: Run) -> pd.DataFrame:
         found = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}).drop(columns="layer")
         l0 = found[found["metric"] == "l0"].set_index(["arm", "seed"])["value"].rename("l0")
         parts.append(found[found["metric"].isin(SHOWN)].join(l0, on=["arm", "seed"]).assign(k=k))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if not parts:
+        return pd.DataFrame()
+    table = pd.concat(parts, ignore_index=True)
+    return table.sort_values("metric", key=lambda names: names.map(SHOWN.index), kind="stable", ignore_index=True)
 
 
 def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
-    """Return arm, seed, value: the L0 at which an arm explains what the random arm of its seed explains at ``p.k``.
+    """Return arm, seed, value and cut: the L0 at which an arm explains what the random arm of its seed explains at ``p.k``.
 
     An arm whose line does not reach that quality within the front has the value at the end it leaves by: less of a
-    difference than there is, never more.
+    difference than there is, never more (``cut`` is then "at most" or "at least", else empty).
     """
     if table.empty:
-        return pd.DataFrame(columns=["arm", "seed", "metric", "value"])
+        return pd.DataFrame(columns=["arm", "seed", "metric", "value", "cut"])
     ev = table[table["metric"] == "explained_variance"]
     rows = []
     for (arm, seed), line in ev.groupby(["arm", "seed"]):
         line = line.sort_values("l0")
         target = ev[(ev["arm"] == UNMINED) & (ev["seed"] == seed) & (ev["k"] == p.k)]["value"].item()
-        rows.append({"arm": arm, "seed": seed, "metric": METRIC, "value": _crossing(line, target)})
+        quality = np.maximum.accumulate(line["value"].to_numpy())  # a dip is noise: more latents never explain less
+        value = np.exp(np.interp(target, quality, np.log(line["l0"].to_numpy())))
+        cut = "at most" if target < quality[0] else "at least" if target > quality[-1] else ""
+        rows.append({"arm": arm, "seed": seed, "metric": METRIC, "value": float(value), "cut": cut})
     return pd.DataFrame(rows)
-
-
-def _crossing(line: pd.DataFrame, target: float) -> float:
-    quality = np.maximum.accumulate(line["value"].to_numpy())  # a dip is noise: more latents never explain less
-    return float(np.exp(np.interp(target, quality, np.log(line["l0"].to_numpy()))))
 
 
 def title(needed: pd.DataFrame) -> str:
     """Return the finding of the front."""
     means = needed.groupby("arm")["value"].mean()
+    cuts = set(needed[needed["arm"] == MINED]["cut"]) - {""}
+    bound = f"{cuts.pop()} " if len(cuts) == 1 else ""
     return (
         f"For the variance that {UNMINED} explains with {means[UNMINED]:.1f} active latents a token, "
-        f"{MINED} needs {means[MINED]:.1f}"
+        f"{MINED} needs {bound}{means[MINED]:.1f}"
     )
