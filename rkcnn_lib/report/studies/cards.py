@@ -25,7 +25,7 @@ ROWS = 50_000  # held-out rows looked at
 
 @dataclass(frozen=True)
 class Card:
-    """One latent: where it started, how often it fires, and contexts as (kind, tokens, activations, token that counts)."""
+    """One latent: its start, how often it fires, and contexts as (kind, tokens, activations, token that counts)."""
 
     latent: int
     group: str

@@ -45,7 +45,7 @@ def front(store: Any, run: Run) -> pd.DataFrame:
 
 
 def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
-    """Return arm, seed, value and cut: the L0 at which an arm explains what the random arm of its seed explains at ``p.k``.
+    """Return arm, seed, value, cut: the L0 at which an arm explains what its seed's random arm explains at ``p.k``.
 
     An arm whose line does not reach that quality within the front has the value at the end it leaves by: less of a
     difference than there is, never more (``cut`` is then "at most" or "at least", else empty).
