@@ -50,6 +50,7 @@ subsets: str = "coordinate"  # coordinate or rotated
 mining_rows: int = 100_000  # rows each seed mines, from its own documents
 heldout_rows: int = 100_000  # held-out rows for explained variance and dead latents
 splice_contexts: int = 64  # held-out contexts on which the SAE replaces the activations in the model
+published: list = []  # SAEs in SAELens's format to judge as well: folders, or "owner/repository:path" on the hub
 front_k: list = [8, 16, 64]  # further k at which the compared arms are trained: the front of L0; [] for none
 frozen_k: list = [8, 16, 32]  # atoms a token in the frozen-dictionary test
 frozen_rows: int = 1500  # held-out rows of that test
@@ -63,9 +64,11 @@ device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
 # %%
+import pandas as pd
+
 from rkcnn_lib.report import figures
 from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import activations, cards, comparison, front, sae_panels
+from rkcnn_lib.report.studies import activations, cards, comparison, front, published_saes, sae_panels
 
 run = start_run("04_sae_compare", globals())
 
@@ -73,6 +76,7 @@ run = start_run("04_sae_compare", globals())
 # ## The activations
 
 # %%
+others = published_saes.open_published(run.p, activations.width(run.p))
 store = activations.open_store(run)
 activations.describe(store)
 
@@ -115,10 +119,14 @@ figures.show(
 # smaller than its margin is nothing, however significant.
 
 # %%
+judged = published_saes.judge_published(others, store, run)
+run.metrics(judged)
+shown = sae_panels.shown_metrics(pd.concat([compared.metrics, judged]))
 figures.show(
-    figures.arm_metrics(sae_panels.shown_metrics(compared.metrics), title=sae_panels.metrics_title(compared.metrics)),
+    figures.arm_metrics(shown, title=sae_panels.metrics_title(compared.metrics)),
     f"{run.p.n_seeds} seeds, held-out documents. Dots are seeds, bars 95 % t intervals of the mean over seeds; "
-    "choose the metric at the top. L0 is fixed by k, so it is a check here, not a result.",
+    "choose the metric at the top. L0 is fixed by k, so it is a check here, not a result. Published SAEs, where there "
+    "are any, have an L0 and training data of their own and enter no contrast.",
 )
 
 # %%

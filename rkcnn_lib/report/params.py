@@ -206,6 +206,7 @@ class SaeCompare(Comparison):
 
     layer: int
     hook: Hook
+    published: Annotated[list[Annotated[str, Field(min_length=1)]], Listed]
     front_k: Annotated[list[Count], Listed]
     frozen_k: Annotated[list[Count], Listed, Field(min_length=1)]
     frozen_rows: Annotated[int, Field(ge=100)]

@@ -140,7 +140,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no {CONFIG_FILE}; give a folder in SAELens's format") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / CONFIG_FILE} is not valid JSON: {error}") from error
-    missing = [name for name in ("architecture", "d_in", "d_sae") if name not in fields]
+    if "architecture" not in fields:  # SAELens before version 6
+        activation = fields.get("activation_fn_str", fields.get("activation_fn", "relu"))
+        fields["architecture"] = {"relu": "standard", "topk": "topk"}.get(activation, activation)
+        fields["k"] = (fields.get("activation_fn_kwargs") or {}).get("k")
+        if fields.get("normalize_activations") is False:
+            fields["normalize_activations"] = "none"
+    missing = [name for name in ("d_in", "d_sae") if name not in fields]
     if missing:
         raise ValueError(f"{folder / CONFIG_FILE} does not say {', '.join(missing)}")
     return fields

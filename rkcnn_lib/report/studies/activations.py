@@ -47,6 +47,13 @@ def open_store(run: Run) -> Any:
     return store
 
 
+def width(p: Any) -> int:
+    """Return how wide the activations that parameters name will be, without capturing any."""
+    if p.model in INVENTED_MODELS:
+        return {"planted": PLANTED["d"], "toy": TOY["n_hidden"]}[p.model]
+    return hook_width(model_facts(p.model, p.revision), p.hook)
+
+
 def invented_store(model: str, n_rows: int) -> MemoryStore:
     """Return activations made here, whose true directions are known (``store.truth``)."""
     if model == "planted":

@@ -115,7 +115,7 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, devic
         )
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
-        found = quality(sae, held_out, **_splice(store, p, device))
+        found = quality(sae, held_out, **splice(store, p, device))
         curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
         arrays = {"density": found.pop("density"), "W_dec_start": start.W_dec.data}
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
@@ -139,7 +139,7 @@ def _about(store: Any, arm: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
+def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
     """Return what puts an SAE back into the model: nothing where the activations have no model."""
     if p.model in INVENTED_MODELS:
         return {}

@@ -1,0 +1,122 @@
+"""SAEs that others trained, judged in 04 beside the arms on the same held-out tokens; no contrast rests on them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rkcnn_lib.measure import quality
+from rkcnn_lib.report.params import ParameterError, SaeCompare
+from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.studies.comparison import splice, tidy
+from rkcnn_lib.report.units import Unit, cached_unit
+from rkcnn_lib.sae import SAE, load_saelens
+from rkcnn_lib.worlds.hub import hub_problem
+
+CENTRED = "#centred"
+
+
+@dataclass(frozen=True)
+class Centred:
+    """An SAE that reads activations less their mean over dimensions, as after TransformerLens's weight centring.
+
+    A model whose layer norms subtract the mean, such as GPT-2, does not see it either, so a reconstruction without it
+    may be spliced in as it is.
+    """
+
+    sae: SAE
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes (n, d_sae) of x (n, d_in)."""
+        return self.sae.encode(x - x.mean(1, keepdim=True))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Reconstruction (n, d_in), without the mean."""
+        return self.sae.decode(z)
+
+
+def folder_of(spec: str) -> Path:
+    """Return the folder of an SAE: a local one, or ``owner/repository:path`` on the hub, fetched once.
+
+    Raises
+    ------
+    ParameterError
+        If it is neither here nor can it be fetched.
+    """
+    name = spec.removesuffix(CENTRED)
+    if ":" not in name:
+        if (Path(name).expanduser() / "cfg.json").is_file():
+            return Path(name).expanduser()
+        raise ParameterError(
+            f"published = {spec!r}: no folder with a cfg.json (or, on the hub: 'owner/repository:path')"
+        )
+    from huggingface_hub import snapshot_download
+
+    repository, path = name.split(":", 1)
+    wanted = {"allow_patterns": [f"{path}/cfg.json", f"{path}/sae_weights.safetensors"]}
+    for is_local in (True, False):
+        problem = None if is_local else hub_problem(f"api/models/{repository}")
+        if problem:
+            raise ParameterError(f"published = {spec!r} is not on this machine and cannot be fetched: {problem}")
+        try:
+            folder = Path(snapshot_download(repository, local_files_only=is_local, **wanted)) / path
+        except Exception as error:
+            if not is_local:
+                raise ParameterError(f"published = {spec!r} cannot be fetched: {error}") from error
+            continue
+        if (folder / "sae_weights.safetensors").is_file():
+            return folder
+    raise ParameterError(f"published = {spec!r}: the repository has no {path}/sae_weights.safetensors")
+
+
+def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
+    """Return each SAE that is asked for, by the name of its folder, read and checked before anything is trained.
+
+    Raises
+    ------
+    ParameterError
+        If one cannot be had, cannot be read, or is of another width than the activations.
+    """
+    found = {}
+    for spec in p.published:
+        folder = folder_of(spec)
+        try:
+            sae = load_saelens(folder)
+        except ValueError as error:
+            raise ParameterError(f"published = {spec!r}: {error}") from error
+        if sae.config.d_in != d_in:
+            raise ParameterError(
+                f"published = {spec!r} reads {sae.config.d_in} dimensions; the activations have {d_in}: "
+                "is it of this model, layer and hook?"
+            )
+        found[f"{folder.name}{CENTRED}" if spec.endswith(CENTRED) else folder.name] = folder, sae
+    return found
+
+
+def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -> pd.DataFrame:
+    """Return arm, seed, metric, value: the quality of each on the rows and contexts that judge the arms."""
+    p: SaeCompare = run.p
+    found = {}
+    for name, (folder, sae) in opened.items():
+        weights = hashlib.sha256((folder / "sae_weights.safetensors").read_bytes()).hexdigest()
+        inputs = {
+            "weights": weights, "name": name, "data": store.key, "heldout": p.heldout_rows, "splice": p.splice_contexts,
+            "device": run.device,
+        }  # fmt: skip
+
+        def compute(scratch: Path, name: str = name, sae: SAE = sae) -> Unit:
+            judged = sae.to(run.device)
+            judged = Centred(judged) if name.endswith(CENTRED) else judged
+            held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(run.device)
+            if isinstance(judged, Centred):
+                held_out = held_out - held_out.mean(1, keepdim=True)
+            measured = quality(judged, held_out, **splice(store, p, run.device))
+            return Unit(scalars={name: value for name, value in measured.items() if isinstance(value, int | float)})
+
+        found[p.layer, name, 0] = cached_unit("published", inputs, compute).scalars
+    return tidy(found).drop(columns="layer") if found else pd.DataFrame(columns=["arm", "seed", "metric", "value"])
