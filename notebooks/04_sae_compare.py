@@ -115,8 +115,9 @@ figures.show(
 # ## After training
 #
 # Explained variance (as it is, and with every dimension standardised), dead latents, sparsity, and what replacing the
-# activations by their reconstruction does to the model's loss. Read the margins with the intervals: a difference
-# smaller than its margin is nothing, however significant.
+# activations by their reconstruction does to the model's loss. The same SAEs before any training step are the reference:
+# what an arm has there is its start's, not training's. Read the margins with the intervals: a difference smaller than
+# its margin is nothing, however significant.
 
 # %%
 judged = published_saes.judge_published(others, store, run)

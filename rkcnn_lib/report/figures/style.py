@@ -89,6 +89,8 @@ METRIC_LABELS: dict[str, str] = {
     "dead": "dead latents (share of the dictionary)",
     "ev": "explained variance (share)",
     "explained_variance": "explained variance (share)",
+    "untrained_explained_variance": "explained variance before training (share)",
+    "untrained_dead": "dead latents before training (share of the dictionary)",
     "explained_variance_standardised": "explained variance, dimensions standardised (share)",
     "seconds": "time taken (seconds)",
     "recovered_share": "share of the effect recovered",

@@ -116,6 +116,8 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, devic
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
         found = quality(sae, held_out, **splice(store, p, device))
+        untrained = quality(start, held_out)
+        found |= {f"untrained_{name}": untrained[name] for name in ("explained_variance", "dead")}
         curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
         arrays = {"density": found.pop("density"), "W_dec_start": start.W_dec.data}
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}

@@ -29,8 +29,8 @@ HYPOTHESES = {
 }
 FRONT_HYPOTHESIS = {"l0_at_equal_ev": ("fewer active latents for the same variance", "delta_l0", True)}
 SHOWN = (
-    "explained_variance", "explained_variance_standardised", "dead", "l0", "delta_ce", "kl", "ce_score_zero",
-    "ce_score_mean", "seconds",
+    "explained_variance", "untrained_explained_variance", "explained_variance_standardised", "dead", "untrained_dead",
+    "l0", "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
 )  # fmt: skip
 L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
 
