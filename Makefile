@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# waiting threads spin briefly, then sleep: spinning on, as is the default, beside another busy process takes ten times longer
+# waiting threads spin briefly, then sleep: spinning on, as is the default, is ten times slower beside a busy process
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
@@ -24,6 +24,8 @@ $(READY): pyproject.toml requirements.lock
 report: $(READY)  ## run all six notebooks on the embedded models and write outputs/report/index.html
 	$(BIN)/rkcnn report params/quick
 
+# small arrays: a second thread gains nothing, and beside a busy neighbour it costs a lot
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY)  ## lint, format check and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
