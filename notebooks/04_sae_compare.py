@@ -65,10 +65,11 @@ force: bool = False  # go on although an earlier gate failed
 
 # %%
 import pandas as pd
+from IPython.display import display
 
 from rkcnn_lib.report import figures
 from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import activations, cards, comparison, front, published_saes, sae_panels
+from rkcnn_lib.report.studies import activations, cards, comparison, front, published_saes, sae_panels, seed_study
 
 run = start_run("04_sae_compare", globals())
 
@@ -219,7 +220,30 @@ if truth is not None:
         "Trained decoders against the true directions, one-to-one and signed; grey: chance with as many random ones.",
     )
 else:
-    print(f"{run.p.model}: no true directions are known here. Run with -p model planted to see them.")
+    print(f"{run.p.model}: no true directions are known here. Run with -p model planted (or toy) to see them.")
+
+# %% [markdown]
+# With `-p model toy` also the smallest world: 5 features in a plane, read back by 5 latents of which one is active, for 20
+# toy models and every start. Do SAEs that start from mined directions find the features more often?
+
+# %%
+if run.p.model == "toy":
+    study = seed_study.seed_study()
+    run.metrics(study.table.assign(metric="seed_study_matched_cosine"))
+    figures.show(
+        figures.recovery_curve(
+            study.table.assign(step=study.table["step"] + 1), "step", title=seed_study.title(study.table)
+        ),
+        "Matched cosine of the five decoder rows with the true directions against training steps (plus one, for the log "
+        "axis); bands run over 20 toy models; grey: five random directions.",
+    )
+    figures.show(
+        figures.mined_slider(
+            study.frames, title="Learned and true directions of one toy model, started from mined ones"
+        ),
+        "Seed 0; the slider goes through training.",
+    )
+    display(seed_study.success(study.table))
 
 # %% [markdown]
 # ## The verdicts
