@@ -207,6 +207,8 @@ class Run:
 
     def metrics(self, table: pd.DataFrame) -> pd.DataFrame:
         """Add tidy rows (arm, seed, layer, metric, value ...) to metrics.parquet and return them."""
+        if table.empty:  # its columns have no types, and would make text of everybody's numbers
+            return table
         self._tables.append(table)
         everything = pd.concat(self._tables, ignore_index=True)
         for column in everything.select_dtypes("object"):  # one text type a column: parquet needs it

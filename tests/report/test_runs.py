@@ -38,6 +38,13 @@ def test_a_finished_run_holds_gate_verdicts_metrics_and_provenance():
     assert pd.read_parquet(run.folder / "metrics.parquet")["value"].tolist() == [1.0]
 
 
+def test_an_empty_table_does_not_make_text_of_the_numbers():
+    run = start_run("01_toy_superposition", smoke("01_toy_superposition"))
+    for table in (pd.DataFrame(columns=["metric", "value"]), pd.DataFrame({"metric": ["x"], "value": [1.0]})):
+        run.metrics(table)
+    assert pd.api.types.is_float_dtype(pd.read_parquet(run.folder / "metrics.parquet")["value"])
+
+
 def test_the_key_follows_parameters_but_not_device_or_force():
     base = resolve("01_toy_superposition")
     same = resolve("01_toy_superposition", {"device": "cpu", "force": True})

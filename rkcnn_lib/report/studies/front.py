@@ -51,7 +51,7 @@ def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
     difference than there is, never more (``cut`` is then "at most" or "at least", else empty).
     """
     if table.empty:
-        return pd.DataFrame(columns=["arm", "seed", "metric", "value", "cut"])
+        return pd.DataFrame({"arm": [], "seed": [], "metric": [], "value": [], "cut": []}).astype({"value": float})
     ev = table[table["metric"] == "explained_variance"]
     rows = []
     for (arm, seed), line in ev.groupby(["arm", "seed"]):

@@ -119,4 +119,6 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
             return Unit(scalars={name: value for name, value in measured.items() if isinstance(value, int | float)})
 
         found[p.layer, name, 0] = cached_unit("published", inputs, compute).scalars
-    return tidy(found).drop(columns="layer") if found else pd.DataFrame(columns=["arm", "seed", "metric", "value"])
+    if not found:
+        return pd.DataFrame({"arm": [], "seed": [], "metric": [], "value": []}).astype({"seed": int, "value": float})
+    return tidy(found).drop(columns="layer")
