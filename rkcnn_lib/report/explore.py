@@ -6,15 +6,16 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
-from IPython.display import clear_output
+from IPython.display import display
 
 from rkcnn_lib.measure import matched_cosine
 from rkcnn_lib.report import figures
+from rkcnn_lib.report.figures.display import bundle
 from rkcnn_lib.report.runs import Run
 from rkcnn_lib.report.studies.planes import Planes, mine_plane, states
 
 
-def toy_plane(planes: Planes, run: Run) -> widgets.VBox:
+def toy_plane(planes: Planes, run: Run) -> None:
     """Choose how often features are active, one of the trained 5 -> 2 models and a miner; see what it finds.
 
     The models are those already trained; mining a plane takes well under a second.
@@ -26,21 +27,17 @@ def toy_plane(planes: Planes, run: Run) -> widgets.VBox:
     )
     instance = widgets.IntSlider(0, 0, n_instances - 1, description="model", continuous_update=False)
     miner = widgets.Dropdown(options=run.p.miners, value="rkcnn_lift", description="miner")
-    shown = widgets.Output()
 
-    def draw(_: Any = None) -> None:
+    def drawn() -> dict[str, Any]:
         X, truth = states(planes, probability.value, instance.value)
         D = mine_plane(X, run.p, miner.value)
         met = f"{matched_cosine(D, truth):.3f}" if len(truth) else "undefined"
         title = f"{miner.value}: {len(D)} directions for {len(truth)} features, matched cosine {met}"
-        with shown:
-            clear_output(wait=True)
-            figures.show(
-                figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}, title=title),
-                "One model; five random directions would match a pentagon at 0.72 on average.",
-            )
+        return bundle(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}, title=title))
 
+    display(widgets.HBox([probability, instance, miner]))
+    # A figure that is replaced in place. An Output widget would do the same, but running headlessly it now and then
+    # never lets its cell end: the client answers it while the kernel is busy.
+    shown = display(drawn(), raw=True, display_id=True)
     for control in (probability, instance, miner):
-        control.observe(draw, names="value")
-    draw()
-    return widgets.VBox([widgets.HBox([probability, instance, miner]), shown])
+        control.observe(lambda change: shown.update(drawn(), raw=True), names="value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import plotly.graph_objects as go
 from IPython.display import HTML, display
@@ -27,14 +28,19 @@ def show(fig: go.Figure, note: str) -> None:
     ValueError
         If ``fig`` is a FigureWidget or draws nothing, or the note is empty.
     """
+    if not note.strip():
+        raise ValueError("show: a figure needs a note that says what to read in it")
+    display(bundle(fig), raw=True)
+    display(HTML(f'<p class="figure-note"><b>Figure note.</b> {escape(note)}</p>'))
+
+
+def bundle(fig: go.Figure) -> dict[str, Any]:
+    """Return what a notebook stores of a figure, by mime type; refuses what :func:`show` refuses."""
     if type(fig).__name__ == "FigureWidget":
         raise ValueError("show: give a plotly Figure, not a FigureWidget (it does not survive export)")
     if not len(fig.data):
         raise ValueError("show: the figure has no traces")
-    if not note.strip():
-        raise ValueError("show: a figure needs a note that says what to read in it")
     spec = json.loads(fig.to_json())
     spec["config"] = {"responsive": True, "displaylogo": False}
     name = " ".join((fig.layout.title.text or "figure").replace("<br>", " ").split())
-    display({MIMETYPE: spec, "text/plain": f"[figure] {name}"}, raw=True)
-    display(HTML(f'<p class="figure-note"><b>Figure note.</b> {escape(note)}</p>'))
+    return {MIMETYPE: spec, "text/plain": f"[figure] {name}"}
