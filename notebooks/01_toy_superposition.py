@@ -164,7 +164,8 @@ figures.show(
 
 # %% [markdown]
 # In JupyterLab the cell below opens an explorer: choose how often features are active and which miner looks at the hidden
-# plane. On a page it is absent; the slider of mined planes above shows the same for the main miner.
+# plane. On a page its controls are absent
+# and the figure stands still.
 
 # %%
 explore.toy_plane(plane, run)
