@@ -164,8 +164,7 @@ figures.show(
 
 # %% [markdown]
 # In JupyterLab the cell below opens an explorer: choose how often features are active and which miner looks at the hidden
-# plane. On a page its controls are absent
-# and the figure stands still.
+# plane. On a page its controls are absent and the figure stands still.
 
 # %%
 explore.toy_plane(plane, run)
