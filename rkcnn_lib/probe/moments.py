@@ -84,7 +84,7 @@ def projection_contrast(
 ) -> torch.Tensor:
     """Contrast of the projections of X (n, d) on each filter (s, d); (s,) float64. See `contrast_of`.
 
-    ``moments`` are the columns' means and their standard deviations or root mean squares, where they are known.
+    ``moments`` are what `column_moments` gives for X, where it is known already.
     """
     if contrast not in CONTRASTS:
         raise ValueError(f"contrast={contrast!r} is unknown; choose one of {CONTRASTS}")

@@ -245,7 +245,8 @@ def subset_scores(
         moments = None
         if principal is None:
             mean, cov = covariance(X, max_elements)
-            principal, moments = principal_directions(cov, subsets, max_elements), (mean, cov.diagonal().sqrt())
+            principal = principal_directions(cov, subsets, max_elements)
+            moments = mean, (cov.diagonal() + mean.square()).sqrt()
         if score == "variance_ratio":
             return principal[1]
         value = projection_contrast(X, principal[0].to(X.dtype), score, max_elements, moments)

@@ -149,3 +149,14 @@ def test_bad_input_is_refused() -> None:
         separation_score(X, Y[:10])
     with pytest.raises(ValueError, match="k=150"):
         knn_label_consistency(X, Y, k=150)
+
+
+@pytest.mark.parametrize("score", ["kurtosis", "skew", "logcosh"])
+def test_a_subset_of_constant_columns_scores_nothing_whatever_their_value(score):
+    X = torch.randn(2000, 12, generator=torch.Generator().manual_seed(0))
+    X[:, :4], X[:, 4:8] = 7.0, 0.0
+    subsets = draw_subsets(12, 3, 60, random_state=0)
+    scores = subset_scores(X, subsets, score)
+    constant = (subsets.indices < 8).all(1)
+    assert constant.any() and torch.isfinite(scores).all()
+    assert (scores[: subsets.n_coordinate][constant] == 0).all()
