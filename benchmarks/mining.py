@@ -39,37 +39,29 @@ def seconds(call: Callable[[], object], repeats: int = 3) -> float:
     return sorted(times)[repeats // 2]
 
 
-def svd_loop(X: torch.Tensor, subsets: Subsets, n: int) -> np.ndarray:
-    """Score the first n subsets by the SVD of each centred block."""
+def loop(X: torch.Tensor, subsets: Subsets, n: int, direction: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """Score the first n subsets one by one; ``direction`` finds the principal one of a centred block (n, m)."""
     scores = []
     for i in range(n):
         block = subsets.restrict(X, i)
         block = block - block.mean(0)
-        direction = torch.linalg.svd(block, full_matrices=False).Vh[0]
-        scores.append(kurtosis((block @ direction).numpy()))
+        scores.append(kurtosis((block @ direction(block)).numpy()))
     return np.array(scores)
 
 
-def numpy_svd_loop(X: torch.Tensor, subsets: Subsets, n: int) -> np.ndarray:
-    """Score the first n subsets by numpy's SVD of each centred block."""
-    scores = []
-    for i in range(n):
-        block = subsets.restrict(X, i).numpy()
-        block = block - block.mean(0)
-        direction = np.linalg.svd(block, full_matrices=False)[2][0]
-        scores.append(kurtosis(block @ direction))
-    return np.array(scores)
+def by_svd(block: torch.Tensor) -> torch.Tensor:
+    """First right singular vector, by torch."""
+    return torch.linalg.svd(block, full_matrices=False).Vh[0]
 
 
-def eigh_loop(X: torch.Tensor, subsets: Subsets, n: int) -> np.ndarray:
-    """Score the first n subsets by the eigenvectors of each block's covariance."""
-    scores = []
-    for i in range(n):
-        block = subsets.restrict(X, i)
-        block = block - block.mean(0)
-        direction = torch.linalg.eigh(block.T @ block).eigenvectors[:, -1]
-        scores.append(kurtosis((block @ direction).numpy()))
-    return np.array(scores)
+def by_numpy_svd(block: torch.Tensor) -> torch.Tensor:
+    """First right singular vector, by numpy."""
+    return torch.from_numpy(np.linalg.svd(block.numpy(), full_matrices=False)[2][0])
+
+
+def by_eigh(block: torch.Tensor) -> torch.Tensor:
+    """Last eigenvector of the block's covariance."""
+    return torch.linalg.eigh(block.T @ block).eigenvectors[:, -1]
 
 
 def main() -> None:
@@ -82,12 +74,12 @@ def main() -> None:
     directions = torch.randn(h, d)
 
     ours = seconds(lambda: subset_scores(X, subsets, "kurtosis"))
-    assert np.allclose(subset_scores(X, subsets, "kurtosis")[:3], svd_loop(X, subsets, 3), rtol=1e-2)
+    assert np.allclose(subset_scores(X, subsets, "kurtosis")[:3], loop(X, subsets, 3, by_svd), rtol=1e-2)
     peers = {
         "two dense products": seconds(lambda: (X.T @ X, X @ directions.T)),
-        "loop of torch's SVDs": seconds(lambda: svd_loop(X, subsets, LOOPED), 1) * h / LOOPED,
-        "loop of numpy's SVDs": seconds(lambda: numpy_svd_loop(X, subsets, LOOPED), 1) * h / LOOPED,
-        "loop of eigenproblems": seconds(lambda: eigh_loop(X, subsets, LOOPED), 1) * h / LOOPED,
+        "loop of torch's SVDs": seconds(lambda: loop(X, subsets, LOOPED, by_svd), 1) * h / LOOPED,
+        "loop of numpy's SVDs": seconds(lambda: loop(X, subsets, LOOPED, by_numpy_svd), 1) * h / LOOPED,
+        "loop of eigenproblems": seconds(lambda: loop(X, subsets, LOOPED, by_eigh), 1) * h / LOOPED,
         "scikit-learn FastICA, 20 iterations": seconds(
             lambda: FastICA(min(d, 64), max_iter=20, tol=0.0, whiten="unit-variance", random_state=0).fit(X.numpy()), 1
         ),

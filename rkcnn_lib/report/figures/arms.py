@@ -47,6 +47,22 @@ def arm_lines(table: pd.DataFrame, x: str) -> list[go.Scatter]:
     return traces
 
 
+def _lines_by_metric(table: pd.DataFrame, x: str) -> go.Figure:
+    """A figure of `arm_lines`, one metric at a time by a drop-down."""
+    fig = go.Figure()
+    choices = Choices(fig)
+    for metric, part in metrics_of(table):
+        choices.add(short(metric), arm_lines(part, x), {"yaxis.title.text": label(metric)})
+    choices.close()
+    return fig
+
+
+def _axis_of_k(ks: pd.Series, title: str) -> dict[str, object]:
+    """A log axis with a tick at each k that was asked for."""
+    ticks = sorted(ks.unique())
+    return {"title": title, "type": "log", "tickvals": ticks, "ticktext": [f"{k:g}" for k in ticks]}
+
+
 def training_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     """Metrics during training: the mean over seeds as a line, the range of the seeds as a band.
 
@@ -63,11 +79,7 @@ def training_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         If the table is empty or lacks a column.
     """
     table = checked(table, ["arm", "seed", "step", "metric", "value"], ["step", "value"], "training_curves")
-    fig = go.Figure()
-    choices = Choices(fig)
-    for metric, part in metrics_of(table):
-        choices.add(short(metric), arm_lines(part, "step"), {"yaxis.title.text": label(metric)})
-    choices.close()
+    fig = _lines_by_metric(table, "step")
     scale_buttons(fig, "xaxis", "log" if table["step"].min() > 0 else "linear")
     return finish(fig, title, height=430, legend="right", xaxis={"title": "training step"})
 
@@ -89,15 +101,8 @@ def quality_front(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     """
     table = checked(table, ["arm", "seed", "k", "l0", "metric", "value"], ["k", "l0", "value"], "quality_front")
     table = table.assign(l0=table.groupby(["arm", "k"])["l0"].transform("mean"))  # one point for all seeds of a k
-    fig = go.Figure()
-    choices = Choices(fig)
-    for metric, part in metrics_of(table):
-        choices.add(short(metric), arm_lines(part, "l0"), {"yaxis.title.text": label(metric)})
-    choices.close()
-    ks = sorted(table["k"].unique())
-    ticks = {"tickvals": ks, "ticktext": [f"{k:g}" for k in ks]}
-    axis = {"title": "L0 (active latents a token)", "type": "log", **ticks}
-    return finish(fig, title, height=430, legend="right", xaxis=axis)
+    fig = _lines_by_metric(table, "l0")
+    return finish(fig, title, height=430, legend="right", xaxis=_axis_of_k(table["k"], label("l0")))
 
 
 def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figure:
@@ -189,12 +194,11 @@ def frozen_dictionary(table: pd.DataFrame, title: str | None = None) -> go.Figur
     """
     table = checked(table, ["arm", "seed", "k", "value"], ["k", "value"], "frozen_dictionary")
     fig = go.Figure(arm_lines(table, "k"))
-    ks = sorted(table["k"].unique())
     return finish(
         fig,
         title,
         height=420,
         legend="right",
-        xaxis={"title": "directions a token (k)", "type": "log", "tickvals": ks, "ticktext": [f"{k:g}" for k in ks]},
+        xaxis=_axis_of_k(table["k"], "directions a token (k)"),
         yaxis={"title": "explained variance, frozen dictionary (share)"},
     )
