@@ -42,7 +42,7 @@ def matmul_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
 
 def step_seconds(p: Comparison, d_in: int, device: str, steps: int = 4) -> float:
     """Time a training step of the comparison's SAE on random activations, after one warm-up step."""
-    from rkcnn_lib.report.studies.comparison import sae_config
+    from rkcnn_lib.report.studies.cells import sae_config
     from rkcnn_lib.sae import TrainConfig, train_sae
 
     X = torch.randn(p.batch_size * 2, d_in, device=device)
