@@ -32,12 +32,13 @@ SHOWN = (
 
 
 def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
-    """Code held-out rows with every arm's initial dictionary: arm, seed, k, value (explained variance)."""
-    cells = [(store, unit.folder, run.p, run.device) for unit in compared.units.values()]
+    """Code held-out rows with every arm's initial dictionary (variants have their arm's): arm, seed, k, value (EV)."""
+    units = {cell: unit for cell, unit in compared.units.items() if cell[0] in run.p.arms}
+    cells = [(store, unit.folder, run.p, run.device) for unit in units.values()]
     found = run_cells(_frozen_cell, cells, process_count(run.p.n_jobs, run.device), "dictionaries")
     return pd.DataFrame([
         {"arm": arm, "seed": seed, "k": int(k), "value": value}
-        for (arm, seed), scalars in zip(compared.units, found, strict=True)
+        for (arm, seed), scalars in zip(units, found, strict=True)
         for k, value in scalars.items()
     ])  # fmt: skip
 
