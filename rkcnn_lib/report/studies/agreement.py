@@ -185,17 +185,18 @@ def _by_seed(unit: Unit, measure: str) -> list[dict[str, Any]]:
 
 
 def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, float]) -> pd.DataFrame:
-    """Return a row an arm: L0, every measure after training, PW-MCC with its chance and seed-bootstrap interval."""
+    """Return a row an arm: L0, the seed-bootstrap interval of PW-MCC, every measure after training with its chance."""
     after = table[table["metric"].str.endswith(AFTER)]
-    means = after.pivot_table(index="arm", columns="metric", values="value", sort=False)
-    means.columns = [name.removesuffix(f" {AFTER}") for name in means.columns]
-    chances = after[after["metric"] == f"{PW_MCC} {AFTER}"].groupby("arm")["chance_mean"].first()
-    means.insert(0, "L0", l0)
-    means.insert(2, "chance", chances)
+    after = after.assign(metric=after["metric"].str.removesuffix(f" {AFTER}"))
+    means = after.groupby(["arm", "metric"], sort=False)[["value", "chance_mean"]].mean()
+    told = means.apply(lambda row: f"{row['value']:.3f} ({row['chance_mean']:.3f})", axis=1)
+    shown = told.unstack("metric")[list(dict.fromkeys(after["metric"]))].loc[list(l0)]
     if all(len(matrix) >= 3 for matrix in cosines.values()):
         intervals = {arm: bootstrap_pairs(matrix) for arm, matrix in cosines.items()}
-        means.insert(3, "bootstrap 95 %", {arm: f"{low:.3f} to {high:.3f}" for arm, (low, high) in intervals.items()})
-    return means.round(3)
+        told = {arm: f"{low:.3f} to {high:.3f}" for arm, (low, high) in intervals.items()}
+        shown.insert(1, f"{PW_MCC}, bootstrap 95 %", pd.Series(told))
+    shown.insert(0, "L0", pd.Series(l0).round(1))
+    return shown.rename_axis(index=None, columns="value (chance)")
 
 
 def _title(table: pd.DataFrame) -> str:
