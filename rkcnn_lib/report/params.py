@@ -153,7 +153,7 @@ class Activations(Parameters):
     hook: Hook
     text: str | None
     n_tokens: Annotated[int, Field(ge=2000)]
-    context_size: Annotated[int, Field(ge=8)]
+    context_size: Annotated[int, Field(ge=3)]
 
 
 class Cache(Activations):
@@ -169,7 +169,7 @@ class Comparison(Unlabelled):
     revision: str | None
     text: str | None
     n_tokens: Annotated[int, Field(ge=2000)]
-    context_size: Annotated[int, Field(ge=8)]
+    context_size: Annotated[int, Field(ge=3)]
     arms: Annotated[list[Arm], Listed, Field(min_length=2)]
     n_seeds: Annotated[int, Field(ge=1)]
     architecture: Literal["topk", "batchtopk", "relu"]
