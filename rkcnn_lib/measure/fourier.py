@@ -10,6 +10,7 @@ inputs in the order of ``torch.cartesian_prod``, a varying slowest. Every number
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -76,11 +77,15 @@ def strongest_share(W: Tensor, n: int) -> float:
     return float(frequency_power(W).sort(descending=True).values[:n].sum())
 
 
-def strongest_share_chance(p: int, d: int, n: int, n_draws: int = 200, random_state: int = 0) -> Chance:
-    """Return what :func:`strongest_share` gives for Gaussian (p, d) embeddings: mean and 95 % point."""
+def strongest_share_chance(W: Tensor, n: int, n_draws: int = 200, random_state: int = 0) -> Chance:
+    """Return what :func:`strongest_share` gives when the rows of ``W`` are shuffled: mean and 95 % point.
+
+    Shuffling keeps norms and rank: the few dimensions that a trained embedding uses make shares larger by chance than
+    a Gaussian embedding's.
+    """
     generator = torch.Generator().manual_seed(random_state)
-    draws = [strongest_share(torch.randn(p, d, generator=generator), n) for _ in range(n_draws)]
-    return Chance(float(np.mean(draws)), float(np.quantile(draws, 0.95)))
+    shuffles = (torch.randperm(len(W), generator=generator) for _ in range(n_draws))
+    return _chance([strongest_share(W[order], n) for order in shuffles])
 
 
 def neuron_frequencies(N: Tensor) -> Tensor:
@@ -103,8 +108,7 @@ def neuron_frequencies(N: Tensor) -> Tensor:
 def neuron_chance(p: int, m: int, random_state: int = 0) -> Chance:
     """Return the largest of a noise neuron's shares, mean and 95 % point over ``m`` Gaussian neurons."""
     noise = torch.randn(p * p, m, generator=torch.Generator().manual_seed(random_state))
-    best = neuron_frequencies(noise).amax(1).numpy()
-    return Chance(float(best.mean()), float(np.quantile(best, 0.95)))
+    return _chance(neuron_frequencies(noise).amax(1).tolist())
 
 
 def logit_share(logits: Tensor, frequencies: Sequence[int]) -> float:
@@ -172,18 +176,79 @@ def fourier_losses_chance(
 
     Keeping the wrong ones should cost everything, taking the wrong ones away nothing.
     """
-    p, rng = _modulus(logits), np.random.default_rng(random_state)
-    others = np.setdiff1d(np.arange(1, _half(p) + 1), list(frequencies))
-    if len(others) < len(frequencies):
-        raise ValueError(f"{len(frequencies)} key frequencies leave {len(others)} of {_half(p)}: too few to draw from")
-    drawn = [
-        fourier_losses(logits, rng.choice(others, len(frequencies), replace=False).tolist(), counted)
-        for _ in range(n_draws)
-    ]
-    return {
-        name: Chance(float(np.mean([d[name] for d in drawn])), float(np.quantile([d[name] for d in drawn], 0.95)))
-        for name in ("restricted", "excluded")
+    others = _other_frequencies(frequencies, _modulus(logits), n_draws, random_state)
+    drawn = [fourier_losses(logits, some, counted) for some in others]
+    return {name: _chance([losses[name] for losses in drawn]) for name in ("restricted", "excluded")}
+
+
+class Circuit(NamedTuple):
+    """Whether a model is the Fourier circuit: its key frequencies, and figures beside their chance levels."""
+
+    frequencies: list[int]
+    figures: dict[str, float]
+    chance: dict[str, Chance]
+    """Of those figures that have one."""
+
+
+def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_draws: int = 20) -> Circuit:
+    """Hold a model of modular addition against the published circuit.
+
+    Parameters
+    ----------
+    W_E : (p, d)
+        Embedding of the numbers.
+    neurons : (p * p, m)
+        MLP activations at the ``=``, on all pairs.
+    logits : (p * p, p)
+        At the ``=``, on all pairs, of the numbers.
+    counted : (p * p,) bool
+        Pairs on which accuracy and losses are measured: those never trained on.
+    n_draws : int
+        Draws of other frequencies for chance levels.
+
+    Returns
+    -------
+    Circuit
+        Its figures: accuracy; key_power (share of W_E's non-constant power at the key frequencies; chance: as many
+        strongest ones when rows are shuffled); neuron_share (mean over neurons of the largest share of variance at one
+        frequency; chance: noise) and neurons_at_keys (share of neurons with that frequency among the keys; chance: as
+        many of all frequencies); logit_share, restricted and excluded (see the functions; chance: as many other
+        frequencies); full and uniform.
+    """
+    p, keys = _modulus(logits), key_frequencies(W_E)
+    shares = neuron_frequencies(neurons)
+    others = _other_frequencies(keys, p, n_draws, random_state=0)
+    figures = {
+        "accuracy": float((logits.argmax(1) == _sums(p))[counted].double().mean()),
+        "key_power": strongest_share(W_E, len(keys)),
+        "neuron_share": float(shares.amax(1).mean()),
+        "neurons_at_keys": float(torch.isin(shares.argmax(1) + 1, torch.tensor(keys)).double().mean()),
+        "logit_share": logit_share(logits, keys),
     }
+    by_chance = {
+        "accuracy": Chance(1 / p, 1 / p),
+        "key_power": strongest_share_chance(W_E, len(keys)),
+        "neuron_share": neuron_chance(p, neurons.shape[1]),
+        "neurons_at_keys": Chance(len(keys) / _half(p), len(keys) / _half(p)),
+        "logit_share": _chance([logit_share(logits, some) for some in others]),
+    }
+    figures |= fourier_losses(logits, keys, counted)
+    by_chance |= fourier_losses_chance(logits, keys, counted, n_draws)
+    return Circuit(keys, figures, by_chance)
+
+
+def _other_frequencies(frequencies: Sequence[int], p: int, n_draws: int, random_state: int) -> list[list[int]]:
+    """Draw sets of as many frequencies, none of them among those given (fewer where fewer are left)."""
+    rng = np.random.default_rng(random_state)
+    others = np.setdiff1d(np.arange(1, _half(p) + 1), list(frequencies))
+    if not len(others):
+        raise ValueError(f"{len(frequencies)} key frequencies are all there are at p = {p}: none is left for chance")
+    n = min(len(frequencies), len(others))
+    return [rng.choice(others, n, replace=False).tolist() for _ in range(n_draws)]
+
+
+def _chance(draws: Sequence[float]) -> Chance:
+    return Chance(float(np.mean(draws)), float(np.quantile(draws, 0.95)))
 
 
 def _along_sums(logits: Tensor, frequencies: Sequence[int]) -> Tensor:

@@ -71,11 +71,11 @@ def held_out_pairs(p: int) -> torch.Tensor:
     return torch.from_numpy(is_held_out(hashes, HELD_OUT_SHARE))
 
 
-def untrained_pairs(p: int, trained: torch.Tensor) -> torch.Tensor:
-    """Return the pairs, of all, that are not among the (n, 2) ones trained on."""
-    seen = torch.zeros(p * p, dtype=torch.bool)
-    seen[trained[:, 0] * p + trained[:, 1]] = True
-    return all_pairs(p)[~seen]
+def untrained(p: int, trained: torch.Tensor) -> torch.Tensor:
+    """Return for each of :func:`all_pairs` whether it is missing among the (n, 2) pairs trained on: (p * p,) bool."""
+    never = torch.ones(p * p, dtype=torch.bool)
+    never[trained[:, 0] * p + trained[:, 1]] = False
+    return never
 
 
 def source(p: int, text: str | None, seed: int = 0) -> TextSource:
@@ -150,12 +150,15 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
     """Return a trained folder as a ``TransformerBridge``, with hooks named as in any other.
 
-    Two attributes say what differs from a language model: where it is asked what (:func:`asked`), and that
-    activations count from position 2 on, the ``=``.
+    Attributes say what differs from a language model: ``asked``, where it is asked what, and ``first_position``, from
+    where activations count (2, the ``=``). ``history`` is the training's (a list of rows) and ``untrained`` which of
+    :func:`all_pairs` it was never trained on.
     """
     import transformer_lens.model_bridge.sources.native  # noqa: F401  (gives the bridge its boot_native)
     from transformer_lens import TransformerBridge
     from transformer_lens.config import TransformerBridgeConfig
+
+    from rkcnn_lib.worlds.modadd_training import Settings, training_pairs
 
     config, weights = read_config(folder), read_weights(folder)
     d, heads = config["hidden_size"], config["num_attention_heads"]
@@ -170,6 +173,9 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerB
     _fill(lm, weights)
     lm.tokenizer = tokenizer(config["vocab_size"] - 1)
     lm.asked, lm.first_position = asked, N_TOKENS - 1
+    settings = Settings(**config["training"])
+    lm.untrained = untrained(settings.p, training_pairs(settings))
+    lm.history = json.loads((folder / "history.json").read_text())
     return lm.eval()
 
 
@@ -195,7 +201,7 @@ def tokenizer(p: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {str(number): number for number in range(p)} | {"=": p}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="="))
+    words = Tokenizer(models.WordLevel(vocabulary))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words)
 

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from rkcnn_lib.measure.fourier import circuit
 from rkcnn_lib.worlds import modadd
 from rkcnn_lib.worlds.shards import replace
 
-STEPS = 25_000
+STEPS = 15_000
 MEASURE_EVERY = 100
 
 
@@ -77,8 +78,8 @@ def initial_weights(settings: Settings) -> dict[str, Tensor]:
     return weights | {"b_in": torch.zeros(settings.d_mlp), "b_out": torch.zeros(d)}
 
 
-def final_logits(weights: dict[str, Tensor], a: Tensor, b: Tensor, n_heads: int) -> Tensor:
-    """Return (n, p + 1) logits at the ``=`` of the inputs (a, b, =), a and b being (n,) numbers.
+def at_equals(weights: dict[str, Tensor], a: Tensor, b: Tensor, n_heads: int) -> tuple[Tensor, Tensor]:
+    """Return (n, d_mlp) neurons and (n, p + 1) logits at the ``=`` of the inputs (a, b, =), a and b (n,) numbers.
 
     The full model's, computed faster: keys and values depend on token and position alone, so that 2 p + 1 rows of
     them serve all pairs, and nothing is computed at the positions that no loss reads.
@@ -92,8 +93,8 @@ def final_logits(weights: dict[str, Tensor], a: Tensor, b: Tensor, n_heads: int)
     pattern = torch.stack([scores[a], scores[p + b], scores[-1].expand(len(a), n_heads)]).softmax(0)[..., None]
     mixed = pattern[0] * values[a] + pattern[1] * values[p + b] + pattern[2] * values[-1]  # (n, heads, d_head)
     resid = x[-1] + mixed.flatten(1) @ weights["W_O"]
-    resid = resid + F.relu(resid @ weights["W_in"] + weights["b_in"]) @ weights["W_out"] + weights["b_out"]
-    return resid @ weights["W_U"]
+    neurons = F.relu(resid @ weights["W_in"] + weights["b_in"])
+    return neurons, (resid + neurons @ weights["W_out"] + weights["b_out"]) @ weights["W_U"]
 
 
 def training_pairs(settings: Settings) -> Tensor:
@@ -109,7 +110,7 @@ def training_pairs(settings: Settings) -> Tensor:
 def loss_and_accuracy(weights: dict[str, Tensor], pairs: Tensor, n_heads: int) -> tuple[float, float]:
     """Return mean cross-entropy in nats (computed in float64) and the share of pairs answered rightly."""
     a, b = pairs.T
-    logits = final_logits(weights, a, b, n_heads).double()
+    logits = at_equals(weights, a, b, n_heads)[1].double()
     answer = (a + b) % (len(weights["W_E"]) - 1)
     return F.cross_entropy(logits, answer).item(), (logits.argmax(1) == answer).double().mean().item()
 
@@ -147,13 +148,13 @@ def train(
     )
     done, history = _resume(out, settings, weights, optimizer)
     pairs = training_pairs(settings).to(device)
-    unseen = modadd.untrained_pairs(settings.p, pairs.cpu()).to(device)
+    unseen = modadd.all_pairs(settings.p)[modadd.untrained(settings.p, pairs.cpu())].to(device)
     a, b = pairs.T
     answer = (a + b) % settings.p
     bar = tqdm(total=settings.steps, initial=done, desc="modadd", unit="step", disable=not progress)
     for step in range(done, min(settings.steps, stop_at or settings.steps)):
         optimizer.param_groups[0]["lr"] = settings.lr * min(1.0, (step + 1) / settings.warmup)
-        loss = F.cross_entropy(final_logits(weights, a, b, settings.n_heads).double(), answer)
+        loss = F.cross_entropy(at_equals(weights, a, b, settings.n_heads)[1].double(), answer)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -233,5 +234,30 @@ def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
 
 
+@torch.no_grad()
 def check(folder: Path) -> dict[str, str]:
-    raise NotImplementedError
+    """Measure a trained folder: when it fitted and when it grokked, and whether it is the Fourier circuit.
+
+    Accuracy and losses are those of the pairs it was never trained on.
+
+    Raises
+    ------
+    ValueError : the folder holds no trained modular-addition model.
+    """
+    weights = modadd.read_weights(folder)
+    settings = Settings(**modadd.read_config(folder)["training"])
+    p, pairs = settings.p, modadd.all_pairs(settings.p)
+    neurons, logits = at_equals(weights, *pairs.T, settings.n_heads)
+    found = circuit(weights["W_E"][:p], neurons, logits[:, :p], modadd.untrained(p, training_pairs(settings)))
+    history = json.loads((folder / "history.json").read_text())
+    shown = {
+        f"first step with {kind.replace('_', ' ')} > 99.9 %": str(
+            next((row["step"] for row in history if row[kind] > 0.999), "never")
+        )
+        for kind in ("train_accuracy", "held_out_accuracy")
+    }
+    shown |= {"steps": str(settings.steps), "key frequencies": ", ".join(map(str, found.frequencies))}
+    for name, value in found.figures.items():
+        level = found.chance.get(name)
+        shown[name.replace("_", " ")] = f"{value:.6f}" + (f"   (chance {level.mean:.4f})" if level else "")
+    return shown

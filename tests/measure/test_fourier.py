@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rkcnn_lib.measure.fourier import (
+    circuit,
     fourier_losses,
     fourier_losses_chance,
     frequency_power,
@@ -77,12 +78,15 @@ def test_conjugate_frequencies_are_one():
 
 
 def test_a_random_embedding_is_at_chance_and_so_are_shuffled_weights():
-    chance = strongest_share_chance(P, 24, 3)
-    shuffled = embedding()[torch.randperm(P, generator=torch.Generator().manual_seed(0))]
+    by_chance = strongest_share_chance(random(P, 24), 3)
     noise = [strongest_share(random(P, 24, seed=seed), 3) for seed in range(100, 140)]
-    assert chance.mean == pytest.approx(np.mean(noise), abs=0.01) and chance.mean < chance.upper < 0.4
-    # Three waves shuffled are six random vectors, which vary more than 24: chance for that rank is the yardstick.
-    assert strongest_share(shuffled, 3) < strongest_share_chance(P, 6, 3).upper + 0.1 < 0.6
+    assert by_chance.mean == pytest.approx(np.mean(noise), abs=0.01) and by_chance.mean < by_chance.upper < 0.4
+    of_the_perfect = strongest_share_chance(embedding(), 3)
+    shuffles = [
+        strongest_share(embedding()[torch.randperm(P, generator=torch.Generator().manual_seed(seed))], 3)
+        for seed in range(100, 140)
+    ]
+    assert of_the_perfect.mean == pytest.approx(np.mean(shuffles), abs=0.02) and of_the_perfect.upper < 0.6
     assert len(key_frequencies(random(P, 24))) > 10
 
 
@@ -117,6 +121,20 @@ def test_restricted_loss_keeps_the_algorithm_and_excluded_loss_takes_it_away():
     chance = fourier_losses_chance(circuit_logits() + 0.1 * random(P * P, P), KEYS)
     assert chance["restricted"].mean == pytest.approx(math.log(P), abs=0.1)
     assert chance["excluded"].mean == pytest.approx(losses["full"], abs=0.05)
+
+
+def test_a_planted_circuit_passes_every_check_and_noise_none():
+    a, b = waves(grid()[:, 0], KEYS, P), waves(grid()[:, 1], KEYS, P)
+    everything = torch.ones(P * P, dtype=torch.bool)
+    planted = circuit(embedding(), torch.cat([a * b, a + b], dim=1), circuit_logits(), everything)
+    noise = circuit(embedding(), random(P * P, 12), random(P * P, P), everything)
+    assert sorted(planted.frequencies) == KEYS
+    for name in ("accuracy", "key_power", "neuron_share", "neurons_at_keys", "logit_share"):
+        assert planted.figures[name] == pytest.approx(1, abs=1e-3) and planted.chance[name].upper < 0.6, name
+    assert planted.figures["excluded"] > math.log(P) - 0.1 > planted.figures["restricted"] + 3
+    assert noise.figures["neuron_share"] == pytest.approx(noise.chance["neuron_share"].mean, abs=0.01)
+    assert noise.figures["accuracy"] < 0.1 and noise.figures["logit_share"] < 1e-3
+    assert noise.figures["excluded"] == pytest.approx(noise.figures["full"], abs=0.05)
 
 
 def test_losses_count_the_pairs_asked_for_alone():
