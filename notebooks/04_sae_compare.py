@@ -276,13 +276,15 @@ if world is not None:
     run.metrics(seen)
     figures.show(
         figures.arm_metrics(seen, title=fourier.title(seen)),
-        "Live latents, one dot a seed; grey: chance (random directions, shuffled sums, and for the losses as many other "
-        "frequencies; of the whole loss, guessing). A latent that is a narrow bump on a circle is no cosine: its R² stays below 1.",
+        "Live latents, one dot a seed; grey: chance (of energy in the best plane, directions of the activations' covariance; "
+        "else any directions, shuffled sums, and for the losses as many other frequencies; of the whole loss, guessing). A "
+        "latent that is a narrow bump on a circle is no cosine: its R² stays below 1.",
     )
 
 # %% [markdown]
 # An earlier study of the same task (HUSAI, 2025; TopK and ReLU, 5 seeds) reported an agreement of seeds that is the chance
-# level of its measure. Here both architectures start from random directions; ReLU is trained where `l1` is given.
+# level of its measure. Here both architectures start from random directions; ReLU is trained where `l1` is given. Its model,
+# sizes and training differ from these, so the figures stand beside each other and are not compared.
 
 # %%
 if world is not None:
@@ -290,7 +292,8 @@ if world is not None:
     run.metrics(stable.assign(metric="stability: " + stable["metric"]))
     figures.show(
         figures.arm_metrics(stable, title=fourier.stability_title(stable)),
-        "One dot a seed (its mean over the pairs it is in), live latents; grey: random dictionaries with as many latents.",
+        "One dot a seed (its mean over the pairs it is in), live latents; grey: as many random directions, drawn with the "
+        "activations' covariance: these fill few dimensions, and there any two dictionaries agree well.",
     )
     display(fourier.beside_reported(stable))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rkcnn_lib.measure.fourier import waves
-from rkcnn_lib.measure.recovery import Chance
+from rkcnn_lib.measure.recovery import Chance, covariance_factor, random_directions
 
 
 class Planes(NamedTuple):
@@ -87,12 +87,20 @@ class EnergyChance(NamedTuple):
     """The single largest energy in a plane among all directions."""
 
 
-def energy_chance(n: int, planes: Planes, n_draws: int = 50, random_state: int = 0) -> EnergyChance:
-    """Simulate ``n`` random unit directions against the planes."""
-    generator = torch.Generator().manual_seed(random_state)
+def energy_chance(
+    n: int, planes: Planes, spread: Tensor | None = None, n_draws: int = 50, random_state: int = 0
+) -> EnergyChance:
+    """Simulate ``n`` random unit directions against the planes.
+
+    With ``spread``, centred activations (m, d), directions have the activations' covariance: in a grokked model these
+    fill little more than the planes together, and whatever points into the activations has energy there without being
+    of one frequency.
+    """
+    rng, d = np.random.default_rng(random_state), planes.basis.shape[2]
+    factor = None if spread is None else covariance_factor(spread)
     drawn = []
     for _ in range(n_draws):
-        D = torch.randn(n, planes.basis.shape[2], generator=generator)
+        D = torch.from_numpy(random_directions(rng, n, d, factor))
         best = plane_energy(D, planes).amax(1)
         drawn.append([float(best.mean()), float(span_energy(D, planes).mean()), float(best.max())])
     means, uppers = np.mean(drawn, axis=0), np.quantile(drawn, 0.95, axis=0)

@@ -166,6 +166,18 @@ def test_random_directions_have_the_energy_of_chance():
     assert chance.best.mean < chance.best.upper < chance.largest.mean
 
 
+def test_directions_that_lie_as_the_activations_do_have_energy_by_chance():
+    """Activations that fill the planes and nothing else: all energy is there, and of one plane more than by chance."""
+    X = waves(sums(), KEYS, P) @ random(6, 128, seed=9).double()
+    planes = fourier_planes(X, sums(), KEYS, P)
+    among = energy_chance(100, planes, spread=X - X.mean(0))
+    anywhere = energy_chance(100, planes)
+    assert among.span.mean == pytest.approx(1, abs=1e-6) and anywhere.span.mean < 0.1
+    rows = X[torch.randperm(P * P, generator=torch.Generator().manual_seed(0))[:100]]  # points of the torus
+    assert plane_energy(rows - X.mean(0), planes).amax(1).mean() < 0.75
+    assert 0.4 < among.best.mean < among.best.upper < 0.85 and anywhere.best.mean < 0.05
+
+
 def test_the_best_of_1024_random_latents_in_one_plane_is_at_its_known_chance_level():
     planes = fourier_planes(waves(sums(), [3], P) @ random(2, 128, seed=9).double(), sums(), [3], P)
     assert energy_chance(1024, planes).largest.mean == pytest.approx(0.111, abs=0.01)

@@ -93,7 +93,7 @@ def test_sums_of_rows_are_those_of_their_pairs(home):
 
 def test_every_sae_has_every_measure_beside_chance(home, world):
     table = fourier.of_saes(world, home.compared, home.store, home.run)
-    assert len(table) == 2 * 2 * 7 and table[["value", "chance_mean"]].notna().all().all()
+    assert len(table) == 2 * 2 * 8 and table[["value", "chance_mean"]].notna().all().all()
     energies = table[table["metric"].str.startswith("energy")]
     assert energies["value"].between(0, 1).all()
     assert "chance" in fourier.title(table) and figures.arm_metrics(table).data
@@ -105,7 +105,9 @@ def test_agreement_of_both_architectures_stands_beside_chance_and_what_was_repor
     shown = fourier.beside_reported(table)
     assert shown.loc["topk", "PWMCC reported"] == 0.302 and shown.loc["relu", "PWMCC reported"] == 0.3
     assert (shown["PW-MCC, matched"] <= shown["PWMCC, largest cosine"] + 1e-6).all()
-    assert shown[["PW-MCC, matched, chance", "its chance"]].notna().all().all()
+    assert shown.notna().all().all()
+    for name in fourier.MEASURES:  # activations fill few dimensions: to agree there is easier
+        assert (shown[f"{name}: chance, as activations lie"] > shown[f"{name}: chance, any directions"]).all()
     assert "topk" in fourier.stability_title(table)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc
+from rkcnn_lib.measure import chance, pw_max_cosine, pw_mcc
 from rkcnn_lib.measure.fourier import (
     Circuit,
     circuit,
@@ -48,6 +48,9 @@ REPORTED = {
 }
 REPORTED_CHANCE = 0.298
 SHUFFLES = 5  # of the sums, for the chance level of R^2
+MEASURES = {"PWMCC, largest cosine": pw_max_cosine, "PW-MCC, matched": pw_mcc}
+ANY = " (chance: any directions)"
+DRAWS = 5  # of other frequencies, for the chance levels of the losses
 BATCH = 2048
 
 
@@ -147,8 +150,9 @@ def _rows(store: Any, p: int, split: str, seed: int) -> tuple[torch.Tensor, torc
 def of_saes(found: World, compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     """Measure every SAE against the circuit: arm, seed, metric, value, chance_mean, chance_upper.
 
-    Energies and R^2 are means over live latents; losses are those of the model with the SAE in place, on pairs it was
-    never trained on, and their chance that of the same SAE with other frequencies.
+    Energies and R^2 are means over live latents. Energy in the best plane has two chance levels: directions of the
+    activations' covariance, which a latent must beat to be of one frequency, and any directions. Losses are those of
+    the model with the SAE in place, on pairs it was never trained on; their chance is that of other frequencies.
     """
     rows = []
     for (arm, seed), unit in compared.units.items():
@@ -164,8 +168,9 @@ def _measure(found: World, unit: Unit, store: Any, seed: int, device: str) -> Un
     sae = load_saelens(unit.folder / "sae").to(device)
     live = (unit.arrays["density"] > 0).cpu()
     D, keys, p = sae.W_dec.detach().cpu()[live], found.circuit.frequencies, found.p
-    levels = energy_chance(len(D), found.planes)
     X, sums = _rows(store, p, "train", seed)
+    levels, spread = energy_chance(len(D), found.planes), energy_chance(len(D), found.planes, X - X.mean(0))
+    best_energy = float(plane_energy(D, found.planes).amax(1).mean())
     X_heldout, sums_heldout = _rows(store, p, "heldout", seed)
     Z, Z_heldout = (sae.encode(part.to(device)).detach().cpu()[:, live] for part in (X, X_heldout))
 
@@ -181,11 +186,12 @@ def _measure(found: World, unit: Unit, store: Any, seed: int, device: str) -> Un
     by_chance = [Chance(float(column.mean()), float(np.quantile(column, 0.95))) for column in shuffled.T]
     logits, _ = _on_all_pairs(found.lm, p, sae, found.hook)
     losses = fourier_losses(logits, keys, found.lm.untrained)
-    others = fourier_losses_chance(logits, keys, found.lm.untrained)
+    others = fourier_losses_chance(logits, keys, found.lm.untrained, n_draws=DRAWS)
     uniform = Chance(losses["uniform"], losses["uniform"])
     best, all_ = fit()
     shown = [
-        ("energy in the best key plane", float(plane_energy(D, found.planes).amax(1).mean()), levels.best),
+        ("energy in the best key plane", best_energy, spread.best),
+        ("energy in the best key plane" + ANY, best_energy, levels.best),
         ("energy in all key planes", float(span_energy(D, found.planes).mean()), levels.span),
         ("R² at one key frequency", best, by_chance[0]),
         ("R² at all key frequencies", all_, by_chance[1]),
@@ -224,10 +230,12 @@ def stability(store: Any, run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        arm (the architecture), seed, metric, value, chance_mean, chance_upper (of the metrics of agreement); L0,
-        explained variance and dead latents without chance.
+        arm (the architecture), seed, metric, value, chance_mean, chance_upper (of the metrics of agreement, which come
+        with two chance levels: directions of the activations' covariance, and any directions); L0, explained variance
+        and dead latents without chance.
     """
     p: SaeCompare = run.p
+    X = store.matrix("train", seed=0)
     rows = []
     for architecture in ("topk", "relu"):
         if architecture == "relu" and p.l1 is None:
@@ -238,7 +246,7 @@ def stability(store: Any, run: Run) -> pd.DataFrame:
         units = [load_unit(folder) for folder in folders.values()]
         decoders = [load_saelens(unit.folder / "sae").W_dec.data for unit in units]
         live = [unit.arrays["density"] > 0 for unit in units]
-        rows += _agreements(architecture, decoders, live, store.d_in)
+        rows += _agreements(architecture, decoders, live, X - X.mean(0))
         rows += [
             {"arm": architecture, "seed": seed, "metric": metric, "value": unit.scalars[metric]}
             for metric in ("explained_variance", "l0", "dead")
@@ -248,32 +256,37 @@ def stability(store: Any, run: Run) -> pd.DataFrame:
 
 
 def _agreements(
-    architecture: str, decoders: list[torch.Tensor], live: list[torch.Tensor], d: int
+    architecture: str, decoders: list[torch.Tensor], live: list[torch.Tensor], spread: torch.Tensor
 ) -> list[dict[str, Any]]:
-    n = min(int(mask.sum()) for mask in live)
-    measures = {"PWMCC, largest cosine": pw_max_cosine, "PW-MCC, matched": pw_mcc}
+    """Agreement of each seed with the others, by both measures, each beside both chance levels."""
+    n, d = min(int(mask.sum()) for mask in live), spread.shape[1]
     rows = []
-    for metric, measure in measures.items():
-        level = (
-            chance(matched_cosine, n, n, d, n_draws=20)
-            if measure is pw_mcc
-            else chance(lambda a, b: pw_max_cosine([a, b]), n, n, d, n_draws=20)
-        )
-        for seed in range(len(decoders)):
-            others = [other for other in range(len(decoders)) if other != seed]
-            value = np.mean([measure([decoders[seed], decoders[o]], [live[seed], live[o]]) for o in others])
-            rows.append({"arm": architecture, "seed": seed, "metric": metric, "value": float(value),
-                         "chance_mean": level.mean, "chance_upper": level.upper})  # fmt: skip
+    for name, measure in MEASURES.items():
+        values = [
+            np.mean([measure([decoders[i], decoders[j]], [live[i], live[j]]) for j in range(len(live)) if j != i])
+            for i in range(len(live))
+        ]
+        for suffix, rows_of in (("", spread), (ANY, None)):
+            level = chance(lambda a, b, m=measure: m([a, b]), n, n, d, n_draws=20, spread=rows_of)
+            rows += [
+                {"arm": architecture, "seed": seed, "metric": name + suffix, "value": float(value),
+                 "chance_mean": level.mean, "chance_upper": level.upper}
+                for seed, value in enumerate(values)
+            ]  # fmt: skip
     return rows
 
 
 def beside_reported(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row an architecture: agreement, chance, quality here, and what the earlier study reported."""
     means = table.pivot_table(index="arm", columns="metric", values="value", sort=False)
-    levels = table.pivot_table(index="arm", columns="metric", values="chance_mean", sort=False).add_suffix(", chance")
-    reported = pd.DataFrame(REPORTED).T.assign(**{"its chance": REPORTED_CHANCE})
-    order = ["PWMCC, largest cosine", "PWMCC, largest cosine, chance", "PW-MCC, matched", "PW-MCC, matched, chance"]
-    shown = means.join(levels)[[*order, "explained_variance", "l0", "dead"]]
+    levels = table.pivot_table(index="arm", columns="metric", values="chance_mean", sort=False)
+    shown = pd.DataFrame(index=means.index)
+    for name in MEASURES:
+        shown[name] = means[name]
+        shown[f"{name}: chance, as activations lie"] = levels[name]
+        shown[f"{name}: chance, any directions"] = levels[name + ANY]
+    shown = shown.join(means[["explained_variance", "l0", "dead"]])
+    reported = pd.DataFrame(REPORTED).T.assign(**{"chance for it, any directions": REPORTED_CHANCE})
     return shown.join(reported).rename_axis("architecture").round(3)
 
 
