@@ -8,15 +8,13 @@ It is used as the language models are: its text is all p * p pairs, each a docum
 count the ``=`` alone. A store's held-out pairs (by the documents' hashes, as ever) were never trained on by the model
 either, nor was the same sum the other way round in the same store's other splits.
 
-``python -m rkcnn_lib.worlds.modadd train`` makes the weights, ``... check`` measures them.
+``python -m rkcnn_lib.worlds.modadd_training train`` makes the weights, ``... check`` measures them.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +140,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
     if read_config(folder) is None or not (folder / "model.safetensors").is_file():
         raise ValueError(
-            f"{folder} holds no trained model: run `python -m rkcnn_lib.worlds.modadd train --out {folder}`"
+            f"{folder} holds no trained model: run `python -m rkcnn_lib.worlds.modadd_training train --out {folder}`"
         )
     return load_file(folder / "model.safetensors")
 
@@ -204,37 +202,3 @@ def tokenizer(p: int) -> Any:
     words = Tokenizer(models.WordLevel(vocabulary))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: ``train`` makes the weights, ``check`` measures those of a folder."""
-    from rkcnn_lib.worlds.modadd_training import Settings, check, train
-
-    standard = Settings()
-    parser = argparse.ArgumentParser(prog="python -m rkcnn_lib.worlds.modadd", description=main.__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("train", help="train from a seed; goes on where it was interrupted")
-    making.add_argument("--out", type=Path, default=Path("outputs/modadd"), help="folder to write")
-    making.add_argument("--p", type=int, default=standard.p, help="modulus")
-    making.add_argument("--steps", type=int, default=standard.steps, help="training steps")
-    making.add_argument("--seed", type=int, default=standard.seed)
-    making.add_argument("--device", default="cpu")
-    measuring = commands.add_parser("check", help="accuracy, key frequencies and their losses of a trained folder")
-    measuring.add_argument("--model", type=Path, default=FOLDER, help="folder to measure")
-    given = parser.parse_args(arguments)
-    try:
-        folder = given.model if given.command == "check" else given.out
-        if given.command == "train":
-            settings = Settings(p=given.p, steps=given.steps, seed=given.seed)
-            train(given.out, settings, device=given.device)
-            print(f"trained model written to {given.out}")
-        for name, value in check(folder).items():
-            print(f"{name:58s} {value}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

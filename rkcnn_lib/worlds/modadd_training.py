@@ -8,8 +8,11 @@ that no activation store holds out (:func:`rkcnn_lib.worlds.modadd.held_out_pair
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -261,3 +264,35 @@ def check(folder: Path) -> dict[str, str]:
         level = found.chance.get(name)
         shown[name.replace("_", " ")] = f"{value:.6f}" + (f"   (chance {level.mean:.4f})" if level else "")
     return shown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: ``train`` makes the weights, ``check`` measures those of a folder."""
+    standard = Settings()
+    parser = argparse.ArgumentParser(prog="python -m rkcnn_lib.worlds.modadd_training", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("train", help="train from a seed; goes on where it was interrupted")
+    making.add_argument("--out", type=Path, default=Path("outputs/modadd"), help="folder to write")
+    making.add_argument("--p", type=int, default=standard.p, help="modulus")
+    making.add_argument("--steps", type=int, default=standard.steps, help="training steps")
+    making.add_argument("--seed", type=int, default=standard.seed)
+    making.add_argument("--device", default="cpu")
+    measuring = commands.add_parser("check", help="accuracy, key frequencies and their losses of a trained folder")
+    measuring.add_argument("--model", type=Path, default=modadd.FOLDER, help="folder to measure")
+    given = parser.parse_args(arguments)
+    try:
+        folder = given.model if given.command == "check" else given.out
+        if given.command == "train":
+            settings = Settings(p=given.p, steps=given.steps, seed=given.seed)
+            train(given.out, settings, device=given.device)
+            print(f"trained model written to {given.out}")
+        for name, value in check(folder).items():
+            print(f"{name:58s} {value}")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

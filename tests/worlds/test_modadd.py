@@ -21,7 +21,7 @@ from rkcnn_lib.worlds import (
     model_facts,
     open_or_capture,
 )
-from rkcnn_lib.worlds.modadd_training import Settings, at_equals, check, train, training_pairs
+from rkcnn_lib.worlds.modadd_training import Settings, at_equals, check, main, train, training_pairs
 
 SMALL = Settings(p=13, d_model=16, n_heads=2, d_mlp=32, steps=40, checkpoint_every=15)
 N = 13 * 13
@@ -181,5 +181,5 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(small, tmp_path
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
-    assert modadd.main(["check", "--model", str(tmp_path)]) == 2
+    assert main(["check", "--model", str(tmp_path)]) == 2
     assert "holds no trained model" in capsys.readouterr().err
