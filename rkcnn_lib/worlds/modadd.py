@@ -188,7 +188,10 @@ def _fill(lm: TransformerBridge, weights: dict[str, torch.Tensor]) -> None:
     for name, part in linear.items():
         module = part.original_component
         module.weight.copy_(weights[name].T)
-        module.bias.copy_(weights[name.replace("W_", "b_")] if name in ("W_in", "W_out") else 0 * module.bias)
+        module.bias.zero_()
+    mlp_biases = (getattr(mlp, "in"), weights["b_in"]), (mlp.out, weights["b_out"])
+    for part, bias in mlp_biases:
+        part.original_component.bias.copy_(bias)
     lm.embed.original_component.weight.copy_(weights["W_E"])
     lm.pos_embed.original_component.weight.copy_(weights["W_pos"])
 
