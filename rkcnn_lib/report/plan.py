@@ -16,6 +16,8 @@ from rkcnn_lib.report.units import outputs_root
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 ASCENT_STEPS = 60  # fixed-point steps that a lift takes at most, each two products of rows x d by d x starts
 TOY_SECONDS = 60.0  # 01, 02 and 06 have no long part of their own: a minute each, as measured on 2 cores
+N_FRONT_ARMS, N_OTHER_ARMS = 3, 2  # trained at every further k, and with the other architecture
+RELU_TRIALS = 4  # trainings until an L1 penalty gives the L0 asked for, as measured on falling curves: 2 to 5
 PARAMETERS_PER_BLOCK = 12  # x d_model^2 weights in a transformer block: 4 in attention, 8 in the MLP
 
 
@@ -42,7 +44,7 @@ def matmul_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
 
 def step_seconds(p: Comparison, d_in: int, device: str, steps: int = 4) -> float:
     """Time a training step of the comparison's SAE on random activations, after one warm-up step."""
-    from rkcnn_lib.report.studies.comparison import sae_config
+    from rkcnn_lib.report.studies.cells import sae_config
     from rkcnn_lib.sae import TrainConfig, train_sae
 
     X = torch.randn(p.batch_size * 2, d_in, device=device)
@@ -75,14 +77,25 @@ def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Est
     cache = values.n_tokens * d_in * 2.0 * layers
     if not isinstance(values, SaeCompare | Multilayer):
         return Estimate(1, capture, 1e9, cache)
-    cells = len(values.arms) * values.n_seeds * layers
+    cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
     d_sae = round(values.expansion * d_in)
-    training = cells * values.steps * step_seconds(values, d_in, device)
+    training = trained * values.steps * step_seconds(values, d_in, device)
     mining = cells * 4.0 * values.mining_rows * d_in * values.n_directions * ASCENT_STEPS / (0.5 * rate)
     weights = 2.0 * d_in * d_sae * 4
     jobs = process_count(values.n_jobs, device)
     memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * d_sae * 3)
-    return Estimate(2 * cells, capture + (training + mining) / jobs, 1e9 + memory, cache + cells * 5 * weights)
+    return Estimate(cells + trained, capture + (training + mining) / jobs, 1e9 + memory, cache + trained * 5 * weights)
+
+
+def trainings(p: Comparison) -> int:
+    """Return how many SAEs a comparison trains a layer: arms and variants, the front, the other architecture."""
+    trials = RELU_TRIALS if p.architecture == "relu" and p.l1 is None else 1
+    count = (len(p.arms) + len(p.variants)) * trials
+    if isinstance(p, SaeCompare):
+        count += len({*p.front_k} - {p.k}) * N_FRONT_ARMS * trials
+        if p.other_architecture is not None:
+            count += N_OTHER_ARMS * (RELU_TRIALS if p.other_architecture == "relu" else 1)
+    return count * p.n_seeds
 
 
 def confirm(plans: dict[str, Parameters], yes: bool) -> bool:

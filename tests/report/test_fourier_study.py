@@ -32,7 +32,7 @@ def home(tmp_path_factory):
     plant(root / "model")
     p = resolve("04_sae_compare", {
         "profile": "test", "model": str(root / "model"), "layer": 0, "hook": "mlp_out", "n_tokens": 3 * P * P,
-        "context_size": 3, "arms": ["random", "rkcnn_lift"], "n_seeds": 2, "expansion": 2.0, "k": 4, "l1": 0.5,
+        "context_size": 3, "arms": ["random", "rkcnn_lift"], "n_seeds": 2, "expansion": 2.0, "k": 4, "variants": [],
         "steps": 20, "batch_size": 128, "lr": 1e-3, "n_subsets": 60, "n_directions": 20, "mining_rows": 200,
         "heldout_rows": 200, "splice_contexts": 50, "front_k": [], "n_jobs": 1, "device": "cpu",
     })  # fmt: skip
@@ -100,7 +100,9 @@ def test_every_sae_has_every_measure_beside_chance(home, world):
 
 
 def test_agreement_of_both_architectures_stands_beside_chance_and_what_was_reported(home):
-    table = fourier.stability(home.store, home.run)
+    relu = home.run.p.model_copy(update={"architecture": "relu", "l1": 0.5})
+    other = comparison.compare(home.store, relu, "cpu", trained=["random"])
+    table = fourier.stability({"topk": home.compared, "relu": other}, home.store)
     assert set(table["arm"]) == {"topk", "relu"}
     shown = fourier.beside_reported(table)
     assert shown.loc["topk", "PWMCC reported"] == 0.302 and shown.loc["relu", "PWMCC reported"] == 0.3
@@ -111,6 +113,5 @@ def test_agreement_of_both_architectures_stands_beside_chance_and_what_was_repor
     assert "topk" in fourier.stability_title(table)
 
 
-def test_without_l1_relu_is_left_out(home):
-    run = SimpleNamespace(p=home.run.p.model_copy(update={"l1": None}), device="cpu")
-    assert set(fourier.stability(home.store, run)["arm"]) == {"topk"}
+def test_an_architecture_that_was_not_trained_is_left_out(home):
+    assert set(fourier.stability({"topk": home.compared, None: None}, home.store)["arm"]) == {"topk"}

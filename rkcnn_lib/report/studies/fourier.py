@@ -31,11 +31,10 @@ from rkcnn_lib.measure.fourier_planes import (
     span_energy,
 )
 from rkcnn_lib.measure.recovery import Chance
-from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import Run
-from rkcnn_lib.report.studies.comparison import UNMINED, Compared, model_of, run_grid
-from rkcnn_lib.report.studies.sae_panels import MINED
-from rkcnn_lib.report.units import Unit, cached_unit, load_unit
+from rkcnn_lib.report.studies.cells import MINED, UNMINED, model_of
+from rkcnn_lib.report.studies.comparison import Compared
+from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.worlds import hook_name, modadd
 
@@ -222,10 +221,14 @@ def title(table: pd.DataFrame) -> str:
     )
 
 
-def stability(store: Any, run: Run) -> pd.DataFrame:
-    """Train unmined SAEs of both architectures on every seed and say how far seeds agree, beside chance.
+def stability(compared: dict[str | None, Compared | None], store: Any) -> pd.DataFrame:
+    """Say how far the seeds of each architecture's random arm agree, beside two chance levels.
 
-    ``relu`` needs the parameter ``l1`` and is left out without it.
+    Parameters
+    ----------
+    compared : dict
+        Architecture to its comparison; one that was not trained (None) is left out.
+    store : ActivationStore
 
     Returns
     -------
@@ -234,23 +237,17 @@ def stability(store: Any, run: Run) -> pd.DataFrame:
         with two chance levels: directions of the activations' covariance, and any directions); L0, explained variance
         and dead latents without chance.
     """
-    p: SaeCompare = run.p
     X = store.matrix("train", seed=0)
     rows = []
-    for architecture in ("topk", "relu"):
-        if architecture == "relu" and p.l1 is None:
+    for architecture, one in compared.items():
+        if one is None:
             continue
-        _, folders = run_grid(
-            {p.layer: store}, p.model_copy(update={"architecture": architecture}), run.device, trained=[UNMINED]
-        )
-        units = [load_unit(folder) for folder in folders.values()]
-        decoders = [load_saelens(unit.folder / "sae").W_dec.data for unit in units]
-        live = [unit.arrays["density"] > 0 for unit in units]
-        rows += _agreements(architecture, decoders, live, X - X.mean(0))
+        rows += _agreements(str(architecture), one.decoders(UNMINED), one.live(UNMINED), X - X.mean(0))
+        units = {seed: unit for (arm, seed), unit in one.units.items() if arm == UNMINED}
         rows += [
-            {"arm": architecture, "seed": seed, "metric": metric, "value": unit.scalars[metric]}
+            {"arm": str(architecture), "seed": seed, "metric": metric, "value": units[seed].scalars[metric]}
             for metric in ("explained_variance", "l0", "dead")
-            for seed, unit in enumerate(units)
+            for seed in sorted(units)
         ]
     return pd.DataFrame(rows)
 

@@ -10,8 +10,9 @@ import pandas as pd
 from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import Check, Run
+from rkcnn_lib.report.studies.cells import MINED
 from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
-from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, MINED, SHOWN, by_arm, verdict_title
+from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, SHOWN, by_arm, verdict_title
 from rkcnn_lib.report.studies.verdicts import judge
 from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
