@@ -291,7 +291,7 @@ if world is not None:
         "Share of the embedding's non-constant power; half of the spectrum, since k and p - k are the same wave.",
     )
     figures.show(
-        figures.training_curves(world.history, title="The model fits at once and understands much later"),
+        figures.training_curves(world.history, title=world.history_title),
         "Accuracy and cross-entropy in training, of the pairs trained on and of all others.",
     )
     seen = fourier.of_saes(world, compared, store, run)

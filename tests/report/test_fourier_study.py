@@ -55,6 +55,14 @@ def test_the_model_s_key_frequencies_are_the_planted_ones(world):
     assert figures.frequency_power(world.power, title=world.title).data
 
 
+def test_a_model_that_never_learned_is_told_so_beside_chance(world):
+    rows = world.figures.set_index("figure")
+    assert rows.loc["accuracy", "value"] < 0.2  # one step of training: the embedding is planted, the rest is not
+    assert rows.loc["waves in blocks.0.hook_mlp_out", "value"] < 0.5
+    assert rows.loc["waves in blocks.0.hook_mlp_out", "chance_mean"] < 0.05
+    assert world.history_title.endswith("pairs trained on never, pairs never seen never")
+
+
 def test_another_model_has_no_panel(home):
     language = SimpleNamespace(manifest={"facts": {"task": "next token"}})
     assert fourier.world(language, home.run) is None

@@ -60,6 +60,15 @@ def test_the_committed_model_is_the_known_fourier_circuit(grokked):
     assert value(grokked, "excluded") > value(grokked, "uniform") + 1
 
 
+def test_the_name_modadd_opens_the_committed_model_like_any_other(tmp_path):
+    store = open_or_capture("modadd", 0, "mlp_post", 300, context_size=3, root=tmp_path, device="cpu")
+    assert store.d_in == 512 and store.mask.sum() == 100 and store.manifest["loss"]["nats"] < 0.01
+    rows = store.rows("heldout")
+    again = capture(load_model("modadd", device="cpu"), store.contexts("heldout"), layer=0, hook="mlp_post")
+    assert torch.allclose(again[2::3], store.take(rows), rtol=2e-3, atol=2e-3)
+    assert model_facts("modadd").source == "embedded"
+
+
 def test_the_committed_settings_are_the_published_ones():
     settings = Settings(**modadd.read_config(modadd.FOLDER)["training"])
     assert settings == Settings()  # what the command makes

@@ -63,6 +63,7 @@ class World:
     planes: Planes
     hook: str
     logits: torch.Tensor
+    shuffled: Planes  # the same fit with the sums shuffled
 
     @property
     def figures(self) -> pd.DataFrame:
@@ -73,7 +74,12 @@ class World:
             {"figure": name, "value": value, "chance_mean": levels.get(name, none).mean,
              "chance_upper": levels.get(name, none).upper}
             for name, value in found.items()
-        ])  # fmt: skip
+        ] + [self._activations()])  # fmt: skip
+
+    def _activations(self) -> dict[str, Any]:
+        """Share of the activations' variance that turns with a + b at the key frequencies."""
+        value, level = (float(planes.explained.sum()) for planes in (self.planes, self.shuffled))
+        return {"figure": f"waves in {self.hook}", "value": value, "chance_mean": level, "chance_upper": level}
 
     @property
     def power(self) -> pd.DataFrame:
@@ -104,6 +110,13 @@ class World:
         metric = long["name"].str.rpartition("_")[2].map({"loss": "cross-entropy (nats)", "accuracy": "accuracy"})
         return long.assign(arm=arm, metric=metric, seed=0).drop(columns="name")
 
+    @property
+    def history_title(self) -> str:
+        """The finding about the training."""
+        right = self.history.query("metric == 'accuracy' and value > 0.999").groupby("arm")["step"].min()
+        first = {arm: right.get(arm, "never") for arm in ("pairs trained on", "pairs never seen")}
+        return "First step with more than 99.9 % right: " + ", ".join(f"{arm} {step}" for arm, step in first.items())
+
 
 def world(store: Any, run: Run) -> World | None:
     """Return the model of a run as the known circuit, None where the run's model is another."""
@@ -115,7 +128,9 @@ def world(store: Any, run: Run) -> World | None:
     found = circuit(lm.W_E[:p], neurons, logits, lm.untrained)
     X, sums = _rows(store, p, "train", 0)
     planes = fourier_planes(X, sums, found.frequencies, p)
-    return World(lm, p, found, planes, store.manifest["hook_name"], logits)
+    order = torch.randperm(len(sums), generator=torch.Generator().manual_seed(0))
+    shuffled = fourier_planes(X, sums[order], found.frequencies, p)
+    return World(lm, p, found, planes, store.manifest["hook_name"], logits, shuffled)
 
 
 @torch.no_grad()
@@ -216,8 +231,8 @@ def title(table: pd.DataFrame) -> str:
         )
 
     return (
-        f"Of a latent's direction lies in its best key plane: {told('energy in the best key plane')}; "
-        f"R² of latents at one key frequency: {told('R² at one key frequency')}"
+        f"Energy of latents in their best key plane: {told('energy in the best key plane')}; "
+        f"R² at one key frequency: {told('R² at one key frequency')}"
     )
 
 
