@@ -201,16 +201,18 @@ figures.show(
 # ## Do seeds agree?
 #
 # Each seed has its own documents, subsets and order of tokens. PW-MCC is the mean cosine of optimally matched decoder
-# rows over pairs of seeds, live latents only; chance is the same statistic on random dictionaries of the same size.
-# Agreement before training is shown as well: a shared start is not stability.
+# rows over pairs of seeds, live latents only. Chance is the same statistic on random dictionaries of the same size, drawn
+# with the activations' covariance (the table also gives the easier level of directions from anywhere): where activations
+# fill few of their dimensions, any two dictionaries agree well. Agreement before training is shown as well: a shared start
+# is not stability.
 
 # %%
 other = agreement.other_architecture(store, run)
-agreed = agreement.agreement(compared, run.p, other)
+agreed = agreement.agreement(compared, store, run.p, other)
 run.metrics(agreed.table)
 figures.show(
     figures.arm_metrics(agreed.table, title=agreed.title),
-    "One dot a seed (its mean over the pairs it is in); grey: chance level; choose measure and moment at the top. Shared: "
+    "One dot a seed (its mean over the pairs it is in); grey: chance, directions as the activations lie; choose measure and moment at the top. Shared: "
     "encoder and decoder name the same partner, both at cosine 0.7. Span: overlap of the spaces of the busiest latents, an "
     "eighth of the width in number.",
 )
@@ -306,18 +308,11 @@ if world is not None:
 # %% [markdown]
 # An earlier study of the same task (HUSAI, 2025; TopK and ReLU, 5 seeds) reported an agreement of seeds that is the chance
 # level of its measure. Its model, sizes and training differ from these, so the figures stand beside each other and are not
-# compared. All SAEs here are those of the random start.
+# compared.
 
 # %%
 if world is not None:
-    stable = fourier.stability({run.p.architecture: compared, run.p.other_architecture: other}, store)
-    run.metrics(stable.assign(metric="stability: " + stable["metric"]))
-    figures.show(
-        figures.arm_metrics(stable, title=fourier.stability_title(stable)),
-        "One dot a seed (its mean over the pairs it is in), live latents; grey: as many random directions, drawn with the "
-        "activations' covariance: these fill few dimensions, and there any two dictionaries agree well.",
-    )
-    display(fourier.beside_reported(stable))
+    display(fourier.beside_reported(agreed, run.p))
 
 # %% [markdown]
 # ## The verdicts

@@ -99,9 +99,14 @@ def shared_latents(saes: Sequence[Any], threshold: float = 0.7, live: Sequence[M
 
 
 def shared_latents_chance(
-    n_latents: int, d: int, threshold: float = 0.7, n_draws: int = 20, random_state: int = 0
+    n_latents: int,
+    d: int,
+    threshold: float = 0.7,
+    n_draws: int = 20,
+    random_state: int = 0,
+    spread: Matrix | None = None,
 ) -> Chance:
-    """`shared_latents` between two random unit dictionaries with tied encoders, simulated.
+    """`shared_latents` between two random unit dictionaries with tied encoders, simulated; `spread` as in `chance`.
 
     Tied is the generous case: encoder and decoder then always agree about the partner.
     """
@@ -109,7 +114,7 @@ def shared_latents_chance(
     def shared(a: Matrix, b: Matrix) -> float:
         return len(_partners(_unit(a), _unit(b), threshold)) / n_latents
 
-    return chance(shared, n_latents, n_latents, d, n_draws=n_draws, random_state=random_state)
+    return chance(shared, n_latents, n_latents, d, n_draws=n_draws, random_state=random_state, spread=spread)
 
 
 def subspace_overlap(a: Matrix, b: Matrix) -> float:

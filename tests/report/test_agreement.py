@@ -11,6 +11,7 @@ from rkcnn_lib.report.studies.cells import MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import Compared
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
+from rkcnn_lib.worlds.store import MemoryStore
 
 D, N = 32, 64
 P = SimpleNamespace(other_architecture=None, n_jobs=1)
@@ -28,8 +29,15 @@ def unit(arm, seed, sae, n_live):
     )  # fmt: skip
 
 
-@pytest.fixture
-def panel(tmp_path, monkeypatch):
+def store(rank):
+    """Activations that fill so many of the dimensions."""
+    generator = torch.Generator().manual_seed(5)
+    X = torch.randn(4000, rank, generator=generator) @ torch.linalg.qr(torch.randn(D, rank, generator=generator)).Q.T
+    return MemoryStore(X)
+
+
+@pytest.fixture(params=[store(D)], ids=["everywhere"])
+def panel(request, tmp_path, monkeypatch):
     """Three seeds: the mined arm ends at one dictionary in different orders, the random arm at unrelated ones."""
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
     units = {}
@@ -41,7 +49,7 @@ def panel(tmp_path, monkeypatch):
             same.W_enc.copy_(same.W_enc[:, order])
         units[MINED, seed] = unit(MINED, seed, same, N)
         units[UNMINED, seed] = unit(UNMINED, seed, other, N // 2)
-    return agreement(Compared(units, *[pd.DataFrame()] * 3, {}), P)
+    return agreement(Compared(units, *[pd.DataFrame()] * 3, {}), request.param, P)
 
 
 def mean(panel, metric, arm, column="value"):
@@ -64,6 +72,12 @@ def test_agreement_at_the_end_is_not_taken_for_agreement_at_the_start(panel):
     assert mean(panel, f"{PW_MCC} {BEFORE}", MINED) < 0.5
     steps = panel.along[panel.along["arm"] == MINED].groupby("step")["value"].mean()
     assert steps[0] < 0.6 and steps[8] == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("panel", [store(4)], indirect=True, ids=["in four dimensions"])
+def test_where_activations_fill_few_dimensions_chance_is_higher(panel):
+    levels = {level: mean(panel, f"{PW_MCC} {AFTER}", MINED, level) for level in ("chance_mean", "chance_any")}
+    assert levels["chance_mean"] > 0.75 > 0.5 > levels["chance_any"]
 
 
 def test_dead_latents_count_in_the_total_only(panel):

@@ -1,4 +1,8 @@
-"""Do the seeds of an arm agree? The stability panel of 04: several measures, each beside its chance level.
+"""Do the seeds of an arm agree? The stability panel of 04: several measures, each beside two chance levels.
+
+Random directions of the whole space are the published chance level, and an easy one: where activations fill few of
+their dimensions, any two dictionaries made of them agree better. So the level that figures show is that of random
+directions drawn with the activations' covariance, and the table gives both.
 
 Every number is of a pair of SAEs from different seeds; five seeds make ten pairs but only five runs, so tests use one
 jackknife pseudo-value a seed and the intervals shown resample seeds.
@@ -19,7 +23,7 @@ import torch
 
 from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
 from rkcnn_lib.measure.pairs import bootstrap_pairs, jackknife_pairs
-from rkcnn_lib.measure.recovery import Chance
+from rkcnn_lib.measure.recovery import Chance, covariance_factor
 from rkcnn_lib.measure.stability import shared_latents_chance
 from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import Run
@@ -36,6 +40,8 @@ TOTAL = "PW-MCC, dead latents as 0"
 OLDER = "older PWMCC, largest absolute cosine"
 SHARED = "shared latents"
 SPAN = "span of the busiest latents"
+LEVELS = ("as activations lie", "any directions")
+SPREAD_ROWS = 8192  # activations whose covariance the first level has
 BUSIEST = 1 / 8  # of the width: how many latents that span is of
 
 
@@ -43,7 +49,7 @@ BUSIEST = 1 / 8  # of the width: how many latents that span is of
 class Agreement:
     """What the panel shows, and jackknife pseudo-values of PW-MCC a seed for the paired tests."""
 
-    table: pd.DataFrame  # arm, seed, metric, value (mean over the pairs the seed is in), chance_mean, chance_upper
+    table: pd.DataFrame  # arm, seed, metric, value (mean over the seed's pairs), chance_mean, _upper and _any
     along: pd.DataFrame  # the same for the snapshots of training, with step
     summary: pd.DataFrame  # one row an arm
     by_seed: Values
@@ -69,15 +75,17 @@ def other_architecture(store: Any, run: Run) -> Compared | None:
     return compare(store, p, run.device, trained=(UNMINED, MINED))
 
 
-def agreement(compared: Compared, p: SaeCompare, other: Compared | None = None) -> Agreement:
+def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
     """Measure how well the seeds of each arm agree, before, along and after training, all beside chance."""
+    X = store.matrix("train", seed=0, n_rows=min(SPREAD_ROWS, len(store.rows("train", seed=0))))
+    spread = covariance_factor(X - X.mean(0))
     arms = _folders(compared) | {f"{arm}, {p.other_architecture}": f for arm, f in _folders(other).items()}
     steps = sorted(
         {int(name.rpartition("_")[2]) for unit in compared.units.values() for name in unit.arrays if "_step_" in name}
     )
     cells = list(itertools.product(arms, (AFTER, BEFORE, *steps)))
     units = run_cells(
-        _pairs, [(arms[arm], moment) for arm, moment in cells], p.n_jobs or joblib.cpu_count(), "agreement"
+        _pairs, [(arms[arm], moment, spread) for arm, moment in cells], p.n_jobs or joblib.cpu_count(), "agreement"
     )
     found = dict(zip(cells, units, strict=True))
     rows = [
@@ -104,7 +112,7 @@ def _folders(compared: Compared | None) -> dict[str, tuple[Path, ...]]:
     return {arm: tuple(compared.units[cell].folder for cell in units if cell[0] == arm) for arm, _ in units}
 
 
-def _pairs(folders: tuple[Path, ...], moment: str | int) -> Unit:
+def _pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray) -> Unit:
     """Return every measure for every pair of an arm's seeds, with chance levels (cached: Hungarian is cubic)."""
 
     def compute(scratch: Any) -> Unit:
@@ -115,8 +123,9 @@ def _pairs(folders: tuple[Path, ...], moment: str | int) -> Unit:
             for i, j in itertools.combinations(range(len(seeds)), 2):
                 matrix[i, j] = matrix[j, i] = statistic(seeds[i], seeds[j])
             arrays[measure] = matrix
-            level = _chance(measure, seeds)
-            levels |= {f"{measure} chance_mean": level.mean, f"{measure} chance_upper": level.upper}
+            for name, rows in zip(LEVELS, (spread, None), strict=True):
+                level = _chance(measure, seeds, rows)
+                levels |= {f"{measure}, {name}, mean": level.mean, f"{measure}, {name}, upper": level.upper}
         return Unit(scalars=levels, arrays=arrays)
 
     inputs = {"units": [folder.name for folder in folders], "moment": moment}
@@ -161,42 +170,43 @@ def _rank(d: int) -> int:
     return max(1, round(BUSIEST * d))
 
 
-def _chance(measure: str, seeds: list[_Seed]) -> Chance:
+def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chance:
     """Return the level of random unit dictionaries with as many latents as the least live seed has."""
     n, d = max(1, min(int(seed.live.sum()) for seed in seeds)), seeds[0].decoder.shape[1]
-    n_draws = 20 if n <= 1024 else 5
+    n_draws = 20 if n <= 1024 else 5 if n <= 4096 else 2  # many latents: cubic in cost, and hardly any spread
     if measure == SHARED:
-        return shared_latents_chance(n, d, n_draws=n_draws)
+        return shared_latents_chance(n, d, n_draws=n_draws, spread=spread)
     if measure == SPAN:
-        return chance(subspace_overlap, _rank(d), _rank(d), d, n_draws=n_draws)
+        return chance(subspace_overlap, _rank(d), _rank(d), d, n_draws=n_draws, spread=spread)
     if measure == OLDER:
-        return chance(lambda a, b: pw_max_cosine([a, b]), n, n, d, n_draws=n_draws)
-    level = chance(matched_cosine, n, n, d, n_draws=n_draws)
+        return chance(lambda a, b: pw_max_cosine([a, b]), n, n, d, n_draws=n_draws, spread=spread)
+    level = chance(matched_cosine, n, n, d, n_draws=n_draws, spread=spread)
     share = n / len(seeds[0].live) if measure == TOTAL else 1.0
     return Chance(level.mean * share, level.upper * share)
 
 
 def _by_seed(unit: Unit, measure: str) -> list[dict[str, Any]]:
-    """Return for each seed the mean over the pairs it is in, with the measure's chance level."""
+    """Return for each seed the mean over the pairs it is in, with the measure's chance levels."""
     matrix = unit.arrays[measure].numpy()
     means = (matrix.sum(1) - np.diag(matrix)) / (len(matrix) - 1)
-    levels = {name: unit.scalars[f"{measure} {name}"] for name in ("chance_mean", "chance_upper")}
+    levels = {f"chance_{end}": unit.scalars[f"{measure}, {LEVELS[0]}, {end}"] for end in ("mean", "upper")}
+    levels["chance_any"] = unit.scalars[f"{measure}, {LEVELS[1]}, mean"]
     return [{"seed": seed, "value": float(value)} | levels for seed, value in enumerate(means)]
 
 
 def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, float]) -> pd.DataFrame:
-    """Return a row an arm: L0, the seed-bootstrap interval of PW-MCC, every measure after training with its chance."""
+    """Return a row an arm: L0, PW-MCC's seed-bootstrap interval, every measure after training with both levels."""
     after = table[table["metric"].str.endswith(AFTER)]
     after = after.assign(metric=after["metric"].str.removesuffix(f" {AFTER}"))
-    means = after.groupby(["arm", "metric"], sort=False)[["value", "chance_mean"]].mean()
-    told = means.apply(lambda row: f"{row['value']:.3f} ({row['chance_mean']:.3f})", axis=1)
+    means = after.groupby(["arm", "metric"], sort=False)[["value", "chance_mean", "chance_any"]].mean()
+    told = means.apply(lambda row: "{:.3f} ({:.3f}, {:.3f})".format(*row), axis=1)
     shown = told.unstack("metric")[list(dict.fromkeys(after["metric"]))].loc[list(l0)]
     if all(len(matrix) >= 3 for matrix in cosines.values()):
         intervals = {arm: bootstrap_pairs(matrix) for arm, matrix in cosines.items()}
         told = {arm: f"{low:.3f} to {high:.3f}" for arm, (low, high) in intervals.items()}
         shown.insert(1, f"{PW_MCC}, bootstrap 95 %", pd.Series(told))
     shown.insert(0, "L0", pd.Series(l0).round(1))
-    return shown.rename_axis(index=None, columns="value (chance)")
+    return shown.rename_axis(index=None, columns=f"value (chance: {', '.join(LEVELS)})")
 
 
 def _title(table: pd.DataFrame) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rkcnn_lib.measure import chance, pw_max_cosine, pw_mcc
 from rkcnn_lib.measure.fourier import (
     Circuit,
     circuit,
@@ -31,7 +30,9 @@ from rkcnn_lib.measure.fourier_planes import (
     span_energy,
 )
 from rkcnn_lib.measure.recovery import Chance
+from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.studies.agreement import Agreement
 from rkcnn_lib.report.studies.cells import MINED, UNMINED, model_of
 from rkcnn_lib.report.studies.comparison import Compared
 from rkcnn_lib.report.units import Unit, cached_unit
@@ -47,7 +48,6 @@ REPORTED = {
 }
 REPORTED_CHANCE = 0.298
 SHUFFLES = 5  # of the sums, for the chance level of R^2
-MEASURES = {"PWMCC, largest cosine": pw_max_cosine, "PW-MCC, matched": pw_mcc}
 ANY = " (chance: any directions)"
 DRAWS = 5  # of other frequencies, for the chance levels of the losses
 BATCH = 2048
@@ -236,74 +236,10 @@ def title(table: pd.DataFrame) -> str:
     )
 
 
-def stability(compared: dict[str | None, Compared | None], store: Any) -> pd.DataFrame:
-    """Say how far the seeds of each architecture's random arm agree, beside two chance levels.
-
-    Parameters
-    ----------
-    compared : dict
-        Architecture to its comparison; one that was not trained (None) is left out.
-    store : ActivationStore
-
-    Returns
-    -------
-    DataFrame
-        arm (the architecture), seed, metric, value, chance_mean, chance_upper (of the metrics of agreement, which come
-        with two chance levels: directions of the activations' covariance, and any directions); L0, explained variance
-        and dead latents without chance.
-    """
-    X = store.matrix("train", seed=0)
-    rows = []
-    for architecture, one in compared.items():
-        if one is None:
-            continue
-        rows += _agreements(str(architecture), one.decoders(UNMINED), one.live(UNMINED), X - X.mean(0))
-        units = {seed: unit for (arm, seed), unit in one.units.items() if arm == UNMINED}
-        rows += [
-            {"arm": str(architecture), "seed": seed, "metric": metric, "value": units[seed].scalars[metric]}
-            for metric in ("explained_variance", "l0", "dead")
-            for seed in sorted(units)
-        ]
-    return pd.DataFrame(rows)
-
-
-def _agreements(
-    architecture: str, decoders: list[torch.Tensor], live: list[torch.Tensor], spread: torch.Tensor
-) -> list[dict[str, Any]]:
-    """Agreement of each seed with the others, by both measures, each beside both chance levels."""
-    n, d = min(int(mask.sum()) for mask in live), spread.shape[1]
-    rows = []
-    for name, measure in MEASURES.items():
-        values = [
-            np.mean([measure([decoders[i], decoders[j]], [live[i], live[j]]) for j in range(len(live)) if j != i])
-            for i in range(len(live))
-        ]
-        for suffix, rows_of in (("", spread), (ANY, None)):
-            level = chance(lambda a, b, m=measure: m([a, b]), n, n, d, n_draws=20, spread=rows_of)
-            rows += [
-                {"arm": architecture, "seed": seed, "metric": name + suffix, "value": float(value),
-                 "chance_mean": level.mean, "chance_upper": level.upper}
-                for seed, value in enumerate(values)
-            ]  # fmt: skip
-    return rows
-
-
-def beside_reported(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row an architecture: agreement, chance, quality here, and what the earlier study reported."""
-    means = table.pivot_table(index="arm", columns="metric", values="value", sort=False)
-    levels = table.pivot_table(index="arm", columns="metric", values="chance_mean", sort=False)
-    shown = pd.DataFrame(index=means.index)
-    for name in MEASURES:
-        shown[name] = means[name]
-        shown[f"{name}: chance, as activations lie"] = levels[name]
-        shown[f"{name}: chance, any directions"] = levels[name + ANY]
-    shown = shown.join(means[["explained_variance", "l0", "dead"]])
+def beside_reported(agreed: Agreement, p: SaeCompare) -> pd.DataFrame:
+    """Return the random arm of each architecture here, and what the earlier study reported, as far as it did."""
+    arms = {p.architecture: UNMINED, p.other_architecture: f"{UNMINED}, {p.other_architecture}"}
+    here = agreed.summary.loc[[arm for arm in arms.values() if arm in agreed.summary.index]]
+    here.index = [architecture for architecture, arm in arms.items() if arm in agreed.summary.index]
     reported = pd.DataFrame(REPORTED).T.assign(**{"chance for it, any directions": REPORTED_CHANCE})
-    return shown.join(reported).rename_axis("architecture").round(3)
-
-
-def stability_title(table: pd.DataFrame) -> str:
-    """Return the finding about both architectures."""
-    means = table[table["metric"] == "PW-MCC, matched"].groupby("arm", sort=False)[["value", "chance_mean"]].mean()
-    told = ", ".join(f"{arm} {one['value']:.2f} (chance {one['chance_mean']:.2f})" for arm, one in means.iterrows())
-    return f"Seeds agree, matched one to one: {told}"
+    return here.join(reported)
