@@ -126,6 +126,8 @@ def _pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray) -> 
             for name, rows in zip(LEVELS, (spread, None), strict=True):
                 level = _chance(measure, seeds, rows)
                 levels |= {f"{measure}, {name}, mean": level.mean, f"{measure}, {name}, upper": level.upper}
+        if moment == AFTER:
+            _add_total(seeds, arrays, levels)
         return Unit(scalars=levels, arrays=arrays)
 
     inputs = {"units": [folder.name for folder in folders], "moment": moment}
@@ -150,9 +152,6 @@ def _statistics(moment: str | int, d: int) -> dict[str, Callable[[_Seed, _Seed],
     def older(a: _Seed, b: _Seed) -> float:
         return pw_max_cosine([a.decoder, b.decoder], [a.live, b.live])
 
-    def total(a: _Seed, b: _Seed) -> float:
-        return mcc(a, b) * min(int(a.live.sum()), int(b.live.sum())) / len(a.live)
-
     def shared(a: _Seed, b: _Seed) -> float:
         return shared_latents([a.sae, b.sae], live=[a.live, b.live])
 
@@ -162,7 +161,7 @@ def _statistics(moment: str | int, d: int) -> dict[str, Callable[[_Seed, _Seed],
     if moment == BEFORE:
         return {PW_MCC: mcc, OLDER: older}
     if moment == AFTER:
-        return {PW_MCC: mcc, TOTAL: total, OLDER: older, SHARED: shared, SPAN: span}
+        return {PW_MCC: mcc, OLDER: older, SHARED: shared, SPAN: span}
     return {OLDER: older}
 
 
@@ -173,16 +172,22 @@ def _rank(d: int) -> int:
 def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chance:
     """Return the level of random unit dictionaries with as many latents as the least live seed has."""
     n, d = max(1, min(int(seed.live.sum()) for seed in seeds)), seeds[0].decoder.shape[1]
-    n_draws = 20 if n <= 1024 else 5 if n <= 4096 else 2  # many latents: cubic in cost, and hardly any spread
+    n_draws = 20 if n <= 256 else 10 if n <= 1024 else 2  # many latents: cubic in cost, and hardly any spread
     if measure == SHARED:
         return shared_latents_chance(n, d, n_draws=n_draws, spread=spread)
     if measure == SPAN:
         return chance(subspace_overlap, _rank(d), _rank(d), d, n_draws=n_draws, spread=spread)
     if measure == OLDER:
         return chance(lambda a, b: pw_max_cosine([a, b]), n, n, d, n_draws=n_draws, spread=spread)
-    level = chance(matched_cosine, n, n, d, n_draws=n_draws, spread=spread)
-    share = n / len(seeds[0].live) if measure == TOTAL else 1.0
-    return Chance(level.mean * share, level.upper * share)
+    return chance(matched_cosine, n, n, d, n_draws=n_draws, spread=spread)
+
+
+def _add_total(seeds: list[_Seed], arrays: dict[str, torch.Tensor], levels: dict[str, float]) -> None:
+    """Add PW-MCC with dead latents as 0, and its levels: the same sums over d_sae in place of the matches."""
+    live = torch.tensor([float(seed.live.double().mean()) for seed in seeds], dtype=torch.float64)
+    arrays[TOTAL] = arrays[PW_MCC] * torch.minimum(live[:, None], live)
+    for name in [name for name in levels if name.startswith(f"{PW_MCC},")]:
+        levels[name.replace(PW_MCC, TOTAL, 1)] = levels[name] * float(live.min())
 
 
 def _by_seed(unit: Unit, measure: str) -> list[dict[str, Any]]:
