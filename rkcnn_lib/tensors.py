@@ -25,21 +25,25 @@ def first_position(lm: Any) -> int:
     return getattr(lm, "first_position", 1)
 
 
+MEDIAN_ROWS = 16384  # converted at a time
+
+
 def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float = 1e-6) -> torch.Tensor:
     """(d,): the point with the least sum of distances to the rows of X (n, d), by Weiszfeld's iteration.
 
     Stops when a step is shorter than `tolerance` times the mean distance. A distance of zero (the iterate sits
     on a row) is floored, which keeps the weights finite. Weiszfeld 1937, Tohoku Mathematical Journal 43.
     """
-    rows = X.double()
-    point = rows.mean(dim=0)
+    blocks = X.split(MEDIAN_ROWS)  # float64 copies of all rows at once would be twice their memory
+    point = torch.stack([block.double().sum(dim=0) for block in blocks]).sum(dim=0) / len(X)
     for _ in range(n_iterations):
-        distances = (rows - point).norm(dim=1)
+        distances = torch.cat([(block.double() - point).norm(dim=1) for block in blocks])
         spread = float(distances.mean())
         if spread == 0:
             break
         weights = 1 / distances.clamp_min(1e-9 * spread)
-        moved = (weights @ rows) / weights.sum()
+        parts = zip(weights.split(MEDIAN_ROWS), blocks, strict=True)
+        moved = torch.stack([weight @ block.double() for weight, block in parts]).sum(dim=0) / weights.sum()
         step = float((moved - point).norm())
         point = moved
         if step < tolerance * spread:

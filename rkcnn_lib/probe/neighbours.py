@@ -163,7 +163,7 @@ def unit(X: torch.Tensor) -> torch.Tensor:
     """Rows of X (n, d) at norm 1; those shorter than a thousandth of the root mean square have no direction: zero."""
     norms = X.norm(dim=1, keepdim=True)
     short = norms <= 1e-3 * norms.square().mean().sqrt()
-    return (X / norms.masked_fill(short, 1.0)).masked_fill(short, 0.0)
+    return (X / norms.masked_fill(short, 1.0)).masked_fill_(short, 0.0)
 
 
 def concentration(X: torch.Tensor, U: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
