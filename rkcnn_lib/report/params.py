@@ -226,6 +226,7 @@ class Multilayer(Comparison):
 
     layers: Annotated[list[int], Listed] | None
     hook: Hook
+    sweep: Annotated[str, Field(min_length=1)] | None
 
 
 class CausalChecks(Unlabelled):

@@ -21,7 +21,6 @@ from typing import Any
 import joblib
 import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 ALONE_AFTER = 3  # losses of a cell's worker after which the cell is run alone, so that blame falls on the guilty
@@ -219,8 +218,7 @@ def _recorded_cell(
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            with threadpool_limits(threads):
-                record = {"value": _on_own_card(function, cell)}
+            record = {"value": _on_own_card(function, cell)}
         finally:
             torch.set_num_threads(before)
         records.write(key, record)

@@ -95,10 +95,12 @@ def sweep(
     input_identity(planned.p)  # a layer that the model lacks, a text that is not there
     out = out.expanduser().resolve()
     device = _device(planned.p, cluster)
-    _claim(out, planned, resume, part)
+    _check_folder(out, planned, resume, part)
     workers = _workers(planned.p, device, cluster, out)
     if not _agreed(planned, device, workers, part, yes):
         return 2
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "sweep.json", {"file": planned.file.model_dump(), "status": "running"})
     stores = _open_stores(planned, device, workers, out)
     records = Records(out / "records")
     records.folder.mkdir(exist_ok=True)
@@ -145,19 +147,16 @@ def _workers(p: Multilayer, device: str, cluster: str | None, out: Path) -> Any:
     return connect(cluster, device, [out, outputs_root().resolve()])
 
 
-def _claim(out: Path, planned: Sweep, resume: bool, part: tuple[int, int]) -> None:
-    """Make the sweep's folder, or see that the one there holds this very sweep and is meant to go on."""
-    file, asked = out / "sweep.json", planned.file.model_dump()
-    if file.is_file():
-        if json.loads(file.read_text())["file"] != json.loads(json.dumps(asked)):
-            raise ParameterError(f"{out} holds another sweep: give another --out")
-        if not resume and part == (1, 1):
-            raise ParameterError(f"{out} holds this sweep: add --resume to go on, or give another --out")
-        return
-    if out.exists() and any(not path.name.startswith("sweep.json.part") for path in out.iterdir()):
-        raise ParameterError(f"{out} is not empty and holds no sweep: give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    _write(file, {"file": asked, "status": "running", "code": fingerprint(*COMPUTING)})
+def _check_folder(out: Path, planned: Sweep, resume: bool, part: tuple[int, int]) -> None:
+    """Refuse a folder that holds something else, or this very sweep if it is not meant to go on."""
+    file = out / "sweep.json"
+    if not file.is_file():
+        if out.exists() and any(not path.name.startswith("sweep.json.part") for path in out.iterdir()):
+            raise ParameterError(f"{out} is not empty and holds no sweep: give another --out")
+    elif json.loads(file.read_text())["file"] != json.loads(json.dumps(planned.file.model_dump())):
+        raise ParameterError(f"{out} holds another sweep: give another --out")
+    elif not resume and part == (1, 1):
+        raise ParameterError(f"{out} holds this sweep: add --resume to go on, or give another --out")
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
 from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, MINED, SHOWN, by_arm, verdict_title
-from rkcnn_lib.report.studies.verdicts import judge
+from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences, sign_flips
 from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
-    "best_of_layers", "checks", "compare_layers", "difference_title", "differences", "headline", "heatmap_title",
-    "layer_profile", "open_stores", "shown_metrics", "verdict_title", "verdicts",
+    "against_gamma", "best_of_layers", "checks", "compare_layers", "difference_title", "differences", "gamma_title",
+    "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics", "sign_over_layers", "verdict_title",
+    "verdicts",
 ]  # fmt: skip
-SIGN_DRAWS = 2000
+MIN_LAYERS_FOR_CORRELATION = 4
 
 
 def open_stores(run: Run) -> dict[int, Any]:
@@ -109,29 +112,64 @@ def difference_title(table: pd.DataFrame) -> str:
     return f"Explained variance, {len(ev)} contrasts over {ev['layer'].nunique()} layers: {told}"
 
 
-def _seed_differences(metrics: pd.DataFrame, metric: str, baseline: str, lower: bool) -> pd.DataFrame:
-    """Return layers x seeds of (rkcnn_lift - baseline), positive meaning better."""
-    table = metrics[metrics["metric"] == metric].pivot_table(index="layer", columns=["arm", "seed"], values="value")
-    difference = table[MINED] - table[baseline]
-    return -difference if lower else difference
+def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield metric, contrast and (layers, seeds) of rkcnn_lift - baseline, positive meaning better."""
+    for metric, (_, _, lower) in HYPOTHESES.items():
+        for baseline in (name for name in BASELINES if name in p.arms):
+            seeds = seed_differences(metrics, metric, MINED, baseline, lower, ["layer"])
+            if len(seeds):
+                yield metric, f"{MINED} - {baseline}", seeds
 
 
 def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
-    """Return each contrast's best layer beside the best that sign-flipped seeds would give.
-
-    A seed's sign is flipped at all layers together, which keeps the layers' dependence.
-    """
-    rng, rows = np.random.default_rng(0), []
-    for metric, (_, _, lower) in HYPOTHESES.items():
-        for baseline in (name for name in BASELINES if name in p.arms):
-            seeds = _seed_differences(metrics, metric, baseline, lower)
-            signs = rng.choice([-1.0, 1.0], size=(SIGN_DRAWS, seeds.shape[1]))
-            null = (signs @ seeds.to_numpy().T / seeds.shape[1]).max(axis=1)
-            means = seeds.mean(axis=1)
-            rows.append({"metric": f"best {metric}", "contrast": f"{MINED} - {baseline}", "layer": int(means.idxmax()),
-                         "value": float(means.max()), "chance_mean": float(null.mean()),
-                         "chance_upper": float(np.quantile(null, 0.95))})  # fmt: skip
+    """Return each contrast's best layer beside the best that sign-flipped seeds would give."""
+    rows = []
+    for metric, contrast, seeds in _contrasts(metrics, p):
+        found = best_of(seeds)
+        rows.append({"metric": f"best {metric}", "contrast": contrast, "layer": int(found.pop("best"))} | found)
     return pd.DataFrame(rows)
+
+
+def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
+    """Return at how many layers the mean difference is in favour, with two p-values of the sign test.
+
+    ``p_layers`` takes layers for independent, which they are not: it is the smaller one, shown for comparison with
+    work that does. ``p_seeds`` turns the sign of a seed at all its layers together, so that what layers share (seed,
+    text, model) counts once; with n seeds it cannot go below 2 ** (1 - n).
+    """
+    rows = []
+    for metric, contrast, seeds in _contrasts(metrics, p):
+        ahead, n = int((seeds.mean(axis=1) > 0).sum()), len(seeds)
+        off = np.abs((sign_flips(seeds) > 0).sum(axis=1) - n / 2)
+        rows.append({"metric": metric, "contrast": contrast, "layers_ahead": ahead, "layers": n, "chance": n / 2,
+                     "p_layers": float(stats.binomtest(ahead, n).pvalue),
+                     "p_seeds": float((off >= abs(ahead - n / 2)).mean())})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def against_gamma(per_layer: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of :func:`differences` with each layer's anisotropy ``gamma`` beside it."""
+    return per_layer.merge(profile[["layer", "gamma"]], on="layer")
+
+
+def gamma_title(table: pd.DataFrame) -> str:
+    """Return the finding: Spearman's rank correlation of the advantage in explained variance with gamma, and its p."""
+    rows = table[(table["metric"] == "explained_variance") & (table["contrast"] == f"{MINED} - {BASELINES[0]}")]
+    n = len(rows)
+    if n < MIN_LAYERS_FOR_CORRELATION:
+        return f"{n} layers are too few to say whether the advantage follows anisotropy"
+    rho = stats.spearmanr(rows["gamma"], rows["difference"]).statistic
+
+    def statistic(order: np.ndarray) -> float:
+        return float(stats.spearmanr(rows["gamma"], order).statistic)
+
+    p = stats.permutation_test(
+        (rows["difference"].to_numpy(),), statistic, permutation_type="pairings", n_resamples=999, rng=0
+    ).pvalue
+    return (
+        f"Over {n} layers the advantage in explained variance over {BASELINES[0]} has rank correlation {rho:.2f} with "
+        f"gamma (p {p:.2f} under shuffled layers)"
+    )
 
 
 def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
