@@ -181,10 +181,11 @@ sweeps.published_sweep().T.rename(columns={0: "dead latents saved, share"}).roun
 # searched for the one in which the hypothesis holds.
 
 # %%
+over_layers = layer_study.verdicts(metrics, run.p)
 over_settings = sweeps.verdicts(tables, run.p) if tables else []
-verdicts = run.verdicts(layer_study.verdicts(metrics, run.p) + over_settings)
+verdicts = run.verdicts(over_layers + over_settings)
 figures.show(
-    figures.paired_differences(verdicts, title=layer_study.verdict_title(verdicts)),
+    figures.paired_differences(verdicts.head(len(over_layers)), title=layer_study.verdict_title(verdicts)),
     "Differences averaged over layers, one value a seed; Holm-adjusted 95 % paired-t intervals; strip: the margin.",
 )
 verdicts
