@@ -52,6 +52,7 @@ sweep: str = None  # folder that `rkcnn sweep FILE --out FOLDER` wrote, for the 
 delta_dead: float = 0.01  # margin: share of dead latents
 delta_ev: float = 0.005  # margin: explained variance
 delta_ce: float = 0.01  # margin: cross-entropy, nats a token
+delta_mcc: float = 0.02  # margin: agreement across seeds
 n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
@@ -84,10 +85,17 @@ profile_table
 # whole. Cells that are there are read.
 
 # %%
-metrics, supply = layer_study.compare_layers(stores, run)
+metrics, supply, chance = layer_study.compare_layers(stores, run)
 run.note(seeds=list(range(run.p.n_seeds)), data={str(layer): store.manifest for layer, store in stores.items()})
 run.metrics(metrics)
 supply.groupby(["layer", "arm"])[["supply", "wanted", "seconds"]].mean().round(1)
+
+# %% [markdown]
+# Seeds agree if their dictionaries hold the same directions, matched one-to-one (PW-MCC, from three seeds on). Two
+# dictionaries of random directions agree too, at the level named beside it.
+
+# %%
+chance
 
 # %%
 figures.show(

@@ -189,6 +189,7 @@ class Comparison(Unlabelled):
     delta_dead: Margin
     delta_ev: Margin
     delta_ce: Margin
+    delta_mcc: Margin
 
     @model_validator(mode="after")
     def _arms_can_be_compared(self) -> Comparison:
@@ -211,7 +212,6 @@ class SaeCompare(Comparison):
     front_k: Annotated[list[Count], Listed]
     frozen_k: Annotated[list[Count], Listed, Field(min_length=1)]
     frozen_rows: Annotated[int, Field(ge=100)]
-    delta_mcc: Margin
     delta_l0: Margin
 
     @model_validator(mode="after")

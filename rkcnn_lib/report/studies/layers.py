@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rkcnn_lib.measure.statistics import compare_arms
+from rkcnn_lib.measure.statistics import compare_arms, jackknife_pairs
 from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import Check, Run
-from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
-from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, MINED, SHOWN, by_arm, verdict_title
+from rkcnn_lib.report.studies.comparison import BASELINES, Compared, run_grid, tidy
+from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, MINED, SHOWN, by_arm, pair_agreement, verdict_title
 from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences, sign_flips
-from rkcnn_lib.report.units import unit_scalars
+from rkcnn_lib.report.sweep import process_count, run_cells
+from rkcnn_lib.report.units import load_unit, unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
@@ -24,6 +26,10 @@ __all__ = [
     "verdicts",
 ]  # fmt: skip
 MIN_LAYERS_FOR_CORRELATION = 4
+SHUFFLES = 9999
+MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
+# The hypotheses of single SAEs, and the one about their seeds.
+JUDGED = HYPOTHESES | {"pw_mcc": ("seeds agree more", "delta_mcc", False)}
 
 
 def open_stores(run: Run) -> dict[int, Any]:
@@ -38,16 +44,41 @@ def open_stores(run: Run) -> dict[int, Any]:
     return {layer: stores[layer, p.hook] for layer in layers}
 
 
-def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run the comparison at every layer.
+def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Run the comparison at every layer and measure how well seeds agree.
 
     Returns
     -------
-    metrics, supply : DataFrame
-        Tidy: layer, arm, seed, metric, value; and layer, arm, seed, supply, wanted, seconds, rows.
+    metrics, supply, agreement : DataFrame
+        Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds
+        is PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
     """
     supply, folders = run_grid(stores, run.p, run.device)
-    return tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}), supply
+    cells = [({cell: folder for cell, folder in folders.items() if cell[0] == layer},) for layer in stores]
+    agreed = pd.concat(run_cells(_agreement_cell, cells, process_count(run.p.n_jobs, run.device), "agreement"))
+    metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()})
+    pseudo = agreed[agreed["metric"] == "pw_mcc"]
+    summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
+    metrics = pd.concat([metrics, pseudo[metrics.columns]], ignore_index=True) if len(pseudo) else metrics
+    return metrics, supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
+
+
+def _agreement_cell(folders: dict[tuple[int, str, int], Path]) -> pd.DataFrame:
+    """Return layer, arm, seed, metric ``pw_mcc``, value and chance level of one layer; empty below three seeds."""
+    columns = ["layer", "arm", "seed", "metric", "value", "chance_mean", "chance_upper"]
+    (layer,) = {layer for layer, _, _ in folders}
+    units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in folders.items()}
+    if len({seed for _, seed in units}) < MIN_SEEDS_FOR_AGREEMENT:
+        return pd.DataFrame(columns=columns)
+    compared = Compared(units, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
+    rows = []
+    for arm in dict.fromkeys(arm for arm, _ in units):
+        found = pair_agreement(compared, arm, "after training")
+        cell = {"layer": layer, "arm": arm, "metric": "pw_mcc"} | found.scalars
+        rows += [
+            cell | {"seed": seed, "value": value} for seed, value in enumerate(jackknife_pairs(found.arrays["cosines"]))
+        ]
+    return pd.DataFrame(rows)[columns]
 
 
 def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
@@ -67,7 +98,7 @@ def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
 
 def shown_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return layer, arm, metric, value: means over seeds of the metrics that the heat map offers."""
-    found = metrics[metrics["metric"].isin(SHOWN)]
+    found = metrics[metrics["metric"].isin([*SHOWN, "pw_mcc"])]
     return found.groupby(["layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
 
 
@@ -76,6 +107,12 @@ def heatmap_title(metrics: pd.DataFrame) -> str:
     ev = metrics[metrics["metric"] == "explained_variance"].groupby(["layer", "arm"])["value"].mean().unstack()
     ahead = int((ev[MINED] > ev["random"]).sum())
     return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
+
+
+def _measured(metrics: pd.DataFrame) -> list[tuple[str, tuple[str, str, bool]]]:
+    """Return the hypotheses whose metric was measured (agreement needs seeds, loss needs a model)."""
+    there = set(metrics["metric"])
+    return [(metric, what) for metric, what in JUDGED.items() if metric in there]
 
 
 def _at_layer(arm: str, layer: int) -> str:
@@ -87,7 +124,7 @@ def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     rows = []
     layers = sorted(metrics["layer"].unique())
     baselines = [name for name in BASELINES if name in p.arms]
-    for metric, (_, margin, lower) in HYPOTHESES.items():
+    for metric, (_, margin, lower) in _measured(metrics):
         values = {
             _at_layer(arm, layer): seeds
             for layer in layers
@@ -114,7 +151,7 @@ def difference_title(table: pd.DataFrame) -> str:
 
 def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield metric, contrast and (layers, seeds) of rkcnn_lift - baseline, positive meaning better."""
-    for metric, (_, _, lower) in HYPOTHESES.items():
+    for metric, (_, _, lower) in _measured(metrics):
         for baseline in (name for name in BASELINES if name in p.arms):
             seeds = seed_differences(metrics, metric, MINED, baseline, lower, ["layer"])
             if len(seeds):
@@ -158,14 +195,10 @@ def gamma_title(table: pd.DataFrame) -> str:
     n = len(rows)
     if n < MIN_LAYERS_FOR_CORRELATION:
         return f"{n} layers are too few to say whether the advantage follows anisotropy"
-    rho = stats.spearmanr(rows["gamma"], rows["difference"]).statistic
-
-    def statistic(order: np.ndarray) -> float:
-        return float(stats.spearmanr(rows["gamma"], order).statistic)
-
-    p = stats.permutation_test(
-        (rows["difference"].to_numpy(),), statistic, permutation_type="pairings", n_resamples=999, rng=0
-    ).pvalue
+    gamma, gain = (stats.zscore(stats.rankdata(rows[name])) for name in ("gamma", "difference"))
+    rho = float(gamma @ gain) / n
+    shuffled = np.random.default_rng(0).permuted(np.tile(gain, (SHUFFLES, 1)), axis=1) @ gamma / n
+    p = (1 + (np.abs(shuffled) >= abs(rho) - 1e-12).sum()) / (1 + SHUFFLES)
     return (
         f"Over {n} layers the advantage in explained variance over {BASELINES[0]} has rank correlation {rho:.2f} with "
         f"gamma (p {p:.2f} under shuffled layers)"
@@ -176,7 +209,7 @@ def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
     """Judge each hypothesis on the differences averaged over layers, one value a seed."""
     found = []
     over_layers = metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
-    for metric, (hypothesis, margin, lower) in HYPOTHESES.items():
+    for metric, (hypothesis, margin, lower) in _measured(metrics):
         values = by_arm(over_layers, metric)
         delta = getattr(p, margin)
         found += judge(

@@ -134,7 +134,7 @@ def agreement(compared: Compared) -> Agreement:
     rows, by_seed = [], {}
     for arm in dict.fromkeys(arm for arm, _ in compared.units):
         for moment in ("before training", "after training"):
-            found = _pairs(compared, arm, moment)
+            found = pair_agreement(compared, arm, moment)
             cosines = found.arrays["cosines"].numpy()
             if moment == "after training" and len(cosines) >= 3:
                 by_seed[arm] = dict(enumerate(jackknife_pairs(cosines)))
@@ -152,7 +152,7 @@ def agreement(compared: Compared) -> Agreement:
     return Agreement(table, by_seed, title)
 
 
-def _pairs(compared: Compared, arm: str, moment: str) -> Unit:
+def pair_agreement(compared: Compared, arm: str, moment: str) -> Unit:
     """Return the matched cosine of every pair of an arm's seeds, with its chance level (cached: Hungarian is cubic)."""
     after = moment == "after training"
     units = [unit for (name, _), unit in compared.units.items() if name == arm]
