@@ -185,7 +185,7 @@ def _open_stores(planned: Sweep, device: str, workers: Any, out: Path) -> dict[t
     if p.model in INVENTED_MODELS:
         return {(0, hook): invented_store(p.model, p.n_tokens) for hook in planned.hooks}
     n_layers = model_facts(p.model, p.revision).n_layers
-    layers = sorted({layer % n_layers for layer in (planned.layers or range(n_layers))})
+    layers = sorted({layer % n_layers for layer in (range(n_layers) if planned.layers is None else planned.layers)})
     capture = functools.partial(
         capture_layers, p.model, layers, planned.hooks, p.n_tokens, text=p.text,
         root=outputs_root().resolve() / "cache", context_size=p.context_size, revision=p.revision,
@@ -315,7 +315,11 @@ def _finish(ended: list[Ended], planned: Sweep, out: Path, part: tuple[int, int]
         }  # fmt: skip
         _write(out / f"sweep{ending}.json", record)
     except OSError as error:
-        raise RuntimeError(f"{out} cannot be written: {error}. Finished units are kept: go on with --resume") from None
+        lost = sum(1 for e in ended if e.failure)
+        raise RuntimeError(
+            f"{out} cannot be written: {error}. {len(ended) - lost} of {len(ended)} cells are finished and kept: "
+            "go on with --resume"
+        ) from None
     print(f"rkcnn: {len(ended) - failed} of {len(ended)} cells finished ({len(units)} distinct SAEs), {failed} failed; "
           f"tables in {out}")  # fmt: skip
     if failed:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from rkcnn_lib.report import cli
-from rkcnn_lib.report.cluster import ClusterUnusable, connect
+from rkcnn_lib.report.cluster import ClusterUnusable, _examine, connect
 from rkcnn_lib.report.params import ROOT
+from rkcnn_lib.report.units import COMPUTING, fingerprint
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install -e '.[cluster]'")
@@ -28,6 +29,14 @@ AXES = {"layers": [0], "seeds": [0, 1], "k": [2, 3, 4, 5, 6], "fraction_mined": 
 def test_without_ray_the_extra_is_named(tmp_path):
     with pytest.raises(ClusterUnusable, match=r"\.\[cluster\]"):
         connect("auto", "cpu", [tmp_path])
+
+
+def test_a_node_that_sees_other_folders_or_runs_other_code_says_so(tmp_path):
+    (tmp_path / "token").touch()
+    code = fingerprint(*COMPUTING)
+    assert _examine([str(tmp_path / "token")], code)["problem"] is None
+    assert "all nodes mount" in _examine([str(tmp_path / "token"), str(tmp_path / "other")], code)["problem"]
+    assert "same one on every node" in _examine([str(tmp_path / "token")], "0" * 16)["problem"]
 
 
 @needs_ray
