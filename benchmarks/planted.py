@@ -3,6 +3,8 @@
     python benchmarks/planted.py toy          # 256 features in 64 and 40 in 10 dimensions, trained toy models, 5 seeds
     python benchmarks/planted.py zipf         # 4,096 planted features in 256 dimensions, a million rows
     python benchmarks/planted.py frozen       # the embedded language model: fixed dictionaries, k-means beside
+    python benchmarks/planted.py frozen --store FOLDER  # the same on an activation cache, such as Gemma's
+    python benchmarks/planted.py sae          # SAEs of 256 planted features in 64 dimensions, by start, 5 seeds
     python benchmarks/planted.py false-keeps  # 200 runs on surrogates: how many keep any direction
     python benchmarks/planted.py classes      # RkCNN, kNN and kCNN with 20 informative columns among 200 of noise
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, prec
 from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import RandomKCNNClassifier, RkCNNMiner, mine, surrogate
+from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
 from rkcnn_lib.worlds.geometry import true_directions
 from rkcnn_lib.worlds.planted import PlantedDictionary
@@ -48,6 +51,8 @@ MINERS: dict[str, tuple[str, dict[str, Any]]] = {
     "datapoint_refined": ("datapoint_refined", {}),
     "random": ("random", {}),
 }
+# Left out on real activations: minutes a seed.
+SLOW = {"ica", "kmeans_refined", "datapoint_refined", "lift_bottom (neighbours)", "rkcnn_lift (kurtosis)"}
 
 
 def timed(name: str, X: torch.Tensor, n: int, seed: int, **more: Any) -> tuple[torch.Tensor, float]:
@@ -133,14 +138,51 @@ def frozen(n: int = 512) -> Iterator[dict[str, Any]]:
             acts.append(found[torch.randperm(len(found), generator=torch.Generator().manual_seed(0))])
         for seed in range(10, 15):
             picked = torch.randperm(len(acts[0]), generator=torch.Generator().manual_seed(seed))[:20_000]
-            X = acts[0][picked]
-            for name in MINERS:
-                D, seconds = timed(name, X, n, seed)
-                fill = mine("random", X, n, random_state=seed)[: n - len(D)]
-                ev = frozen_dictionary_ev(acts[1][:3000], torch.cat([D, fill]))
-                yield {"world": f"atlas block 2 {hook}, {n} directions", "seed": seed, "miner": name,
-                       "n_returned": len(D), **{f"ev_{k}": round(v, 4) for k, v in ev.items()},
-                       "seconds": seconds}  # fmt: skip
+            yield from frozen_lines(f"atlas block 2 {hook}", acts[0][picked], acts[1][:3000], n, seed, MINERS)
+
+
+def frozen_store(folder: str, n: int = 2560, n_rows: int = 40_000) -> Iterator[dict[str, Any]]:
+    """Yield the same on an activation cache: mined on each seed's own documents, judged on held-out ones."""
+    from rkcnn_lib.worlds import ActivationStore
+
+    store = ActivationStore(folder)
+    world = " ".join(str(store.manifest[name]) for name in ("title", "hook_name"))
+    held_out = store.matrix("heldout", n_rows=1500)
+    for seed in range(5):
+        X = store.matrix("mine", seed=seed, n_rows=n_rows)
+        yield from frozen_lines(world, X, held_out, n, seed, set(MINERS) - SLOW)
+
+
+def frozen_lines(
+    world: str, X: torch.Tensor, held_out: torch.Tensor, n: int, seed: int, names: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield one line a miner: explained variance of the held-out rows with its directions, made up with random ones."""
+    for name in sorted(names, key=list(MINERS).index):
+        D, seconds = timed(name, X, n, seed)
+        fill = mine("random", X, n, random_state=seed)[: n - len(D)]
+        ev = frozen_dictionary_ev(held_out, torch.cat([D, fill]))
+        yield {"world": f"{world}, {n} directions", "seed": seed, "miner": name, "n_returned": len(D),
+               **{f"ev_{k}": round(v, 4) for k, v in ev.items()}, "seconds": seconds}  # fmt: skip
+
+
+def sae(n_features: int = 256, d: int = 64, k: int = 4) -> Iterator[dict[str, Any]]:
+    """Yield the matched cosine with the truth at the start and after training, from three starts."""
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        truth = normalize(torch.randn(n_features, d, generator=g), dim=1)
+        chosen = torch.rand(50_000, n_features, generator=g).argsort(1)[:, :k]
+        values = torch.rand(50_000, k, generator=g) + 0.5
+        X = torch.zeros(50_000, n_features).scatter_(1, chosen, values) @ truth
+        by_chance = chance(matched_cosine, n_features, n_features, d, n_draws=20, truth=truth)
+        rotation = torch.linalg.qr(torch.randn(d, d, generator=g)).Q
+        config = SAEConfig(d, n_features, k=k)
+        for start, D in (("random", None), ("truth", truth), ("truth, rotated", truth @ rotation)):
+            init = init_from_directions(config, D, X=X, random_state=seed)
+            trained = train_sae(X, config, TrainConfig(2000, 512, 3e-3, seed=seed), init, progress=False)
+            yield {"world": f"{n_features} in {d}, k = {k}", "seed": seed, "start": start,
+                   "matched_cosine_at_start": round(matched_cosine(init.W_dec, truth), 4),
+                   "matched_cosine": round(matched_cosine(trained.W_dec, truth), 4),
+                   "chance_matched_cosine": round(by_chance.mean, 4)}  # fmt: skip
 
 
 def false_keeps(n_runs: int = 200) -> Iterator[dict[str, Any]]:
@@ -184,18 +226,21 @@ def classes(n_runs: int = 20, n_noise: int = 200, n: int = 400) -> Iterator[dict
                "rkcnn_minus_this": [round(v, 4) for v in (mean, low, high)]}  # fmt: skip
 
 
-WORLDS = {"classes": classes, "toy": toy, "zipf": zipf, "frozen": frozen, "false-keeps": false_keeps}
+WORLDS = {"classes": classes, "toy": toy, "zipf": zipf, "frozen": frozen, "sae": sae, "false-keeps": false_keeps}
 
 
 def main() -> None:
     """Run the worlds that are named, or the smallest."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("worlds", nargs="*", help=f"of {', '.join(WORLDS)}")
-    names = parser.parse_args().worlds or ["classes"]
+    parser.add_argument("--store", help="folder of an activation cache, for frozen")
+    options = parser.parse_args()
+    names = options.worlds or ["classes"]
     if unknown := set(names) - set(WORLDS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(WORLDS)}")
     for name in names:
-        for line in WORLDS[name]():
+        lines = frozen_store(options.store) if name == "frozen" and options.store else WORLDS[name]()
+        for line in lines:
             print(json.dumps({"benchmark": "planted", **line, "threads": torch.get_num_threads()}), flush=True)
 
 

@@ -30,9 +30,10 @@ text: str = None  # None: the hub's list (atlas: its own); a .txt, .jsonl or .pa
 n_tokens: int = 1_000_000  # tokens to capture
 context_size: int = 128  # tokens in a context
 arms: list = ["random", "rkcnn_lift", "lift_unselected"]  # starts compared
+variants: list = []  # as in 04: rkcnn_lift_decoder_only, random_frozen_decoder
 n_seeds: int = 5  # below 5 every verdict is inconclusive
 architecture: str = "topk"  # topk, batchtopk or relu
-expansion: float = 4.0  # latents = expansion x width
+expansion: float = 4.0  # latents: expansion x width
 k: int = 32  # active latents a token
 l1: float = None  # sparsity penalty, for relu only
 aux_k: int = None  # dead latents in the auxiliary loss, for all arms or (None) for none

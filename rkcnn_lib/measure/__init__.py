@@ -2,7 +2,7 @@
 
 from rkcnn_lib.measure.quality import explained_variance, frozen_dictionary_ev, quality
 from rkcnn_lib.measure.recovery import chance, matched_cosine, mmcs, precision, recovery_rate
-from rkcnn_lib.measure.stability import pw_max_cosine, pw_mcc, pw_mcc_total, shared_latents
+from rkcnn_lib.measure.stability import pw_max_cosine, pw_mcc, pw_mcc_total, shared_latents, subspace_overlap
 
 __all__ = [
     "chance",
@@ -17,4 +17,5 @@ __all__ = [
     "quality",
     "recovery_rate",
     "shared_latents",
+    "subspace_overlap",
 ]

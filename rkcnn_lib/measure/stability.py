@@ -112,6 +112,28 @@ def shared_latents_chance(
     return chance(shared, n_latents, n_latents, d, n_draws=n_draws, random_state=random_state)
 
 
+def subspace_overlap(a: Matrix, b: Matrix) -> float:
+    """Mean squared cosine of the principal angles between the spans of two sets of directions (r, d).
+
+    1 when the smaller span lies within the larger, whatever the directions in it: two dictionaries may share a
+    space and no latent. Random spans of ranks r_a and r_b overlap by max(r_a, r_b) / d on average.
+
+    Raises
+    ------
+    ValueError
+        On directions that are empty, of different width, or hold NaN or zero rows.
+    """
+    bases = []
+    for rows in (_unit(a), _unit(b)):
+        if not len(rows):
+            raise ValueError("no directions were given; a span needs at least one")
+        _, values, vectors = torch.linalg.svd(rows.double(), full_matrices=False)
+        bases.append(vectors[values > values[0] * 1e-6])
+    if bases[0].shape[1] != bases[1].shape[1]:
+        raise ValueError(f"directions of width {bases[0].shape[1]} and {bases[1].shape[1]} share no space")
+    return float((bases[0] @ bases[1].t()).square().sum()) / min(len(basis) for basis in bases)
+
+
 def _unit(rows: Matrix) -> Tensor:
     """Detached float32 rows of length 1 on the processor."""
     rows = torch.as_tensor(rows).detach().cpu().float()

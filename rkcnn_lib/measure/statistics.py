@@ -260,40 +260,6 @@ def hypothesis_verdict(contrasts: Sequence[Contrast]) -> str:
     return SUPPORTED if verdicts == {SUPPORTED} else INCONCLUSIVE
 
 
-def jackknife_pairs(matrix: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """Turn a statistic of pairs of seeds into one value a seed, so that shared seeds are not taken as new data.
-
-    The mean U over all pairs (PW-MCC, say) is a U-statistic of degree two. Its jackknife pseudo-values
-    ``n U - (n - 1) U_without_seed`` have mean U, and their spread gives its standard error (Arvesen 1969,
-    "Jackknifing U-statistics", Annals of Mathematical Statistics 40:2076-2100); paired by seed they go into
-    :func:`compare_arms`.
-
-    Parameters
-    ----------
-    matrix : (n, n) array
-        Symmetric, entry (i, j) the statistic of seeds i and j; the diagonal is not read.
-
-    Returns
-    -------
-    ndarray (n,)
-
-    Raises
-    ------
-    ValueError
-        For fewer than three seeds, or a matrix that is not square, symmetric and finite.
-    """
-    h = np.array(matrix, dtype=np.float64)
-    if h.ndim != 2 or h.shape[0] != h.shape[1] or len(h) < 3:
-        raise ValueError(f"pairs of at least three seeds are needed as an (n, n) matrix, got shape {h.shape}")
-    np.fill_diagonal(h, 0.0)
-    if not np.isfinite(h).all() or not np.allclose(h, h.T):
-        raise ValueError("the matrix of pairs must be finite and symmetric")
-    n, total = len(h), h.sum() / 2
-    overall = total / (n * (n - 1) / 2)
-    without = (total - h.sum(1)) / ((n - 1) * (n - 2) / 2)
-    return n * overall - (n - 1) * without
-
-
 def _verdict(low: float, high: float, delta: float, n_seeds: int) -> str:
     if n_seeds < MIN_SEEDS_FOR_VERDICT:
         return INCONCLUSIVE

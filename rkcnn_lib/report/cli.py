@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     site.add_argument("--out", type=Path, help="where the pages go (default: outputs/report)")
     site.set_defaults(call=_site)
 
+    cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove")
+    cache.add_argument("action", choices=("ls", "verify", "rm"))
+    cache.add_argument("names", nargs="*", metavar="NAME", help="names as ls shows them, or their beginnings")
+    cache.set_defaults(call=_cache)
+
     doctor = verbs.add_parser("doctor", help="versions, device, hub, and what this machine can run")
     doctor.set_defaults(call=_doctor)
     return parser
@@ -170,6 +175,14 @@ def _pages(profile: str, out: Path | None) -> None:
     runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
     index = build_site(runs, out or outputs_root() / "report")
     print(f"rkcnn: pages of profile {profile!r}: {index}")
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from rkcnn_lib.report import caches
+
+    if options.action == "ls":
+        return caches.show()
+    return (caches.verify if options.action == "verify" else caches.remove)(options.names)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -22,7 +22,11 @@ ARMS = (
     "random", "datapoint", "pca", "ica", "kmeans", "datapoint_refined", "kmeans_refined", "rkcnn_coordinate",
     "rkcnn_lift", "lift_unselected", "lift_bottom", "rkcnn_null",
 )  # fmt: skip
+# What takes an arm's directions and changes one thing else: the first starts the decoder only (the encoder stays
+# random, as in the first implementation), the second, a reference, never trains its random decoder.
+VARIANTS = {"rkcnn_lift_decoder_only": "rkcnn_lift", "random_frozen_decoder": "random"}
 Arm = Literal[ARMS]  # type: ignore[valid-type]
+Variant = Literal[(*VARIANTS,)]  # type: ignore[valid-type]
 Hook = Literal["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Margin = Annotated[float, Field(gt=0.0)]
@@ -172,6 +176,7 @@ class Comparison(Unlabelled):
     n_tokens: Annotated[int, Field(ge=2000)]
     context_size: Annotated[int, Field(ge=8)]
     arms: Annotated[list[Arm], Listed, Field(min_length=2)]
+    variants: Annotated[list[Variant], Listed]
     n_seeds: Annotated[int, Field(ge=1)]
     architecture: Literal["topk", "batchtopk", "relu"]
     expansion: Annotated[float, Field(gt=0)]
@@ -198,8 +203,8 @@ class Comparison(Unlabelled):
         missing = {"random", "rkcnn_lift"} - set(self.arms)
         if missing:
             raise ValueError(f"arms = {self.arms}: must hold {' and '.join(sorted(missing))}, which are compared")
-        if self.architecture == "relu" and self.l1 is None:
-            raise ValueError("l1 = None: architecture relu needs l1, the weight of the sparsity penalty (> 0)")
+        if self.l1 is not None and self.architecture != "relu":
+            raise ValueError(f"l1 = {self.l1}: architecture {self.architecture} has no L1 penalty; give l1 = None")
         return self
 
 
@@ -210,14 +215,15 @@ class SaeCompare(Comparison):
     hook: Hook
     published: Annotated[list[Annotated[str, Field(min_length=1)]], Listed]
     front_k: Annotated[list[Count], Listed]
+    other_architecture: Literal["topk", "batchtopk", "relu"] | None
     frozen_k: Annotated[list[Count], Listed, Field(min_length=1)]
     frozen_rows: Annotated[int, Field(ge=100)]
     delta_l0: Margin
 
     @model_validator(mode="after")
     def _front_is_a_front(self) -> SaeCompare:
-        if self.front_k and self.architecture == "relu":
-            raise ValueError(f"front_k = {self.front_k}: relu has no k; give front_k = [] or architecture topk")
+        if self.front_k and self.l1 is not None:
+            raise ValueError(f"front_k = {self.front_k}: with one l1 there is no front; give l1 = None or front_k = []")
         return self
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 ASCENT_STEPS = 60  # fixed-point steps that a lift takes at most, each two products of rows x d by d x starts
 TOY_SECONDS = 60.0  # 01, 02 and 06 have no long part of their own: a minute each, as measured on 2 cores
+N_FRONT_ARMS, N_OTHER_ARMS = 3, 2  # trained at every further k, and with the other architecture
+RELU_TRIALS = 4  # trainings until an L1 penalty gives the L0 asked for, as measured on falling curves: 2 to 5
 PARAMETERS_PER_BLOCK = 12  # x d_model^2 weights in a transformer block: 4 in attention, 8 in the MLP
 
 
@@ -120,18 +122,29 @@ def _capture_cost(values: Activations | Comparison, hook: str, layers: int, rate
 
 def _grid_cost(values: Comparison, hook: str, layers: int, device: str, rate: float) -> Estimate:
     """Estimate mining and training of all arms and seeds at so many layers."""
-    from rkcnn_lib.report.studies.comparison import sae_config
+    from rkcnn_lib.report.studies.cells import sae_config
     from rkcnn_lib.report.sweep import process_count
 
     d_in = _width(values, hook)
     config = sae_config(values, d_in)
-    cells = len(values.arms) * values.n_seeds * layers
-    training = cells * values.steps * step_seconds(config, values.batch_size, device)
+    cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
+    training = trained * values.steps * step_seconds(config, values.batch_size, device)
     mining = cells * 4.0 * values.mining_rows * d_in * values.n_directions * ASCENT_STEPS / (0.5 * rate)
     weights = 2.0 * d_in * config.d_sae * 4
     jobs = process_count(values.n_jobs, device)
     memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * config.d_sae * 3)
-    return Estimate(2 * cells, (training + mining) / jobs, memory, cells * 5 * weights)
+    return Estimate(cells + trained, (training + mining) / jobs, memory, trained * 5 * weights)
+
+
+def trainings(p: Comparison) -> int:
+    """Return how many SAEs a comparison trains a layer: arms and variants, the front, the other architecture."""
+    trials = RELU_TRIALS if p.architecture == "relu" and p.l1 is None else 1
+    count = (len(p.arms) + len(p.variants)) * trials
+    if isinstance(p, SaeCompare):
+        count += len({*p.front_k} - {p.k}) * N_FRONT_ARMS * trials
+        if p.other_architecture is not None:
+            count += N_OTHER_ARMS * (RELU_TRIALS if p.other_architecture == "relu" else 1)
+    return count * p.n_seeds
 
 
 def confirm(plans: dict[str, Parameters], yes: bool) -> bool:

@@ -26,7 +26,7 @@ import pandas as pd
 from rkcnn_lib.report.params import Multilayer, ParameterError
 from rkcnn_lib.report.runs import INVENTED_MODELS, input_identity, provenance
 from rkcnn_lib.report.studies.activations import invented_store
-from rkcnn_lib.report.studies.comparison import UNMINED, mined_unit, sae_unit
+from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.report.sweep import Records, Workers, process_count, run_recorded
 from rkcnn_lib.report.sweep_file import Setting, Sweep, read_sweep
 from rkcnn_lib.report.units import COMPUTING, digest, fingerprint, outputs_root, unit_scalars
@@ -114,7 +114,7 @@ def sweep(
             for setting in settings
             for layer, hook in stores
             for seed in planned.seeds
-            for arm in planned.p.arms
+            for arm in (*planned.p.arms, *planned.p.variants)
         ]
         cells = _share(cells, part)
         trained = _run(cells, stores, device, records, workers)
@@ -236,7 +236,7 @@ def _run(cells: list[Cell], stores: dict[Any, Any], device: str, records: Record
         left = run_recorded(function, work, records.folder, workers, stage)
         return {cell: left[key] for cell, key in keys.items()}
 
-    mined = run("mining", {cell: () for cell in cells if cell.arm != UNMINED})
+    mined = run("mining", {cell: () for cell in cells if cell.arm in cell.setting.p.arms and cell.arm != UNMINED})
     supplies: dict[tuple[Any, ...], list[int]] = {}
     lost: dict[tuple[Any, ...], str] = {}
     for cell, record in mined.items():
@@ -275,7 +275,7 @@ def _mine_cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device
 
 def _sae_cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str, n_mined: int) -> dict[str, Any]:
     os.environ["RKCNN_OUTPUTS"] = root
-    return {"unit": str(sae_unit(store, p, arm, seed, n_mined, device).folder.relative_to(root))}
+    return {"unit": str(matched_unit(store, p, arm, seed, n_mined, device).folder.relative_to(root))}
 
 
 def _best(trained: list[Ended], settings: list[Setting], n_settings: int) -> list[Setting]:

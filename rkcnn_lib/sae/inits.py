@@ -26,6 +26,7 @@ def init_from_directions(
     filters: Tensor | np.ndarray | None = None,
     *,
     X: Any,
+    tied: bool = True,
     fraction: float = 1.0,
     random_state: int = 0,
     deduplicate: float | None = None,
@@ -42,6 +43,9 @@ def init_from_directions(
     filters : (r, d_in), optional
         What reads each direction out. Without them the encoder is tied, ``W_enc = W_dec^T``. With them column i
         is filter i, scaled to answer 1 to its own direction, as a tied column does.
+    tied : bool
+        False leaves the encoder columns of the directions at the random fill: a start by the decoder only, where
+        a latent fires on something else than what it writes. The rest stays tied.
     X : (n, d_in) tensor or array, or an activation store
         Activations in raw units, for the bias and the scale; of a store, `n_rows` rows of `split`.
     fraction : float in [0, 1]
@@ -66,19 +70,21 @@ def init_from_directions(
     Raises
     ------
     ValueError
-        On directions of the wrong width, with NaN or of length zero; filters that do not match; fraction
-        outside [0, 1]; X empty, of the wrong width or with NaN.
+        On directions of the wrong width, with NaN or of length zero; filters that do not match, or with
+        ``tied=False``; fraction outside [0, 1]; X empty, of the wrong width or with NaN.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction={fraction}; it must be between 0 and 1")
+    if filters is not None and not tied:
+        raise ValueError("filters were given with tied=False; the encoder is either read from them or left random")
     x = sample_rows(X, n_rows, random_state, split, d_in=config.d_in)
     sae = SAE(config, random_state)
     rows, readers = _directions_and_filters(directions, filters, config.d_in, deduplicate)
     n_mined = min(len(rows), round(fraction * config.d_sae))
     with torch.no_grad():
         sae.W_dec[:n_mined] = rows[:n_mined]
-        sae.W_enc.copy_(sae.W_dec.t())
-        sae.W_enc[:, :n_mined] = readers[:n_mined].t()
+        if tied:  # else every column stays at the random fill, as the SAE was made
+            sae.W_enc[:, :n_mined] = readers[:n_mined].t()
         sae.to(x.device)
         sae.b_dec.copy_(geometric_median(x))
         scale = best_scale(sae, x)

@@ -49,6 +49,8 @@ class TrainConfig:
         After how many updates (0 is the start) to keep a copy of W_dec.
     checkpoint_every : int
         Steps between checkpoints, where a folder is given; the last step is always kept.
+    train_decoder : bool
+        False keeps the decoder rows where they start (a reference: what training the rest alone achieves).
     autocast : bool or None
         bfloat16 for dense products. None is yes on CUDA and no elsewhere.
 
@@ -70,6 +72,7 @@ class TrainConfig:
     log_every: int = 50
     snapshot_steps: tuple[int, ...] = ()
     checkpoint_every: int = 500
+    train_decoder: bool = True
     autocast: bool | None = None
 
     def __post_init__(self) -> None:
@@ -229,7 +232,10 @@ class Trainer:
     def _update(self) -> None:
         """Adam, with decoder rows kept on the unit sphere: no gradient along a row, then renormalised."""
         gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
-        gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
+        if self.config.train_decoder:
+            gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
+        else:
+            gradient.zero_()  # Adam then leaves the rows where they are
         if self.config.clip is not None:
             clip_grad_norm_(self.sae.parameters(), self.config.clip)
         for group in self.optimizer.param_groups:

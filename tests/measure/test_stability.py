@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from rkcnn_lib.measure.recovery import chance
 from rkcnn_lib.measure.stability import (
     pw_max_cosine,
     pw_mcc,
     pw_mcc_total,
     shared_latents,
     shared_latents_chance,
+    subspace_overlap,
 )
 from rkcnn_lib.sae import SAE, SAEConfig
 
@@ -121,3 +123,20 @@ def test_bad_input_is_refused(metric):
             metric(*arguments)
     with pytest.raises(ValueError, match="threshold=0"):
         shared_latents([sae_with(a), sae_with(a)], threshold=0)
+
+
+def test_spans_overlap_wholly_whatever_the_basis_and_by_chance_as_ranks_over_width():
+    rng = torch.Generator().manual_seed(0)
+    rows, mix = torch.randn(6, 40, generator=rng), torch.randn(6, 6, generator=rng)
+    assert subspace_overlap(rows, mix @ rows) == pytest.approx(1.0, abs=1e-5)
+    assert subspace_overlap(rows[:2], rows) == pytest.approx(1.0, abs=1e-5)
+    assert subspace_overlap(torch.eye(40)[:6], torch.eye(40)[6:12]) == pytest.approx(0.0, abs=1e-6)
+    by_chance = chance(subspace_overlap, 10, 10, 40, n_draws=50)
+    assert by_chance.mean == pytest.approx(10 / 40, abs=0.02)
+
+
+def test_copies_of_a_direction_add_nothing_to_a_span():
+    row = torch.randn(1, 20, generator=torch.Generator().manual_seed(1))
+    other = torch.randn(1, 20, generator=torch.Generator().manual_seed(2))
+    once = subspace_overlap(row, other)
+    assert subspace_overlap(row.repeat(5, 1), other) == pytest.approx(once, abs=1e-6)

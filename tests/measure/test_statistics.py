@@ -15,7 +15,6 @@ from rkcnn_lib.measure.statistics import (
     holm,
     holm_levels,
     hypothesis_verdict,
-    jackknife_pairs,
     mean_interval,
     paired_interval,
     sign_flip_p,
@@ -190,36 +189,3 @@ def test_hypothesis_needs_every_contrast_and_falls_with_one():
 def test_misuse_is_refused_with_a_reason(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def pairs_of(values):
-    """h(i, j) = (v_i + v_j) / 2: then U is the mean of v and the pseudo-values are v themselves."""
-    v = np.asarray(values, dtype=float)
-    return (v[:, None] + v[None, :]) / 2
-
-
-def test_jackknife_of_averages_gives_back_the_values():
-    values = np.random.default_rng(0).standard_normal(7)
-    np.testing.assert_allclose(jackknife_pairs(pairs_of(values)), values)
-
-
-def test_jackknife_mean_is_the_mean_over_pairs():
-    h = np.random.default_rng(1).random((6, 6))
-    h = h + h.T
-    np.testing.assert_allclose(jackknife_pairs(h).mean(), h[np.triu_indices(6, 1)].mean())
-
-
-def test_jackknife_intervals_of_pairs_cover_the_truth_about_as_often_as_they_say():
-    rng, covered = np.random.default_rng(2), 0
-    for _ in range(400):
-        x = rng.standard_normal((6, 3))
-        low, high = mean_interval(jackknife_pairs(x @ x.T))[1:]
-        covered += low <= 0 <= high  # the expected product of independent vectors is 0
-    assert covered >= 0.9 * 400
-
-
-def test_jackknife_refuses_two_seeds_and_lopsided_matrices():
-    with pytest.raises(ValueError, match="three seeds"):
-        jackknife_pairs(np.eye(2))
-    with pytest.raises(ValueError, match="symmetric"):
-        jackknife_pairs(np.arange(9.0).reshape(3, 3))

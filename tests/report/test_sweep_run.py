@@ -63,14 +63,14 @@ def test_resuming_reads_what_is_finished_and_gives_the_same_table(tmp_path, outp
     def forbidden(*_):
         raise AssertionError("computed twice")
 
-    monkeypatch.setattr(sweep_run, "sae_unit", forbidden)
+    monkeypatch.setattr(sweep_run, "matched_unit", forbidden)
     assert run(path, out, "--resume") == 0
     assert (out / "metrics.parquet").read_bytes() == first
     assert times == {folder.name: (folder / "unit.json").stat().st_mtime_ns for folder in units.iterdir()}
 
 
 def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(tmp_path, monkeypatch, capsys):
-    path, out, sound = written(tmp_path), tmp_path / "out", sweep_run.sae_unit
+    path, out, sound = written(tmp_path), tmp_path / "out", sweep_run.matched_unit
 
     def fails(store, p, arm, seed, *more):
         if (p.k, p.subset_size, arm, seed) == (4, 6, "rkcnn_lift", 1):
@@ -78,7 +78,7 @@ def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(
         return sound(store, p, arm, seed, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_run, "sae_unit", fails)
+        patch.setattr(sweep_run, "matched_unit", fails)
         assert run(path, out) == 1
     assert "MemoryError: too large" in capsys.readouterr().out
     (failure,) = pd.read_parquet(out / "failures.parquet").to_dict("records")

@@ -34,6 +34,13 @@ def test_encoder_is_tied_up_to_one_scalar():
     torch.testing.assert_close(sae.W_dec[: len(TRUTH)], TRUTH)
 
 
+def test_a_start_by_the_decoder_only_leaves_the_encoder_random():
+    both, half = (init_from_directions(CONFIG, TRUTH[:20], X=X, tied=tied) for tied in (True, False))
+    torch.testing.assert_close(half.W_dec, both.W_dec)
+    scale = half.W_enc.norm(dim=0)[0]
+    torch.testing.assert_close(half.W_enc / scale, SAE(CONFIG).W_dec.T)
+
+
 @pytest.mark.parametrize("config", [CONFIG, SAEConfig(32, 64, "relu", l1=1.0), SAEConfig(32, 64, "batchtopk", k=3)])
 def test_no_other_scale_reconstructs_better(config):
     """Long directions in one place, as datapoints give them, must not start the arm far off."""

@@ -35,6 +35,13 @@ def test_started_from_the_truth_it_stays_there():
     assert init.history == [] and matched_cosine(init.W_dec, TRUTH) >= 0.99  # the start itself is not changed
 
 
+def test_a_frozen_decoder_stays_where_it_starts_while_the_rest_learns():
+    frozen = train_sae(X, CONFIG, replace(SHORT, train_decoder=False), progress=False)
+    start = init_from_directions(CONFIG, X=X)
+    torch.testing.assert_close(frozen.W_dec, start.W_dec, atol=1e-6, rtol=0)
+    assert (frozen.W_enc - start.W_enc).norm() > 0.1 * start.W_enc.norm()
+
+
 def test_raw_units_go_in_and_come_out():
     """The same data in other units trains to the same SAE in those units."""
     runs = {}

@@ -11,8 +11,8 @@ import torch
 from IPython.display import HTML, display
 
 from rkcnn_lib.report.runs import INVENTED_MODELS, Run
-from rkcnn_lib.report.studies.comparison import Compared, model_of
-from rkcnn_lib.report.studies.sae_panels import MINED
+from rkcnn_lib.report.studies.cells import MINED, model_of
+from rkcnn_lib.report.studies.comparison import Compared
 from rkcnn_lib.sae import SAE, load_saelens
 
 QUANTILES = (0.25, 0.5, 0.75, 0.9)  # of the firing rates of a group's live latents: one card each

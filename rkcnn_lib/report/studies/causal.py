@@ -25,7 +25,7 @@ from rkcnn_lib.measure.causal import (
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe.scores import separation_score
 from rkcnn_lib.report.params import CausalChecks
-from rkcnn_lib.report.studies.comparison import directions_unit
+from rkcnn_lib.report.studies.cells import directions_unit
 from rkcnn_lib.report.studies.verdicts import judge
 from rkcnn_lib.worlds.facts import Fact, fact_prompts, pair_up, screen
 

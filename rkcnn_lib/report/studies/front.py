@@ -1,6 +1,7 @@
 """The front of 04: how good an SAE is at each L0, and how many active latents an arm needs for the same quality.
 
-TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k;
+TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k
+(a ReLU SAE at the penalties that give as many active latents);
 between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal explained variance* is where
 an arm's line crosses the explained variance that the random arm of the same seed reaches at the profile's own k.
 """
@@ -14,8 +15,9 @@ import pandas as pd
 
 from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import Run
-from rkcnn_lib.report.studies.comparison import BASELINES, UNMINED, run_grid, tidy
-from rkcnn_lib.report.studies.sae_panels import FRONT_HYPOTHESIS, MINED
+from rkcnn_lib.report.studies.cells import MINED, UNMINED
+from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
+from rkcnn_lib.report.studies.sae_panels import FRONT_HYPOTHESIS
 from rkcnn_lib.report.units import unit_scalars
 
 ARMS = (*BASELINES, MINED)

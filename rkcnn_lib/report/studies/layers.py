@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rkcnn_lib.measure.statistics import compare_arms, jackknife_pairs
+from rkcnn_lib.measure.pairs import jackknife_pairs
+from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import Check, Run
-from rkcnn_lib.report.studies.comparison import BASELINES, Compared, run_grid, tidy
-from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, MINED, SHOWN, by_arm, pair_agreement, verdict_title
+from rkcnn_lib.report.studies import agreement
+from rkcnn_lib.report.studies.cells import MINED
+from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
+from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, SHOWN, by_arm, verdict_title
 from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences, sign_flips
 from rkcnn_lib.report.sweep import process_count, run_cells
-from rkcnn_lib.report.units import load_unit, unit_scalars
+from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
@@ -67,17 +70,16 @@ def _agreement_cell(folders: dict[tuple[int, str, int], Path]) -> pd.DataFrame:
     """Return layer, arm, seed, metric ``pw_mcc``, value and chance level of one layer; empty below three seeds."""
     columns = ["layer", "arm", "seed", "metric", "value", "chance_mean", "chance_upper"]
     (layer,) = {layer for layer, _, _ in folders}
-    units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in folders.items()}
-    if len({seed for _, seed in units}) < MIN_SEEDS_FOR_AGREEMENT:
-        return pd.DataFrame(columns=columns)
-    compared = Compared(units, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
     rows = []
-    for arm in dict.fromkeys(arm for arm, _ in units):
-        found = pair_agreement(compared, arm, "after training")
-        cell = {"layer": layer, "arm": arm, "metric": "pw_mcc"} | found.scalars
-        rows += [
-            cell | {"seed": seed, "value": value} for seed, value in enumerate(jackknife_pairs(found.arrays["cosines"]))
-        ]
+    for arm in dict.fromkeys(arm for _, arm, _ in folders):
+        of_arm = tuple(folder for cell, folder in folders.items() if cell[1] == arm)
+        if len(of_arm) < MIN_SEEDS_FOR_AGREEMENT:
+            return pd.DataFrame(columns=columns)
+        found = agreement.pairs(of_arm, agreement.AFTER, only=agreement.PW_MCC)
+        cell = {"layer": layer, "arm": arm, "metric": "pw_mcc"}
+        cell |= {name: found.scalars[f"{agreement.PW_MCC} {name}"] for name in ("chance_mean", "chance_upper")}
+        values = jackknife_pairs(found.arrays[agreement.PW_MCC])
+        rows += [cell | {"seed": seed, "value": value} for seed, value in enumerate(values)]
     return pd.DataFrame(rows)[columns]
 
 

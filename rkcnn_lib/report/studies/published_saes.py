@@ -13,7 +13,8 @@ import torch
 from rkcnn_lib.measure import quality
 from rkcnn_lib.report.params import ParameterError, SaeCompare
 from rkcnn_lib.report.runs import Run
-from rkcnn_lib.report.studies.comparison import splice, tidy
+from rkcnn_lib.report.studies.cells import splice
+from rkcnn_lib.report.studies.comparison import tidy
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.worlds.hub import hub_problem

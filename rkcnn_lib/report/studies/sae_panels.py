@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, pw_mcc, recovery_rate
-from rkcnn_lib.measure.statistics import jackknife_pairs
+from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
 from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
-from rkcnn_lib.report.studies.comparison import BASELINES, UNMINED, Compared
+from rkcnn_lib.report.studies.agreement import Agreement
+from rkcnn_lib.report.studies.cells import L0_TOLERANCE, MINED, UNMINED
+from rkcnn_lib.report.studies.comparison import BASELINES, Compared
 from rkcnn_lib.report.studies.verdicts import Values, judge
 from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit, load_unit
 
-MINED = "rkcnn_lift"
 # metric -> (hypothesis, name of the margin in the parameters, lower is better)
 HYPOTHESES = {
     "dead": ("fewer dead latents", "delta_dead", True),
@@ -32,16 +29,16 @@ SHOWN = (
     "explained_variance", "untrained_explained_variance", "explained_variance_standardised", "dead", "untrained_dead",
     "l0", "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
 )  # fmt: skip
-L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
 
 
 def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
-    """Code held-out rows with every arm's initial dictionary: arm, seed, k, value (explained variance)."""
-    cells = [(store, unit.folder, run.p, run.device) for unit in compared.units.values()]
+    """Code held-out rows with every arm's initial dictionary (variants have their arm's): arm, seed, k, value (EV)."""
+    units = {cell: unit for cell, unit in compared.units.items() if cell[0] in run.p.arms}
+    cells = [(store, unit.folder, run.p, run.device) for unit in units.values()]
     found = run_cells(_frozen_cell, cells, process_count(run.p.n_jobs, run.device), "dictionaries")
     return pd.DataFrame([
         {"arm": arm, "seed": seed, "k": int(k), "value": value}
-        for (arm, seed), scalars in zip(compared.units, found, strict=True)
+        for (arm, seed), scalars in zip(units, found, strict=True)
         for k, value in scalars.items()
     ])  # fmt: skip
 
@@ -118,59 +115,6 @@ def moved_title(compared: Compared) -> str:
     last = list(moved(compared).values())[-1]
     medians = {group: np.median(values) if len(values) else float("nan") for group, values in last.items()}
     return f"Median cosine with the start: mined {medians['mined']:.2f}, random fill {medians['random fill']:.2f}"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """PW-MCC before and after training: a tidy table, and jackknife pseudo-values a seed for the paired tests."""
-
-    table: pd.DataFrame
-    by_seed: Values
-    title: str
-
-
-def agreement(compared: Compared) -> Agreement:
-    """Measure how well the seeds of each arm agree, beside chance; chance counts as many latents as are live."""
-    rows, by_seed = [], {}
-    for arm in dict.fromkeys(arm for arm, _ in compared.units):
-        for moment in ("before training", "after training"):
-            found = pair_agreement(compared, arm, moment)
-            cosines = found.arrays["cosines"].numpy()
-            if moment == "after training" and len(cosines) >= 3:
-                by_seed[arm] = dict(enumerate(jackknife_pairs(cosines)))
-            others = (cosines.sum(1) - np.diag(cosines)) / (len(cosines) - 1)
-            rows += [
-                {"arm": arm, "seed": seed, "metric": f"PW-MCC {moment}", "value": float(value), **found.scalars}
-                for seed, value in enumerate(others)
-            ]
-    table = pd.DataFrame(rows).sort_values("metric", kind="stable")
-    after = table[table["metric"] == "PW-MCC after training"].groupby("arm")[["value", "chance_mean"]].mean()
-    title = (
-        f"Seeds agree at {after['value'][MINED]:.2f} for {MINED}, {after['value'][UNMINED]:.2f} for {UNMINED} "
-        f"(chance {after['chance_mean'][UNMINED]:.2f})"
-    )
-    return Agreement(table, by_seed, title)
-
-
-def pair_agreement(compared: Compared, arm: str, moment: str) -> Unit:
-    """Return the matched cosine of every pair of an arm's seeds, with its chance level (cached: Hungarian is cubic)."""
-    after = moment == "after training"
-    units = [unit for (name, _), unit in compared.units.items() if name == arm]
-
-    def compute(scratch: Any) -> Unit:
-        decoders = compared.decoders(arm) if after else [unit.arrays["W_dec_start"] for unit in units]
-        live = compared.live(arm) if after else [torch.ones(len(decoders[0]), dtype=torch.bool)] * len(units)
-        cosines = torch.eye(len(units), dtype=torch.float64)
-        for i, j in itertools.combinations(range(len(units)), 2):
-            cosines[i, j] = cosines[j, i] = pw_mcc([decoders[i], decoders[j]], [live[i], live[j]])
-        counts = sorted(max(1, int(mask.sum())) for mask in live)
-        by_chance = chance(
-            matched_cosine, counts[0], counts[0], decoders[0].shape[1], n_draws=20 if counts[0] <= 1024 else 5
-        )
-        levels = {"chance_mean": by_chance.mean, "chance_upper": by_chance.upper}
-        return Unit(scalars=levels, arrays={"cosines": cosines})
-
-    return cached_unit("agreement", {"units": [unit.folder.name for unit in units], "moment": moment}, compute)
 
 
 def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:

@@ -12,8 +12,9 @@ import pandas as pd
 
 from rkcnn_lib.measure.statistics import paired_interval, sign_flip_p
 from rkcnn_lib.report.params import Multilayer, ParameterError
+from rkcnn_lib.report.studies.cells import MINED
 from rkcnn_lib.report.studies.comparison import BASELINES
-from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, MINED, by_arm
+from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, by_arm
 from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "assets" / "published_sweep.csv"

@@ -1,0 +1,209 @@
+"""Do the seeds of an arm agree? The stability panel of 04: several measures, each beside its chance level.
+
+Every number is of a pair of SAEs from different seeds; five seeds make ten pairs but only five runs, so tests use one
+jackknife pseudo-value a seed and the intervals shown resample seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+
+from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
+from rkcnn_lib.measure.pairs import bootstrap_pairs, jackknife_pairs
+from rkcnn_lib.measure.recovery import Chance
+from rkcnn_lib.measure.stability import shared_latents_chance
+from rkcnn_lib.report.params import SaeCompare
+from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.studies.cells import MINED, UNMINED
+from rkcnn_lib.report.studies.comparison import Compared, compare
+from rkcnn_lib.report.studies.verdicts import Values
+from rkcnn_lib.report.sweep import run_cells
+from rkcnn_lib.report.units import Unit, cached_unit, load_unit
+from rkcnn_lib.sae import load_saelens
+
+BEFORE, AFTER = "before training", "after training"
+PW_MCC = "PW-MCC"
+TOTAL = "PW-MCC, dead latents as 0"
+OLDER = "older PWMCC, largest absolute cosine"
+SHARED = "shared latents"
+SPAN = "span of the busiest latents"
+BUSIEST = 1 / 8  # of the width: how many latents that span is of
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the panel shows, and jackknife pseudo-values of PW-MCC a seed for the paired tests."""
+
+    table: pd.DataFrame  # arm, seed, metric, value (mean over the pairs the seed is in), chance_mean, chance_upper
+    along: pd.DataFrame  # the same for the snapshots of training, with step
+    summary: pd.DataFrame  # one row an arm
+    by_seed: Values
+    title: str
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """One trained (or untrained) SAE: its dictionary, which latents are live, and the whole of it where known."""
+
+    decoder: torch.Tensor
+    live: torch.Tensor
+    density: torch.Tensor | None = None
+    sae: Any = None
+
+
+def other_architecture(store: Any, run: Run) -> Compared | None:
+    """Train the random and the mined arm with ``other_architecture`` at the same L0; None where none is asked for."""
+    name = run.p.other_architecture
+    if name is None:
+        return None
+    p = run.p.model_copy(update={"architecture": name, "l1": None, "aux_k": None})
+    return compare(store, p, run.device, trained=(UNMINED, MINED))
+
+
+def agreement(compared: Compared, p: SaeCompare, other: Compared | None = None) -> Agreement:
+    """Measure how well the seeds of each arm agree, before, along and after training, all beside chance."""
+    arms = _folders(compared) | {f"{arm}, {p.other_architecture}": f for arm, f in _folders(other).items()}
+    steps = sorted(
+        {int(name.rpartition("_")[2]) for unit in compared.units.values() for name in unit.arrays if "_step_" in name}
+    )
+    cells = list(itertools.product(arms, (AFTER, BEFORE, *steps)))
+    units = run_cells(
+        pairs, [(arms[arm], moment) for arm, moment in cells], p.n_jobs or joblib.cpu_count(), "agreement"
+    )
+    found = dict(zip(cells, units, strict=True))
+    rows = [
+        {"arm": arm, "metric": f"{measure} {moment}"} | row
+        for measure, moment in [(PW_MCC, AFTER), (PW_MCC, BEFORE), (TOTAL, AFTER), (OLDER, AFTER), (OLDER, BEFORE),
+                                (SHARED, AFTER), (SPAN, AFTER)]
+        for arm in arms
+        for row in _by_seed(found[arm, moment], measure)
+    ]  # fmt: skip
+    along = [
+        {"arm": arm, "step": step, "metric": OLDER} | row
+        for arm in arms for step in steps for row in _by_seed(found[arm, step], OLDER)
+    ]  # fmt: skip
+    cosines = {arm: found[arm, AFTER].arrays[PW_MCC].numpy() for arm in arms}
+    by_seed = {arm: dict(enumerate(jackknife_pairs(m))) for arm, m in cosines.items() if len(m) >= 3}
+    table = pd.DataFrame(rows)
+    l0 = {arm: np.mean([load_unit(folder).scalars["l0"] for folder in folders]) for arm, folders in arms.items()}
+    return Agreement(table, pd.DataFrame(along), _summary(table, cosines, l0), by_seed, _title(table))
+
+
+def _folders(compared: Compared | None) -> dict[str, tuple[Path, ...]]:
+    """Return the folders of each arm's SAE units, in the order of seeds."""
+    units = sorted(compared.units, key=lambda cell: cell[1]) if compared else []
+    return {arm: tuple(compared.units[cell].folder for cell in units if cell[0] == arm) for arm, _ in units}
+
+
+def pairs(folders: tuple[Path, ...], moment: str | int, only: str | None = None) -> Unit:
+    """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: Hungarian is cubic)."""
+
+    def compute(scratch: Any) -> Unit:
+        seeds = [_seed(folder, moment) for folder in folders]
+        levels, arrays = {}, {}
+        for measure, statistic in _statistics(moment, seeds[0].decoder.shape[1]).items():
+            if only not in (None, measure):
+                continue
+            matrix = torch.eye(len(seeds), dtype=torch.float64)
+            for i, j in itertools.combinations(range(len(seeds)), 2):
+                matrix[i, j] = matrix[j, i] = statistic(seeds[i], seeds[j])
+            arrays[measure] = matrix
+            level = _chance(measure, seeds)
+            levels |= {f"{measure} chance_mean": level.mean, f"{measure} chance_upper": level.upper}
+        return Unit(scalars=levels, arrays=arrays)
+
+    inputs = {"units": [folder.name for folder in folders], "moment": moment}
+    return cached_unit("agreement", inputs | ({"only": only} if only else {}), compute)
+
+
+def _seed(folder: Path, moment: str | int) -> _Seed:
+    unit = load_unit(folder)
+    if moment == AFTER:
+        sae, density = load_saelens(folder / "sae"), unit.arrays["density"]
+        return _Seed(sae.W_dec.data, density > 0, density, sae)
+    decoder = unit.arrays["W_dec_start" if moment == BEFORE else f"W_dec_step_{moment}"]
+    return _Seed(decoder, torch.ones(len(decoder), dtype=torch.bool))
+
+
+def _statistics(moment: str | int, d: int) -> dict[str, Callable[[_Seed, _Seed], float]]:
+    """Return what is measured of a pair at a moment: all of it after training, along training what is cheap."""
+
+    def mcc(a: _Seed, b: _Seed) -> float:
+        return pw_mcc([a.decoder, b.decoder], [a.live, b.live])
+
+    def older(a: _Seed, b: _Seed) -> float:
+        return pw_max_cosine([a.decoder, b.decoder], [a.live, b.live])
+
+    def total(a: _Seed, b: _Seed) -> float:
+        return mcc(a, b) * min(int(a.live.sum()), int(b.live.sum())) / len(a.live)
+
+    def shared(a: _Seed, b: _Seed) -> float:
+        return shared_latents([a.sae, b.sae], live=[a.live, b.live])
+
+    def span(a: _Seed, b: _Seed) -> float:
+        return subspace_overlap(*(seed.decoder[seed.density.argsort(descending=True)[: _rank(d)]] for seed in (a, b)))
+
+    if moment == BEFORE:
+        return {PW_MCC: mcc, OLDER: older}
+    if moment == AFTER:
+        return {PW_MCC: mcc, TOTAL: total, OLDER: older, SHARED: shared, SPAN: span}
+    return {OLDER: older}
+
+
+def _rank(d: int) -> int:
+    return max(1, round(BUSIEST * d))
+
+
+def _chance(measure: str, seeds: list[_Seed]) -> Chance:
+    """Return the level of random unit dictionaries with as many latents as the least live seed has."""
+    n, d = max(1, min(int(seed.live.sum()) for seed in seeds)), seeds[0].decoder.shape[1]
+    n_draws = 20 if n <= 1024 else 5
+    if measure == SHARED:
+        return shared_latents_chance(n, d, n_draws=n_draws)
+    if measure == SPAN:
+        return chance(subspace_overlap, _rank(d), _rank(d), d, n_draws=n_draws)
+    if measure == OLDER:
+        return chance(lambda a, b: pw_max_cosine([a, b]), n, n, d, n_draws=n_draws)
+    level = chance(matched_cosine, n, n, d, n_draws=n_draws)
+    share = n / len(seeds[0].live) if measure == TOTAL else 1.0
+    return Chance(level.mean * share, level.upper * share)
+
+
+def _by_seed(unit: Unit, measure: str) -> list[dict[str, Any]]:
+    """Return for each seed the mean over the pairs it is in, with the measure's chance level."""
+    matrix = unit.arrays[measure].numpy()
+    means = (matrix.sum(1) - np.diag(matrix)) / (len(matrix) - 1)
+    levels = {name: unit.scalars[f"{measure} {name}"] for name in ("chance_mean", "chance_upper")}
+    return [{"seed": seed, "value": float(value)} | levels for seed, value in enumerate(means)]
+
+
+def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, float]) -> pd.DataFrame:
+    """Return a row an arm: L0, the seed-bootstrap interval of PW-MCC, every measure after training with its chance."""
+    after = table[table["metric"].str.endswith(AFTER)]
+    after = after.assign(metric=after["metric"].str.removesuffix(f" {AFTER}"))
+    means = after.groupby(["arm", "metric"], sort=False)[["value", "chance_mean"]].mean()
+    told = means.apply(lambda row: f"{row['value']:.3f} ({row['chance_mean']:.3f})", axis=1)
+    shown = told.unstack("metric")[list(dict.fromkeys(after["metric"]))].loc[list(l0)]
+    if all(len(matrix) >= 3 for matrix in cosines.values()):
+        intervals = {arm: bootstrap_pairs(matrix) for arm, matrix in cosines.items()}
+        told = {arm: f"{low:.3f} to {high:.3f}" for arm, (low, high) in intervals.items()}
+        shown.insert(1, f"{PW_MCC}, bootstrap 95 %", pd.Series(told))
+    shown.insert(0, "L0", pd.Series(l0).round(1))
+    return shown.rename_axis(index=None, columns="value (chance)")
+
+
+def _title(table: pd.DataFrame) -> str:
+    after = table[table["metric"] == f"{PW_MCC} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
+    return (
+        f"Seeds agree at {after['value'][MINED]:.2f} for {MINED}, {after['value'][UNMINED]:.2f} for {UNMINED} "
+        f"(chance {after['chance_mean'][UNMINED]:.2f})"
+    )
