@@ -111,6 +111,10 @@ class Records:
         part.write_text(json.dumps(record, default=str))
         part.replace(self.folder / f"{key}.{'failed' if 'error' in record else 'done'}")
 
+    def forget(self, key: str) -> None:
+        """Let a finished cell run again."""
+        (self.folder / f"{key}.done").unlink(missing_ok=True)
+
     def forget_failures(self) -> None:
         """Let cells that failed run again."""
         for path in self.folder.glob("*.failed"):

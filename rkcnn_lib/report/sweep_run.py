@@ -17,51 +17,21 @@ from __future__ import annotations
 import functools
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rkcnn_lib.report.params import Multilayer, ParameterError
-from rkcnn_lib.report.runs import INVENTED_MODELS, input_identity, provenance
+from rkcnn_lib.report.runs import INVENTED_MODELS, input_identity
 from rkcnn_lib.report.studies.activations import invented_store
 from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.report.sweep import Records, Workers, process_count, run_recorded
 from rkcnn_lib.report.sweep_file import Setting, Sweep, read_sweep
+from rkcnn_lib.report.sweep_result import Cell, Ended, finish, write_json
 from rkcnn_lib.report.units import COMPUTING, digest, fingerprint, outputs_root, unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 from rkcnn_lib.worlds.devices import pick_device
-
-CELL = ("layer", "hook", "arm", "seed")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One arm of one setting at one layer, hook and seed, trained for so many steps."""
-
-    setting: Setting
-    steps: int
-    layer: int
-    hook: str
-    seed: int
-    arm: str
-
-    @property
-    def p(self) -> Multilayer:
-        """05's parameters for this cell."""
-        return self.setting.p.model_copy(update={"steps": self.steps, "hook": self.hook})
-
-    @property
-    def group(self) -> tuple[Any, ...]:
-        """What the arms that are compared with each other share."""
-        return self.setting.number, self.steps, self.layer, self.hook, self.seed
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The cell's columns in the tables."""
-        named = {"setting": self.setting.number} | self.setting.values | {"steps": self.steps}
-        return named | {name: getattr(self, name) for name in CELL}
 
 
 def sweep(
@@ -100,7 +70,7 @@ def sweep(
     if not _agreed(planned, device, workers, part, yes):
         return 2
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "sweep.json", {"file": planned.file.model_dump(), "status": "running"})
+    write_json(out / "sweep.json", {"file": planned.file.model_dump(), "status": "running"})
     stores = _open_stores(planned, device, workers, out)
     records = Records(out / "records")
     records.folder.mkdir(exist_ok=True)
@@ -119,7 +89,7 @@ def sweep(
         cells = _share(cells, part)
         trained = _run(cells, stores, device, records, workers)
         ended += trained
-    return _finish(ended, planned, out, part)
+    return finish(ended, planned, out, part)
 
 
 def _shard(text: str | None, planned: Sweep) -> tuple[int, int]:
@@ -157,12 +127,6 @@ def _check_folder(out: Path, planned: Sweep, resume: bool, part: tuple[int, int]
         raise ParameterError(f"{out} holds another sweep: give another --out")
     elif not resume and part == (1, 1):
         raise ParameterError(f"{out} holds this sweep: add --resume to go on, or give another --out")
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    new = path.with_name(f"{path.name}.part{os.getpid()}")
-    new.write_text(json.dumps(record, indent=1, default=str))
-    new.replace(path)
 
 
 def _agreed(planned: Sweep, device: str, workers: Any, part: tuple[int, int], yes: bool) -> bool:
@@ -211,17 +175,6 @@ def _share(cells: list[Cell], part: tuple[int, int]) -> list[Cell]:
     return [cell for cell in cells if cell.group in mine]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A cell and what came of it: the SAE's numbers and folder, or the stage that failed and why."""
-
-    cell: Cell
-    scalars: dict[str, Any]
-    unit: str | None = None
-    supply: dict[str, Any] | None = None
-    failure: dict[str, Any] | None = None
-
-
 def _run(cells: list[Cell], stores: dict[Any, Any], device: str, records: Records, workers: Any) -> list[Ended]:
     """Mine for all cells, then train all whose arms were all mined."""
     root = str(outputs_root().resolve())
@@ -233,6 +186,8 @@ def _run(cells: list[Cell], stores: dict[Any, Any], device: str, records: Record
             keys[cell]: (root, stores[cell.layer, cell.hook], cell.p, cell.arm, cell.seed, device, *more)
             for cell, more in todo.items()
         }
+        for key in work:
+            _forget_if_gone(key, records)
         left = run_recorded(function, work, records.folder, workers, stage)
         return {cell: left[key] for cell, key in keys.items()}
 
@@ -246,6 +201,13 @@ def _run(cells: list[Cell], stores: dict[Any, Any], device: str, records: Record
             supplies.setdefault(cell.group, []).append(record["value"]["scalars"]["supply"])
     trained = run("SAEs", {c: (min(supplies.get(c.group, [0])),) for c in cells if c.group not in lost})
     return [_ended(cell, mined.get(cell), trained.get(cell), lost.get(cell.group)) for cell in cells]
+
+
+def _forget_if_gone(key: str, records: Records) -> None:
+    """Let a cell run again whose record is there but whose unit was deleted."""
+    record = records.read(key)
+    if record and "value" in record and not (outputs_root() / record["value"]["unit"] / "unit.json").is_file():
+        records.forget(key)
 
 
 def _ended(cell: Cell, mined: dict[str, Any] | None, trained: dict[str, Any] | None, lost: str | None) -> Ended:
@@ -294,63 +256,3 @@ def _best(trained: list[Ended], settings: list[Setting], n_settings: int) -> lis
     ranked = scores.groupby("setting")["value"].mean().sort_values(ascending=False, kind="stable").index
     kept = set(ranked[:n_settings])
     return [setting for setting in settings if setting.number in kept]
-
-
-def _finish(ended: list[Ended], planned: Sweep, out: Path, part: tuple[int, int]) -> int:
-    """Write the tables and say what came of the sweep."""
-    ending = "" if part == (1, 1) else f".shard-{part[0]}-of-{part[1]}"
-    tables = {"metrics": _metrics(ended), "times": _times(ended), "failures": _failures(ended)}
-    try:
-        for name, table in tables.items():
-            new = out / f"{name}{ending}.parquet.part{os.getpid()}"
-            table.to_parquet(new)
-            new.replace(out / f"{name}{ending}.parquet")
-        failed, units = len(tables["failures"]), {e.unit for e in ended if e.unit}
-        counts = {"cells": len(ended), "failed": failed, "units": len(units)}
-        record = {
-            "file": planned.file.model_dump(), "status": "failures" if failed else "finished", "counts": counts,
-            "swept": planned.swept, "settings": [{"setting": s.number} | s.values for s in planned.settings],
-            "rungs": planned.rungs, "parameters": planned.p.model_dump(), "code": fingerprint(*COMPUTING),
-            "provenance": provenance("cpu"),
-        }  # fmt: skip
-        _write(out / f"sweep{ending}.json", record)
-    except OSError as error:
-        lost = sum(1 for e in ended if e.failure)
-        raise RuntimeError(
-            f"{out} cannot be written: {error}. {len(ended) - lost} of {len(ended)} cells are finished and kept: "
-            "go on with --resume"
-        ) from None
-    print(f"rkcnn: {len(ended) - failed} of {len(ended)} cells finished ({len(units)} distinct SAEs), {failed} failed; "
-          f"tables in {out}")  # fmt: skip
-    if failed:
-        first = tables["failures"].iloc[0]
-        print(f"rkcnn: the first failure: {first['error']}\nrkcnn: see failures.parquet; --resume tries them again")
-    return int(failed > 0)
-
-
-def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return a table whose columns hold one kind of value each: parquet needs it, and 28 must not become 28.0."""
-    return pd.DataFrame(rows).convert_dtypes()
-
-
-def _metrics(ended: list[Ended]) -> pd.DataFrame:
-    return _typed([
-        e.cell.columns | {"metric": name, "value": float(value)}
-        for e in ended
-        for name, value in e.scalars.items()
-        if name != "seconds"
-    ]).astype({"value": "float64"}, errors="ignore")  # fmt: skip
-
-
-def _times(ended: list[Ended]) -> pd.DataFrame:
-    return _typed([
-        e.cell.columns | {"mining_seconds": (e.supply or {}).get("seconds"), "training_seconds": e.scalars["seconds"]}
-        for e in ended
-        if e.scalars
-    ])  # fmt: skip
-
-
-def _failures(ended: list[Ended]) -> pd.DataFrame:
-    names = ("stage", "error", "traceback")
-    rows = [e.cell.columns | {name: e.failure[name] for name in names} for e in ended if e.failure]
-    return _typed(rows) if rows else pd.DataFrame(columns=[*ended[0].cell.columns, *names])

@@ -1,6 +1,7 @@
 """``rkcnn sweep`` from file to tables: everything once, failures told, shards and rungs that add up."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -67,6 +68,26 @@ def test_resuming_reads_what_is_finished_and_gives_the_same_table(tmp_path, outp
     assert run(path, out, "--resume") == 0
     assert (out / "metrics.parquet").read_bytes() == first
     assert times == {folder.name: (folder / "unit.json").stat().st_mtime_ns for folder in units.iterdir()}
+
+
+def test_what_was_deleted_is_computed_again_and_a_sweep_that_failed_throughout_has_tables(
+    tmp_path, outputs, monkeypatch
+):
+    axes = {"layers": [0], "seeds": [7]}
+    path, out = written(tmp_path, axes=axes), tmp_path / "out"
+
+    def fails(*_):
+        raise MemoryError("too large")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_run, "matched_unit", fails)
+        assert run(path, out) == 1
+    assert metrics(out).empty and len(pd.read_parquet(out / "failures.parquet")) == 2
+    assert run(path, out, "--resume") == 0
+    first = (out / "metrics.parquet").read_bytes()
+    shutil.rmtree(outputs / "units" / "saes")
+    assert run(path, out, "--resume") == 0
+    assert (out / "metrics.parquet").read_bytes() == first
 
 
 def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(tmp_path, monkeypatch, capsys):
