@@ -24,7 +24,7 @@
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
-model: str = "gpt2"  # hub name, local folder, "atlas", "gemma", or "toy" / "planted" (true directions known)
+model: str = "gpt2"  # hub name, folder, "atlas", "gemma", "modadd" (circuit known), "toy" / "planted" (truth known)
 revision: str = None  # revision of a hub model; None: its main branch
 layer: int = 6  # block to read; -1 is the last
 hook: str = "mlp_out"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
@@ -76,6 +76,7 @@ from rkcnn_lib.report.studies import (
     agreement,
     cards,
     comparison,
+    fourier,
     front,
     published_saes,
     sae_panels,
@@ -274,6 +275,49 @@ if run.p.model == "toy":
         "Seed 0; the slider goes through training.",
     )
     display(seed_study.success(study.table))
+
+# %% [markdown]
+# With `-p model modadd -p context_size 3` a transformer that has learned to add modulo 113, and whose circuit is known: it
+# embeds numbers as waves of a few *key frequencies* and answers by waves in a + b (Nanda et al. 2023). Is this model that
+# circuit, and do its SAEs see it? Latents are fitted on the pairs their SAE was trained on and judged on held-out pairs, and
+# phases are arbitrary, so directions are held against each frequency's plane.
+
+# %%
+world = fourier.world(store, run)
+if world is not None:
+    display(world.figures)
+    figures.show(
+        figures.frequency_power(world.power, title=world.title),
+        "Share of the embedding's non-constant power; half of the spectrum, since k and p - k are the same wave.",
+    )
+    figures.show(
+        figures.training_curves(world.history, title=world.history_title),
+        "Accuracy and cross-entropy in training, of the pairs trained on and of all others.",
+    )
+    seen = fourier.of_saes(world, compared, store, run)
+    run.metrics(seen)
+    figures.show(
+        figures.arm_metrics(seen, title=fourier.title(seen)),
+        "Live latents, one dot a seed; grey: chance (of energy in the best plane, directions of the activations' covariance; "
+        "else any directions, shuffled sums, and for the losses as many other frequencies; of the whole loss, guessing). A "
+        "latent that is a narrow bump on a circle is no cosine: its R² stays below 1.",
+    )
+
+# %% [markdown]
+# An earlier study of the same task (HUSAI, 2025; TopK and ReLU, 5 seeds) reported an agreement of seeds that is the chance
+# level of its measure. Its model, sizes and training differ from these, so the figures stand beside each other and are not
+# compared. All SAEs here are those of the random start.
+
+# %%
+if world is not None:
+    stable = fourier.stability({run.p.architecture: compared, run.p.other_architecture: other}, store)
+    run.metrics(stable.assign(metric="stability: " + stable["metric"]))
+    figures.show(
+        figures.arm_metrics(stable, title=fourier.stability_title(stable)),
+        "One dot a seed (its mean over the pairs it is in), live latents; grey: as many random directions, drawn with the "
+        "activations' covariance: these fill few dimensions, and there any two dictionaries agree well.",
+    )
+    display(fourier.beside_reported(stable))
 
 # %% [markdown]
 # ## The verdicts

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+
+def asked(lm: Any, tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
+    """Return where a model is asked something and what is right there: a slice of n positions, (contexts, n) tokens.
+
+    A language model is asked for the next token at every position but the last of `tokens` (contexts, positions). A
+    model with another task has an `asked` of its own.
+    """
+    own = getattr(lm, "asked", None)
+    return own(tokens) if own is not None else (slice(0, tokens.shape[1] - 1), tokens[:, 1:])
+
+
+def first_position(lm: Any) -> int:
+    """Return the position of a context from which a model's activations count: 1, unless the model has its own.
+
+    The first position is an outlier in most language models, whatever its token.
+    """
+    return getattr(lm, "first_position", 1)
 
 
 def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float = 1e-6) -> torch.Tensor:

@@ -109,6 +109,7 @@ def chance(
     random_state: int = 0,
     *,
     truth: Directions | None = None,
+    spread: Directions | None = None,
     **metric_options: float,
 ) -> Chance:
     """What ``metric`` gives for ``n_a`` random unit directions against ``n_b`` true ones in ``d`` dimensions.
@@ -126,6 +127,10 @@ def chance(
     truth : array (n_b, d), optional
         Hold the truth at these directions instead of drawing it: what random directions reach against this
         very truth. A regular truth is easier to hit evenly than a random one.
+    spread : array (m, d), optional
+        Draw directions as Gaussian mixtures of these rows instead of uniformly: of centred activations, as likely
+        as activations are to point that way. Where data fill a few of d dimensions, any two dictionaries made of
+        them agree far better than directions of all d.
     **metric_options
         Passed to the metric, for example ``threshold``.
 
@@ -147,11 +152,14 @@ def chance(
         raise ValueError(f"all sizes must be at least 1, got {n_a=}, {n_b=}, {d=}, {n_draws=}")
     if truth is not None and tuple(truth.shape) != (n_b, d):
         raise ValueError(f"truth must have shape (n_b, d) = ({n_b}, {d}), got {tuple(truth.shape)}")
+    if spread is not None and tuple(spread.shape[1:]) != (d,):
+        raise ValueError(f"spread must have shape (m, d = {d}), got {tuple(spread.shape)}")
     rng = np.random.default_rng(random_state)
+    factor = None if spread is None else covariance_factor(spread)
     values = [
         metric(
-            _random_directions(rng, n_a, d),
-            _random_directions(rng, n_b, d) if truth is None else truth,
+            random_directions(rng, n_a, d, factor),
+            random_directions(rng, n_b, d, factor) if truth is None else truth,
             **metric_options,
         )
         for _ in range(n_draws)
@@ -159,9 +167,17 @@ def chance(
     return Chance(float(np.mean(values)), float(np.quantile(values, 0.95)))
 
 
-def _random_directions(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
-    """``n`` unit vectors, uniform on the sphere in ``d`` dimensions."""
+def covariance_factor(rows: Directions) -> np.ndarray:
+    """Return F (d, d) so that Gaussian vectors times F have the covariance of ``rows`` (m, d), up to scale."""
+    rows = np.asarray(rows.detach().cpu() if isinstance(rows, torch.Tensor) else rows, dtype=np.float64)
+    values, vectors = np.linalg.eigh(rows.T @ rows)
+    return (vectors * np.sqrt(np.clip(values, 0, None))).T
+
+
+def random_directions(rng: np.random.Generator, n: int, d: int, factor: np.ndarray | None = None) -> np.ndarray:
+    """``n`` unit vectors in ``d`` dimensions: uniform on the sphere, or spread by a factor (see above)."""
     vectors = rng.standard_normal((n, d))
+    vectors = vectors if factor is None else vectors @ factor
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rkcnn_lib.tensors import asked, first_position
+
 
 @torch.no_grad()
 def splice_losses(
@@ -17,29 +19,32 @@ def splice_losses(
     """Cross entropy and KL in nats with activations at a hook clean, reconstructed, zeroed and at their mean.
 
     Position 0 is never replaced: its activation is an outlier in most models, and SAEs are not trained on it.
-    All ``context_size - 1`` predictions of a context count, that of position 0 included. See
+    All ``context_size - 1`` predictions of a context count, that of position 0 included. A model with a task of its
+    own says where it is asked what, and from which position activations count (see `rkcnn_lib.tensors`). See
     `rkcnn_lib.measure.quality` for the arguments and the keys of the answer; `mean` is (d_in,).
     """
     if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] < 2:
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}; give (n_contexts, at least 2)")
-    watch = _Watch(sae)
+    first = first_position(lm)
+    watch = _Watch(sae, first)
     arms: dict[str, Callable[[Tensor], Tensor]] = {
         "sae": lambda x: sae.decode(sae.encode(x)),
         "zero": torch.zeros_like,
         "mean": lambda x: mean.to(x).expand_as(x),
     }
-    sums = dict.fromkeys(["clean", *arms, "kl"], 0.0)
+    sums, n_predictions = dict.fromkeys(["clean", *arms, "kl"], 0.0), 0
     for batch in tokens.split(contexts_per_batch):
-        clean = _log_probs(lm, batch, hook_name, watch)
+        where, right = asked(lm, batch)
+        n_predictions += right.numel()
+        clean = _log_probs(lm, batch, where, hook_name, watch)
         if not watch.seen:
             raise ValueError(f"no activation passed hook_name={hook_name!r}; this model has no such hook")
-        sums["clean"] += _cross_entropy(clean, batch)
+        sums["clean"] += _cross_entropy(clean, right)
         for name, function in arms.items():
-            spliced = _log_probs(lm, batch, hook_name, _replace(function))
-            sums[name] += _cross_entropy(spliced, batch)
+            spliced = _log_probs(lm, batch, where, hook_name, _replace(function, first))
+            sums[name] += _cross_entropy(spliced, right)
             if name == "sae":
                 sums["kl"] += float((clean.exp() * (clean - spliced)).sum(-1).double().sum())
-    n_predictions = tokens.shape[0] * (tokens.shape[1] - 1)
     return _scores({name: total / n_predictions for name, total in sums.items()}) | {
         "explained_variance_in_model": watch.explained_variance()
     }
@@ -56,35 +61,35 @@ def _scores(means: dict[str, float]) -> dict[str, float]:
     return result
 
 
-def _log_probs(lm: Any, tokens: Tensor, hook_name: str, hook: Callable[..., Tensor | None]) -> Tensor:
-    """(contexts, context_size - 1, vocabulary) log-probabilities of each next token, hook in place."""
+def _log_probs(lm: Any, tokens: Tensor, where: slice, hook_name: str, hook: Callable[..., Tensor | None]) -> Tensor:
+    """(contexts, n, vocabulary) log-probabilities at the n positions of `where`, hook in place."""
     logits = lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook_name, hook)])
-    return logits[:, :-1].float().log_softmax(-1)
+    return logits[:, where].float().log_softmax(-1)
 
 
-def _cross_entropy(log_probs: Tensor, tokens: Tensor) -> float:
-    """Sum over predictions of minus the log-probability of the token that came."""
-    targets = tokens[:, 1:, None].to(log_probs.device)
-    return -float(log_probs.gather(-1, targets).double().sum())
+def _cross_entropy(log_probs: Tensor, right: Tensor) -> float:
+    """Sum over predictions of minus the log-probability of the token that is right."""
+    return -float(log_probs.gather(-1, right[..., None].to(log_probs.device)).double().sum())
 
 
-def _replace(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """A hook that puts `function` of the rows (n, d_in) in their place, from position 1 on."""
+def _replace(function: Callable[[Tensor], Tensor], first: int) -> Callable[..., Tensor]:
+    """A hook that puts `function` of the rows (n, d_in) in their place, from position `first` on."""
 
     def hook(activations: Tensor, hook: Any = None) -> Tensor:
-        rows = activations[:, 1:].flatten(0, 1).float()
+        rows = activations[:, first:].flatten(0, 1).float()
         replaced = activations.clone()
-        replaced[:, 1:] = function(rows).view_as(activations[:, 1:]).to(activations.dtype)
+        replaced[:, first:] = function(rows).view_as(activations[:, first:]).to(activations.dtype)
         return replaced
 
     return hook
 
 
 class _Watch:
-    """A hook that changes nothing and measures how well the SAE explains what passes, from position 1 on."""
+    """A hook that changes nothing and measures how well the SAE explains what passes, from position `first` on."""
 
-    def __init__(self, sae: Any) -> None:
+    def __init__(self, sae: Any, first: int) -> None:
         self.sae = sae
+        self.first = first
         self.seen = 0
         self.total: Tensor | float = 0.0
         self.square = 0.0
@@ -96,7 +101,7 @@ class _Watch:
             raise ValueError(
                 f"activations at the hook are {tuple(activations.shape)}; the SAE reads (contexts, positions, {d_in})"
             )
-        x = activations[:, 1:].flatten(0, 1).float()
+        x = activations[:, self.first :].flatten(0, 1).float()
         self.error += float((x - self.sae.decode(self.sae.encode(x))).double().square().sum())
         self.total = self.total + x.double().sum(0)
         self.square += float(x.double().square().sum())

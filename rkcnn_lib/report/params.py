@@ -158,7 +158,7 @@ class Activations(Parameters):
     hook: Hook
     text: str | None
     n_tokens: Annotated[int, Field(ge=2000)]
-    context_size: Annotated[int, Field(ge=8)]
+    context_size: Annotated[int, Field(ge=3)]
 
 
 class Cache(Activations):
@@ -174,7 +174,7 @@ class Comparison(Unlabelled):
     revision: str | None
     text: str | None
     n_tokens: Annotated[int, Field(ge=2000)]
-    context_size: Annotated[int, Field(ge=8)]
+    context_size: Annotated[int, Field(ge=3)]
     arms: Annotated[list[Arm], Listed, Field(min_length=2)]
     variants: Annotated[list[Variant], Listed]
     n_seeds: Annotated[int, Field(ge=1)]

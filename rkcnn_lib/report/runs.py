@@ -79,6 +79,10 @@ def input_identity(values: Parameters) -> dict[str, Any]:
     if model is None or model in INVENTED_MODELS:
         return {"model": model}
     facts = model_facts(model, asked.get("revision"))
+    if facts.task != "next token" and "relation" in asked:
+        raise ParameterError(
+            f"model = {model!r}: it knows no facts to intervene on ({facts.task}); use a language model"
+        )
     for name in ("layer", "atlas_layer", "layers"):
         layers = asked.get(name)
         for layer in layers if isinstance(layers, list) else [layers]:

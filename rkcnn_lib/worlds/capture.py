@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from rkcnn_lib.tensors import asked, first_position
+from rkcnn_lib.worlds import modadd
 from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.packing import Packed, pack, tokenize
@@ -49,6 +51,8 @@ MIN_CONTEXTS = 20  # fewer could not be split by document
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
     """Raise ValueError if the contexts are too long for the model or too few to be split by document."""
+    if facts.task == "modular addition":
+        modadd.check_context(context_size)
     if not 2 <= context_size <= facts.n_ctx:
         raise ValueError(f"context_size = {context_size}: {facts.name} allows 2 to {facts.n_ctx}")
     if n_tokens < MIN_CONTEXTS * context_size:
@@ -183,7 +187,7 @@ def capture_layers(
         Rows to keep, rounded down to whole contexts. A text that ends earlier gives fewer, with a warning.
     text : str, optional
         See :func:`rkcnn_lib.worlds.text.text_sources`. Of the hub's list the first that is already cached, or can
-        be read, is used; the manifest names those that failed before it.
+        be read, is used; the manifest names those that failed before it. Modular addition reads its own pairs only.
     root : str or Path, optional
         Where caches are kept; ``cache`` under the outputs folder if None.
     context_size : int
@@ -217,6 +221,8 @@ def capture_layers(
     """
     facts = model_facts(model, revision)
     wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
+    if facts.task == "modular addition":
+        modadd.check_hooks(hooks)
     check_sizes(facts, n_tokens, context_size)
     if not wanted or dtype not in DTYPES or not 0 < held_out_share < 1 or (batch_size is not None and batch_size < 1):
         raise ValueError(
@@ -225,7 +231,7 @@ def capture_layers(
         )
     root = outputs_root() / "cache" if root is None else Path(root)
     failed: list[str] = []
-    for source in text_sources(text, model, seed):
+    for source in _sources(facts, text, seed):
         common = {
             "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
             "context_size": context_size, "held_out_share": held_out_share, "dtype": dtype, "seed": seed,
@@ -240,6 +246,12 @@ def capture_layers(
             continue
         return {pair: target.open() for pair, target in targets.items()}
     raise TextUnavailable("\n".join(["no text to be had:", *(f"  {line}" for line in failed), WAYS_ON]))
+
+
+def _sources(facts: ModelFacts, text: str | None, seed: int) -> list[TextSource]:
+    if facts.task == "modular addition":
+        return [modadd.source(facts.vocab_size - 1, text, seed)]
+    return text_sources(text, facts.name, seed)
 
 
 @dataclass(frozen=True)
@@ -310,18 +322,18 @@ def _packed(
         {*(() if lm.tokenizer is None else lm.tokenizer.all_special_ids), *(() if bos is None else (bos,))}
     )
     special = np.isin(packed.tokens, special_ids)
-    columns = _columns(packed, special)
+    columns = _columns(packed, special, first_position(lm))
     for target in missing:
         replace(target.partial / "tokens.safetensors", lambda new: save_file(columns, new))
     return packed, special
 
 
-def _columns(packed: Packed, special: np.ndarray) -> dict[str, torch.Tensor]:
+def _columns(packed: Packed, special: np.ndarray, first: int) -> dict[str, torch.Tensor]:
     n_contexts, size = packed.tokens.shape
     positions = np.tile(np.arange(size, dtype=np.int32), n_contexts)
     columns = {
         "tokens": packed.tokens.reshape(-1), "document_ids": packed.document_ids.reshape(-1), "positions": positions,
-        "mask": ((positions > 0) & ~special.reshape(-1)).astype(np.uint8),
+        "mask": ((positions >= first) & ~special.reshape(-1)).astype(np.uint8),
         "document_hashes": packed.document_hashes, "held_out": packed.held_out.astype(np.uint8),
     }  # fmt: skip
     return {name: torch.from_numpy(column) for name, column in columns.items()}
@@ -372,7 +384,7 @@ def _manifest(packed: Packed, special: np.ndarray, job: Job, lm: TransformerBrid
         "n_tokens": int(packed.tokens.size), "n_tokens_asked": job.n_tokens, "n_contexts": len(packed.tokens),
         "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
         "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),
-        "held_out_share": job.held_out_share, "bos_token_id": bos_token_id(lm),
+        "held_out_share": job.held_out_share, "bos_token_id": bos_token_id(lm), "first_position": first_position(lm),
         "loss": _loss(lm, packed, special), "notes": notes,
         "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -380,7 +392,7 @@ def _manifest(packed: Packed, special: np.ndarray, job: Job, lm: TransformerBrid
 
 
 def _loss(lm: TransformerBridge, packed: Packed, special: np.ndarray) -> dict[str, Any]:
-    """Return the model's mean cross-entropy in nats on the first held-out contexts.
+    """Return the model's mean cross-entropy in nats on the first held-out contexts, wherever it is asked something.
 
     Special tokens are read but not counted as targets. A trained model is far below log(vocabulary): the number
     shows a wrong tokenizer or damaged weights at a glance.
@@ -389,14 +401,15 @@ def _loss(lm: TransformerBridge, packed: Packed, special: np.ndarray) -> dict[st
     size = max(
         1, min(_batch_size(lm, packed.tokens.shape[1]), LOGIT_BYTES // (4 * lm.cfg.d_vocab * packed.tokens.shape[1]))
     )
+    special_ids = torch.from_numpy(np.unique(packed.tokens[special])).long().to(lm.cfg.device)
     total, count = 0.0, 0
     for start in range(0, len(chosen), size):
-        part = chosen[start : start + size]
-        ids = torch.from_numpy(packed.tokens[part]).long().to(lm.cfg.device)
-        counted = torch.from_numpy(~special[part][:, 1:]).to(ids.device)
+        ids = torch.from_numpy(packed.tokens[chosen[start : start + size]]).long().to(lm.cfg.device)
+        where, right = asked(lm, ids)
+        counted = ~torch.isin(right, special_ids)
         with torch.no_grad():
-            logits = lm(ids, return_type="logits")[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            logits = lm(ids, return_type="logits")[:, where].float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none")
         total, count = total + float(losses[counted].double().sum()), count + int(counted.sum())
     return {"nats": total / count if count else None, "n_tokens": count, "split": "heldout"}
 

@@ -1,4 +1,4 @@
-"""Any causal language model, by one function: hub name, local folder, ``atlas`` or ``gemma``.
+"""Any causal language model, by one function: hub name, local folder, ``atlas``, ``gemma`` or ``modadd``.
 
 Everything is looked for on this machine first; the hub is asked only for files that are not here, after a
 probe of a few seconds, so that a machine without a network hears so at once. Code from the hub is never run
@@ -43,7 +43,9 @@ BYTE_NOTE = "no tokenizer in the folder: UTF-8 bytes as tokens"
 TITLES = {
     "atlas": "atlas, the embedded miniature language model",
     "gemma": "Gemma 3 270M, 4-bit weights dequantised",
+    "modadd": "modadd, the embedded transformer that adds modulo 113",
 }
+EMBEDDED = ("atlas", "modadd")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -80,6 +82,8 @@ class ModelFacts:
         Blocks, residual width, MLP width, longest context and vocabulary size.
     has_tokenizer : bool
         False: text is encoded as UTF-8 bytes.
+    task : {"next token", "modular addition"}
+        What the model was trained on; a modular-addition model reads its own pairs and nothing else.
     """
 
     name: str
@@ -92,6 +96,7 @@ class ModelFacts:
     n_ctx: int
     vocab_size: int
     has_tokenizer: bool
+    task: str = "next token"
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelFacts:
@@ -100,7 +105,8 @@ def model_facts(name: str, revision: str | None = None) -> ModelFacts:
     Parameters
     ----------
     name : str
-        ``"atlas"``, ``"gemma"``, a folder in Hugging Face format, or a hub name.
+        ``"atlas"``, ``"gemma"``, ``"modadd"``, a folder in Hugging Face format (or of another modular-addition
+        model), or a hub name.
     revision : str, optional
         Branch, tag or commit; hub models only.
 
@@ -111,15 +117,19 @@ def model_facts(name: str, revision: str | None = None) -> ModelFacts:
     ValueError
         If the name is no folder and no possible hub name, or the configuration is no causal language model's.
     """
+    from rkcnn_lib.worlds import modadd
+
     folder, source = _find(name, revision, weights=False)
     numbers = _read_config(folder)
+    adds = modadd.read_config(folder) is not None
     commit = folder.name if source == "hub" and re.fullmatch(r"[0-9a-f]{40}", folder.name) else None
     return ModelFacts(
         name=name,
         title=TITLES.get(name, name if source == "hub" else folder.name),
         source=source,
         identity=f"commit:{commit}" if commit else f"sha256:{_hash_folder(folder)}",
-        has_tokenizer=_has_tokenizer(folder),
+        has_tokenizer=adds or _has_tokenizer(folder),
+        task="modular addition" if adds else "next token",
         **numbers,
     )
 
@@ -135,7 +145,8 @@ def load_model(
     Parameters
     ----------
     name : str
-        ``"atlas"``, ``"gemma"``, a folder in Hugging Face format, or a hub name such as ``"gpt2"``.
+        ``"atlas"``, ``"gemma"``, ``"modadd"``, a folder in Hugging Face format (or of another modular-addition
+        model), or a hub name such as ``"gpt2"``.
     revision : str, optional
         Branch, tag or commit; hub models only.
     device : str or torch.device, optional
@@ -157,8 +168,12 @@ def load_model(
     ValueError, RuntimeError
         For a name, folder, dtype or device that cannot work.
     """
+    from rkcnn_lib.worlds import modadd
+
     place, precision = pick_device(device), _dtype(dtype)
     folder, _ = _find(name, revision, weights=True)
+    if modadd.read_config(folder) is not None:
+        return modadd.load(folder, place, precision)
     from transformer_lens import TransformerBridge
 
     with _quiet():
@@ -202,15 +217,13 @@ def check_layer(facts: ModelFacts, layer: int) -> int:
 def _find(name: str, revision: str | None, weights: bool) -> tuple[Path, str]:
     """Return the folder of the model's files and where it comes from; fetch what is missing."""
     if not isinstance(name, str) or not name:
-        raise ValueError(f"model = {name!r}: expected atlas, gemma, a folder or a hub name")
+        raise ValueError(f"model = {name!r}: expected atlas, gemma, modadd, a folder or a hub name")
     path = Path(name).expanduser()
     named = name in TITLES
     if revision is not None and (named or path.is_dir()):
         raise ValueError(f"revision = {revision!r}: {name} is not a hub model and has no revisions")
-    if name == "atlas":
-        from rkcnn_lib.worlds.atlas import FOLDER
-
-        return check_folder(Path(FOLDER), weights), "embedded"
+    if name in EMBEDDED:
+        return check_folder(Path(__file__).parent / "assets" / name, weights), "embedded"
     if name == "gemma":
         from rkcnn_lib.worlds.gemma import gemma_folder
 

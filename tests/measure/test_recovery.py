@@ -106,6 +106,19 @@ def test_one_random_direction_in_the_plane_matches_the_closed_form():
     assert rate.mean == pytest.approx(np.arccos(0.9) / np.pi, abs=0.015)
 
 
+def test_chance_can_be_drawn_with_the_covariance_of_data():
+    rng = np.random.default_rng(0)
+    rows = np.zeros((500, 30))
+    rows[:, :4] = rng.standard_normal((500, 4))
+    plain, within = (chance("matched_cosine", 20, 20, 30, n_draws=20, spread=some) for some in (None, rows))
+    four = chance("matched_cosine", 20, 20, 4, n_draws=20)
+    assert within.mean == pytest.approx(four.mean, abs=0.03) and plain.mean < 0.5 < within.mean
+    isotropic = chance("matched_cosine", 20, 20, 30, n_draws=20, spread=rng.standard_normal((5000, 30)))
+    assert isotropic.mean == pytest.approx(plain.mean, abs=0.02)
+    with pytest.raises(ValueError, match="spread must have shape"):
+        chance("mmcs", 2, 2, 3, spread=rows)
+
+
 def test_random_directions_exceed_the_upper_point_one_time_in_twenty():
     upper = chance("matched_cosine", 6, 6, 4, n_draws=2000).upper
     above = [matched_cosine(directions(6, 4, s), directions(6, 4, 10_000 + s)) > upper for s in range(1000)]

@@ -48,6 +48,7 @@ TABLES = {
     "selectivity": SELECTIVITY.assign(null=0.25),
     "norms_by_position": pd.DataFrame({"position": range(9), "q10": 1.0, "median": 2.0, "q90": 3.0}),
     "variance_by_dimension": pd.DataFrame({"dimension": range(9), "share": np.full(9, 1 / 9), "kurtosis": 2.0}),
+    "frequency_power": rows(frequency=range(1, 9)).assign(is_key=lambda t: t["frequency"] < 3),
     "arm_metrics": ARM_ROWS,
     "quality_front": rows(arm=ARMS, seed=[0, 1], k=[8, 16, 32], metric=["ev", "delta_ce"]).assign(l0=lambda t: t["k"]),
     "training_curves": rows(arm=ARMS, seed=[0, 1], step=[1, 10, 100], metric=["ev", "loss"]),

@@ -12,6 +12,7 @@ from rkcnn_lib.report.figures.arms import (
 )
 from rkcnn_lib.report.figures.curves import recovery_curve, recovery_curves
 from rkcnn_lib.report.figures.display import show
+from rkcnn_lib.report.figures.fourier import frequency_power
 from rkcnn_lib.report.figures.latents import cosine_histograms, dead_curve, density
 from rkcnn_lib.report.figures.layers import causal_by_layer, causal_effects, layer_differences, layer_heatmap
 from rkcnn_lib.report.figures.mining import (
@@ -36,6 +37,7 @@ __all__ = [
     "dead_curve",
     "density",
     "escape",
+    "frequency_power",
     "frozen_dictionary",
     "interference",
     "layer_differences",

@@ -80,12 +80,17 @@ def describe(store: Any) -> None:
             "sources that failed before it": "; ".join(text["failed_before"]) or "none",
             "tokens": f"{len(store):,} in {manifest['n_contexts']:,} contexts of {manifest['context_size']}",
             "documents": f"{manifest['n_documents']:,}, of which {manifest['n_documents_held_out']:,} held out",
-            "left out everywhere": f"position 0 and special tokens: {int((~store.mask).sum()):,} rows",
+            "left out everywhere": f"{_left_out(manifest)} and special tokens: {int((~store.mask).sum()):,} rows",
             "model's loss": f"{loss(store):.3f} nats a token on {manifest['loss']['n_tokens']:,} held-out tokens",
             "notes": "; ".join(manifest["notes"]) or "none",
         }
     with pd.option_context("display.max_colwidth", None):
         display(pd.DataFrame({"": shown.keys(), "value": map(str, shown.values())}).set_index(""))
+
+
+def _left_out(manifest: dict[str, Any]) -> str:
+    first = manifest.get("first_position", 1)
+    return "position 0" if first == 1 else f"positions 0 to {first - 1}"
 
 
 def loss(store: Any) -> float:
