@@ -1,4 +1,4 @@
-"""The ``rkcnn`` command: run one notebook or a whole profile, build the pages, look the machine over."""
+"""The ``rkcnn`` command: run one notebook, a whole profile or a sweep, build the pages, look the machine over."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--again", action="store_true", help="run although this very run is finished")
     run.add_argument("--cell-timeout", type=int, help="seconds a cell may take (default: no limit)")
     run.set_defaults(call=_run)
+
+    sweep = verbs.add_parser("sweep", help="run 05's comparison over a grid of settings; finished units are kept")
+    sweep.add_argument("file", type=Path, help="a sweep file, such as params/quick/sweeps/atlas.yaml")
+    sweep.add_argument("--out", type=Path, required=True, help="folder for its records and tables")
+    sweep.add_argument("--resume", action="store_true", help="go on in a folder that holds this sweep")
+    sweep.add_argument("--cluster", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    sweep.add_argument("--shard", metavar="i/n", help="this job's share of an array job, i from 1 to n")
+    sweep.add_argument("--yes", action="store_true", help="do not ask before a long sweep starts")
+    sweep.set_defaults(call=_sweep)
 
     site = verbs.add_parser("site", help="build the pages from the runs of a profile")
     site.add_argument("profile", type=Path, nargs="?", default=Path("params/quick"))
@@ -143,6 +152,14 @@ def _run(options: argparse.Namespace) -> int:
 def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
     """Return the values of ``-p NAME VALUE`` pairs; VALUE is YAML, or None."""
     return {name: None if text == "None" else yaml.safe_load(text) for name, text in parameters}
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from rkcnn_lib.report.sweep_run import sweep
+
+    return sweep(
+        options.file, options.out, options.resume, cluster=options.cluster, shard=options.shard, yes=options.yes
+    )
 
 
 def _site(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -31,6 +31,7 @@ Hook = Literal["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Margin = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Model = TypeVar("Model", bound=BaseModel)
 NOT_DECIDING = {"device", "force", "n_jobs"}  # where and how a run computes, not what
 
 
@@ -193,6 +194,7 @@ class Comparison(Unlabelled):
     delta_dead: Margin
     delta_ev: Margin
     delta_ce: Margin
+    delta_mcc: Margin
 
     @model_validator(mode="after")
     def _arms_can_be_compared(self) -> Comparison:
@@ -216,7 +218,6 @@ class SaeCompare(Comparison):
     other_architecture: Literal["topk", "batchtopk", "relu"] | None
     frozen_k: Annotated[list[Count], Listed, Field(min_length=1)]
     frozen_rows: Annotated[int, Field(ge=100)]
-    delta_mcc: Margin
     delta_l0: Margin
 
     @model_validator(mode="after")
@@ -231,6 +232,7 @@ class Multilayer(Comparison):
 
     layers: Annotated[list[int], Listed] | None
     hook: Hook
+    sweep: Annotated[str, Field(min_length=1)] | None
 
 
 class CausalChecks(Unlabelled):
@@ -278,23 +280,27 @@ def validate(notebook: str, values: dict[str, Any]) -> Parameters:
         One line a problem: the parameter, the bad value and what is allowed; for an unknown name the nearest
         known one.
     """
-    schema = NOTEBOOKS[check_notebook(notebook)]
+    return checked(NOTEBOOKS[check_notebook(notebook)], values, notebook)
+
+
+def checked(schema: type[Model], values: dict[str, Any], what: str) -> Model:
+    """Return ``values`` as ``schema``; a refusal (:class:`ParameterError`) begins with ``what``."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         problems = [_problem(schema, item) for item in error.errors(include_url=False)]
         lines = "\n".join(f"  - {line}" for line in dict.fromkeys(problems))
-        raise ParameterError(f"{notebook} refuses its parameters:\n{lines}") from None
+        raise ParameterError(f"{what} refuses its parameters:\n{lines}") from None
 
 
-def _problem(schema: type[Parameters], item: dict[str, Any]) -> str:
+def _problem(schema: type[BaseModel], item: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, schema.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(schema.model_fields)}"
         return f"{name} = {item['input']!r}: no such parameter; {hint}"
     if item["type"] == "missing":
-        return f"{name}: missing; the notebook's parameters cell must set it"
+        return f"{name}: missing; it must be set"
     if item["type"] == "value_error":  # our own validators name the parameter themselves
         return str(item["ctx"]["error"])
     return f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

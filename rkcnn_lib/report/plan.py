@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from rkcnn_lib.report.params import Activations, Comparison, Multilayer, Parameters, SaeCompare
 from rkcnn_lib.report.runs import INVENTED_MODELS, finished, run_key
 from rkcnn_lib.report.units import outputs_root
+
+if TYPE_CHECKING:
+    from rkcnn_lib.report.sweep_file import Sweep
+    from rkcnn_lib.sae import SAEConfig
 
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 ASCENT_STEPS = 60  # fixed-point steps that a lift takes at most, each two products of rows x d by d x starts
@@ -42,16 +48,16 @@ def matmul_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
     return done * 2 * size**3 / (time.perf_counter() - began)
 
 
-def step_seconds(p: Comparison, d_in: int, device: str, steps: int = 4) -> float:
-    """Time a training step of the comparison's SAE on random activations, after one warm-up step."""
-    from rkcnn_lib.report.studies.cells import sae_config
+@functools.cache
+def step_seconds(config: SAEConfig, batch_size: int, device: str, steps: int = 4) -> float:
+    """Time a training step of an SAE on random activations, after one warm-up step."""
     from rkcnn_lib.sae import TrainConfig, train_sae
 
-    X = torch.randn(p.batch_size * 2, d_in, device=device)
+    X = torch.randn(batch_size * 2, config.d_in, device=device)
 
     def run(n: int) -> float:
         began = time.perf_counter()
-        train_sae(X, sae_config(p, d_in), TrainConfig(n, p.batch_size, p.lr, seed=0), progress=False)
+        train_sae(X, config, TrainConfig(n, batch_size, 1e-3, seed=0), progress=False)
         return time.perf_counter() - began
 
     run(1)
@@ -61,30 +67,73 @@ def step_seconds(p: Comparison, d_in: int, device: str, steps: int = 4) -> float
 
 def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Estimate:
     """Estimate one notebook; ``rate`` is :func:`matmul_rate` of the device."""
-    from rkcnn_lib.report.sweep import process_count
-    from rkcnn_lib.worlds import hook_width, model_facts
-
     if not isinstance(values, Activations | Comparison):
         return Estimate(1, TOY_SECONDS, 1e9, 1e7)
-    if values.model in INVENTED_MODELS:
-        d_in, layers, capture = 64, 1, 0.0
-    else:
-        facts = model_facts(values.model, values.revision)
-        d_in = hook_width(facts, values.hook)
-        layers = len(values.layers or range(facts.n_layers)) if isinstance(values, Multilayer) else 1
-        weights = PARAMETERS_PER_BLOCK * facts.d_model**2 * facts.n_layers
-        capture = 2 * weights * values.n_tokens / (0.5 * rate)  # half the rate of a large product, as measured
-    cache = values.n_tokens * d_in * 2.0 * layers
+    layers = len(values.layers or range(_blocks(values))) if isinstance(values, Multilayer) else 1
+    seconds, cache = _capture_cost(values, values.hook, layers, rate)
     if not isinstance(values, SaeCompare | Multilayer):
-        return Estimate(1, capture, 1e9, cache)
+        return Estimate(1, seconds, 1e9, cache)
+    cost = _grid_cost(values, values.hook, layers, device, rate)
+    return Estimate(cost.units, seconds + cost.seconds, 1e9 + cost.memory, cache + cost.disk)
+
+
+def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int, n_shards: int = 1) -> Estimate:
+    """Estimate a sweep on ``n_jobs`` processes, or one shard of it; what several settings share is counted for each."""
+    layers = len(sweep.layers or range(_blocks(sweep.p)))
+    captured = [_capture_cost(sweep.p, hook, layers, rate) for hook in sweep.hooks]
+    costs = [
+        _grid_cost(setting.p.model_copy(update={"steps": setting.p.steps if len(sweep.rungs) == 1 else steps,
+                                                "n_jobs": n_jobs}), hook, layers, device, rate)
+        for n_settings, steps in sweep.rungs
+        for setting in sweep.settings[:n_settings]
+        for hook in sweep.hooks
+    ]  # fmt: skip
+    return Estimate(
+        sum(cost.units for cost in costs) // n_shards,
+        sum(seconds for seconds, _ in captured) + sum(cost.seconds for cost in costs) / n_shards,
+        1e9 + max(cost.memory for cost in costs),
+        sum(disk for _, disk in captured) + sum(cost.disk for cost in costs) / n_shards,
+    )
+
+
+def _blocks(values: Activations | Comparison) -> int:
+    from rkcnn_lib.worlds import model_facts
+
+    return 1 if values.model in INVENTED_MODELS else model_facts(values.model, values.revision).n_layers
+
+
+def _width(values: Activations | Comparison, hook: str) -> int:
+    from rkcnn_lib.worlds import hook_width, model_facts
+
+    return 64 if values.model in INVENTED_MODELS else hook_width(model_facts(values.model, values.revision), hook)
+
+
+def _capture_cost(values: Activations | Comparison, hook: str, layers: int, rate: float) -> tuple[float, float]:
+    """Return the seconds and bytes of capturing one hook at so many layers."""
+    from rkcnn_lib.worlds import model_facts
+
+    cache = values.n_tokens * _width(values, hook) * 2.0 * layers
+    if values.model in INVENTED_MODELS:
+        return 0.0, cache
+    facts = model_facts(values.model, values.revision)
+    weights = PARAMETERS_PER_BLOCK * facts.d_model**2 * facts.n_layers
+    return 2 * weights * values.n_tokens / (0.5 * rate), cache  # half the rate of a large product, as measured
+
+
+def _grid_cost(values: Comparison, hook: str, layers: int, device: str, rate: float) -> Estimate:
+    """Estimate mining and training of all arms and seeds at so many layers."""
+    from rkcnn_lib.report.studies.cells import sae_config
+    from rkcnn_lib.report.sweep import process_count
+
+    d_in = _width(values, hook)
+    config = sae_config(values, d_in)
     cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
-    d_sae = round(values.expansion * d_in)
-    training = trained * values.steps * step_seconds(values, d_in, device)
+    training = trained * values.steps * step_seconds(config, values.batch_size, device)
     mining = cells * 4.0 * values.mining_rows * d_in * values.n_directions * ASCENT_STEPS / (0.5 * rate)
-    weights = 2.0 * d_in * d_sae * 4
+    weights = 2.0 * d_in * config.d_sae * 4
     jobs = process_count(values.n_jobs, device)
-    memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * d_sae * 3)
-    return Estimate(cells + trained, capture + (training + mining) / jobs, 1e9 + memory, cache + trained * 5 * weights)
+    memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * config.d_sae * 3)
+    return Estimate(cells + trained, (training + mining) / jobs, memory, trained * 5 * weights)
 
 
 def trainings(p: Comparison) -> int:
@@ -107,10 +156,14 @@ def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
     if not todo:
         return True
     rate = matmul_rate(device)
-    found = {notebook: estimate(notebook, values, device, rate) for notebook, values in todo.items()}
+    return agreed({nb: estimate(nb, values, device, rate) for nb, values in todo.items()}, device, rate, yes)
+
+
+def agreed(found: dict[str, Estimate], device: str, rate: float, yes: bool) -> bool:
+    """Print what each part is estimated to cost, refuse what the disk cannot hold, and ask where it is long."""
     print(f"Plan on {device} ({rate / 1e9:.0f} GFLOP/s measured); units already finished are not counted off:")
-    for notebook, e in found.items():
-        print(f"  {notebook:22} {e.units:5d} units  {_duration(e.seconds):>10}  "
+    for part, e in found.items():
+        print(f"  {part:22} {e.units:5d} units  {_duration(e.seconds):>10}  "
               f"{e.memory / 2**30:6.1f} GiB memory  {e.disk / 2**30:6.2f} GiB disk")  # fmt: skip
     total = sum(e.seconds for e in found.values())
     disk = sum(e.disk for e in found.values())

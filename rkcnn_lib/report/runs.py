@@ -7,6 +7,7 @@ parameters, the model's files and the code, so the same question asked twice lan
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import platform
@@ -92,7 +93,15 @@ def input_identity(values: Parameters) -> dict[str, Any]:
                     raise ParameterError(str(error).replace("layer", name, 1)) from None
     if asked.get("context_size") and asked["context_size"] > facts.n_ctx:
         raise ParameterError(f"context_size = {asked['context_size']}: {model} reads at most {facts.n_ctx} tokens")
-    return {"model": asdict(facts), "text": _text_identity(asked.get("text"))}
+    identity = {"model": asdict(facts), "text": _text_identity(asked.get("text"))}
+    return identity | ({"sweep": _sweep_identity(asked["sweep"])} if asked.get("sweep") else {})
+
+
+def _sweep_identity(folder: str) -> str:
+    table = Path(folder).expanduser() / "metrics.parquet"
+    if not table.is_file():
+        raise ParameterError(f"sweep = {folder!r}: no finished sweep there; `rkcnn sweep FILE --out FOLDER` writes one")
+    return hashlib.sha256(table.read_bytes()).hexdigest()
 
 
 def _text_identity(text: str | None) -> dict[str, Any] | None:

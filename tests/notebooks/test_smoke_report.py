@@ -16,7 +16,7 @@ FIGURES = {
     "02_probe_validation": 4,
     "03_gpt2_cache": 4,
     "04_sae_compare": 8,
-    "05_multilayer": 3,
+    "05_multilayer": 4,
     "06_causal_checks": 3,
 }
 PLOTLY = "application/vnd.plotly.v1+json"

@@ -23,6 +23,7 @@ from rkcnn_lib.report.figures.mining import (
     selectivity,
 )
 from rkcnn_lib.report.figures.style import ARM_COLOURS, ARM_MARKERS, METRIC_LABELS, escape, style_of
+from rkcnn_lib.report.figures.sweeps import sensitivity
 from rkcnn_lib.report.figures.toy import interference, toy_curves, toy_directions
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "recovery_curves",
     "score_distribution",
     "selectivity",
+    "sensitivity",
     "show",
     "spectrum",
     "style_of",

@@ -74,7 +74,7 @@ def layer_heatmap(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     )
 
 
-def layer_differences(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def layer_differences(table: pd.DataFrame, title: str | None = None, x: str = "layer") -> go.Figure:
     """Differences paired by seed at each layer, with their intervals and the margin.
 
     Parameters
@@ -83,38 +83,42 @@ def layer_differences(table: pd.DataFrame, title: str | None = None) -> go.Figur
         Columns layer, contrast, difference, low, high, delta; with a column metric, a drop-down over it.
     title : str, optional
         The finding, in words.
+    x : str, default "layer"
+        Column along which the layers stand; another than "layer" gives dots without a line.
 
     Raises
     ------
     ValueError
         If the table is empty or lacks a column.
     """
-    columns = ["layer", "contrast", "difference", "low", "high", "delta"]
-    table = checked(table, columns, ["layer", "difference"], "layer_differences")
+    columns = [*dict.fromkeys(["layer", x]), "contrast", "difference", "low", "high", "delta"]
+    table = checked(table, columns, [x, "difference"], "layer_differences")
     contrasts = in_order(table["contrast"].astype(str))
-    shift = 0.12 * np.diff(sorted(table["layer"].unique()) or [0, 1]).min(initial=1.0)
+    by_layer, places = x == "layer", np.sort(table[x].unique())
+    margin = 0.5 if by_layer else 0.05 * (np.ptp(places) or 1.0)
+    shift = 0.12 * np.diff(places).min(initial=1.0) if by_layer else 0.0
     fig = go.Figure()
     choices = Choices(fig)
     for metric, part in metrics_of(table):
         traces: list[go.Scatter] = []
         delta = part["delta"].astype(float).max()
         if np.isfinite(delta) and delta > 0:
-            ends = [part["layer"].min() - 0.5, part["layer"].max() + 0.5]
+            ends = [part[x].min() - margin, part[x].max() + margin]
             traces.append(band(ends, [-delta] * 2, [delta] * 2, CHANCE_FILL, "within the margin ±δ", legend=True))
         for i, contrast in enumerate(contrasts):
-            here = part[part["contrast"].astype(str) == contrast].sort_values("layer")
+            here = part[part["contrast"].astype(str) == contrast].sort_values(x)
             if len(here):
                 offset = shift * (i - (len(contrasts) - 1) / 2)
-                traces.append(_points(here["layer"] + offset, here, "difference", contrast, "layer"))
+                traces.append(_points(here[x] + offset, here, "difference", contrast, "layer"))
+                if not by_layer:
+                    traces[-1].mode = "markers"
         ends = part[["low", "high"]].to_numpy(float)
         axis = window(part["difference"], ends, [0, delta, -delta])
         layout = {"yaxis.title.text": f"difference in {label(metric or 'value')}", "yaxis.range": axis}
         choices.add(short(metric or "value"), traces, layout)
     choices.close()
-    return finish(
-        fig, title, height=420, legend="right",
-        xaxis={"title": "layer", "tickvals": sorted(table["layer"].unique())}, yaxis={"zerolinewidth": 2},
-    )  # fmt: skip
+    ticks = {"tickvals": places} if by_layer else {}
+    return finish(fig, title, height=420, legend="right", xaxis={"title": label(x)} | ticks, yaxis={"zerolinewidth": 2})
 
 
 def _points(

@@ -107,6 +107,7 @@ METRIC_LABELS: dict[str, str] = {
     "mean_dimensionality": "mean feature dimensionality",
     "logit_difference": "logit difference (logits)",
     "accuracy": "accuracy (share)",
+    "gamma": "anisotropy γ = ‖mean‖ / ‖standard deviation‖",
     "balanced_accuracy": "balanced accuracy (share)",
 }
 

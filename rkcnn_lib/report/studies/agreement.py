@@ -77,15 +77,14 @@ def other_architecture(store: Any, run: Run) -> Compared | None:
 
 def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
     """Measure how well the seeds of each arm agree, before, along and after training, all beside chance."""
-    X = store.matrix("train", seed=0, n_rows=min(SPREAD_ROWS, len(store.rows("train", seed=0))))
-    spread = covariance_factor(X - X.mean(0))
+    spread = spread_of(store)
     arms = _folders(compared) | {f"{arm}, {p.other_architecture}": f for arm, f in _folders(other).items()}
     steps = sorted(
         {int(name.rpartition("_")[2]) for unit in compared.units.values() for name in unit.arrays if "_step_" in name}
     )
     cells = list(itertools.product(arms, (AFTER, BEFORE, *steps)))
     units = run_cells(
-        _pairs, [(arms[arm], moment, spread) for arm, moment in cells], p.n_jobs or joblib.cpu_count(), "agreement"
+        pairs, [(arms[arm], moment, spread) for arm, moment in cells], p.n_jobs or joblib.cpu_count(), "agreement"
     )
     found = dict(zip(cells, units, strict=True))
     rows = [
@@ -106,19 +105,27 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     return Agreement(table, pd.DataFrame(along), _summary(table, cosines, l0), by_seed, _title(table))
 
 
+def spread_of(store: Any) -> np.ndarray:
+    """Return what draws random directions with the covariance of a store's activations, (d, d)."""
+    X = store.matrix("train", seed=0, n_rows=min(SPREAD_ROWS, len(store.rows("train", seed=0))))
+    return covariance_factor(X - X.mean(0))
+
+
 def _folders(compared: Compared | None) -> dict[str, tuple[Path, ...]]:
     """Return the folders of each arm's SAE units, in the order of seeds."""
     units = sorted(compared.units, key=lambda cell: cell[1]) if compared else []
     return {arm: tuple(compared.units[cell].folder for cell in units if cell[0] == arm) for arm, _ in units}
 
 
-def _pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray) -> Unit:
-    """Return every measure for every pair of an arm's seeds, with chance levels (cached: Hungarian is cubic)."""
+def pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray, only: str | None = None) -> Unit:
+    """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: Hungarian is cubic)."""
 
     def compute(scratch: Any) -> Unit:
         seeds = [_seed(folder, moment) for folder in folders]
         levels, arrays = {}, {}
         for measure, statistic in _statistics(moment, seeds[0].decoder.shape[1]).items():
+            if only not in (None, measure):
+                continue
             matrix = torch.eye(len(seeds), dtype=torch.float64)
             for i, j in itertools.combinations(range(len(seeds)), 2):
                 matrix[i, j] = matrix[j, i] = statistic(seeds[i], seeds[j])
@@ -126,12 +133,12 @@ def _pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray) -> 
             for name, rows in zip(LEVELS, (spread, None), strict=True):
                 level = _chance(measure, seeds, rows)
                 levels |= {f"{measure}, {name}, mean": level.mean, f"{measure}, {name}, upper": level.upper}
-        if moment == AFTER:
+        if moment == AFTER and only is None:
             _add_total(seeds, arrays, levels)
         return Unit(scalars=levels, arrays=arrays)
 
     inputs = {"units": [folder.name for folder in folders], "moment": moment}
-    return cached_unit("agreement", inputs, compute)
+    return cached_unit("agreement", inputs | ({"only": only} if only else {}), compute)
 
 
 def _seed(folder: Path, moment: str | int) -> _Seed:

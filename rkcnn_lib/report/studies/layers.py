@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from rkcnn_lib.measure.pairs import jackknife_pairs
 from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import Check, Run
+from rkcnn_lib.report.studies import agreement
 from rkcnn_lib.report.studies.cells import MINED
 from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
 from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, SHOWN, by_arm, verdict_title
-from rkcnn_lib.report.studies.verdicts import judge
+from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences, sign_flips
+from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
-    "best_of_layers", "checks", "compare_layers", "difference_title", "differences", "headline", "heatmap_title",
-    "layer_profile", "open_stores", "shown_metrics", "verdict_title", "verdicts",
+    "against_gamma", "best_of_layers", "checks", "compare_layers", "difference_title", "differences", "gamma_title",
+    "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics", "sign_over_layers", "verdict_title",
+    "verdicts",
 ]  # fmt: skip
-SIGN_DRAWS = 2000
+MIN_LAYERS_FOR_CORRELATION = 4
+SHUFFLES = 9999
+MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
+# The hypotheses of single SAEs, and the one about their seeds.
+JUDGED = HYPOTHESES | {"pw_mcc": ("seeds agree more", "delta_mcc", False)}
 
 
 def open_stores(run: Run) -> dict[int, Any]:
@@ -36,16 +47,47 @@ def open_stores(run: Run) -> dict[int, Any]:
     return {layer: stores[layer, p.hook] for layer in layers}
 
 
-def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run the comparison at every layer.
+def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Run the comparison at every layer and measure how well seeds agree.
 
     Returns
     -------
-    metrics, supply : DataFrame
-        Tidy: layer, arm, seed, metric, value; and layer, arm, seed, supply, wanted, seconds, rows.
+    metrics, supply, agreement : DataFrame
+        Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds
+        is PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
     """
     supply, folders = run_grid(stores, run.p, run.device)
-    return tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}), supply
+    cells = [
+        ({cell: folder for cell, folder in folders.items() if cell[0] == layer}, agreement.spread_of(store))
+        for layer, store in stores.items()
+    ]
+    agreed = pd.concat(run_cells(_agreement_cell, cells, process_count(run.p.n_jobs, run.device), "agreement"))
+    metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()})
+    pseudo = agreed[agreed["metric"] == "pw_mcc"]
+    summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
+    metrics = pd.concat([metrics, pseudo[metrics.columns]], ignore_index=True) if len(pseudo) else metrics
+    return metrics, supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
+
+
+def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarray) -> pd.DataFrame:
+    """Return layer, arm, seed, metric ``pw_mcc``, value and chance (directions as activations lie) of one layer.
+
+    Empty below three seeds.
+    """
+    columns = ["layer", "arm", "seed", "metric", "value", "chance_mean", "chance_upper"]
+    (layer,) = {layer for layer, _, _ in folders}
+    rows = []
+    for arm in dict.fromkeys(arm for _, arm, _ in folders):
+        of_arm = tuple(folder for cell, folder in folders.items() if cell[1] == arm)
+        if len(of_arm) < MIN_SEEDS_FOR_AGREEMENT:
+            return pd.DataFrame(columns=columns)
+        found = agreement.pairs(of_arm, agreement.AFTER, spread, only=agreement.PW_MCC)
+        cell = {"layer": layer, "arm": arm, "metric": "pw_mcc"}
+        level = f"{agreement.PW_MCC}, {agreement.LEVELS[0]}"
+        cell |= {f"chance_{end}": found.scalars[f"{level}, {end}"] for end in ("mean", "upper")}
+        values = jackknife_pairs(found.arrays[agreement.PW_MCC])
+        rows += [cell | {"seed": seed, "value": value} for seed, value in enumerate(values)]
+    return pd.DataFrame(rows)[columns]
 
 
 def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
@@ -65,7 +107,7 @@ def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
 
 def shown_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return layer, arm, metric, value: means over seeds of the metrics that the heat map offers."""
-    found = metrics[metrics["metric"].isin(SHOWN)]
+    found = metrics[metrics["metric"].isin([*SHOWN, "pw_mcc"])]
     return found.groupby(["layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
 
 
@@ -74,6 +116,12 @@ def heatmap_title(metrics: pd.DataFrame) -> str:
     ev = metrics[metrics["metric"] == "explained_variance"].groupby(["layer", "arm"])["value"].mean().unstack()
     ahead = int((ev[MINED] > ev["random"]).sum())
     return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
+
+
+def _measured(metrics: pd.DataFrame) -> list[tuple[str, tuple[str, str, bool]]]:
+    """Return the hypotheses whose metric was measured (agreement needs seeds, loss needs a model)."""
+    there = set(metrics["metric"])
+    return [(metric, what) for metric, what in JUDGED.items() if metric in there]
 
 
 def _at_layer(arm: str, layer: int) -> str:
@@ -85,7 +133,7 @@ def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     rows = []
     layers = sorted(metrics["layer"].unique())
     baselines = [name for name in BASELINES if name in p.arms]
-    for metric, (_, margin, lower) in HYPOTHESES.items():
+    for metric, (_, margin, lower) in _measured(metrics):
         values = {
             _at_layer(arm, layer): seeds
             for layer in layers
@@ -110,36 +158,67 @@ def difference_title(table: pd.DataFrame) -> str:
     return f"Explained variance, {len(ev)} contrasts over {ev['layer'].nunique()} layers: {told}"
 
 
-def _seed_differences(metrics: pd.DataFrame, metric: str, baseline: str, lower: bool) -> pd.DataFrame:
-    """Return layers x seeds of (rkcnn_lift - baseline), positive meaning better."""
-    table = metrics[metrics["metric"] == metric].pivot_table(index="layer", columns=["arm", "seed"], values="value")
-    difference = table[MINED] - table[baseline]
-    return -difference if lower else difference
+def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield metric, contrast and (layers, seeds) of rkcnn_lift - baseline, positive meaning better."""
+    for metric, (_, _, lower) in _measured(metrics):
+        for baseline in (name for name in BASELINES if name in p.arms):
+            seeds = seed_differences(metrics, metric, MINED, baseline, lower, ["layer"])
+            if len(seeds):
+                yield metric, f"{MINED} - {baseline}", seeds
 
 
 def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
-    """Return each contrast's best layer beside the best that sign-flipped seeds would give.
-
-    A seed's sign is flipped at all layers together, which keeps the layers' dependence.
-    """
-    rng, rows = np.random.default_rng(0), []
-    for metric, (_, _, lower) in HYPOTHESES.items():
-        for baseline in (name for name in BASELINES if name in p.arms):
-            seeds = _seed_differences(metrics, metric, baseline, lower)
-            signs = rng.choice([-1.0, 1.0], size=(SIGN_DRAWS, seeds.shape[1]))
-            null = (signs @ seeds.to_numpy().T / seeds.shape[1]).max(axis=1)
-            means = seeds.mean(axis=1)
-            rows.append({"metric": f"best {metric}", "contrast": f"{MINED} - {baseline}", "layer": int(means.idxmax()),
-                         "value": float(means.max()), "chance_mean": float(null.mean()),
-                         "chance_upper": float(np.quantile(null, 0.95))})  # fmt: skip
+    """Return each contrast's best layer beside the best that sign-flipped seeds would give."""
+    rows = []
+    for metric, contrast, seeds in _contrasts(metrics, p):
+        found = best_of(seeds)
+        rows.append({"metric": f"best {metric}", "contrast": contrast, "layer": int(found.pop("best"))} | found)
     return pd.DataFrame(rows)
+
+
+def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
+    """Return at how many layers the mean difference is in favour, with two p-values of the sign test.
+
+    ``p_layers`` takes layers for independent, which they are not: it is the smaller one, shown for comparison with
+    work that does. ``p_seeds`` turns the sign of a seed at all its layers together, so that what layers share (seed,
+    text, model) counts once; with n seeds it cannot go below 2 ** (1 - n).
+    """
+    rows = []
+    for metric, contrast, seeds in _contrasts(metrics, p):
+        ahead, n = int((seeds.mean(axis=1) > 0).sum()), len(seeds)
+        off = np.abs((sign_flips(seeds) > 0).sum(axis=1) - n / 2)
+        rows.append({"metric": metric, "contrast": contrast, "layers_ahead": ahead, "layers": n, "chance": n / 2,
+                     "p_layers": float(stats.binomtest(ahead, n).pvalue),
+                     "p_seeds": float((off >= abs(ahead - n / 2)).mean())})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def against_gamma(per_layer: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of :func:`differences` with each layer's anisotropy ``gamma`` beside it."""
+    return per_layer.merge(profile[["layer", "gamma"]], on="layer")
+
+
+def gamma_title(table: pd.DataFrame) -> str:
+    """Return the finding: Spearman's rank correlation of the advantage in explained variance with gamma, and its p."""
+    rows = table[(table["metric"] == "explained_variance") & (table["contrast"] == f"{MINED} - {BASELINES[0]}")]
+    n = len(rows)
+    if n < MIN_LAYERS_FOR_CORRELATION:
+        return f"{n} layers are too few to say whether the advantage follows anisotropy"
+    gamma, gain = (stats.zscore(stats.rankdata(rows[name])) for name in ("gamma", "difference"))
+    rho = float(gamma @ gain) / n
+    shuffled = np.random.default_rng(0).permuted(np.tile(gain, (SHUFFLES, 1)), axis=1) @ gamma / n
+    p = (1 + (np.abs(shuffled) >= abs(rho) - 1e-12).sum()) / (1 + SHUFFLES)
+    return (
+        f"Over {n} layers the advantage in explained variance over {BASELINES[0]} has rank correlation {rho:.2f} with "
+        f"gamma (p {p:.2f} under shuffled layers)"
+    )
 
 
 def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
     """Judge each hypothesis on the differences averaged over layers, one value a seed."""
     found = []
     over_layers = metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
-    for metric, (hypothesis, margin, lower) in HYPOTHESES.items():
+    for metric, (hypothesis, margin, lower) in _measured(metrics):
         values = by_arm(over_layers, metric)
         delta = getattr(p, margin)
         found += judge(

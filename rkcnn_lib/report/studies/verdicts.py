@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from rkcnn_lib.measure.statistics import compare_arms, hypothesis_verdict
 
 Values = dict[str, dict[int, float]]  # {arm: {seed: value}}
@@ -54,3 +57,69 @@ def judge(
         }
         for contrast in found
     ]
+
+
+EXACT_SEEDS = 11  # up to so many seeds all patterns of signs are tried; beyond, as many at random
+SIGN_DRAWS = 2**EXACT_SEEDS
+
+
+def sign_flips(differences: pd.DataFrame) -> np.ndarray:
+    """Return what the means of paired differences are when coins turn the seeds round.
+
+    A seed's sign is flipped in all rows together, which keeps what the rows (layers, settings) of a seed share. The
+    first pattern is the one observed.
+
+    Parameters
+    ----------
+    differences : DataFrame (n_rows, n_seeds)
+        Nothing missing.
+
+    Returns
+    -------
+    ndarray (n_patterns, n_rows)
+        All 2 ** n_seeds patterns, or :data:`SIGN_DRAWS` random ones (fixed seed) beyond :data:`EXACT_SEEDS` seeds.
+    """
+    d = differences.to_numpy(float)
+    n = d.shape[1]
+    if n <= EXACT_SEEDS:
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(SIGN_DRAWS, n))
+        signs[0] = 1.0
+    return signs @ d.T / n
+
+
+def best_of(differences: pd.DataFrame) -> dict[str, Any]:
+    """Return the best row's mean beside what the best of as many rows gives when coins turn the seeds round.
+
+    Returns
+    -------
+    dict
+        best (the row's label), value, chance_mean, chance_upper (95 % point of the best under :func:`sign_flips`) and
+        p, the share of patterns whose best is at least as good: exact, and never below 2 ** -n_seeds.
+    """
+    flipped = sign_flips(differences).max(axis=1)
+    means = differences.mean(axis=1)
+    value = float(means.max())
+    return {
+        "best": means.idxmax(),
+        "value": value,
+        "chance_mean": float(flipped.mean()),
+        "chance_upper": float(np.quantile(flipped, 0.95, method="higher")),
+        "p": float((flipped >= value - 1e-12).mean()),
+    }
+
+
+def seed_differences(
+    metrics: pd.DataFrame, metric: str, arm: str, baseline: str, lower_is_better: bool, rows: list[str]
+) -> pd.DataFrame:
+    """Return (arm - baseline), positive meaning better, with a row for each combination of ``rows``, a column a seed.
+
+    Combinations for which a seed lacks one of the two arms are left out.
+    """
+    found = metrics[(metrics["metric"] == metric) & metrics["arm"].isin([arm, baseline])]
+    table = found.pivot_table(index=rows, columns=["arm", "seed"], values="value")
+    if not {arm, baseline} <= set(table.columns.get_level_values(0)):
+        return pd.DataFrame()
+    difference = (table[arm] - table[baseline]).dropna()
+    return -difference if lower_is_better else difference

@@ -1,0 +1,206 @@
+"""Sweep files: axes as lists, checked before compute, and the settings that a search over them tries.
+
+A sweep file is YAML with up to six entries:
+
+    parameters: {model: atlas, steps: 300}    # as in a parameter file of 05; the rest are 05's defaults
+    axes: {layers: [0, -1], seeds: [0, 1, 2, 3, 4], k: [8, 16], score: [neighbours, kurtosis]}
+    search: grid                              # grid, random or halving
+    n_settings: 20                            # how many settings, for random (and halving, of a large grid)
+    random_state: 0                           # draws them
+    factor: 3                                 # halving: keep one setting in so many, with so many times the steps
+
+A *setting* is one choice of the hyper-parameters. Every setting is run at all layers, hooks and seeds with all
+arms: these are what it is judged on, never searched over.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from rkcnn_lib.report.params import (
+    Count,
+    Multilayer,
+    ParameterError,
+    checked,
+    defaults,
+    read_parameter_file,
+    validate,
+)
+
+NOTEBOOK = "05_multilayer"
+EVERYWHERE = ("layers", "hooks", "seeds")  # a setting is run at all of these
+HYPER = (
+    "architecture", "expansion", "k", "l1", "aux_k", "fraction_mined", "n_subsets", "subset_size", "n_directions",
+    "score", "subsets", "mining_rows", "lr", "steps", "batch_size",
+)  # fmt: skip
+AXES = EVERYWHERE + HYPER
+# Explained variance rises with these whatever the rest: a race judged by it would only pick the largest.
+TRADED = ("architecture", "expansion", "k", "l1")
+ONE_OF = {"hooks": "hook", "seeds": "n_seeds"}  # an axis whose parameter has another name
+HINTS = {
+    "lift": "the lift follows the score (neighbours, or an ascent of another contrast); to mine without a lift add "
+    "rkcnn_coordinate to parameters: arms",
+    "hook": "did you mean 'hooks'?",
+    "layer": "did you mean 'layers'?",
+    "seed": "did you mean 'seeds'?",
+    "n_seeds": "name the seeds: seeds: [0, 1, 2, 3, 4]",
+    "lambda": "did you mean 'l1'?",
+}
+
+
+class SweepFile(BaseModel):
+    """The entries of a sweep file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    search: Literal["grid", "random", "halving"] = "grid"
+    n_settings: Count | None = None
+    random_state: int = Field(default=0, ge=0)
+    factor: int = Field(default=3, ge=2)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One choice of the swept hyper-parameters: its number, the choice and 05's parameters with it."""
+
+    number: int
+    values: dict[str, Any]
+    p: Multilayer
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep: what varies, where every setting is run, and the settings to try.
+
+    Attributes
+    ----------
+    file : SweepFile
+    swept : tuple of str
+        Hyper-parameters that vary, in the order of the file.
+    layers : list of int or None
+        Blocks, as named in the file (-1 is the last); None: all.
+    hooks : list of str
+    seeds : list of int
+    settings : list of Setting
+    rungs : list of (int, int)
+        (settings that take part, training steps) in order; one rung unless ``search`` is halving.
+    """
+
+    file: SweepFile
+    swept: tuple[str, ...]
+    layers: list[int] | None
+    hooks: list[str]
+    seeds: list[int]
+    settings: list[Setting]
+    rungs: list[tuple[int, int]]
+
+    @property
+    def p(self) -> Multilayer:
+        """What all settings share (the first setting's parameters)."""
+        return self.settings[0].p
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read and check a sweep file.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown entry or axis, an axis that is empty or names a value twice, a setting that 05 refuses, or a
+        search that cannot be: nothing has been computed by then.
+    """
+    file = checked(SweepFile, read_parameter_file(path), path.name)
+    shared = defaults(NOTEBOOK) | file.parameters
+    axes = {name: _checked_axis(name, values, file.parameters) for name, values in file.axes.items()}
+    axes.setdefault("seeds", list(range(int(shared["n_seeds"]))))
+    _check_everywhere(axes)
+    swept = tuple(name for name in axes if name in HYPER)
+    hooks = axes.get("hooks", [shared["hook"]])
+    shared |= {"n_seeds": len(axes["seeds"]), "layers": axes.get("layers", shared["layers"])}
+    for hook in hooks:
+        validate(NOTEBOOK, shared | {"hook": hook} | {name: axes[name][0] for name in swept})
+    chosen = _chosen({name: axes[name] for name in swept}, file)
+    settings = [
+        Setting(i, values, validate(NOTEBOOK, shared | {"hook": hooks[0]} | values)) for i, values in enumerate(chosen)
+    ]
+    return Sweep(
+        file, swept, settings[0].p.layers, hooks, axes["seeds"], settings, _rungs(file, swept, settings[0].p, chosen)
+    )
+
+
+def _checked_axis(name: str, values: list[Any], shared: dict[str, Any]) -> list[Any]:
+    if name not in AXES:
+        near = difflib.get_close_matches(name, AXES, n=1, cutoff=0.6)
+        known = f"axes are {', '.join(AXES)}"
+        if name in Multilayer.model_fields and name not in HINTS:
+            raise ParameterError(f"axes: {name} is no axis but the same for all settings (parameters: {name}); {known}")
+        hint = HINTS.get(name) or (f"did you mean {near[0]!r}?" if near else known)
+        raise ParameterError(f"axes: there is no axis {name!r}; {hint}")
+    if not values:
+        raise ParameterError(f"axes: {name} is empty: give at least one value, or leave the axis out")
+    if len({repr(value) for value in values}) < len(values):
+        raise ParameterError(f"axes: {name} = {values}: name each value once")
+    if ONE_OF.get(name, name) in shared:
+        raise ParameterError(f"{name} is given twice, under parameters and under axes: keep one")
+    return values
+
+
+def _check_everywhere(axes: dict[str, list[Any]]) -> None:
+    for name in ("seeds", "layers"):
+        wrong = [value for value in axes.get(name, []) if not isinstance(value, int) or isinstance(value, bool)]
+        if wrong or (name == "seeds" and min(axes[name]) < 0):
+            raise ParameterError(f"axes: {name} = {axes[name]}: expected whole numbers{' from 0' * (name == 'seeds')}")
+
+
+def _chosen(axes: dict[str, list[Any]], file: SweepFile) -> list[dict[str, Any]]:
+    """Return the grid in its order (the last axis varies first), or a sample of it without repetition."""
+    sizes = [len(values) for values in axes.values()]
+    total = math.prod(sizes)
+    if file.search == "random" and file.n_settings is None:
+        raise ParameterError("search: random needs n_settings, the number of settings to draw")
+    if file.search == "grid" and file.n_settings is not None:
+        raise ParameterError("n_settings is for search: random or halving; a grid has all its settings")
+    if file.n_settings is not None and file.n_settings > total:
+        raise ParameterError(f"n_settings = {file.n_settings}: the grid has {total} settings")
+    numbers = np.arange(total)
+    if file.n_settings is not None:
+        generator = np.random.default_rng(file.random_state)
+        numbers = np.sort(generator.choice(total, file.n_settings, replace=False))
+    places = np.stack(np.unravel_index(numbers, sizes), axis=1) if sizes else np.zeros((1, 0), dtype=int)
+    return [
+        {name: values[i] for (name, values), i in zip(axes.items(), place, strict=True)} for place in places.tolist()
+    ]
+
+
+def _rungs(
+    file: SweepFile, swept: tuple[str, ...], p: Multilayer, chosen: list[dict[str, Any]]
+) -> list[tuple[int, int]]:
+    """Return (settings, steps) of each rung of successive halving (Jamieson & Talwalkar 2016, AISTATS 51:240-248).
+
+    The last rung trains for all ``steps``; each one before it for 1 / ``factor`` of the next one's.
+    """
+    if file.search != "halving":
+        return [(len(chosen), p.steps)]
+    traded = [name for name in (*TRADED, "steps") if name in swept]
+    if traded:
+        raise ParameterError(
+            f"search: halving ranks settings by explained variance after few steps, which {' and '.join(traded)} "
+            "decide(s) by itself: use search: grid for that axis"
+        )
+    n, last = len(chosen), 0
+    while file.factor ** (last + 1) <= n:
+        last += 1
+    if last == 0:
+        raise ParameterError(f"search: halving by factor = {file.factor} needs at least as many settings, not {n}")
+    if p.steps < file.factor**last:
+        raise ParameterError(f"search: halving in {last + 1} rungs needs steps >= {file.factor**last}, not {p.steps}")
+    return [(-(-n // file.factor**i), p.steps // file.factor ** (last - i)) for i in range(last + 1)]

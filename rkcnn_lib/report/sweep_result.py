@@ -1,0 +1,128 @@
+"""The cells of a sweep, what came of them, and the tables and the record that are written of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rkcnn_lib.report.params import Multilayer
+from rkcnn_lib.report.runs import provenance
+from rkcnn_lib.report.sweep_file import Setting, Sweep
+from rkcnn_lib.report.units import COMPUTING, fingerprint
+
+CELL = ("layer", "hook", "arm", "seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm of one setting at one layer, hook and seed, trained for so many steps."""
+
+    setting: Setting
+    steps: int
+    layer: int
+    hook: str
+    seed: int
+    arm: str
+
+    @property
+    def p(self) -> Multilayer:
+        """05's parameters for this cell."""
+        return self.setting.p.model_copy(update={"steps": self.steps, "hook": self.hook})
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """What the arms that are compared with each other share."""
+        return self.setting.number, self.steps, self.layer, self.hook, self.seed
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The cell's columns in the tables."""
+        named = {"setting": self.setting.number} | self.setting.values | {"steps": self.steps}
+        return named | {name: getattr(self, name) for name in CELL}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A cell and what came of it: the SAE's numbers and folder, or the stage that failed and why."""
+
+    cell: Cell
+    scalars: dict[str, Any]
+    unit: str | None = None
+    supply: dict[str, Any] | None = None
+    failure: dict[str, Any] | None = None
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    new = path.with_name(f"{path.name}.part{os.getpid()}")
+    new.write_text(json.dumps(record, indent=1, default=str))
+    new.replace(path)
+
+
+def finish(ended: list[Ended], planned: Sweep, out: Path, part: tuple[int, int]) -> int:
+    """Write the tables and say what came of the sweep."""
+    ending = "" if part == (1, 1) else f".shard-{part[0]}-of-{part[1]}"
+    tables = {"metrics": _metrics(ended), "times": _times(ended), "failures": _failures(ended)}
+    try:
+        for name, table in tables.items():
+            new = out / f"{name}{ending}.parquet.part{os.getpid()}"
+            table.to_parquet(new)
+            new.replace(out / f"{name}{ending}.parquet")
+        failed, units = len(tables["failures"]), {e.unit for e in ended if e.unit}
+        counts = {"cells": len(ended), "failed": failed, "units": len(units)}
+        record = {
+            "file": planned.file.model_dump(), "status": "failures" if failed else "finished", "counts": counts,
+            "swept": planned.swept, "settings": [{"setting": s.number} | s.values for s in planned.settings],
+            "rungs": planned.rungs, "parameters": planned.p.model_dump(), "code": fingerprint(*COMPUTING),
+            "provenance": provenance("cpu"),
+        }  # fmt: skip
+        write_json(out / f"sweep{ending}.json", record)
+    except OSError as error:
+        lost = sum(1 for e in ended if e.failure)
+        raise RuntimeError(
+            f"{out} cannot be written: {error}. {len(ended) - lost} of {len(ended)} cells are finished and kept: "
+            "go on with --resume"
+        ) from None
+    print(f"rkcnn: {len(ended) - failed} of {len(ended)} cells finished ({len(units)} distinct SAEs), {failed} failed; "
+          f"tables in {out}")  # fmt: skip
+    if failed:
+        first = tables["failures"].iloc[0]
+        print(f"rkcnn: the first failure: {first['error']}\nrkcnn: see failures.parquet; --resume tries them again")
+    return int(failed > 0)
+
+
+def _typed(ended: list[Ended], rows: list[dict[str, Any]], names: tuple[str, ...]) -> pd.DataFrame:
+    """Return a table whose columns hold one kind of value each: parquet needs it, and 28 must not become 28.0."""
+    return pd.DataFrame(rows, columns=[*ended[0].cell.columns, *names] if ended else None).convert_dtypes()
+
+
+def _metrics(ended: list[Ended]) -> pd.DataFrame:
+    rows = [
+        e.cell.columns | {"metric": name, "value": float(value)}
+        for e in ended
+        for name, value in e.scalars.items()
+        if name != "seconds"
+    ]
+    table = _typed(ended, rows, ("metric", "value"))
+    return table.astype({"value": "float64"}) if len(table) else table
+
+
+def _times(ended: list[Ended]) -> pd.DataFrame:
+    names = ("mining_seconds", "training_seconds")
+    rows = [
+        e.cell.columns | dict(zip(names, ((e.supply or {}).get("seconds"), e.scalars["seconds"]), strict=True))
+        for e in ended
+        if e.scalars
+    ]
+    return _typed(ended, rows, names)
+
+
+def _failures(ended: list[Ended]) -> pd.DataFrame:
+    names = ("stage", "error", "traceback")
+    rows = [e.cell.columns | {name: e.failure[name] for name in names} for e in ended if e.failure]
+    return _typed(ended, rows, names)
