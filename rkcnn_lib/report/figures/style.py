@@ -76,6 +76,8 @@ VERDICT_STYLES: dict[str, Style] = {
     "supported": Style("#2f9447", "circle"),
     "not supported": Style("#b9330d", "x"),
     "inconclusive": Style("#808080", "diamond-open"),
+    "causal": Style("#2f9447", "circle"),
+    "predictive only": Style("#b9330d", "x"),
 }
 UNJUDGED = Style("#808080", "circle-open")
 
@@ -93,7 +95,16 @@ METRIC_LABELS: dict[str, str] = {
     "untrained_dead": "dead latents before training (share of the dictionary)",
     "explained_variance_standardised": "explained variance, dimensions standardised (share)",
     "seconds": "time taken (seconds)",
-    "recovered_share": "share of the effect recovered",
+    "recovered_share": "share of the logit difference that is kept",
+    "fractional_decrease": "fractional decrease of the logit difference (2: turned round)",
+    "interchanged": "interchange accuracy (share of pairs that give the donor's answer)",
+    "interchange_share": "share of the whole activation's effect",
+    "top1": "answer unchanged (share of pairs)",
+    "cause": "cause (share of pairs that give the donor's answer)",
+    "isolate": "isolate (share of other questions whose answer stays)",
+    "disentangle": "disentangle (mean of cause and isolate)",
+    "loss_recovered_mean": "loss recovered when all else is resampled (share)",
+    "loss_recovered_per_example": "loss recovered, example by example (share)",
     "ce_delta": "increase of cross-entropy (nats a token)",
     "delta_ce": "increase of cross-entropy (nats a token)",
     "kl": "KL divergence (nats a token)",
