@@ -41,7 +41,7 @@ RELATIONS = {
     "capital": (
         CAPITALS,
         "The capital of {} is",
-        "{}'s capital is the city of",
+        "The country of {} has its capital in the city of",
         "The capital of {} is the city of",
     ),
     "landmark_city": (
@@ -52,7 +52,7 @@ RELATIONS = {
     ),
     "city_language": (
         LANGUAGES,
-        "In {}, people speak",
+        "The people of {} mostly speak",
         "The language spoken in {} is",
         "The official language of the city of {} is",
     ),

@@ -17,7 +17,7 @@ FIGURES = {
     "03_gpt2_cache": 4,
     "04_sae_compare": 8,
     "05_multilayer": 3,
-    "06_causal_checks": 3,
+    "06_causal_checks": 7,
 }
 PLOTLY = "application/vnd.plotly.v1+json"
 EACH = pytest.mark.parametrize("notebook", NOTEBOOKS)

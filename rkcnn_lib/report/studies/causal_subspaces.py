@@ -15,7 +15,7 @@ from rkcnn_lib.measure.alignment import align_subspace
 from rkcnn_lib.measure.attribution import latent_attribution
 from rkcnn_lib.measure.causal import Part, latents_part, read_activations
 from rkcnn_lib.measure.subspaces import captured_variance, leading_basis, random_basis, random_basis_of_variance
-from rkcnn_lib.probe.scores import separation_score
+from rkcnn_lib.probe.scores import scatter_matrices
 from rkcnn_lib.report.params import CausalChecks
 from rkcnn_lib.report.studies.causal_prompts import Prompts
 from rkcnn_lib.report.studies.comparison import directions_unit
@@ -69,9 +69,9 @@ def at_positions(lm: Any, prompts: list[Prompt], positions: str, hook_name: str)
 
 def ranked_by_separation(directions: torch.Tensor, X: torch.Tensor, y: np.ndarray) -> torch.Tensor:
     """Order directions by how well the projection on each separates the answers, best first."""
-    projections = X @ directions.T
-    scores = [float(separation_score(projections[:, [j]], y)) for j in range(len(directions))]
-    return directions[np.argsort(scores)[::-1].copy()]
+    between, within = scatter_matrices(X @ directions.T, y)  # their diagonals are BV and WV of each projection
+    scores = between.diagonal() / within.diagonal().clamp_min(torch.finfo(torch.float64).tiny)
+    return directions[scores.argsort(descending=True)]
 
 
 def shuffled_answers(prompts: list[Prompt], n_positions: int, seed: int) -> np.ndarray:
