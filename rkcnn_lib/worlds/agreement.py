@@ -18,7 +18,8 @@ NOUNS = {
 }  # fmt: skip
 ATTRACTORS = ("cabinet", "cabinets"), ("window", "windows"), ("garden", "gardens"), ("table", "tables")
 VERBS = {"singular": ("is", "was", "has"), "plural": ("are", "were", "have")}
-SENTENCES = {"screening": "The {} near the", "selection": "The {} beside the", "evaluation": "The {} behind the"}
+PREPOSITIONS = {"screening": "near", "selection": "beside", "evaluation": "behind"}
+FRAME, ATLAS_FRAME = "I know that the {{}} {} the", "The {{}} {} the"  # a bare start leaves small models too free
 
 
 def prompts(model: str, tokenizer: Any) -> list[Prompt]:
@@ -33,9 +34,10 @@ def prompts(model: str, tokenizer: Any) -> list[Prompt]:
                 continue
             attractors = ATTRACTORS[i % len(ATTRACTORS)]
             for noun, number, other in ((one, "singular", attractors[1]), (many, "plural", attractors[0])):
-                template = f"{SENTENCES[role]} {other}"
+                sentence = FRAME.format(PREPOSITIONS[role])
+                template = f"{sentence} {other}"
                 prompt = written_prompt(tokenizer, template, noun, number, role, accepted=VERBS[number])
-                found.append(_of_family(prompt, one, SENTENCES[role]))
+                found.append(_of_family(prompt, one, sentence))
     return found
 
 
@@ -69,7 +71,7 @@ def _atlas_prompts() -> list[Prompt]:
             forms = ((noun, "singular", third_person(other)), (third_person(noun), "plural", other))
             for role in ROLES:
                 for word, number, attractor in forms if _takes_part(role, i) else ():
-                    sentence = SENTENCES[role].format("{}")
+                    sentence = ATLAS_FRAME.format(PREPOSITIONS[role])
                     words = (*sentence.format(word).split(), attractor)
                     ids = tuple(known.ids[w] for w in (BOS, *words))
                     found.append(Prompt(noun, " ".join(words), ids, number, accepted[number], sentence, 2, role))

@@ -40,8 +40,8 @@ LANGUAGES = {
 RELATIONS = {
     "capital": (
         CAPITALS,
-        "The capital of {} is",
-        "The country of {} has its capital in the city of",
+        "{} is a country whose capital is the city of",
+        "The government of {} sits in the city of",
         "The capital of {} is the city of",
     ),
     "landmark_city": (
@@ -52,8 +52,8 @@ RELATIONS = {
     ),
     "city_language": (
         LANGUAGES,
-        "The people of {} mostly speak",
-        "The language spoken in {} is",
+        "The inhabitants of {} speak fluent",
+        "If you live in {}, you should learn to speak",
         "The official language of the city of {} is",
     ),
 }

@@ -88,14 +88,16 @@ def written_prompt(
 
 
 @torch.no_grad()
-def screen(lm: Any, prompts: list[Prompt]) -> list[Prompt]:
+def screen(lm: Any, prompts: list[Prompt], batch_size: int = 16) -> list[Prompt]:
     """Keep the prompts that the model answers correctly (its most likely token counts as the answer)."""
     device = next(lm.parameters()).device
     kept = []
-    for prompt in prompts:
-        logits = lm(torch.tensor([prompt.ids], device=device), return_type="logits")
-        if int(logits[0, -1].argmax()) in prompt.answer_ids:
-            kept.append(prompt)
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        width = max(len(prompt.ids) for prompt in batch)
+        tokens = torch.tensor([[*p.ids, *[0] * (width - len(p.ids))] for p in batch], device=device)
+        best = lm(tokens, return_type="logits").argmax(-1)  # what fills up a row on the right is never looked at
+        kept += [p for p, row in zip(batch, best.tolist(), strict=True) if row[len(p.ids) - 1] in p.answer_ids]
     return kept
 
 
