@@ -114,6 +114,15 @@ figures.show(
 causal_panels.legend(measured)
 
 # %% [markdown]
+# Taking a subspace away is a weaker test than exchanging it: zero and mean replacement may push the model into states it
+# never meets. The same subspaces, ablated all three ways:
+
+# %%
+replaced = causal_views.by_replacement(lm, run.p, measured, prompts)
+run.metrics(replaced)
+replaced.pivot(index=["subspace", "replacement"], columns="metric", values="value").round(3)
+
+# %% [markdown]
 # ## How many directions does it take?
 #
 # Effect against rank. A subspace that must be nearly as large as the whole space explains nothing. The menu goes from

@@ -101,6 +101,17 @@ def test_the_ceiling_is_judged_causal_and_a_random_subspace_is_not(lm, p, prompt
     assert "causal: das" in title
 
 
+def test_only_a_donor_puts_its_answer_in_the_place_of_what_is_taken_away(lm, p, prompts, here, rows):
+    ceiling = causal_subspaces.aligned_subspace(lm, p, prompts, HOOK)
+    principal = causal_subspaces.fixed_subspaces(*rows)[1]
+    subspaces = {(name, 0): ceiling for name in ("das", "mined", "random", "random_variance")} | {("pca", 0): principal}
+    measured = causal.Measured(pd.DataFrame(), {}, subspaces, here, rows, None)
+    found = causal_views.by_replacement(lm, p, measured, prompts).set_index(["subspace", "replacement", "metric"])
+    value = found["value"]["das"]
+    assert value["donor", "interchanged"] > 0.9 and value["zero", "interchanged"] < 0.3
+    assert value["mean", "interchanged"] < 0.3 and value["mean", "kl"] > 0.5
+
+
 def gen(seed):
     return torch.Generator().manual_seed(seed)
 

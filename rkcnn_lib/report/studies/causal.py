@@ -63,9 +63,10 @@ class Ground:
     clean: dict[str, torch.Tensor]
     full: dict[str, torch.Tensor]
 
-    def run(self, A: Part, mode: str) -> dict[str, torch.Tensor]:
-        """Return `effects` of one intervention, each (n,), on the CPU."""
-        patched = patched_logits(self.lm, self.pairing.pairs, self.hook_name, A, mode, self.donated)
+    def run(self, A: Part, mode: str, replacement: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Return `effects` of one intervention, each (n,), on the CPU; by default the replacement is the donors'."""
+        donated = self.donated if replacement is None else replacement
+        patched = patched_logits(self.lm, self.pairing.pairs, self.hook_name, A, mode, donated)
         return _on_cpu(effects(self.logits, patched, self.pairing.pairs))
 
     def shares(self, A: Part) -> torch.Tensor:

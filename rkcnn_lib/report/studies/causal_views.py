@@ -13,7 +13,16 @@ from rkcnn_lib.report.params import CausalChecks
 from rkcnn_lib.report.studies.cards import token_text
 from rkcnn_lib.report.studies.causal import Measured, ground, judged_rank
 from rkcnn_lib.report.studies.causal_prompts import Pairing, Prompts
-from rkcnn_lib.report.studies.causal_subspaces import CEILING, MINED, Subspace, aligned_subspace
+from rkcnn_lib.report.studies.causal_subspaces import (
+    CEILING,
+    CHANCE,
+    CHANCE_OF_VARIANCE,
+    MINED,
+    VARIANCE,
+    Subspace,
+    aligned_subspace,
+    at_positions,
+)
 from rkcnn_lib.worlds import hook_name as name_of_hook
 from rkcnn_lib.worlds import model_facts
 from rkcnn_lib.worlds.tasks import Prompt
@@ -78,6 +87,30 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
                 about | {"pair": i, "metric": metric, "value": float(value)}
                 for metric, values in found.items()
                 for i, value in zip(members, values, strict=True)
+            ]
+    return pd.DataFrame(rows)
+
+
+def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
+    """Ablate the judged subspaces by zero, by the mean of the selection prompts and by a donor.
+
+    Zero and mean can take an answer away, a donor can also put another in its place; what only the first two do may
+    be the damage of a state the model never meets.
+
+    Returns
+    -------
+    DataFrame: subspace, replacement, metric (top1, interchanged, kl), value, low, high.
+    """
+    here = measured.ground
+    mean = at_positions(lm, prompts.selection, p.positions, here.hook_name).mean(0)  # (k, d)
+    kinds = {"zero": torch.zeros_like(mean), "mean": mean, "donor": None}
+    rows = []
+    for name in (MINED, CHANCE, CHANCE_OF_VARIANCE, VARIANCE, CEILING):
+        for kind, replacement in kinds.items():
+            found = here.run(measured.subspaces[name, 0].part(judged_rank(p)), "ablate", replacement)
+            rows += [
+                {"subspace": name, "replacement": kind, "metric": metric} | here.interval(found[metric])
+                for metric in ("top1", "interchanged", "kl")
             ]
     return pd.DataFrame(rows)
 
