@@ -47,7 +47,7 @@ sae_steps: int = 4000  # steps of 1024 rows that each seed's SAE is trained; 0: 
 sae_expansion: float = 4.0  # latents per dimension
 sae_k: int = 32  # latents active a token
 das_steps: int = 200  # gradient steps of the supervised ceiling
-das_layers: list = None  # layers at which the ceiling is learnt; None: all
+das_layers: list = None  # further layers at which the ceiling is learnt; None: all
 delta_share: float = 0.1  # margin: share of the whole activation's effect
 delta_predict: float = 0.1  # margin: accuracy above chance (0.5) from which a subspace counts as predictive
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
@@ -182,7 +182,7 @@ if run.p.isolated:
 # the weight can read. With `hook = mlp_post` all verdicts below rest on that part.
 
 # %%
-illusion = causal_views.rowspace_effects(lm, run.p, prompts)
+illusion = causal_views.rowspace_effects(lm, run.p, measured, prompts)
 run.metrics(illusion)
 illusion.pivot(index=["layer", "part"], columns="metric", values="value").round(3)
 

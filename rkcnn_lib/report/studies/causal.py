@@ -83,10 +83,10 @@ class Ground:
         return {"value": mean, "low": low, "high": high}
 
 
-def ground(lm: Any, pairing: Pairing, hook_name: str) -> Ground:
-    """Read the donors and run both ends once."""
+def ground(lm: Any, pairing: Pairing, hook_name: str, logits: torch.Tensor | None = None) -> Ground:
+    """Read the donors and run both ends once; ``logits`` of the clean run are taken where they are known."""
     donated = donor_activations(lm, pairing.pairs, hook_name)
-    logits = clean_logits(lm, pairing.pairs)
+    logits = clean_logits(lm, pairing.pairs) if logits is None else logits
     full = patched_logits(lm, pairing.pairs, hook_name, None, "keep", donated)
     ends = (_on_cpu(effects(logits, x, pairing.pairs)) for x in (logits, full))
     return Ground(lm, hook_name, pairing, donated, logits, *ends)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rkcnn_lib.measure.causal import steered_continuation
+from rkcnn_lib.measure.causal import clean_logits, steered_continuation
 from rkcnn_lib.measure.subspaces import rowspace_part
 from rkcnn_lib.report.params import CausalChecks
 from rkcnn_lib.report.studies.cards import token_text
@@ -27,6 +27,7 @@ from rkcnn_lib.worlds import hook_name as name_of_hook
 from rkcnn_lib.worlds import model_facts
 from rkcnn_lib.worlds.tasks import Prompt
 
+LAYERS_SHOWN, PAIRS_SHOWN = 6, 24  # at most, in the heat map
 STRENGTHS = (1.0, 3.0)  # multiples of the difference of mean activations
 STEERED_PROMPTS, CONTINUED = 3, 4
 
@@ -44,14 +45,14 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     DataFrame: layer, subspace, intervention, metric, value, low, high.
     """
     n = n_layers(p)
-    layers = range(n) if p.das_layers is None else sorted({layer % n for layer in p.das_layers})
+    layers = range(n) if p.das_layers is None else sorted({layer % n for layer in (p.layer, *p.das_layers)})
     rows = []
     for layer in layers:
         hook = name_of_hook(p.hook, layer)
         if hook == measured.ground.hook_name:
             here, learnt = measured.ground, measured.per_pair[CEILING, 0, "ablate"]
         else:
-            here = ground(lm, prompts.judged, hook)
+            here = ground(lm, prompts.judged, hook, measured.ground.logits)
             learnt = here.run(aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
         for name, effect in {CEILING: learnt, "full-resample": here.full}.items():
             found = effect["interchanged"]
@@ -63,7 +64,8 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
 def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     """Exchange the whole activation at one layer and one token at a time (activation patching), in one sentence.
 
-    The sentence is that of most judged pairs.
+    The sentence is that of most judged pairs. Of a deep model some layers are looked at, evenly spaced, the last one
+    and the one that is studied among them.
 
     Returns
     -------
@@ -72,14 +74,17 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     """
     drawn = prompts.judged.drawn
     kinds = [(base.family, len(base.ids)) for base, _ in drawn]
-    members = [i for i, kind in enumerate(kinds) if kind == max(set(kinds), key=kinds.count)]
+    most = max(dict.fromkeys(kinds), key=kinds.count)
+    members = [i for i, kind in enumerate(kinds) if kind == most][:PAIRS_SHOWN]
     first, chosen = drawn[members[0]][0], prompts.judged.pairs.take(torch.tensor(members))
+    clean_run, n = clean_logits(lm, chosen), n_layers(p)
+    layers = sorted({p.layer % n, *torch.linspace(0, n - 1, min(n, LAYERS_SHOWN)).round().int().tolist()})
     rows = []
     for place in range(1, len(first.ids)):
         pairing = Pairing([drawn[i] for i in members], chosen.at(place))
         text = "{entity}" if place == first.entity_position else token_text(lm, first.ids[place])
-        for layer in range(n_layers(p)):
-            here = ground(lm, pairing, name_of_hook(p.hook, layer))
+        for layer in layers:
+            here = ground(lm, pairing, name_of_hook(p.hook, layer), clean_run)
             clean, changed = (x["logit_difference"] for x in (here.clean, here.full))
             found = {"fractional_decrease": (clean - changed) / clean.mean(), "interchanged": here.full["interchanged"]}
             about = {"layer": layer, "place": place, "arm": f"{place} {text}"}
@@ -143,7 +148,7 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
     return pd.DataFrame(rows)
 
 
-def rowspace_effects(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
+def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
     """Learn the ceiling in an MLP's hidden layer and exchange it, its rowspace part, and everything.
 
     The block is that whose hidden layer matters most when all of it is exchanged. What its output weight cannot
@@ -155,7 +160,7 @@ def rowspace_effects(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame
     DataFrame: layer, part, metric, value, low, high.
     """
     hooks = [name_of_hook("mlp_post", layer) for layer in range(n_layers(p))]
-    grounds = [ground(lm, prompts.judged, hook) for hook in hooks]
+    grounds = [ground(lm, prompts.judged, hook, measured.ground.logits) for hook in hooks]
     layer = min(range(len(hooks)), key=lambda i: float(grounds[i].full["logit_difference"].mean()))
     here, weight = grounds[layer], lm.blocks[layer].mlp.W_out.detach().cpu()
     basis = aligned_subspace(lm, p, prompts, hooks[layer]).part(judged_rank(p))
