@@ -45,7 +45,7 @@ from rkcnn_lib.report.studies.causal_subspaces import (
 from rkcnn_lib.report.studies.verdicts import judge
 
 BASELINES = (CHANCE, CHANCE_OF_VARIANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
-ENDS = {"whole": "clean", "empty": "full resample"}
+ENDS = {"whole": "clean", "empty": "full-resample"}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from IPython.display import display
+from IPython.display import HTML, display
 
 from rkcnn_lib.measure.causal import patched_logits
 from rkcnn_lib.measure.statistics import mean_interval
@@ -44,7 +44,7 @@ def describe(prompts: Prompts) -> None:
     """Show how many prompts there are of each kind, and one of each."""
     base, donor = prompts.judged.drawn[0]
     judged = "other sentences, other entities" if prompts.entities_held_out else "other sentences, same entities"
-    display(pd.DataFrame({
+    _whole(pd.DataFrame({
         "number": [
             len(prompts.screening), f"{prompts.known} of {prompts.asked}", len(prompts.selection),
             len(prompts.training.drawn), len(prompts.evaluation), len(prompts.judged.drawn),
@@ -59,15 +59,21 @@ def describe(prompts: Prompts) -> None:
     ]))  # fmt: skip
 
 
-def legend(measured: Measured) -> pd.DataFrame:
-    """Return what each subspace is, in words, with how many candidates it was chosen from."""
+def _whole(table: pd.DataFrame) -> None:
+    """Display a table with its texts in full, escaped."""
+    with pd.option_context("display.max_colwidth", None):
+        display(HTML(table.to_html(border=0)))
+
+
+def legend(measured: Measured) -> None:
+    """Show what each subspace is, in words, with how many candidates it was chosen from."""
     first = {name: one for (name, _), one in reversed(measured.subspaces.items())}
     rows = [
         {"subspace": name, "what it is": said, "chosen from": first[name].candidates}
         for name, said in SUBSPACES.items()
         if name in first
     ]
-    return pd.DataFrame(rows).set_index("subspace")
+    _whole(pd.DataFrame(rows).set_index("subspace"))
 
 
 def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
