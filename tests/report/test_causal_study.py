@@ -1,5 +1,7 @@
 """The study behind 06: prompts disjoint, subspaces judged by what can matter, tables as the figures take them."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,6 +45,14 @@ def test_selection_and_judgement_share_neither_prompt_nor_entity(prompts):
 def test_overlapping_sets_are_refused(prompts):
     with pytest.raises(AssertionError, match="overlap"):
         causal_prompts.check_disjoint(prompts.selection, prompts.evaluation, prompts.selection[:1])
+
+
+def test_the_gate_fails_where_prompts_are_shared(lm, p, prompts, here, rows):
+    measured = causal.Measured(pd.DataFrame(), {}, {}, here, rows, None)
+    assert all(check.passed for check in causal_panels.checks(prompts, measured, p))
+    leaky = dataclasses.replace(prompts, selection=[*prompts.selection, prompts.evaluation[0]])
+    failed = [check.name for check in causal_panels.checks(leaky, measured, p) if not check.passed]
+    assert failed == ["prompts shared by screening, selection and evaluation"]
 
 
 def test_a_second_relation_keeps_the_sides_of_the_first(lm, p, prompts):

@@ -14,7 +14,7 @@ from rkcnn_lib.measure.subspaces import random_basis
 from rkcnn_lib.report.params import CausalChecks
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.studies.causal import ENDS, Measured, judged_rank
-from rkcnn_lib.report.studies.causal_prompts import Prompts, check_disjoint
+from rkcnn_lib.report.studies.causal_prompts import Prompts, shared_prompts
 from rkcnn_lib.report.studies.causal_subspaces import CEILING, CHANCE, MINED, SUBSPACES, VARIANCE
 from rkcnn_lib.report.studies.sae_panels import verdict_title
 
@@ -187,12 +187,12 @@ def checks(prompts: Prompts, measured: Measured, p: CausalChecks) -> list[Check]
 
     clean = float((run(whole, "keep") - here.logits).abs().max())
     same = float((run(whole, "ablate") - run(None, "keep")).abs().max())
-    check_disjoint(prompts.screening, prompts.selection, prompts.evaluation)
+    shared = shared_prompts(prompts.screening, prompts.selection, prompts.evaluation)
     effect = float((here.clean["logit_difference"] - here.full["logit_difference"]).mean())
     return [
         Check("keeping everything against the clean run, logits", clean, f"<= {EXACT}", clean <= EXACT),
         Check("keeping nothing against replacing everything, logits", same, f"<= {EXACT}", same <= EXACT),
-        Check("screening, selection and evaluation prompts overlap", "no", "no", True),
+        Check("prompts shared by screening, selection and evaluation", shared, "0", shared == 0),
         Check("entities that the model knows", f"{prompts.known} of {prompts.asked}", ">= 8", prompts.known >= 8),
         Check("effect of replacing the whole activation, logit difference", effect, "> 1", effect > 1),
     ]

@@ -102,10 +102,15 @@ def known_prompts(lm: Any, p: CausalChecks, like: Prompts | None = None) -> Prom
     )  # fmt: skip
 
 
+def shared_prompts(*sets: list[Prompt]) -> int:
+    """Return how many prompts are in more than one of the sets."""
+    texts = [{x.text for x in part} for part in sets]
+    return sum(map(len, texts)) - len(set().union(*texts))
+
+
 def check_disjoint(*sets: list[Prompt]) -> None:
     """Raise AssertionError if a prompt is in two of the sets."""
-    texts = [{x.text for x in part} for part in sets]
-    if len(set().union(*texts)) < sum(map(len, texts)):
+    if shared_prompts(*sets):
         raise AssertionError("screening, selection and evaluation prompts overlap: every result would be flattered")
 
 
