@@ -14,7 +14,7 @@ class PlantedReader(torch.nn.Module):
     """Token i is an entity of label i % 4; label tokens follow the entities in the vocabulary.
 
     In a random basis, dimensions 0-1 hold the label and are read, 2-3 hold the label too and are not (the decoy),
-    the rest is noise. ``d_hidden`` names nothing: positions do not interact.
+    the rest is noise. Positions do not interact.
     """
 
     def __init__(self, seed):
