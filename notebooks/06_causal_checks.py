@@ -17,18 +17,20 @@
 # %% [markdown]
 # # 06 · Does the model use what the directions point at?
 #
-# A subset that separates the data need not be a causal feature. Here a subspace spanned by mined directions is put to
-# the test inside the model: keep it and replace everything else by another prompt's activations, or replace it alone.
-# If the model's answer follows the subspace, the model uses it. Whether it does so more than a random subspace of the
-# same rank is the question.
+# A subset that separates the data need not be a causal feature. Here subspaces are put to the test inside the model:
+# exchange one between two prompts, or keep it alone and replace everything else. If the answer follows, the model
+# uses it; if a subspace tells the answers apart and nothing follows, it only predicts. Whether mined directions do
+# more than random ones, and how far they stay behind what gradient descent finds with labels, is the question.
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
 model: str = "gpt2"  # hub name, local folder, "atlas" or "gemma"
 revision: str = None  # revision of a hub model; None: its main branch
 layer: int = 9  # block whose activations are exchanged; -1 is the last
-hook: str = "resid_post"  # resid_pre, resid_post, mlp_out or attn_out
-relation: str = "capital"  # which facts; the error for an unknown one lists them
+hook: str = "resid_post"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
+positions: str = "both"  # where: "entity" (its last token), "last" (where the answer is read) or "both"
+relation: str = "capital"  # which facts, "agreement" or "ioi"; the error for an unknown one lists them
+isolated: str = None  # a second relation of the same entities, which should not change; None: not tested
 text: str = None  # text that is mined: None: the hub's list (atlas: its own), a file, or "atlas"
 n_tokens: int = 500_000  # tokens to capture for mining
 context_size: int = 128  # tokens in a context
@@ -38,73 +40,191 @@ subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
 n_directions: int = 800  # directions kept at most
 score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
 subsets: str = "coordinate"  # coordinate or rotated
-n_seeds: int = 5  # seeds that mine; below 5 every verdict is inconclusive
+n_seeds: int = 5  # seeds that mine; below 5 the verdict over seeds is inconclusive
 ranks: list = [2, 4, 8, 16, 32]  # dimensions of the subspaces; the middle one is judged
-n_pairs: int = 64  # prompt pairs on which subspaces are judged
-delta_share: float = 0.1  # margin: share of the logit difference
+n_pairs: int = 64  # prompt pairs on which subspaces are judged; four times as many train the ceiling
+sae_steps: int = 4000  # steps of 1024 rows that each seed's SAE is trained; 0: no SAE
+sae_expansion: float = 4.0  # latents per dimension
+sae_k: int = 32  # latents active a token
+das_steps: int = 200  # gradient steps of the supervised ceiling
+das_layers: list = None  # further layers at which the ceiling is learnt; None: all
+delta_share: float = 0.1  # margin: share of the whole activation's effect
+delta_predict: float = 0.1  # margin: accuracy above chance (0.5) from which a subspace counts as predictive
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
 # %%
 from rkcnn_lib.report import figures
 from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import activations, causal, causal_panels
+from rkcnn_lib.report.studies import activations, causal, causal_cards, causal_panels, causal_prompts, causal_views
 from rkcnn_lib.worlds import load_model
 
 run = start_run("06_causal_checks", globals())
 
 # %% [markdown]
-# ## Which facts does the model know?
+# ## What does the model know?
 #
-# Subspaces are *chosen* on selection prompts and *judged* on evaluation prompts with other words (for atlas:
-# combinations of fact and sentence that its training text never held). Only prompts that the model completes
-# correctly are used, and their number is shown.
+# Three sets of prompts that share none. *Screening* prompts tell which entities the model knows; only those are used.
+# On *selection* prompts subspaces are chosen and learnt. On *evaluation* prompts they are judged: in other sentences
+# (for atlas: combinations of fact and sentence that its training text never held) and, where several entities share an
+# answer, about other entities. Answers are one token each, or a class of single tokens (plural verbs).
 
 # %%
 lm = load_model(run.p.model, revision=run.p.revision, device=run.device)
-prompts = causal.known_facts(lm, run.p)
+prompts = causal_prompts.known_prompts(lm, run.p)
 causal_panels.describe(prompts)
 
 # %% [markdown]
-# ## Keep it, or replace it
+# ## Where is the answer carried?
 #
-# At the last token of the prompt, activations are split into the part inside the subspace A and the rest. *Keep*: all
-# but A comes from a donor prompt with another answer. *Ablate*: only A does. Beside the mined subspace stand a random
-# one of equal rank (the chance level), the top principal components (what any high-variance subspace does), the span
-# of the class means (given the labels, so a ceiling), the whole space and the empty one. Mined directions are ranked
-# by how well they separate the answers on the selection prompts.
+# The whole activation of one token at one layer is exchanged for the donor prompt's. 0 leaves the difference between
+# the right answer and the donor's as it was, 1 makes them level, 2 turns the difference round.
+
+# %%
+places = causal_views.effect_by_place(lm, run.p, prompts)
+run.metrics(places)
+figures.show(
+    figures.layer_heatmap(places, title=causal_panels.place_title(places, run.p)),
+    f"Mean over the pairs of one sentence; hook {run.p.hook}. The menu shows the share of pairs that answer as the "
+    "donor. This is the most that a subspace of that activation could do alone.",
+)
+
+# %% [markdown]
+# ## Exchange it, or keep it
+#
+# At the exchanged positions activations are split into the part inside the subspace A and the rest. *Ablate*: A alone
+# comes from the donor (an interchange). *Keep*: all but A does. All subspaces have equal rank. Beside the mined one
+# stand random ones (of equal rank, and of equal rank and variance), principal components, k-means centres and
+# datapoints, the same directions chosen by shuffled labels, an SAE's latents, the class means, and the supervised
+# ceiling: a subspace learnt by gradient to do just this, on other prompts.
 
 # %%
 store = activations.open_store(run)
-table = causal.measure_subspaces(lm, store, run.p, prompts, run.device)
+measured = causal.measure_subspaces(lm, store, run.p, prompts, run.device)
 run.note(seeds=list(range(run.p.n_seeds)))
-run.metrics(table)
+run.metrics(measured.table)
 figures.show(
-    figures.causal_effects(causal_panels.at_rank(table, run.p), title=causal_panels.effects_title(table, run.p)),
-    f"Rank {causal_panels.judged_rank(run.p)}, {len(prompts.pairs.base)} prompt pairs, mean over {run.p.n_seeds} seeds "
-    "with 95 % intervals over seeds; lines: the clean run and the full resample ablation.",
+    figures.causal_effects(
+        causal_panels.at_rank(measured.table, run.p), title=causal_panels.effects_title(measured.table, run.p)
+    ),
+    f"Rank {causal_panels.judged_rank(run.p)}, {len(prompts.judged.drawn)} held-out pairs. Intervals at 95 %: over "
+    f"{run.p.n_seeds} seeds where a subspace has several, over entities where it has one. Lines: the clean run and the "
+    "full resample ablation.",
 )
+causal_panels.legend(measured)
+
+# %% [markdown]
+# Taking a subspace away is a weaker test than exchanging it: zero and mean replacement may push the model into states it
+# never meets. The same subspaces, ablated all three ways:
+
+# %%
+replaced = causal_views.by_replacement(lm, run.p, measured, prompts)
+run.metrics(replaced)
+replaced.pivot(index=["subspace", "replacement"], columns="metric", values="value").round(3)
 
 # %% [markdown]
 # ## How many directions does it take?
 #
-# The share of the logit difference that survives when only the subspace is kept, against its rank. A subspace that
-# must be nearly as large as the whole space explains nothing.
+# Effect against rank. A subspace that must be nearly as large as the whole space explains nothing. The menu goes from
+# interchange accuracy to the share of the logit difference that a kept subspace recovers and to the fractional
+# decrease that an exchanged one causes.
 
 # %%
-share = causal.shares(table)
+share = causal.shares(measured.table)
 run.metrics(share)
+run.metrics(causal.scrubbed(measured))
+curve = causal_panels.minimal_size(measured.table, share)
 figures.show(
-    figures.recovery_curve(causal_panels.share_curve(share), x="rank", title=causal_panels.share_title(share)),
-    "0: nothing kept, 1: everything kept; mean and range over seeds. The random subspace is the chance level.",
+    figures.recovery_curve(curve, x="rank", title=causal_panels.curve_title(measured.table, run.p)),
+    "Mean and range over seeds. Grey: uniformly random subspaces of the same rank, from their mean to the best seed.",
 )
+
+# %% [markdown]
+# ## Is the ceiling a ceiling at every layer?
+#
+# The supervised subspace, learnt anew at each layer on training pairs and judged on the held-out ones.
+
+# %%
+layers = causal_views.ceiling_by_layer(lm, run.p, measured, prompts)
+run.metrics(layers)
+figures.show(
+    figures.causal_by_layer(layers, title=causal_panels.layer_title(layers, run.p)),
+    "Interchange accuracy with 95 % intervals over entities; the line is the exchange of the whole activation.",
+)
+
+# %% [markdown]
+# ## Does it leave the rest alone?
+#
+# A feature of its own should move its answer and no other. *Cause*: share of questions about `relation` that get the
+# donor's answer. *Isolate*: share of questions about `isolated`, asked of entities that differ in it, whose answer
+# stays. Exchanging everything and exchanging nothing both get a mean of 0.5.
+
+# %%
+if run.p.isolated:
+    other = causal_prompts.known_prompts(lm, run.p, like=prompts)
+    isolation = causal_views.isolation(lm, run.p, measured, prompts, other)
+    run.metrics(isolation)
+    figures.show(
+        figures.causal_effects(
+            causal_panels.over_seeds(isolation, ["subspace", "intervention", "metric"]),
+            title=causal_panels.isolation_title(isolation),
+        ),
+        f"Rank {causal_panels.judged_rank(run.p)}; {run.p.relation} should move, {run.p.isolated} should stay. "
+        "das_isolating was learnt with both aims.",
+    )
+
+# %% [markdown]
+# ## An illusion to guard against
+#
+# In an MLP's hidden layer most directions are not read by the output weight. A subspace half outside what is read may
+# still show an effect: its unread half varies with the answer and switches on the read half, which otherwise lies
+# still. So the ceiling is learnt in the hidden layer that matters most and exchanged as it is, then only the part that
+# the weight can read. With `hook = mlp_post` all verdicts below rest on that part.
+
+# %%
+illusion = causal_views.rowspace_effects(lm, run.p, measured, prompts)
+run.metrics(illusion)
+illusion.pivot(index=["layer", "part"], columns="metric", values="value").round(3)
+
+# %% [markdown]
+# ## One prompt at a time
+#
+# Point at a token: what exchanging this token alone, at the layer that is studied, does to the answer. Below each
+# prompt, what the model says once a subspace is exchanged.
+
+# %%
+causal_cards.show(lm, run.p, measured, prompts, places)
+
+# %% [markdown]
+# Steering: the difference of the mean activations of two answers, as far as it lies in the subspace, is added at every
+# token but the first.
+
+# %%
+causal_views.steering_samples(lm, run.p, measured, prompts)
 
 # %% [markdown]
 # ## The verdict
 #
-# *Supported*: the mined subspace carries more of the answer than both a random and a principal subspace of its rank,
-# beyond the margin, on Holm-adjusted 95 % paired intervals over seeds. Only the middle rank is judged; it was declared
-# with the parameters.
+# On each subspace, at the middle rank, declared with the parameters. *Causal*: its effect exceeds that of the strongest
+# random control by more than the margin. *Predictive only*: its effect stays below the margin, although the coordinates
+# of A tell the answer from the donor's on held-out prompts. *Inconclusive*: anything else, so also a subspace that moves
+# answers, but no more than its variance gives a random one. Intervals run over entities, at Bonferroni's level for the
+# number of subspaces.
+
+# %%
+judged = causal.verdict_table(measured, run.p, prompts)
+run.metrics(judged.melt(id_vars=["subspace", "verdict"], var_name="metric", value_name="value"))
+figures.show(
+    figures.paired_differences(causal_panels.verdict_rows(judged, run.p), title=causal_panels.verdicts_title(judged)),
+    "Share of the whole activation's effect, above the strongest random control; Bonferroni-adjusted 95 % intervals "
+    "over entities; the strip is the margin.",
+)
+judged.round(3)
+
+# %% [markdown]
+# On the question of the report: *supported* if the mined subspace keeps more of the answer than random subspaces of its
+# rank, random ones that also have its variance, and principal components, beyond the margin, on Holm-adjusted 95 %
+# paired intervals over seeds.
 
 # %%
 verdicts = run.verdicts(causal.judge_causal(share, causal_panels.judged_rank(run.p), run.p.delta_share))
@@ -115,5 +235,5 @@ figures.show(
 verdicts
 
 # %%
-run.gate(causal_panels.checks(lm, prompts, table, store))
-run.finish(causal_panels.headline(verdicts, share, run))
+run.gate(causal_panels.checks(prompts, measured, run.p))
+run.finish(causal_panels.headline(verdicts, judged, measured, run))

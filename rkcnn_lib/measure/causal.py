@@ -1,85 +1,54 @@
-"""Interventions on a subspace of a model's activations, and what they do to its answers.
+"""Interventions on a part of a model's activations: keep it, replace it, steer along it.
 
-Resample ablation (Chan et al. 2022, "Causal scrubbing"; Geiger et al. 2021, "Causal abstractions"): the part of
-an activation inside or outside a subspace A is replaced by the same part of a *donor* prompt's activation.
+A is a subspace (or some latents of an SAE). At chosen positions of a prompt the part of an activation inside or
+outside A is replaced by the same part of something else:
 
-* keep-only-A: ``x' = donor + (x - donor) P``  (everything but A comes from the donor)
-* ablate-A:    ``x' = x + (donor - x) P``      (A alone comes from the donor: an interchange of A)
+* keep-only-A: ``x' = r + A(x) - A(r)``  (everything but A is the replacement's)
+* ablate-A:    ``x' = x + A(r) - A(x)``  (A alone is the replacement's)
 
-with ``P`` the projector on A. For A the whole space keep is the clean run and ablate the full resample
-ablation; for A = {0} it is the other way round.
+where A(x) is x's share in A and r the replacement: zero, a mean, or the activation of a *donor* prompt (resample
+ablation, Chan et al. 2022, "Causal scrubbing"). Ablating with a donor is the interchange intervention of Geiger
+et al. 2021, "Causal abstractions of neural networks". For A the whole space keep is the clean run and ablate the
+full replacement; for A = {0} it is the other way round.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from torch import Tensor
 
 Mode = Literal["keep", "ablate"]
-
-
-def orthonormal_basis(directions: torch.Tensor | np.ndarray, tolerance: float = 1e-6) -> torch.Tensor:
-    """Return an orthonormal basis of the span of some directions.
-
-    Parameters
-    ----------
-    directions : (r, d) tensor or array
-        Rows that span the subspace; near-dependent ones do not count twice.
-    tolerance : float
-        Singular values below ``tolerance`` times the largest are taken as zero.
-
-    Returns
-    -------
-    (d, rank) float32 tensor with orthonormal columns.
-
-    Raises
-    ------
-    ValueError
-        If there are no directions, or they are not finite, or all zero.
-    """
-    rows = torch.as_tensor(directions, dtype=torch.float64)
-    if rows.ndim != 2 or rows.shape[0] == 0:
-        raise ValueError(f"directions must be (r, d) with r >= 1, got shape {tuple(rows.shape)}: A is empty")
-    if not torch.isfinite(rows).all():
-        raise ValueError("directions hold NaN or Inf")
-    _, singular, right = torch.linalg.svd(rows, full_matrices=False)
-    rank = int((singular > tolerance * singular[0]).sum()) if singular[0] > 0 else 0
-    if rank == 0:
-        raise ValueError("all directions are zero: they span nothing")
-    return right[:rank].T.float()
-
-
-def mix(clean: torch.Tensor, donor: torch.Tensor, basis: torch.Tensor | None, mode: Mode) -> torch.Tensor:
-    """Return activations (n, d) of which one part is the donor's; ``basis`` None stands for the empty subspace."""
-    if mode not in ("keep", "ablate"):
-        raise ValueError(f"mode = {mode!r}: use 'keep' or 'ablate'")
-    if clean.shape != donor.shape:
-        raise ValueError(f"clean {tuple(clean.shape)} and donor {tuple(donor.shape)} activations differ in shape")
-    if basis is None:
-        return donor.clone() if mode == "keep" else clean.clone()
-    if basis.shape[0] != clean.shape[-1]:
-        raise ValueError(f"the subspace lives in {basis.shape[0]} dimensions, the activations in {clean.shape[-1]}")
-    difference = clean - donor
-    inside = (difference @ basis) @ basis.T
-    return donor + inside if mode == "keep" else clean - inside
+Part = Tensor | Callable[[Tensor], Tensor] | None  # a basis (d, r), a function x -> its share in A, the empty subspace
+NO_TOKEN = -1  # fills rows of token sets of unequal size
+BATCH = 64  # prompts a forward pass
 
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """Base prompts, donor prompts and the single-token answers of both; row i of each belongs together.
+    """Base prompts, donor prompts and the answers of both; row i of each belongs together.
 
-    ``base`` and ``donor`` are (n, length) token ids of equal length, ``answer`` and ``foil`` (n,) the token
-    that each should end in. ``position`` is where activations are exchanged (-1: the last token).
+    Attributes
+    ----------
+    base, donor : (n, length) token ids, shorter rows filled up on the right (a causal model never looks there).
+    answer, foil : (n,) or (n, a) token ids
+        What the base and what the donor should end in; with several columns any of a row's tokens counts (all
+        singular verbs, say), rows being filled up with -1.
+    positions : int, (n,) or (n, k) tensor
+        Where activations are exchanged, alike in base and donor; negative counts from each prompt's last token.
+    lengths : (n,) tensor or None
+        Tokens of each row before the filling, base and donor alike; None: all of them.
     """
 
-    base: torch.Tensor
-    donor: torch.Tensor
-    answer: torch.Tensor
-    foil: torch.Tensor
-    position: int = -1
+    base: Tensor
+    donor: Tensor
+    answer: Tensor
+    foil: Tensor
+    positions: Tensor | int = -1
+    lengths: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.base.ndim != 2 or self.base.shape != self.donor.shape:
@@ -87,76 +56,203 @@ class PromptPairs:
                 f"base {tuple(self.base.shape)} and donor {tuple(self.donor.shape)} prompts must be (n, length) "
                 "and equally long: choose pairs of one template with names of equal token length"
             )
-        if not len(self.base) == len(self.answer) == len(self.foil):
-            raise ValueError("base, answer and foil must have one row a pair")
-        if len(self.base) == 0:
+        n, length = self.base.shape
+        if n == 0:
             raise ValueError("there are no prompt pairs")
+        if not n == len(self.answer) == len(self.foil):
+            raise ValueError("base, answer and foil must have one row a pair")
+        lengths = torch.full((n,), length) if self.lengths is None else torch.as_tensor(self.lengths).cpu()
+        if lengths.shape != (n,) or int(lengths.min()) < 1 or int(lengths.max()) > length:
+            raise ValueError(f"lengths must be ({n},) between 1 and {length}, got {lengths.tolist()}")
+        places = torch.as_tensor(self.positions).cpu()
+        places = places.expand(n, 1) if places.ndim == 0 else places.reshape(n, -1)
+        places = torch.where(places < 0, places + lengths[:, None], places)
+        if int(places.min()) < 0 or bool((places >= lengths[:, None]).any()):
+            raise ValueError(f"positions = {self.positions}: outside some prompt of {int(lengths.min())} tokens")
+        answer, foil = (tokens if tokens.ndim == 2 else tokens[:, None] for tokens in (self.answer, self.foil))
+        for name, value in {"positions": places, "lengths": lengths, "answer": answer, "foil": foil}.items():
+            object.__setattr__(self, name, value.to(self.base.device))
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def at(self, positions: Tensor | int) -> PromptPairs:
+        """Return the same pairs with other positions."""
+        return PromptPairs(self.base, self.donor, self.answer, self.foil, positions, self.lengths)
+
+    def take(self, rows: Tensor) -> PromptPairs:
+        """Return some of the pairs."""
+        columns = (self.base, self.donor, self.answer, self.foil, self.positions, self.lengths)
+        return PromptPairs(*(column[rows.to(column.device)] for column in columns))
 
 
-def read_activations(lm: Any, tokens: torch.Tensor, hook_name: str, position: int = -1) -> torch.Tensor:
-    """Return the activations (n, d) at one hook and position for prompts (n, length)."""
-    _, cache = lm.run_with_cache(tokens, names_filter=[hook_name])
-    return cache[hook_name][:, position].float()
+def share_in(x: Tensor, A: Part) -> Tensor:
+    """Return A(x): the share of activations x (..., d) that lies in A."""
+    if A is None:
+        return torch.zeros_like(x)
+    if callable(A):
+        return A(x)
+    if A.shape[0] != x.shape[-1]:
+        raise ValueError(f"the subspace lives in {A.shape[0]} dimensions, the activations in {x.shape[-1]}")
+    A = A.to(x)
+    return (x @ A) @ A.T
 
 
-@torch.no_grad()
-def patched_logits(
-    lm: Any, pairs: PromptPairs, hook_name: str, basis: torch.Tensor | None, mode: Mode, batch_size: int = 64
-) -> torch.Tensor:
-    """Run the base prompts with the subspace's part exchanged and return the last position's logits (n, vocab)."""
-    rows = []
-    for start in range(0, len(pairs.base), batch_size):
-        base, donor = (t[start : start + batch_size] for t in (pairs.base, pairs.donor))
-        donated = read_activations(lm, donor, hook_name, pairs.position)
+def latents_part(sae: Any, latents: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the function x -> what some latents of an SAE write, ``z_A @ W_dec[A]``: A as latents.
 
-        def exchange(activation: torch.Tensor, hook: Any, donated: torch.Tensor = donated) -> torch.Tensor:
-            clean = activation[:, pairs.position]
-            space = None if basis is None else basis.to(clean)
-            activation = activation.clone()
-            activation[:, pairs.position] = mix(clean, donated.to(clean), space, mode)
-            return activation
-
-        logits = lm.run_with_hooks(base, return_type="logits", fwd_hooks=[(hook_name, exchange)])
-        rows.append(logits[:, -1].float())
-    return torch.cat(rows)
-
-
-@torch.no_grad()
-def clean_logits(lm: Any, tokens: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """Return the last position's logits (n, vocab) of prompts left alone."""
-    chunks = tokens.split(batch_size)
-    return torch.cat([lm(chunk, return_type="logits")[:, -1].float() for chunk in chunks])
-
-
-def effects(clean: torch.Tensor, patched: torch.Tensor, pairs: PromptPairs) -> dict[str, torch.Tensor]:
-    """Return what an intervention did, one value a pair (so that cancelling errors show).
-
-    ``logit_difference``: answer minus foil, in logits. ``kl``: KL(clean || patched) of the next-token
-    distributions, in nats, >= 0. ``top1``: 1 where the answer is the most likely token. ``interchanged``: 1
-    where the donor's answer is.
-    """
-    if clean.shape != patched.shape or len(clean) != len(pairs.base):
-        raise ValueError(f"clean {tuple(clean.shape)} and patched {tuple(patched.shape)} logits do not match the pairs")
-    row = torch.arange(len(patched), device=patched.device)
-    answer, foil = pairs.answer.to(patched.device), pairs.foil.to(patched.device)
-    log_p, log_q = clean.double().log_softmax(-1), patched.double().log_softmax(-1)
-    best = patched.argmax(-1)
-    return {
-        "logit_difference": patched[row, answer] - patched[row, foil],
-        "kl": (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0.0).float(),
-        "top1": (best == answer).float(),
-        "interchanged": (best == foil).float(),
-    }
-
-
-def recovered_share(value: float, empty: float, whole: float) -> float:
-    """Return where ``value`` lies between the empty subspace (0) and the whole one (1).
+    Exchanging it swaps the latents' activations and leaves the rest, the SAE's error included, alone.
 
     Raises
     ------
     ValueError
-        If the two ends coincide: the intervention then does nothing that could be shared out.
+        If no latent is named, or one that the SAE has not.
     """
-    if whole == empty:
-        raise ValueError("keeping everything and keeping nothing give the same value: nothing to share out")
-    return (value - empty) / (whole - empty)
+    latents = torch.as_tensor(latents, dtype=torch.long)
+    d_sae = sae.W_dec.shape[0]
+    if latents.ndim != 1 or len(latents) == 0 or int(latents.min()) < 0 or int(latents.max()) >= d_sae:
+        raise ValueError(f"latents = {latents.tolist()}: name at least one of 0 to {d_sae - 1}")
+
+    def written(x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1]).to(sae.W_dec.dtype)
+        return (sae.encode(flat)[:, latents] @ sae.W_dec[latents]).reshape(x.shape).to(x.dtype)
+
+    return written
+
+
+def mix(clean: Tensor, replacement: Tensor, A: Part, mode: Mode) -> Tensor:
+    """Return activations (..., d) of which one part is the replacement's; see the module for the formulas."""
+    if mode not in ("keep", "ablate"):
+        raise ValueError(f"mode = {mode!r}: use 'keep' or 'ablate'")
+    if clean.shape[-1] != replacement.shape[-1]:
+        raise ValueError(f"activations {tuple(clean.shape)} and replacement {tuple(replacement.shape)} do not match")
+    replacement = replacement.to(clean).expand_as(clean)
+    if A is None:
+        return replacement.clone() if mode == "keep" else clean.clone()
+    if callable(A):
+        moved = share_in(clean, A) - share_in(replacement, A)
+        return replacement + moved if mode == "keep" else clean - moved
+    x, r = clean.double(), replacement.double()  # in float32 keeping the whole space would not give x back exactly
+    moved = share_in(x - r, A)
+    return (r + moved if mode == "keep" else x - moved).to(clean.dtype)
+
+
+def check_site(lm: Any, hook_name: str | None, length: int) -> None:
+    """Raise ValueError if the model has no such hook, or cannot read prompts of ``length`` tokens."""
+    hooks = getattr(lm, "hook_dict", None)
+    if hook_name is not None and hooks is not None and hook_name not in hooks:
+        n_layers = getattr(getattr(lm, "cfg", None), "n_layers", "?")
+        raise ValueError(f"hook {hook_name!r}: the model has no such hook; its {n_layers} blocks count from 0")
+    longest = getattr(getattr(lm, "cfg", None), "n_ctx", None)
+    if longest is not None and length > longest:
+        raise ValueError(f"a prompt of {length} tokens is longer than the model's context of {longest}: shorten it")
+
+
+@torch.no_grad()
+def read_activations(
+    lm: Any, tokens: Tensor, hook_name: str, positions: Tensor | int = -1, batch_size: int = BATCH
+) -> Tensor:
+    """Return the activations at one hook: (n, d) for one position, (n, k, d) for positions (n, k)."""
+    check_site(lm, hook_name, tokens.shape[1])
+    found = []
+    for start in range(0, len(tokens), batch_size):
+        batch = tokens[start : start + batch_size]
+        _, cache = lm.run_with_cache(batch, names_filter=[hook_name])
+        acts = cache[hook_name].float()
+        if isinstance(positions, int):
+            found.append(acts[:, positions])
+        else:
+            places = positions[start : start + batch_size].to(acts.device)
+            found.append(acts[torch.arange(len(batch), device=acts.device)[:, None], places])
+    return torch.cat(found)
+
+
+def donor_activations(lm: Any, pairs: PromptPairs, hook_name: str) -> Tensor:
+    """Return the donors' activations (n, k, d): read once, used for every intervention on these pairs."""
+    return read_activations(lm, pairs.donor, hook_name, pairs.positions)
+
+
+def edited_logits(
+    lm: Any, pairs: PromptPairs, hook_name: str, edit: Callable[[Tensor, slice], Tensor], batch_size: int = BATCH
+) -> Tensor:
+    """Run the base prompts with ``edit`` applied to the activations (b, k, d) at the pairs' positions.
+
+    ``edit`` also gets the slice of pairs at hand. Gradients flow unless the caller switches them off. Returns the
+    logits (n, vocab) behind each prompt's last token.
+    """
+    check_site(lm, hook_name, pairs.base.shape[1])
+    rows = []
+    for start in range(0, len(pairs), batch_size):
+        here = slice(start, start + batch_size)
+        base, places = pairs.base[here], pairs.positions[here]
+        row = torch.arange(len(base), device=base.device)
+
+        def put(activation: Tensor, hook: Any, here: slice = here, at: tuple = (row[:, None], places)) -> Tensor:
+            edited = activation.clone()
+            edited[at] = edit(activation[at], here).to(activation)
+            return edited
+
+        logits = lm.run_with_hooks(base, return_type="logits", fwd_hooks=[(hook_name, put)])
+        rows.append(logits[row, pairs.lengths[here] - 1].float())
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def patched_logits(
+    lm: Any, pairs: PromptPairs, hook_name: str, A: Part, mode: Mode, replacement: Tensor, batch_size: int = BATCH
+) -> Tensor:
+    """Run the base prompts with a part of their activations replaced; returns the last logits (n, vocab).
+
+    Parameters
+    ----------
+    lm : TransformerBridge
+        Or anything with ``run_with_hooks`` and ``run_with_cache`` like one.
+    pairs : PromptPairs
+    hook_name : str
+    A : (d, r) tensor with orthonormal columns, function or None
+        The subspace, `latents_part`'s function, or None for the empty subspace.
+    mode : {"keep", "ablate"}
+    replacement : tensor that broadcasts to (n, k, d)
+        `donor_activations` for resampling, a mean (d,) for mean ablation, zeros (d,) for zero ablation.
+    """
+    per_pair = replacement.ndim == 3
+
+    def exchange(clean: Tensor, here: slice) -> Tensor:
+        return mix(clean, replacement[here] if per_pair else replacement, A, mode)
+
+    return edited_logits(lm, pairs, hook_name, exchange, batch_size)
+
+
+@torch.no_grad()
+def clean_logits(lm: Any, pairs: PromptPairs, batch_size: int = BATCH) -> Tensor:
+    """Return the logits (n, vocab) behind the last token of the base prompts, left alone."""
+    check_site(lm, None, pairs.base.shape[1])
+    rows = []
+    for start in range(0, len(pairs), batch_size):
+        base = pairs.base[start : start + batch_size]
+        last = pairs.lengths[start : start + batch_size] - 1
+        logits = lm(base, return_type="logits")
+        rows.append(logits[torch.arange(len(base), device=base.device), last].float())
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def steered_continuation(
+    lm: Any, prompt: Tensor, hook_name: str, direction: Tensor, strength: float, n_tokens: int
+) -> list[int]:
+    """Continue a prompt (length,) greedily while ``strength * direction`` is added at every position from 1 on.
+
+    Strength 0 is the model's own continuation. Position 0 is left alone: it is an outlier in most models.
+    """
+    tokens = prompt[None]
+
+    def push(activation: Tensor, hook: Any) -> Tensor:
+        moved = activation.clone()
+        moved[:, 1:] += strength * direction.to(activation)
+        return moved
+
+    for _ in range(n_tokens):
+        check_site(lm, hook_name, tokens.shape[1])
+        logits = lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook_name, push)])
+        tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return tokens[0, len(prompt) :].tolist()

@@ -242,15 +242,29 @@ class CausalChecks(Unlabelled):
     revision: str | None
     text: str | None
     layer: int
-    hook: Literal["resid_pre", "resid_post", "mlp_out", "attn_out"]
+    hook: Hook
+    positions: Literal["both", "entity", "last"]
     relation: str = Field(min_length=1)
+    isolated: Annotated[str, Field(min_length=1)] | None
     n_tokens: Annotated[int, Field(ge=2000)]
     context_size: Annotated[int, Field(ge=8)]
     mining_rows: Annotated[int, Field(ge=200)]
     n_seeds: Count
     ranks: Annotated[list[Count], Listed, Field(min_length=1, description="dimensions of the subspaces")]
     n_pairs: Annotated[int, Field(ge=4)]
+    sae_steps: Annotated[int, Field(ge=0, description="0: no SAE")]
+    sae_expansion: Annotated[float, Field(gt=0)]
+    sae_k: Count
+    das_steps: Count
+    das_layers: Annotated[list[int], Listed] | None
     delta_share: Margin
+    delta_predict: Annotated[float, Field(gt=0, lt=0.5)]
+
+    @model_validator(mode="after")
+    def _another_attribute(self) -> CausalChecks:
+        if self.isolated == self.relation:
+            raise ValueError(f"isolated = {self.isolated!r}: name another relation than relation, or None")
+        return self
 
 
 NOTEBOOKS: dict[str, type[Parameters]] = {

@@ -1,16 +1,15 @@
-"""Fact prompts for any language model: written tables, one template, single-token answers, screened.
+"""Facts for any language model: written tables, three sentences a relation, answers of one token.
 
 The embedded model has facts of its own (:func:`rkcnn_lib.worlds.atlas.fact_prompts`); for other models the
 tables below are turned into prompts, of which only those are kept whose answer is one token of the model's
-tokenizer and which the model answers correctly.
+tokenizer. What the model knows of them is for :func:`rkcnn_lib.worlds.tasks.screen` to find.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import torch
+from rkcnn_lib.worlds.tasks import ROLES, Prompt, Sides, hold_out_entities, is_one_token, written_prompt
 
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo",
@@ -29,86 +28,78 @@ LANDMARKS = {
     "The Golden Gate Bridge": "San", "The White House": "Washington", "The Western Wall": "Jerusalem",
     "The Vatican": "Rome", "The Empire State Building": "New", "The Sydney Opera House": "Sydney",
 }  # fmt: skip
-# relation -> (table, template to choose A on, template to judge A on)
+LANGUAGES = {
+    "Paris": "French", "Lyon": "French", "Marseille": "French", "Berlin": "German", "Munich": "German",
+    "Hamburg": "German", "Rome": "Italian", "Milan": "Italian", "Naples": "Italian", "Madrid": "Spanish",
+    "Barcelona": "Spanish", "Mexico": "Spanish", "Moscow": "Russian", "Petersburg": "Russian", "Tokyo": "Japanese",
+    "Osaka": "Japanese", "Kyoto": "Japanese", "Beijing": "Chinese", "Shanghai": "Chinese", "Lisbon": "Portuguese",
+    "Porto": "Portuguese", "Cairo": "Arabic", "Baghdad": "Arabic", "Warsaw": "Polish", "Stockholm": "Swedish",
+    "Athens": "Greek", "Amsterdam": "Dutch", "Rotterdam": "Dutch", "Seoul": "Korean", "Istanbul": "Turkish",
+}  # fmt: skip
+# relation -> (table, sentences to screen, to choose A and to judge it on)
 RELATIONS = {
-    "capital": (CAPITALS, "{subject}'s capital is the city of", "The capital of {subject} is the city of"),
-    "landmark_city": (LANDMARKS, "{subject} stands in the city of", "{subject} is located in the city of"),
+    "capital": (
+        CAPITALS,
+        "{} is a country whose capital is the city of",
+        "The government of {} sits in the city of",
+        "The capital of {} is the city of",
+    ),
+    "landmark_city": (
+        LANDMARKS,
+        "{} is in the city of",
+        "{} stands in the city of",
+        "{} is located in the city of",
+    ),
+    "city_language": (
+        LANGUAGES,
+        "The inhabitants of {} speak fluent",
+        "If you live in {}, you should learn to speak",
+        "The official language of the city of {} is",
+    ),
 }
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A prompt, its token ids, and the single token that completes it."""
+def prompts(model: str, tokenizer: Any, relation: str, sides: Sides | None = None) -> list[Prompt]:
+    """Return a relation's prompts in all roles, before screening; see :func:`rkcnn_lib.worlds.tasks.task_prompts`.
 
-    subject: str
-    prompt: str
-    ids: tuple[int, ...]
-    answer: str
-    answer_id: int
-
-
-def fact_prompts(model: str, tokenizer: Any, relation: str, held_out: bool) -> list[Fact]:
-    """Return a model's fact prompts, before screening.
-
-    Parameters
-    ----------
-    model : str
-        ``"atlas"`` takes the embedded model's own facts, anything else the written tables.
-    tokenizer
-        The model's tokenizer.
-    relation : str
-        One of :data:`RELATIONS`, or for atlas one of its own relations.
-    held_out : bool
-        False: the templates on which subspaces are chosen; True: those on which they are judged.
+    Of atlas's four sentences a relation, each entity is left out of one in the training text: that one judges; of
+    the other three one screens and two choose. Of the written tables' three sentences each has one role.
 
     Raises
     ------
     ValueError
-        For an unknown relation (the message lists the known ones), or if no answer is a single token.
+        For an unknown relation; the message lists the known ones.
     """
     if model == "atlas":
-        from rkcnn_lib.worlds import atlas
-
-        if relation not in atlas.relations():
-            raise ValueError(f"relation = {relation!r}: atlas knows {', '.join(atlas.relations())}")
-        found = atlas.fact_prompts(relation, held_out=held_out)
-        return [Fact(f.subject, f.prompt, tuple(f.ids), f.answer, f.answer_id) for f in found]
+        return atlas_prompts(relation, sides)
     if relation not in RELATIONS:
-        raise ValueError(f"relation = {relation!r}: known for {model} are {', '.join(RELATIONS)}")
-    table, chosen_on, judged_on = RELATIONS[relation]
-    template = judged_on if held_out else chosen_on
-    facts = []
-    for subject, answer in table.items():
-        answer_ids = tokenizer.encode(" " + answer, add_special_tokens=False)
-        if len(answer_ids) == 1:
-            prompt = template.format(subject=subject)
-            facts.append(Fact(subject, prompt, tuple(tokenizer.encode(prompt)), answer, answer_ids[0]))
-    if not facts:
-        raise ValueError(f"relation = {relation!r}: no answer is a single token of {model}'s tokenizer")
-    return facts
-
-
-@torch.no_grad()
-def screen(lm: Any, facts: list[Fact]) -> list[Fact]:
-    """Keep the facts that the model answers correctly (top-1)."""
-    device = next(lm.parameters()).device
-    kept = []
-    for fact in facts:
-        logits = lm(torch.tensor([fact.ids], device=device), return_type="logits")
-        if int(logits[0, -1].argmax()) == fact.answer_id:
-            kept.append(fact)
-    return kept
-
-
-def pair_up(facts: list[Fact], n_pairs: int, seed: int) -> list[tuple[Fact, Fact]]:
-    """Draw (base, donor) pairs of equally long prompts with different answers, without repeats, seeded."""
-    candidates = [
-        (base, donor)
-        for base in facts
-        for donor in facts
-        if base.answer_id != donor.answer_id and len(base.ids) == len(donor.ids)
+        raise ValueError(f"relation = {relation!r}: known for {model} are {', '.join(RELATIONS)}, agreement, ioi")
+    table, *templates = RELATIONS[relation]
+    asked = [
+        written_prompt(tokenizer, template, entity, answer, role)
+        for role, template in zip(ROLES, templates, strict=True)
+        for entity, answer in table.items()
+        if is_one_token(tokenizer, answer)
     ]
-    if not candidates:
-        raise ValueError(f"{len(facts)} facts give no pair of equal length with different answers")
-    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
-    return [candidates[i] for i in order[:n_pairs]]
+    return _on_sides(asked, sides)
+
+
+def atlas_prompts(relation: str, sides: Sides | None = None) -> list[Prompt]:
+    """Return the embedded model's prompts of one of its relations."""
+    from rkcnn_lib.worlds import atlas
+
+    if relation not in atlas.relations():
+        raise ValueError(f"relation = {relation!r}: atlas knows {', '.join(atlas.relations())}, agreement")
+    asked, met = [], set()
+    for f in [*atlas.fact_prompts(relation, held_out=False), *atlas.fact_prompts(relation, held_out=True)]:
+        role = "evaluation" if f.held_out else "selection" if f.subject in met else "screening"
+        met.add(f.subject)
+        asked.append(Prompt(f.subject, f.prompt, f.ids, f.answer, (f.answer_id,), f.template, f.subject_position, role))
+    return _on_sides(asked, sides)
+
+
+def _on_sides(asked: list[Prompt], sides: Sides | None) -> list[Prompt]:
+    """Leave out the prompts that would show an entity to both the choice of A and its judgement."""
+    chosen, judged = sides or hold_out_entities(asked)
+    allowed = {"screening": chosen | judged, "selection": chosen, "evaluation": judged}
+    return [p for p in asked if p.entity in allowed[p.role]]

@@ -1,79 +1,122 @@
-"""Interventions are exact where the truth is known: on projections and on a planted linear model."""
+"""Interventions are exact where the truth is known: on projections, on a planted linear model, on the embedded one."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from rkcnn_lib.measure.attribution import latent_attribution
 from rkcnn_lib.measure.causal import (
     PromptPairs,
+    check_site,
     clean_logits,
-    effects,
+    donor_activations,
+    latents_part,
     mix,
-    orthonormal_basis,
     patched_logits,
-    recovered_share,
+    read_activations,
+    share_in,
+    steered_continuation,
 )
-
-HOOK = "blocks.0.hook_resid_post"
-D, VOCAB = 8, 8
-
-
-class LinearModel(torch.nn.Module):
-    """Embeds tokens, then reads logits off the first two of eight dimensions: those alone are causal."""
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.embed = torch.randn(VOCAB, D, generator=generator)
-        self.readout = torch.zeros(D, VOCAB)
-        self.readout[:2] = torch.randn(2, VOCAB, generator=generator)
-
-    def forward(self, tokens, return_type="logits"):
-        return self.run_with_hooks(tokens)
-
-    def run_with_hooks(self, tokens, return_type="logits", fwd_hooks=()):
-        activation = self.embed[tokens]
-        for name, function in fwd_hooks:
-            assert name == HOOK
-            activation = function(activation, SimpleNamespace(name=name))
-        return activation @ self.readout
-
-    def run_with_cache(self, tokens, names_filter):
-        return self(tokens), {HOOK: self.embed[tokens]}
+from rkcnn_lib.measure.effects import effects
+from rkcnn_lib.measure.subspaces import orthonormal_basis, random_basis
+from rkcnn_lib.sae import SAE, SAEConfig
+from tests.measure.planted_reader import HOOK, D, PlantedReader
 
 
-@pytest.fixture
-def pairs():
-    tokens = torch.arange(VOCAB)
-    return PromptPairs(tokens.view(-1, 1), tokens.roll(1).view(-1, 1), answer=tokens, foil=tokens.roll(1))
+@pytest.fixture(scope="module")
+def lm():
+    return PlantedReader(0)
 
 
-AXES = torch.eye(D)
+@pytest.fixture(scope="module")
+def pairs(lm):
+    return lm.pairs()
 
 
-def test_keeping_the_whole_space_is_the_clean_run(pairs):
-    lm = LinearModel()
-    whole = orthonormal_basis(torch.randn(D, D))
-    kept = patched_logits(lm, pairs, HOOK, whole, "keep")
-    torch.testing.assert_close(kept, clean_logits(lm, pairs.base), atol=1e-5, rtol=0)
+@pytest.fixture(scope="module")
+def atlas():
+    from rkcnn_lib.worlds import load_model
+
+    return load_model("atlas", device="cpu")
 
 
-def test_keeping_nothing_is_the_full_resample_ablation(pairs):
-    lm = LinearModel()
-    donor = clean_logits(lm, pairs.donor)
-    torch.testing.assert_close(patched_logits(lm, pairs, HOOK, None, "keep"), donor)
-    whole = orthonormal_basis(torch.randn(D, D))
-    torch.testing.assert_close(patched_logits(lm, pairs, HOOK, whole, "ablate"), donor, atol=1e-5, rtol=0)
+def whole_space(d, seed=0):
+    return random_basis(d, d, torch.Generator().manual_seed(seed))
 
 
-def test_the_read_subspace_is_sufficient_and_the_unread_one_is_not(pairs):
-    lm = LinearModel()
-    clean = clean_logits(lm, pairs.base)
-    read, unread = orthonormal_basis(AXES[:2]), orthonormal_basis(AXES[2:4])
-    assert effects(clean, patched_logits(lm, pairs, HOOK, read, "keep"), pairs)["kl"].max() < 1e-6
-    assert effects(clean, patched_logits(lm, pairs, HOOK, unread, "ablate"), pairs)["kl"].max() < 1e-6
-    assert effects(clean, patched_logits(lm, pairs, HOOK, unread, "keep"), pairs)["kl"].mean() > 0.05
+@pytest.mark.parametrize("replacement", ["donor", "mean", "zero"])
+def test_keeping_the_whole_space_is_the_clean_run_and_nothing_the_full_replacement(lm, pairs, replacement):
+    donated = donor_activations(lm, pairs, HOOK)
+    values = {"donor": donated, "mean": donated.mean((0, 1)), "zero": torch.zeros(D)}[replacement]
+    clean = clean_logits(lm, pairs)
+    torch.testing.assert_close(
+        patched_logits(lm, pairs, HOOK, whole_space(D), "keep", values), clean, atol=1e-5, rtol=0
+    )
+    nothing = patched_logits(lm, pairs, HOOK, None, "keep", values)
+    expected = values.expand(len(pairs), 1, D)[:, 0] @ lm.readout + lm.bias
+    torch.testing.assert_close(nothing, expected, atol=1e-4, rtol=0)
+    everything = patched_logits(lm, pairs, HOOK, whole_space(D), "ablate", values)
+    torch.testing.assert_close(everything, nothing, atol=1e-5, rtol=0)
+
+
+def test_the_read_subspace_is_sufficient_and_the_decoy_does_nothing(lm, pairs):
+    donated, clean = donor_activations(lm, pairs, HOOK), clean_logits(lm, pairs)
+    read, decoy = lm.basis(0, 1), lm.basis(2, 3)
+
+    def effect(A, mode):
+        return effects(clean, patched_logits(lm, pairs, HOOK, A, mode, donated), pairs)
+
+    assert effect(read, "keep")["kl"].max() < 1e-5 and effect(read, "ablate")["interchanged"].mean() == 1
+    assert effect(decoy, "ablate")["kl"].max() < 1e-5 and effect(decoy, "keep")["interchanged"].mean() == 1
+
+
+@pytest.mark.parametrize("hook", ["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"])
+def test_both_ends_are_exact_at_every_hook_of_the_embedded_model(atlas, hook):
+    from rkcnn_lib.worlds import hook_name
+
+    generator = torch.Generator().manual_seed(0)
+    base, donor = torch.randint(3, 200, (2, 6, 9), generator=generator)
+    found = PromptPairs(base, donor, base[:, 0], donor[:, 0], positions=torch.tensor([[2, 8]] * 6))
+    for layer in (0, 3):
+        name = hook_name(hook, layer)
+        donated = donor_activations(atlas, found, name)
+        whole = whole_space(donated.shape[-1])
+        kept = patched_logits(atlas, found, name, whole, "keep", donated)
+        torch.testing.assert_close(kept, clean_logits(atlas, found), atol=1e-5, rtol=0)
+        nothing = patched_logits(atlas, found, name, None, "keep", donated)
+        torch.testing.assert_close(
+            patched_logits(atlas, found, name, whole, "ablate", donated), nothing, atol=1e-5, rtol=0
+        )
+
+
+def test_exchanging_the_last_layer_at_the_last_token_is_the_donors_answer(atlas):
+    base, donor = torch.randint(3, 200, (2, 4, 7), generator=torch.Generator().manual_seed(1))
+    found = PromptPairs(base, donor, base[:, 0], donor[:, 0])
+    name = "blocks.3.hook_resid_post"
+    patched = patched_logits(atlas, found, name, None, "keep", donor_activations(atlas, found, name))
+    there = PromptPairs(donor, base, base[:, 0], donor[:, 0])
+    torch.testing.assert_close(patched, clean_logits(atlas, there), atol=1e-4, rtol=0)
+
+
+def test_rows_filled_up_on_the_right_answer_as_they_do_alone(atlas):
+    tokens = torch.randint(3, 200, (2, 8), generator=torch.Generator().manual_seed(2))
+    filled = tokens.clone()
+    filled[0, 5:] = 0
+    together = PromptPairs(filled, filled, tokens[:, 0], tokens[:, 1], lengths=torch.tensor([5, 8]))
+    assert together.positions.tolist() == [[4], [7]]
+    short = PromptPairs(tokens[:1, :5], tokens[:1, :5], tokens[:1, 0], tokens[:1, 1])
+    torch.testing.assert_close(clean_logits(atlas, together)[:1], clean_logits(atlas, short), atol=1e-4, rtol=1e-4)
+
+
+def test_donors_are_read_once_however_many_interventions_follow(lm, pairs, monkeypatch):
+    reads = []
+    original = PlantedReader.run_with_cache
+    monkeypatch.setattr(PlantedReader, "run_with_cache", lambda *a, **k: reads.append(1) or original(*a, **k))
+    donated = donor_activations(lm, pairs, HOOK)
+    for A in (None, lm.basis(0), lm.basis(1, 2)):
+        patched_logits(lm, pairs, HOOK, A, "ablate", donated)
+    assert len(reads) == 1
 
 
 def test_kept_and_ablated_parts_add_up():
@@ -92,36 +135,78 @@ def test_mix_equals_the_obvious_loop():
         torch.testing.assert_close(mix(clean, donor, basis, "keep")[i], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_dependent_directions_do_not_count_twice():
-    rows = torch.cat([AXES[:2], AXES[:2] * 3])
-    assert orthonormal_basis(rows).shape == (D, 2)
+def planted_sae(lm):
+    """An SAE whose latents 0-3 are the read dimensions with both signs, 4-7 the decoy's."""
+    sae = SAE(SAEConfig(D, 8, architecture="relu", l1=1.0))
+    rows = torch.cat([lm.Q[:, [0, 1]].T, -lm.Q[:, [0, 1]].T, lm.Q[:, [2, 3]].T, -lm.Q[:, [2, 3]].T])
+    with torch.no_grad():
+        sae.W_dec.copy_(rows)
+        sae.W_enc.copy_(rows.T)
+        sae.b_enc.zero_()
+        sae.b_dec.zero_()
+    return sae
 
 
-def test_interchange_is_counted_where_the_donor_answers(pairs):
-    logits = torch.nn.functional.one_hot(pairs.foil, VOCAB).float()
-    found = effects(logits, logits, pairs)
-    assert found["interchanged"].mean() == 1 and found["top1"].mean() == 0 and found["kl"].max() == 0
+def test_exchanging_latents_equals_exchanging_the_subspace_they_span(lm, pairs):
+    sae, donated = planted_sae(lm), donor_activations(lm, pairs, HOOK)
+    by_latents = patched_logits(lm, pairs, HOOK, latents_part(sae, torch.arange(4)), "ablate", donated)
+    by_span = patched_logits(lm, pairs, HOOK, lm.basis(0, 1), "ablate", donated)
+    torch.testing.assert_close(by_latents, by_span, atol=1e-3, rtol=1e-4)
 
 
-def test_recovered_share_runs_from_empty_to_whole():
-    assert recovered_share(0.0, 0.0, 2.0) == 0 and recovered_share(2.0, 0.0, 2.0) == 1
-    with pytest.raises(ValueError, match="nothing to share"):
-        recovered_share(1.0, 3.0, 3.0)
+def test_attribution_finds_the_latents_that_are_read(lm, pairs):
+    found = latent_attribution(lm, pairs, HOOK, planted_sae(lm))
+    assert found.shape == (8,) and found[:4].min() > 100 * found[4:].max()
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [(torch.zeros(0, D), "empty"), (torch.zeros(2, D), "zero"), (torch.full((1, D), torch.nan), "NaN")],
-)
-def test_directions_that_span_nothing_are_refused(rows, message):
-    with pytest.raises(ValueError, match=message):
-        orthonormal_basis(rows)
+def test_steering_by_nothing_is_the_models_own_continuation_and_steering_far_is_not(atlas):
+    prompt = torch.tensor([1, 30, 31, 32])
+    own = prompt
+    for _ in range(3):
+        own = torch.cat([own, atlas(own[None], return_type="logits")[0, -1].argmax()[None]])
+    direction = torch.randn(128, generator=torch.Generator().manual_seed(0))
+    name = "blocks.1.hook_resid_post"
+    assert steered_continuation(atlas, prompt, name, direction, 0.0, 3) == own[4:].tolist()
+    assert steered_continuation(atlas, prompt, name, direction, 50.0, 3) != own[4:].tolist()
 
 
-def test_mismatched_prompts_and_subspaces_are_refused():
+def test_activations_are_read_where_they_are_asked_for(lm, pairs):
+    one = read_activations(lm, pairs.base, HOOK)
+    many = read_activations(lm, pairs.base, HOOK, pairs.positions)
+    torch.testing.assert_close(many[:, 0], one)
+
+
+def test_mismatched_prompts_positions_and_subspaces_are_refused():
+    tokens, answer = torch.zeros(2, 3).long(), torch.zeros(2).long()
     with pytest.raises(ValueError, match="equally long"):
-        PromptPairs(torch.zeros(2, 3).long(), torch.zeros(2, 4).long(), torch.zeros(2).long(), torch.zeros(2).long())
+        PromptPairs(tokens, torch.zeros(2, 4).long(), answer, answer)
+    with pytest.raises(ValueError, match="no prompt pairs"):
+        PromptPairs(tokens[:0], tokens[:0], answer[:0], answer[:0])
+    with pytest.raises(ValueError, match="one row a pair"):
+        PromptPairs(tokens, tokens, answer[:1], answer)
+    with pytest.raises(ValueError, match="positions = 3"):
+        PromptPairs(tokens, tokens, answer, answer, positions=3)
+    with pytest.raises(ValueError, match="lengths"):
+        PromptPairs(tokens, tokens, answer, answer, lengths=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="dimensions"):
         mix(torch.randn(2, D), torch.randn(2, D), torch.eye(D + 1), "keep")
     with pytest.raises(ValueError, match="mode"):
         mix(torch.randn(2, D), torch.randn(2, D), torch.eye(D), "erase")
+    with pytest.raises(ValueError, match="do not match"):
+        mix(torch.randn(2, D), torch.randn(2, D + 1), torch.eye(D), "keep")
+    sae = SimpleNamespace(W_dec=torch.zeros(4, D))
+    for latents in ([], [4]):
+        with pytest.raises(ValueError, match="0 to 3"):
+            latents_part(sae, torch.tensor(latents))
+
+
+def test_an_unknown_layer_and_a_prompt_beyond_the_context_are_refused(atlas):
+    with pytest.raises(ValueError, match="no such hook; its 4 blocks"):
+        check_site(atlas, "blocks.4.hook_resid_post", 8)
+    with pytest.raises(ValueError, match="130 tokens is longer than the model's context of 128"):
+        read_activations(atlas, torch.zeros(1, 130).long(), "blocks.1.hook_resid_post")
+
+
+def test_the_empty_subspace_has_no_share():
+    x = torch.randn(3, D)
+    assert not share_in(x, None).any()

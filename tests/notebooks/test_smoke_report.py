@@ -15,9 +15,9 @@ FIGURES = {
     "01_toy_superposition": 6,
     "02_probe_validation": 4,
     "03_gpt2_cache": 4,
-    "04_sae_compare": 8,
+    "04_sae_compare": 10,
     "05_multilayer": 4,
-    "06_causal_checks": 3,
+    "06_causal_checks": 7,
 }
 PLOTLY = "application/vnd.plotly.v1+json"
 EACH = pytest.mark.parametrize("notebook", NOTEBOOKS)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib.report.params import defaults, resolve
-from rkcnn_lib.report.studies import causal, causal_panels, layers, planes, probe_controls, probing, verdicts
+from rkcnn_lib.report.studies import causal, causal_subspaces, layers, planes, probe_controls, probing, verdicts
 
 SEEDS = range(6)
 
@@ -70,7 +70,7 @@ def test_layer_differences_are_corrected_over_all_layers():
 
 def test_the_judged_rank_is_the_middle_one():
     p = resolve("06_causal_checks", {"ranks": [16, 2, 4, 8, 32]})
-    assert causal_panels.judged_rank(p) == 8
+    assert causal.judged_rank(p) == 8
 
 
 def test_the_supervised_ranking_puts_the_separating_direction_first():
@@ -79,7 +79,7 @@ def test_the_supervised_ranking_puts_the_separating_direction_first():
     y = np.repeat([0, 1, 2], 30)
     X = torch.randn(90, 5, generator=torch.Generator().manual_seed(0))
     X[:, 3] += torch.as_tensor(y) * 10.0
-    assert causal.ranked_by_separation(torch.eye(5), X, y)[0].argmax() == 3
+    assert causal_subspaces.ranked_by_separation(torch.eye(5), X, y)[0].argmax() == 3
 
 
 def test_halves_share_no_document_and_balance_classes():

@@ -50,6 +50,14 @@ _ALIASES: dict[str, str] = {
     "lift": "rkcnn_lift",
     "data": "datapoint",
     "surrogate": "rkcnn_null",
+    # 06: its subspaces borrow the looks of arms that it does not show
+    "mined_shuffled": "rkcnn_null",
+    "sae": "ica",
+    "sae_latents": "kmeans_refined",
+    "class_means": "lift_bottom",
+    "das": "rkcnn_coordinate",
+    "das_isolating": "lift_unselected",
+    "random_variance": "datapoint_refined",
 }
 _SPARE_COLOURS = ("#7d7f16", "#8a6fb0", "#2f9447", "#9c7a52", "#d0527a", "#4f83a8")
 _SPARE_MARKERS = ("square-cross", "diamond-tall", "triangle-right", "hourglass", "bowtie", "circle-cross")
@@ -76,6 +84,8 @@ VERDICT_STYLES: dict[str, Style] = {
     "supported": Style("#2f9447", "circle"),
     "not supported": Style("#b9330d", "x"),
     "inconclusive": Style("#808080", "diamond-open"),
+    "causal": Style("#2f9447", "circle"),
+    "predictive only": Style("#b9330d", "x"),
 }
 UNJUDGED = Style("#808080", "circle-open")
 
@@ -93,7 +103,16 @@ METRIC_LABELS: dict[str, str] = {
     "untrained_dead": "dead latents before training (share of the dictionary)",
     "explained_variance_standardised": "explained variance, dimensions standardised (share)",
     "seconds": "time taken (seconds)",
-    "recovered_share": "share of the effect recovered",
+    "recovered_share": "share of the logit difference that is kept",
+    "fractional_decrease": "fractional decrease of the logit difference",
+    "interchanged": "interchange accuracy (share of pairs)",
+    "interchange_share": "share of the whole activation's effect",
+    "top1": "answer unchanged (share of pairs)",
+    "cause": "cause (share that give the donor's answer)",
+    "isolate": "isolate (share of other answers that stay)",
+    "disentangle": "disentangle (mean of cause and isolate)",
+    "loss_recovered_mean": "loss recovered when all else is resampled (share)",
+    "loss_recovered_per_example": "loss recovered, example by example (share)",
     "ce_delta": "increase of cross-entropy (nats a token)",
     "delta_ce": "increase of cross-entropy (nats a token)",
     "kl": "KL divergence (nats a token)",

@@ -1,162 +1,295 @@
-"""The study behind 06: subspaces of one layer, kept or ablated by resampling, judged on held-out fact prompts.
+"""The study behind 06: parts of one layer's activations, kept or exchanged, judged on held-out prompts.
 
-Which directions make a subspace is chosen on *selection* prompts (other templates, or other words for the same
-question); what the subspace does is measured on *evaluation* prompts. Every subspace is compared at equal rank.
+Subspaces are chosen and learnt on *selection* prompts; what they do is measured on *evaluation* prompts, in other
+sentences and where possible about other entities. All are compared at equal rank, intervals run over entities.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
-from rkcnn_lib.measure.causal import (
-    PromptPairs,
-    clean_logits,
+from rkcnn_lib.measure.causal import Part, clean_logits, donor_activations, patched_logits, share_in
+from rkcnn_lib.measure.effects import (
+    Margins,
     effects,
-    orthonormal_basis,
-    patched_logits,
-    read_activations,
+    entity_interval,
+    fractional_decrease,
+    interchange_shares,
     recovered_share,
+    scrubbed_loss_recovered,
+    subspace_verdict,
+    tells_apart,
 )
-from rkcnn_lib.measure.statistics import mean_interval
-from rkcnn_lib.probe.scores import separation_score
+from rkcnn_lib.measure.subspaces import random_basis, rowspace_part
 from rkcnn_lib.report.params import CausalChecks
-from rkcnn_lib.report.studies.cells import directions_unit
+from rkcnn_lib.report.studies.causal_prompts import Pairing, Prompts
+from rkcnn_lib.report.studies.causal_subspaces import (
+    CHANCE,
+    CHANCE_OF_VARIANCE,
+    MINED,
+    VARIANCE,
+    Subspace,
+    aligned_subspace,
+    at_positions,
+    fixed_subspaces,
+    random_like,
+    sae_subspaces,
+    seeded_subspaces,
+    selection_rows,
+)
 from rkcnn_lib.report.studies.verdicts import judge
-from rkcnn_lib.worlds.facts import Fact, fact_prompts, pair_up, screen
 
-MINED, CHANCE, VARIANCE = "mined", "random", "pca"
-BASELINES = (CHANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
+BASELINES = (CHANCE, CHANCE_OF_VARIANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
+ENDS = {"whole": "clean", "empty": "full-resample"}
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Facts the model knows: those A is chosen on, and the pairs on which it is judged."""
+class Ground:
+    """What every intervention at one hook shares: the pairs, the donors' activations, the clean logits, both ends.
 
-    selection: list[Fact]
-    evaluation: list[Fact]
-    pairs: PromptPairs
-    asked: int  # evaluation prompts before screening
+    ``clean`` and ``full`` are the `effects` of exchanging nothing and everything.
+    """
+
+    lm: Any
+    hook_name: str
+    pairing: Pairing
+    donated: torch.Tensor
+    logits: torch.Tensor
+    clean: dict[str, torch.Tensor]
+    full: dict[str, torch.Tensor]
+
+    def run(self, A: Part, mode: str, replacement: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Return `effects` of one intervention, each (n,), on the CPU; by default the replacement is the donors'."""
+        donated = self.donated if replacement is None else replacement
+        patched = patched_logits(self.lm, self.pairing.pairs, self.hook_name, A, mode, donated)
+        return _on_cpu(effects(self.logits, patched, self.pairing.pairs))
+
+    def shares(self, A: Part) -> torch.Tensor:
+        """Return what exchanging A does to each pair (n,), as a share of what exchanging everything does."""
+        return self.as_shares(self.run(A, "ablate"))
+
+    def as_shares(self, found: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the share of the whole activation's effect on each pair, from an interchange's effects."""
+        return interchange_shares(*(x["logit_difference"] for x in (self.clean, found, self.full)))
+
+    def interval(self, values: torch.Tensor) -> dict[str, float]:
+        """Return mean and 95 % interval over entities of one value a pair."""
+        mean, low, high = entity_interval(values.numpy(), self.pairing.bases, self.pairing.donors)
+        return {"value": mean, "low": low, "high": high}
 
 
-def known_facts(lm: Any, p: CausalChecks) -> Prompts:
-    """Screen a relation's prompts by the model's own answers and pair them up.
+def ground(lm: Any, pairing: Pairing, hook_name: str, logits: torch.Tensor | None = None) -> Ground:
+    """Read the donors and run both ends once; ``logits`` of the clean run are taken where they are known."""
+    donated = donor_activations(lm, pairing.pairs, hook_name)
+    logits = clean_logits(lm, pairing.pairs) if logits is None else logits
+    full = patched_logits(lm, pairing.pairs, hook_name, None, "keep", donated)
+    ends = (_on_cpu(effects(logits, x, pairing.pairs)) for x in (logits, full))
+    return Ground(lm, hook_name, pairing, donated, logits, *ends)
+
+
+def _on_cpu(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: values.cpu() for name, values in found.items()}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Every subspace at every rank, and what is needed to judge them.
+
+    ``table``: subspace, rank, seed, intervention, metric, value, low, high. ``per_pair``: at the judged rank the
+    effects (n,) by (subspace, seed, intervention). ``subspaces``: what was measured, by (name, seed). ``rows``: the
+    selection prompts' activations and answers. ``weight``: what reads the hook, where one weight does.
+    """
+
+    table: pd.DataFrame
+    per_pair: dict[tuple[str, int, str], dict[str, torch.Tensor]]
+    subspaces: dict[tuple[str, int], Subspace]
+    ground: Ground
+    rows: tuple[torch.Tensor, Any]
+    weight: torch.Tensor | None
+
+    def judged_part(self, name: str, seed: int, rank: int) -> Part:
+        """Return the part on which verdicts rest: at a hook with a weight downstream, what lies in its rowspace."""
+        part = self.subspaces[name, seed].part(rank)
+        if self.weight is None or callable(part) or part is None:
+            return part
+        return rowspace_part(part, self.weight)
+
+
+def judged_rank(p: CausalChecks) -> int:
+    """Return the rank on which verdicts rest: the middle one of those given."""
+    return sorted(p.ranks)[(len(p.ranks) - 1) // 2]
+
+
+def downstream_weight(lm: Any, p: CausalChecks) -> torch.Tensor | None:
+    """Return the weight (d_mlp, d_model) that reads the MLP's hidden layer; None at hooks that many things read."""
+    return lm.blocks[p.layer].mlp.W_out.detach().cpu() if p.hook == "mlp_post" else None
+
+
+def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device: str) -> Measured:
+    """Keep and exchange every subspace at every rank and seed on the judged pairs.
 
     Raises
     ------
     ValueError
-        If fewer than four evaluation prompts are answered correctly: there is nothing to explain then.
+        If a rank exceeds what a miner supplies or the width of the activations; before anything is learnt.
     """
-    selection = fact_prompts(p.model, lm.tokenizer, p.relation, held_out=False)
-    asked = fact_prompts(p.model, lm.tokenizer, p.relation, held_out=True)
-    evaluation = screen(lm, asked)
-    if len(evaluation) < 4:
-        raise ValueError(
-            f"relation = {p.relation!r}: {p.model} answers {len(evaluation)} of {len(asked)} prompts correctly, "
-            "too few to study; choose another relation or model"
-        )
-    if {fact.prompt for fact in selection} & {fact.prompt for fact in evaluation}:
-        raise ValueError("selection and evaluation prompts overlap")
-    drawn = pair_up(evaluation, p.n_pairs, seed=0)
-    length = max({len(base.ids) for base, _ in drawn}, key=lambda n: sum(len(b.ids) == n for b, _ in drawn))
-    drawn = [pair for pair in drawn if len(pair[0].ids) == length]  # one token length a batch
-    device = next(lm.parameters()).device
-
-    def column(which: int, name: str) -> torch.Tensor:
-        return torch.tensor([getattr(pair[which], name) for pair in drawn], device=device)
-
-    pairs = PromptPairs(column(0, "ids"), column(1, "ids"), column(0, "answer_id"), column(1, "answer_id"))
-    return Prompts(selection, evaluation, pairs, len(asked))
-
-
-def selection_activations(lm: Any, facts: list[Fact], hook_name: str) -> tuple[torch.Tensor, np.ndarray]:
-    """Return the last-token activations (n, d) of the selection prompts and their answers (n,)."""
-    device = next(lm.parameters()).device
-    with torch.no_grad():
-        rows = [read_activations(lm, torch.tensor([f.ids], device=device), hook_name) for f in facts]
-    return torch.cat(rows).cpu(), np.array([f.answer_id for f in facts])
-
-
-def ranked_by_separation(directions: torch.Tensor, X: torch.Tensor, y: np.ndarray) -> torch.Tensor:
-    """Order directions by how well the projection on each separates the answers, best first."""
-    projections = X @ directions.T
-    scores = [float(separation_score(projections[:, [j]], y)) for j in range(len(directions))]
-    return directions[np.argsort(scores)[::-1].copy()]
-
-
-def subspaces(store: Any, p: CausalChecks, X: torch.Tensor, y: np.ndarray, seed: int, device: str) -> dict:
-    """Return for one seed the rows whose leading ones span each subspace: mined, class means, PCA, random."""
-    d = X.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    means = torch.stack([X[y == answer].mean(0) for answer in np.unique(y)])
-    _, _, principal = torch.linalg.svd(X - X.mean(0), full_matrices=False)
-    _, _, between = torch.linalg.svd(means - means.mean(0), full_matrices=False)
-    mined = directions_unit(store, p, "rkcnn_lift", p.n_directions, seed, device).arrays["directions"]
-    return {
-        MINED: ranked_by_separation(mined, X, y),
-        "class_means": between,  # supervised: the labels are given to it, so it is a ceiling for its rank
-        VARIANCE: principal,
-        CHANCE: torch.randn(d, d, generator=generator),
-    }
-
-
-def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device: str) -> pd.DataFrame:
-    """Keep and ablate every subspace at every rank and seed.
-
-    Returns
-    -------
-    Tidy table: subspace, rank, seed, intervention, metric, value, low, high (95 % t interval over pairs; value
-    itself is the mean over pairs).
-
-    Raises
-    ------
-    ValueError
-        If a rank exceeds what a miner supplies or the width of the activations.
-    """
+    if max(p.ranks) > store.d_in:
+        raise ValueError(f"ranks = {p.ranks}: the activations have {store.d_in} dimensions")
     hook_name = store.manifest["hook_name"]
-    X, y = selection_activations(lm, prompts.selection, hook_name)
-    clean = clean_logits(lm, prompts.pairs.base)
-    rows = []
+    here = ground(lm, prompts.judged, hook_name)
+    X, y = selection_rows(lm, prompts, p, hook_name)
+    found = fixed_subspaces(X, y)
     for seed in range(p.n_seeds):
-        for name, spanning in subspaces(store, p, X, y, seed, device).items():
-            for rank in p.ranks:
-                if rank > len(spanning):
-                    raise ValueError(f"rank = {rank}: {name} supplies {len(spanning)} directions; lower ranks")
-                basis = orthonormal_basis(spanning[:rank])
-                rows += _both_ways(lm, prompts.pairs, hook_name, basis, clean, name, rank, seed)
-    for name, basis in {"whole": torch.eye(store.d_in), "empty": None}.items():
-        rows += _both_ways(lm, prompts.pairs, hook_name, basis, clean, name, 0, 0)
-    return pd.DataFrame(rows)
+        found += seeded_subspaces(store, p, prompts, X, y, seed, device)
+    found += sae_subspaces(lm, store, p, prompts, 0, device) if p.sae_steps else []
+    found.append(aligned_subspace(lm, p, prompts, hook_name))
+    rows, per_pair = [], {}
+    for one in found:
+        for rank in sorted(p.ranks):
+            part = one.part(rank)
+            for mode in ("keep", "ablate"):
+                effect = here.run(part, mode)
+                rows += list(_tidy(here, one, rank, mode, effect))
+                if rank == judged_rank(p):
+                    per_pair[one.name, one.seed, mode] = effect
+    for name, part in (("whole", random_basis(store.d_in, store.d_in, torch.Generator())), ("empty", None)):
+        end = Subspace(name, 0, 1, lambda rank, part=part: part)
+        for mode in ("keep", "ablate"):
+            rows += list(_tidy(here, end, 0, mode, here.run(part, mode)))
+    by_name = {(one.name, one.seed): one for one in found}
+    return Measured(pd.DataFrame(rows), per_pair, by_name, here, (X, y), downstream_weight(lm, p))
 
 
-def _both_ways(lm, pairs, hook_name, basis, clean, name, rank, seed) -> list[dict[str, Any]]:
-    rows = []
-    for mode in ("keep", "ablate"):
-        found = effects(clean, patched_logits(lm, pairs, hook_name, basis, mode), pairs)
-        for metric, values in found.items():
-            mean, low, high = mean_interval(values.cpu().numpy())
-            rows.append({"subspace": name, "rank": rank, "seed": seed, "intervention": mode, "metric": metric,
-                         "value": mean, "low": low, "high": high})  # fmt: skip
-    return rows
+def _tidy(here: Ground, one: Subspace, rank: int, mode: str, found: dict[str, torch.Tensor]) -> Iterator[dict]:
+    for metric, values in found.items():
+        row = {"subspace": one.name, "rank": rank, "seed": one.seed, "intervention": mode, "metric": metric}
+        yield row | here.interval(values)
 
 
 def shares(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the share of the logit difference that each kept subspace recovers (0: empty, 1: whole)."""
-    kept = table[(table["metric"] == "logit_difference") & (table["intervention"] == "keep")]
+    """Return what each kept subspace recovers and each exchanged one moves, from the means over pairs.
+
+    ``recovered_share``: of the logit difference (0: empty, 1: whole), where only A is kept. ``fractional_decrease``:
+    of the logit difference, where A is exchanged (0: none, 2: turned round). Columns subspace, rank, seed, metric,
+    value.
+    """
+    differences = table[table["metric"] == "logit_difference"]
+    kept = differences[differences["intervention"] == "keep"]
     ends = kept.set_index("subspace")["value"]
-    inner = kept[~kept["subspace"].isin(["whole", "empty"])]
-    share = [recovered_share(value, float(ends["empty"]), float(ends["whole"])) for value in inner["value"]]
-    return inner[["subspace", "rank", "seed"]].assign(metric="recovered_share", value=share)
+    rows = []
+    for one in differences[~differences["subspace"].isin(ENDS)].to_dict("records"):
+        about = {name: one[name] for name in ("subspace", "rank", "seed")}
+        if one["intervention"] == "keep":
+            share = recovered_share(one["value"], float(ends["empty"]), float(ends["whole"]))
+            rows.append(about | {"metric": "recovered_share", "value": share})
+        else:
+            clean, patched = torch.tensor([float(ends["whole"])]), torch.tensor([one["value"]])
+            rows.append(about | {"metric": "fractional_decrease", "value": fractional_decrease(clean, patched)})
+    return pd.DataFrame(rows)
+
+
+def scrubbed(measured: Measured) -> pd.DataFrame:
+    """Return the loss recovered by each kept subspace at the judged rank, and its per-example version.
+
+    The hypothesis that is scrubbed: of this activation the answer reads A alone, so everything else may come from
+    another prompt. Columns subspace, seed, metric, value.
+    """
+    model, random = measured.ground.clean["loss"], measured.ground.full["loss"]
+    rows = []
+    for name, seed in measured.subspaces:
+        found = scrubbed_loss_recovered(random, measured.per_pair[name, seed, "keep"]["loss"], model)
+        for version, value in found.items():
+            rows.append({"subspace": name, "seed": seed, "metric": f"loss_recovered_{version}", "value": value})
+    return pd.DataFrame(rows)
 
 
 def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str, Any]]:
-    """Return the declared contrasts at one rank: does the mined subspace carry more than random and PCA?"""
-    at = share[share["rank"] == rank]
+    """Return the declared contrasts at one rank: does the mined subspace carry more than random and PCA ones?
+
+    A subspace that no seed changes has the same value for each seed of the mined one.
+    """
+    at = share[(share["rank"] == rank) & (share["metric"] == "recovered_share")]
     values = {name: dict(zip(g["seed"], g["value"], strict=True)) for name, g in at.groupby("subspace")}
+    for name in BASELINES:
+        if len(values[name]) == 1:
+            values[name] = dict.fromkeys(values[MINED], next(iter(values[name].values())))
     return judge(
-        "mined directions carry the fact", values, MINED, BASELINES, metric=f"recovered share, rank {rank}", delta=delta
+        "mined directions carry the answer", values, MINED, BASELINES, metric=f"recovered share, rank {rank}",
+        delta=delta,
+    )  # fmt: skip
+
+
+def verdict_table(measured: Measured, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
+    """Judge every subspace at the judged rank: causal, predictive only or inconclusive.
+
+    A subspace that was found anew for each seed is judged by its mean over seeds, pair by pair. Its controls are
+    random subspaces of equal rank, and of equal rank and variance, a draw a seed.
+
+    Returns
+    -------
+    DataFrame: subspace, verdict, share (of the whole activation's effect), share_low, share_high, advantage (the
+    share above the strongest control), low, high, accuracy (telling answer from foil, chance 0.5), accuracy_low,
+    accuracy_high, candidates (directions or latents it was chosen from). Intervals at Bonferroni's level.
+    """
+    rank, margins = judged_rank(p), Margins(p.delta_share, p.delta_predict)
+    judged = [name for name in dict.fromkeys(name for name, _ in measured.subspaces) if name != CHANCE]
+    plain = [measured.ground.shares(measured.judged_part(CHANCE, seed, rank)) for seed in range(p.n_seeds)]
+    rows = []
+    for name in [*judged, CHANCE]:
+        seeds = [seed for other, seed in measured.subspaces if other == name]
+        share, predicted = (torch.stack(x).mean(0) for x in zip(
+            *(_judged_values(measured, p, prompts, name, seed) for seed in seeds), strict=True
+        ))  # fmt: skip
+        controls = [*(plain if name != CHANCE else []), *_controls_like(measured, p, name, seeds[0])]
+        pairing = measured.ground.pairing
+        found = subspace_verdict(
+            share, controls, predicted, pairing.bases, pairing.donors, margins, n_judged=len(judged) + 1
+        )
+        rows.append(
+            {"subspace": name, "verdict": found.verdict}
+            | dict(zip(("share", "share_low", "share_high"), found.effect, strict=True))
+            | dict(zip(("advantage", "low", "high"), found.advantage, strict=True))
+            | dict(zip(("accuracy", "accuracy_low", "accuracy_high"), found.predictive, strict=True))
+            | {"candidates": measured.subspaces[name, seeds[0]].candidates}
+        )
+    return pd.DataFrame(rows)
+
+
+def _judged_values(measured: Measured, p: CausalChecks, prompts: Prompts, name: str, seed: int) -> tuple:
+    """Return the interchange shares and whether A tells the answers apart, each (n,)."""
+    part = measured.judged_part(name, seed, judged_rank(p))
+    if measured.weight is None:
+        share = measured.ground.as_shares(measured.per_pair[name, seed, "ablate"])
+    else:
+        share = measured.ground.shares(part)
+    return share, predictions(measured.ground, p, prompts, part)
+
+
+def predictions(here: Ground, p: CausalChecks, prompts: Prompts, A: Part) -> torch.Tensor:
+    """Say for each judged pair whether A's coordinates, read at the exchanged positions, tell answer from foil."""
+
+    def coordinates(of: list) -> torch.Tensor:
+        x = at_positions(here.lm, of, p.positions, here.hook_name)
+        inside = share_in(x, A) if callable(A) or A is None else x @ A.to(x)
+        return inside.flatten(1).detach()
+
+    bases = [base for base, _ in here.pairing.drawn]
+    labels = [prompt.answer for prompt in prompts.selection]
+    found = tells_apart(
+        coordinates(bases), here.pairing.answers, coordinates(prompts.selection), labels, here.pairing.foils
     )
+    return torch.as_tensor(found, dtype=torch.float32)
+
+
+def _controls_like(measured: Measured, p: CausalChecks, name: str, seed: int) -> Iterable[torch.Tensor]:
+    """Return the shares of random subspaces of the rank and the variance of one subspace, a draw a seed."""
+    basis = measured.judged_part(name, seed, judged_rank(p))
+    if basis is None or callable(basis):
+        return []
+    X = measured.rows[0]
+    return [measured.ground.shares(random_like(basis, X, seed=100 + draw)) for draw in range(p.n_seeds)]

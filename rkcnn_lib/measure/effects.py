@@ -1,0 +1,224 @@
+"""What an intervention did, one value a pair, and the verdict on a subspace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs
+from rkcnn_lib.measure.statistics import MeanInterval
+
+CAUSAL, PREDICTIVE_ONLY, INCONCLUSIVE = "causal", "predictive only", "inconclusive"
+
+
+def token_set_logits(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return log-sum-exp (n,) of each row's logits (n, vocab) over its token set (n, a), -1 being no token."""
+    tokens = tokens.to(logits.device)
+    chosen = logits.gather(1, tokens.clamp_min(0))
+    return chosen.masked_fill(tokens == NO_TOKEN, -math.inf).logsumexp(1)
+
+
+def effects(clean: Tensor, patched: Tensor, pairs: PromptPairs) -> dict[str, Tensor]:
+    """Return what an intervention did, one value (n,) a pair, so that cancelling errors show.
+
+    ``logit_difference``: answer minus foil, in logits. ``loss``: minus the log-probability of the answer, in nats.
+    ``kl``: KL(clean || patched) of the next-token distributions, in nats, >= 0. ``top1``: 1 where the answer is
+    the most likely token. ``interchanged``: 1 where the donor's answer is (interchange accuracy, Geiger et al.
+    2021, is its mean).
+    """
+    if clean.shape != patched.shape or len(clean) != len(pairs):
+        raise ValueError(f"clean {tuple(clean.shape)} and patched {tuple(patched.shape)} logits do not match the pairs")
+    answer, foil = pairs.answer.to(patched.device), pairs.foil.to(patched.device)
+    log_p, log_q = clean.double().log_softmax(-1), patched.double().log_softmax(-1)
+    best = patched.argmax(-1, keepdim=True)
+    return {
+        "logit_difference": token_set_logits(patched, answer) - token_set_logits(patched, foil),
+        "loss": -token_set_logits(log_q, answer).float(),
+        "kl": (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0.0).float(),
+        "top1": (best == answer).any(1).float(),
+        "interchanged": (best == foil).any(1).float(),
+    }
+
+
+def recovered_share(value: float, empty: float, whole: float) -> float:
+    """Return where ``value`` lies between the empty subspace (0) and the whole one (1).
+
+    Raises
+    ------
+    ValueError
+        If the two ends coincide: the intervention then does nothing that could be shared out.
+    """
+    if whole == empty:
+        raise ValueError("keeping everything and keeping nothing give the same value: nothing to share out")
+    return (value - empty) / (whole - empty)
+
+
+def fractional_decrease(clean: Tensor, patched: Tensor) -> float:
+    """Return the fractional logit-difference decrease, ``1 - mean(patched) / mean(clean)`` of differences (n,).
+
+    0: no effect; 1: answer and foil level; 2: turned round (Makelov, Lange & Nanda 2023).
+    """
+    if float(clean.mean()) == 0:
+        raise ValueError("the clean logit difference is zero: nothing that could decrease")
+    return 1 - float(patched.mean()) / float(clean.mean())
+
+
+def interchange_shares(clean: Tensor, patched: Tensor, full: Tensor) -> Tensor:
+    """Return for each pair its drop in logit difference as a share of the mean drop that ``full`` makes, all (n,).
+
+    ``full`` is the interchange of the whole activation. The mean over pairs is 0 without an effect, 1 where A does
+    what the whole activation does.
+    """
+    drop = float((clean - full).mean())
+    if drop <= 0:
+        raise ValueError("exchanging the whole activation does not lower the logit difference: nothing to share out")
+    return (clean - patched) / drop
+
+
+def scrubbed_loss_recovered(random: Tensor, scrubbed: Tensor, model: Tensor) -> dict[str, float]:
+    """Return the loss recovered by a scrubbed model, and its per-example version; losses (n,) in nats.
+
+    ``mean``: ``(L_rand - L_scrub) / (L_rand - L_model)`` of mean losses (Chan et al. 2022, "Causal scrubbing"): 1 if
+    the hypothesis keeps all of the loss, 0 if as little as resampling everything. ``per_example``: 1 minus the mean
+    absolute deviation of the scrubbed losses from the model's, over that of the resampled ones: examples that
+    became worse and others that became better do not cancel, so it is lower where they do.
+    """
+    if not len(random) == len(scrubbed) == len(model):
+        raise ValueError(f"{len(random)} resampled, {len(scrubbed)} scrubbed and {len(model)} clean losses: pair them")
+    deviation = float((random - model).abs().mean())
+    if deviation == 0:
+        raise ValueError("resampling everything changes no loss: nothing to recover")
+    return {
+        "mean": recovered_share(float(scrubbed.mean()), float(random.mean()), float(model.mean())),
+        "per_example": 1 - float((scrubbed - model).abs().mean()) / deviation,
+    }
+
+
+def entity_interval(
+    values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str], level: float = 0.95
+) -> MeanInterval:
+    """Return the mean of one value a pair (n,) with an interval over *entities*.
+
+    Pairs that share a base or donor entity are not independent: the standard error is the delete-one-entity
+    jackknife's (each entity left out with all its pairs, as base and as donor), t-distributed with entities - 1
+    degrees of freedom. Fewer than three entities give an infinite interval.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    base, donor = np.asarray(base), np.asarray(donor)
+    if not len(values) == len(base) == len(donor) or not len(values):
+        raise ValueError(f"{len(values)} values, {len(base)} bases, {len(donor)} donors: one of each a pair")
+    mean, names = float(values.mean()), np.unique(np.concatenate([base, donor]))
+    without = []
+    for name in names:
+        kept = (base != name) & (donor != name)
+        if kept.any():
+            without.append(values[kept].mean())
+    n = len(without)
+    if n < 3:
+        return MeanInterval(mean, -math.inf, math.inf)
+    error = math.sqrt((n - 1) / n * np.square(without - np.mean(without)).sum())
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return MeanInterval(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The smallest difference that counts: ``effect`` as a share of the whole activation's effect, ``predict`` in
+    accuracy above chance (0.5)."""
+
+    effect: float
+    predict: float
+
+
+@dataclass(frozen=True)
+class SubspaceVerdict:
+    """One subspace judged: its effect, that above its strongest control, its accuracy as a predictor, the verdict."""
+
+    effect: MeanInterval
+    advantage: MeanInterval
+    predictive: MeanInterval
+    verdict: str
+
+
+def subspace_verdict(
+    share: Tensor,
+    controls: Sequence[Tensor],
+    predicted: Tensor | np.ndarray,
+    base: Sequence[str],
+    donor: Sequence[str],
+    margins: Margins,
+    n_judged: int = 1,
+    level: float = 0.95,
+) -> SubspaceVerdict:
+    """Judge whether the model uses a subspace, or whether it only predicts.
+
+    *Causal*: the interval of its interchange share minus that of the strongest control lies wholly above
+    ``margins.effect``. *Predictive only*: the interval of its share itself lies wholly below that margin although A
+    tells answers apart, its accuracy lying wholly above 0.5 + ``margins.predict``. *Inconclusive*: anything else; so
+    is a subspace whose effect is large, but no larger than its variance gives a random one. Intervals are over
+    entities at Bonferroni's level for ``n_judged`` subspaces.
+
+    Parameters
+    ----------
+    share : (n,) tensor
+        `interchange_shares` of A.
+    controls : tensors (n,)
+        The same for each control: random subspaces of equal rank, and of equal rank and variance. The strongest
+        of them, by mean, is the one that A must beat.
+    predicted : (n,)
+        1 where A's coordinates tell the answer from the foil, 0 where they do not, 0.5 for a tie: chance 0.5.
+    base, donor : (n,) names of the entities of each pair.
+    margins : Margins
+    n_judged : int
+        Subspaces judged together, ranks and kinds counted.
+    """
+    if not controls:
+        raise ValueError("controls is empty: an effect without a control says nothing")
+    if n_judged < 1:
+        raise ValueError(f"n_judged = {n_judged}: at least this one subspace is judged")
+    adjusted = 1 - (1 - level) / n_judged
+    strongest = max(controls, key=lambda values: float(values.mean()))
+    effect, advantage, predictive = (
+        entity_interval(torch.as_tensor(values).cpu().numpy(), base, donor, adjusted)
+        for values in (share, share - strongest, predicted)
+    )
+    if advantage.low > margins.effect:
+        verdict = CAUSAL
+    elif effect.high < margins.effect and predictive.low > 0.5 + margins.predict:
+        verdict = PREDICTIVE_ONLY
+    else:
+        verdict = INCONCLUSIVE
+    return SubspaceVerdict(effect, advantage, predictive, verdict)
+
+
+def tells_apart(
+    coordinates: Tensor, answers: Sequence[str], train: Tensor, labels: Sequence[str], foils: Sequence[str]
+) -> np.ndarray:
+    """Say for each pair whether A's coordinates are nearer to the answer's class mean than to the foil's.
+
+    Parameters
+    ----------
+    coordinates : (n, r) of the evaluation prompts; ``answers``, ``foils`` their (n,) classes.
+    train : (m, r) coordinates of other prompts, with their ``labels`` (m,), from which the class means come.
+
+    Returns
+    -------
+    (n,) array of 1, 0, or 0.5 where a class was never seen in training: there A can tell nothing.
+    """
+    labels = np.asarray(labels)
+    scale = train.std(0, correction=0).clamp_min(1e-12)
+    means = {label: train[torch.as_tensor(labels == label)].mean(0) / scale for label in np.unique(labels)}
+    found = []
+    for x, answer, foil in zip(coordinates / scale, answers, foils, strict=True):
+        if answer not in means or foil not in means:
+            found.append(0.5)
+            continue
+        right, wrong = (float((x - means[name]).square().sum()) for name in (answer, foil))
+        found.append(float(right < wrong) if right != wrong else 0.5)
+    return np.array(found)
