@@ -35,7 +35,7 @@ n_seeds: int = 5  # below 5 every verdict is inconclusive
 architecture: str = "topk"  # topk, batchtopk or relu
 expansion: float = 4.0  # latents: expansion x width
 k: int = 32  # active latents a token
-l1: float = None  # sparsity penalty, for relu only
+l1: float = None  # relu only: this penalty, instead of the search for k active latents
 aux_k: int = None  # dead latents in the auxiliary loss, for all arms or (None) for none
 steps: int = 4_000  # training steps
 batch_size: int = 4096  # tokens a step
@@ -93,7 +93,7 @@ supply.groupby(["layer", "arm"])[["supply", "wanted", "seconds"]].mean().round(1
 
 # %% [markdown]
 # Seeds agree if their dictionaries hold the same directions, matched one-to-one (PW-MCC, from three seeds on). Two
-# dictionaries of random directions agree too, at the level named beside it.
+# dictionaries of random directions, drawn with the activations' covariance, agree too: at the level named beside it.
 
 # %%
 chance
