@@ -129,7 +129,7 @@ figures.show(
 #
 # Explained variance (as it is, and with every dimension standardised), dead latents, sparsity, and what replacing the
 # activations by their reconstruction does to the model's loss. The same SAEs before any training step are the reference:
-# what an arm has there is its start's, not training's. Two variants stand beside the arms: `rkcnn_lift_decoder_only` has
+# what an arm has there is its start's, not training's. Variants may stand beside the arms: `rkcnn_lift_decoder_only` has
 # the mined directions in the decoder alone, as RkCNN's first use for SAEs had it (the encoder stays random, so a latent
 # fires on something else than what it writes), and `random_frozen_decoder` is a reference whose random decoder is never
 # trained: what lies between it and `random` is what learning directions is worth. Read the margins with the intervals: a difference smaller than
