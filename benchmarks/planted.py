@@ -15,6 +15,7 @@ directions. Seconds depend on the machine: compare within a run.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -166,20 +167,22 @@ def frozen_lines(
 
 
 def sae(n_features: int = 256, d: int = 64, k: int = 4) -> Iterator[dict[str, Any]]:
-    """Yield the matched cosine with the truth at the start and after training, from three starts."""
+    """Yield the matched cosine with the truth at the start and after training: three starts, with AuxK and without."""
     for seed in range(5):
-        g = torch.Generator().manual_seed(seed)
+        # Not the seed itself: random decoders are drawn from it, in the same way, and would *be* the truth.
+        g = torch.Generator().manual_seed(1000 + seed)
         truth = normalize(torch.randn(n_features, d, generator=g), dim=1)
         chosen = torch.rand(50_000, n_features, generator=g).argsort(1)[:, :k]
         values = torch.rand(50_000, k, generator=g) + 0.5
         X = torch.zeros(50_000, n_features).scatter_(1, chosen, values) @ truth
         by_chance = chance(matched_cosine, n_features, n_features, d, n_draws=20, truth=truth)
         rotation = torch.linalg.qr(torch.randn(d, d, generator=g)).Q
-        config = SAEConfig(d, n_features, k=k)
-        for start, D in (("random", None), ("truth", truth), ("truth, rotated", truth @ rotation)):
+        starts = {"random": None, "truth": truth, "truth, rotated": truth @ rotation}
+        for aux_k, (start, D) in itertools.product((None, 32), starts.items()):
+            config = SAEConfig(d, n_features, k=k, aux_k=aux_k)
             init = init_from_directions(config, D, X=X, random_state=seed)
-            trained = train_sae(X, config, TrainConfig(2000, 512, 3e-3, seed=seed), init, progress=False)
-            yield {"world": f"{n_features} in {d}, k = {k}", "seed": seed, "start": start,
+            trained = train_sae(X, config, TrainConfig(2000, 512, 1e-2, seed=seed), init, progress=False)
+            yield {"world": f"{n_features} in {d}, k = {k}", "seed": seed, "start": start, "aux_k": aux_k,
                    "matched_cosine_at_start": round(matched_cosine(init.W_dec, truth), 4),
                    "matched_cosine": round(matched_cosine(trained.W_dec, truth), 4),
                    "chance_matched_cosine": round(by_chance.mean, 4)}  # fmt: skip
