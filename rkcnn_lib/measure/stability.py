@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rkcnn_lib.measure.recovery import Chance, chance, match
+from rkcnn_lib.measure.subspaces import orthonormal_basis
 
 Matrix = Tensor | np.ndarray
 
@@ -128,15 +129,10 @@ def subspace_overlap(a: Matrix, b: Matrix) -> float:
     ValueError
         On directions that are empty, of different width, or hold NaN or zero rows.
     """
-    bases = []
-    for rows in (_unit(a), _unit(b)):
-        if not len(rows):
-            raise ValueError("no directions were given; a span needs at least one")
-        _, values, vectors = torch.linalg.svd(rows.double(), full_matrices=False)
-        bases.append(vectors[values > values[0] * 1e-6])
-    if bases[0].shape[1] != bases[1].shape[1]:
-        raise ValueError(f"directions of width {bases[0].shape[1]} and {bases[1].shape[1]} share no space")
-    return float((bases[0] @ bases[1].t()).square().sum()) / min(len(basis) for basis in bases)
+    bases = [orthonormal_basis(_unit(rows)) for rows in (a, b)]
+    if bases[0].shape[0] != bases[1].shape[0]:
+        raise ValueError(f"directions of width {bases[0].shape[0]} and {bases[1].shape[0]} share no space")
+    return float((bases[0].t() @ bases[1]).square().sum()) / min(basis.shape[1] for basis in bases)
 
 
 def _unit(rows: Matrix) -> Tensor:
