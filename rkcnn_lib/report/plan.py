@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 ASCENT_STEPS = 60  # fixed-point steps that a lift takes at most, each two products of rows x d by d x starts
 TOY_SECONDS = 60.0  # 01, 02 and 06 have no long part of their own: a minute each, as measured on 2 cores
-N_FRONT_ARMS, N_OTHER_ARMS = 3, 2  # trained at every further k, and with the other architecture
 RELU_TRIALS = 4  # trainings until an L1 penalty gives the L0 asked for, as measured on falling curves: 2 to 5
 PARAMETERS_PER_BLOCK = 12  # x d_model^2 weights in a transformer block: 4 in attention, 8 in the MLP
 
@@ -138,12 +137,15 @@ def _grid_cost(values: Comparison, hook: str, layers: int, device: str, rate: fl
 
 def trainings(p: Comparison) -> int:
     """Return how many SAEs a comparison trains a layer: arms and variants, the front, the other architecture."""
+    from rkcnn_lib.report.studies.agreement import OTHER_ARMS
+    from rkcnn_lib.report.studies.front import ARMS
+
     trials = RELU_TRIALS if p.architecture == "relu" and p.l1 is None else 1
     count = (len(p.arms) + len(p.variants)) * trials
     if isinstance(p, SaeCompare):
-        count += len({*p.front_k} - {p.k}) * N_FRONT_ARMS * trials
+        count += len({*p.front_k} - {p.k}) * len(ARMS) * trials
         if p.other_architecture is not None:
-            count += N_OTHER_ARMS * (RELU_TRIALS if p.other_architecture == "relu" else 1)
+            count += len(OTHER_ARMS) * (RELU_TRIALS if p.other_architecture == "relu" else 1)
     return count * p.n_seeds
 
 

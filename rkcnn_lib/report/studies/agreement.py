@@ -42,6 +42,7 @@ SHARED = "shared latents"
 SPAN = "span of the busiest latents"
 LEVELS = ("as activations lie", "any directions")
 SPREAD_ROWS = 8192  # activations whose covariance the first level has
+OTHER_ARMS = (UNMINED, MINED)  # trained with the other architecture too
 BUSIEST = 1 / 8  # of the width: how many latents that span is of
 
 
@@ -72,7 +73,7 @@ def other_architecture(store: Any, run: Run) -> Compared | None:
     if name is None:
         return None
     p = run.p.model_copy(update={"architecture": name, "l1": None, "aux_k": None})
-    return compare(store, p, run.device, trained=(UNMINED, MINED))
+    return compare(store, p, run.device, trained=OTHER_ARMS)
 
 
 def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
