@@ -85,12 +85,10 @@ class Compared:
     history: pd.DataFrame  # arm, seed, step, metric, value
     n_mined: dict[int, int]
 
-    def decoders(self, arm: str, step: int | None = None) -> list[torch.Tensor]:
-        """Return an arm's decoders (d_sae, d_in), one a seed: the trained ones, or those at a snapshot's step."""
+    def decoders(self, arm: str) -> list[torch.Tensor]:
+        """Return an arm's trained decoders (d_sae, d_in), one a seed."""
         seeds = sorted(seed for name, seed in self.units if name == arm)
-        if step is None:
-            return [load_saelens(self.units[arm, seed].folder / "sae").W_dec.data for seed in seeds]
-        return [self.units[arm, seed].arrays[f"W_dec_step_{step}"] for seed in seeds]
+        return [load_saelens(self.units[arm, seed].folder / "sae").W_dec.data for seed in seeds]
 
     def live(self, arm: str) -> list[torch.Tensor]:
         """Return for each seed which latents fired on the held-out tokens."""
