@@ -122,8 +122,8 @@ class PromptBox:
     def _answers(self, logits: dict[str, torch.Tensor], foil: int, said: list[str]) -> Answers:
         answer = int(logits[CLEAN].argmax())
         probabilities = {run: row.double().softmax(-1) for run, row in logits.items()}
-        tops = [row.topk(N_TOP).indices.tolist() for row in probabilities.values()]
-        shown = sorted({*sum(tops, []), answer, foil}, key=lambda token: -float(probabilities[CLEAN][token]))
+        tops = {int(token) for row in probabilities.values() for token in row.topk(N_TOP).indices}
+        shown = sorted({*tops, answer, foil}, key=lambda token: -float(probabilities[CLEAN][token]))
         table = pd.DataFrame([
             {"token": self._text(token), "run": run, "probability": float(row[token])}
             for token in shown for run, row in probabilities.items()

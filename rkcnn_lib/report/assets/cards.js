@@ -92,7 +92,7 @@
     place.hidden = false;
     const title = add(place, "p", null, "card-title");
     add(title, "strong", named(card));
-    title.appendChild(document.createTextNode(" (" + card.group + ") "));
+    title.appendChild(document.createTextNode(card.group === card.arm ? " " : " (" + card.group + ") "));
     add(title, "a", "link to this card").href = "#card-" + card.id;
     const told = add(place, "ul");
     facts(card).forEach(function (line) { add(told, "li", line); });
@@ -111,7 +111,7 @@
     const card = byId.get(id);
     if (!card) { return false; }
     draw(card);
-    say("Card of " + named(card) + ", " + card.group + ": fires on " + share(card.rate) + " of the tokens.");
+    say("Card of " + named(card) + ": fires on " + share(card.rate) + " of the tokens.");
     if (location.hash !== "#card-" + id) { location.hash = "card-" + id; }
     return true;
   }
@@ -168,7 +168,8 @@
   function inBin(point, target) {
     const meta = point.data.meta, edges = point.fullData.x;
     const low = edges[point.pointNumber], high = edges[Math.min(point.pointNumber + 1, edges.length - 1)];
-    function within(value) { return value >= low && value < high; }
+    const isLast = point.pointNumber >= edges.length - 2; // the last bin holds its upper end too
+    function within(value) { return value >= low && (value < high || isLast); }
     if (meta.rkcnn_bins === "cosine") {
       const slider = (target.layout.sliders || [])[0];
       const label = slider ? slider.steps[slider.active || 0].label : "";
@@ -211,9 +212,8 @@
   // ---------------------------------------------------------------------------------------------- start
 
   function fromAddress() {
-    const asked = decodeURIComponent(location.hash.slice(1));
-    if (!asked.startsWith("card-")) { return; }
-    const id = asked.slice("card-".length);
+    if (!location.hash.startsWith("#card-")) { return; }
+    const id = location.hash.slice("#card-".length);
     if (current && current.id === id) { return; }
     if (!open(id)) { say("This page has no card “" + id + "”."); }
     root.scrollIntoView();

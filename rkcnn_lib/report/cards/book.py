@@ -67,9 +67,7 @@ def choose(rates: np.ndarray, n_mined: int, n_cards: int) -> list[int]:
     for members in (np.arange(n_mined), np.arange(n_mined, len(rates))):
         wanted = min(len(members), round(n_cards * len(members) / max(1, len(rates))))
         ranked = members[np.argsort(rates[members], kind="stable")]
-        chosen |= (
-            set(ranked[np.linspace(0, len(members) - 1, wanted).round().astype(int)].tolist()) if wanted else set()
-        )
+        chosen |= set(ranked[np.linspace(0, len(members) - 1, wanted).round().astype(int)].tolist())
     return sorted(chosen)
 
 

@@ -30,10 +30,11 @@ def show(book: Book) -> None:
 def card_html(record: dict[str, Any], card: dict[str, Any]) -> str:
     """Return one card of a record as HTML."""
     name = f"{card['arm']}, seed {card['seed']}, latent {card['latent']}"
+    group = "" if card["group"] == card["arm"] else f" ({card['group']})"
     facts = "".join(f"<li>{html.escape(line)}</li>" for line in facts_of(record, card))
     shown = "".join(f"<li>{_example(record, card, example)}</li>" for example in card["examples"])
     return (
-        f'<div class="feature-card"><p><b>{html.escape(name)}</b> ({html.escape(card["group"])})</p><ul>{facts}</ul>'
+        f'<div class="feature-card"><p><b>{html.escape(name)}</b>{html.escape(group)}</p><ul>{facts}</ul>'
         f"<ol>{shown}</ol>{'' if shown else _paragraph(record['words']['no contexts'])}{_effects(record, card)}</div>"
     )
 

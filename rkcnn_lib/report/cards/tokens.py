@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-LONGEST = 40  # characters of a token that are shown
+LONGEST = 64  # characters of a token that are shown
 NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, direction marks, surrogates, what has no glyph
 

@@ -154,12 +154,10 @@ def latent_map(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         for column, here in ((1, part[part["rate"] == 0]), (2, part[part["rate"] > 0])):
             _add_latents(fig, here, group, position, column)
     fig.update_xaxes(
-        title="never fire", range=[-0.6, len(groups) - 0.4], showticklabels=False, ticks="", showgrid=False,
+        title="never", range=[-0.6, len(groups) - 0.4], showticklabels=False, ticks="", showgrid=False,
         zeroline=False, row=1, col=1,
     )  # fmt: skip
-    live = table["rate"][table["rate"] > 0]
-    scale = log_axis(live) if len(live) else {"type": "log"}
-    fig.update_xaxes(scale | {"title": "share of tokens on which a latent fires"}, row=1, col=2)
+    fig.update_xaxes(type="log", dtick=1, title="share of tokens on which it fires", row=1, col=2)
     fig.update_yaxes(title="signed cosine to its start", row=1, col=1)
     return finish(fig, title, height=440, legend="top")
 
