@@ -1,5 +1,6 @@
 """Explorers: a typed prompt is answered as the planted model must, bad ones are refused in words, controls redraw."""
 
+import re
 from types import SimpleNamespace
 
 import pandas as pd
@@ -20,6 +21,10 @@ class Tokenizer:
     """Entity i is the word e<i>, label i is <b>i (markup: it must be shown as text)."""
 
     unk_token_id = UNKNOWN
+
+    def __call__(self, text, add_special_tokens=True, return_offsets_mapping=True):
+        spans = [found.span() for found in re.finditer(r"\S+", text)]
+        return {"input_ids": self.encode(text), "offset_mapping": spans}
 
     def encode(self, text, add_special_tokens=True):
         return [int(word[1:]) if word[:1] == "e" and word[1:].isdigit() else UNKNOWN for word in text.split()]
@@ -136,3 +141,12 @@ def test_the_latent_map_puts_those_that_never_fire_apart_and_links_every_point()
     assert panels["x"] == ["a-0"] and sorted(panels["x2"]) == ["a-1", "r-2"]
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         figures.latent_map(table.assign(rate=1.5))
+
+
+def test_a_name_of_two_words_is_known_where_it_is_one_token():
+    from rkcnn_lib.report.cards.tokens import one_token, token_text, unknown_words
+    from rkcnn_lib.worlds import load_model
+
+    lm = load_model("atlas", device="cpu")
+    assert unknown_words(lm, "The Eiffel Tower is in blorft") == ["blorft"]
+    assert token_text(lm, one_token(lm, "Eiffel Tower")) == "Eiffel Tower"

@@ -33,9 +33,10 @@ def card_html(record: dict[str, Any], card: dict[str, Any]) -> str:
     group = "" if card["group"] == card["arm"] else f" ({card['group']})"
     facts = "".join(f"<li>{html.escape(line)}</li>" for line in facts_of(record, card))
     shown = "".join(f"<li>{_example(record, card, example)}</li>" for example in card["examples"])
+    nowhere = "" if shown else f"<p>{html.escape(record['words']['no contexts'])}</p>"
     return (
-        f'<div class="feature-card"><p><b>{html.escape(name)}</b>{html.escape(group)}</p><ul>{facts}</ul>'
-        f"<ol>{shown}</ol>{'' if shown else _paragraph(record['words']['no contexts'])}{_effects(record, card)}</div>"
+        f'<div class="feature-card" style="line-height: 1.5"><p><b>{html.escape(name)}</b>{html.escape(group)}</p>'
+        f"<ul>{facts}</ul><ol>{shown}</ol>{nowhere}{_effects(record, card)}</div>"
     )
 
 
@@ -98,7 +99,3 @@ def _effects(record: dict[str, Any], card: dict[str, Any]) -> str:
         for name in ("raised", "lowered")
     )
     return f"<p>Raises {raised}; lowers {lowered}. <small>{html.escape(record['words']['effects'])}</small></p>"
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"

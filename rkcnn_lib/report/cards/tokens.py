@@ -30,9 +30,9 @@ def unknown_words(lm: Any, text: str) -> list[str]:
     unknown = lm.tokenizer.unk_token_id
     if unknown is None:
         return []
-    return [
-        word for word in dict.fromkeys(text.split()) if unknown in lm.tokenizer.encode(word, add_special_tokens=False)
-    ]
+    read = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)  # a name of two words may be one
+    spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+    return list(dict.fromkeys(text[start:end] for token, (start, end) in spans if token == unknown))
 
 
 def one_token(lm: Any, text: str) -> int:
