@@ -160,6 +160,7 @@ figures.show(
     figures.mined_slider(frames, title="Mined directions move onto the true ones as the signal grows"),
     "True and mined directions projected on the first two principal axes of the true ones, seed 0. The share of signal "
     "is the slider; arrows shorter than 1 point out of the plane.",
+    hero=True,
 )
 
 # %% [markdown]

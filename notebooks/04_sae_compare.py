@@ -329,6 +329,15 @@ figures.show(
 )
 verdicts
 
+# %% [markdown]
+# Which start is best, then? For each hypothesis the other start with the best mean, picked after the fact; its intervals
+# hold for all other starts at once (Bonferroni). No verdict rests on this table.
+
+# %%
+strongest = sae_panels.strongest(compared.metrics, needed, agreed, run.p)
+run.note(strongest=strongest.to_dict("records"))
+strongest.round(4)
+
 # %%
 run.gate(sae_panels.checks(compared, run.p))
 run.finish(sae_panels.headline(verdicts, run))
