@@ -194,7 +194,7 @@ def seed_unit(
         parts = [function(task, p, seed) for task in tasks(p, seed)]
         return Unit(tables={"found": pd.concat(parts, ignore_index=True)})
 
-    return cached_unit(kind, given, compute).tables["found"]
+    return cached_unit(kind, given, compute, computed_by=function).tables["found"]
 
 
 def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
