@@ -78,8 +78,8 @@ figures.show(
 run.metrics(planes.plane_metrics(plane))
 figures.show(
     figures.toy_curves(plane.table, title=planes.curve_title(plane)),
-    "Dots are models, the line their median; choose loss, number of represented features (norm above 0.5) or mean "
-    "dimensionality at the top.",
+    f"Dots are models, {run.p.plane_instances} at each probability, the line their median; choose loss, number of "
+    "represented features (norm above 0.5) or mean dimensionality at the top.",
 )
 
 # %% [markdown]

@@ -124,7 +124,8 @@ figures.show(
         probe_controls.for_curve(toy_sizes, toy_table), "coordinates_in_a_subset",
         title="Toy. " + probe_controls.title(toy_sizes, toy_table),
     ),
-    "Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over seeds; grey: permuted labels.",
+    f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
+    "permuted labels.",
 )  # fmt: skip
 
 # %%
@@ -135,7 +136,8 @@ figures.show(
         probe_controls.for_curve(atlas_sizes, atlas_table), "coordinates_in_a_subset",
         title="Atlas. " + probe_controls.title(atlas_sizes, atlas_table),
     ),
-    "Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over seeds; grey: permuted labels.",
+    f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
+    "permuted labels.",
 )  # fmt: skip
 
 # %% [markdown]
