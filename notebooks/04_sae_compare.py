@@ -56,6 +56,7 @@ front_k: list = [16, 64]  # further k at which the compared arms are trained: th
 other_architecture: str = "relu"  # whose seeds' agreement is shown beside, at the same L0; None: none
 frozen_k: list = [8, 16, 32]  # atoms a token in the frozen-dictionary test
 frozen_rows: int = 1500  # held-out rows of that test
+n_cards: int = 600  # latents of an arm that get a feature card, chosen by firing rate
 delta_dead: float = 0.01  # margin: share of dead latents
 delta_ev: float = 0.005  # margin: explained variance
 delta_ce: float = 0.01  # margin: cross-entropy, nats a token
@@ -69,12 +70,12 @@ force: bool = False  # go on although an earlier gate failed
 import pandas as pd
 from IPython.display import display
 
-from rkcnn_lib.report import figures
+from rkcnn_lib.report import explore, figures
+from rkcnn_lib.report.cards import book, drawing
 from rkcnn_lib.report.runs import start_run
 from rkcnn_lib.report.studies import (
     activations,
     agreement,
-    cards,
     comparison,
     fourier,
     front,
@@ -235,13 +236,27 @@ figures.show(
 # %% [markdown]
 # ## What do single latents say?
 #
-# `rkcnn_lift`, seed 0. The latents are chosen by rule: of the live mined ones, and of the live randomly filled ones, those
-# whose firing rates lie at the quartiles and at 90 %. Each is shown on held-out text where it is most active and, because
-# the largest activations alone flatter, where it is active at its own median (underlined: the token that counts; marked:
-# tokens that reach half of its largest activation). Below, the tokens whose logits the decoder row raises and lowers most through the unembedding alone.
+# A card a latent of `rkcnn_lift` and `random`, seed 0 (at most `n_cards` of each, at even quantiles of the firing rate): how
+# often it fires and whether it died, how far it moved from its start, its nearest relatives in other seeds and among the
+# mined directions, the tokens whose logits its decoder row raises and lowers through the unembedding alone, and held-out
+# text where it fires. Because the largest activations flatter, contexts go down to the lowest tenth of its activations; the
+# shade is the activation as a share of its largest, underlined the token that counts. On the page a click on a point opens
+# its card, and a click on a bin of the histograms of cosines and firing rates above lists the latents in it.
 
 # %%
-cards.show(compared, store, run)
+cards = book.read_book(compared, store, run)
+figures.show(
+    figures.latent_map(cards.table, title=book.title(cards)),
+    "Seed 0, a point a latent that has a card: held-out firing rate against the cosine of its decoder row with its start. "
+    "Latents that never fire stand in the strip on the left. A direction that training leaves alone stays at 1.",
+)
+drawing.show(cards)
+
+# %% [markdown]
+# In JupyterLab the cell below browses all latents of all arms and seeds: by number, or by a token of the held-out text.
+
+# %%
+browser = explore.latents(cards)
 
 # %% [markdown]
 # ## Against the truth, where it is known

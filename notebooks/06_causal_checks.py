@@ -54,7 +54,7 @@ device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
 # %%
-from rkcnn_lib.report import figures
+from rkcnn_lib.report import explore, figures, prompt_box
 from rkcnn_lib.report.runs import start_run
 from rkcnn_lib.report.studies import activations, causal, causal_cards, causal_panels, causal_prompts, causal_views
 from rkcnn_lib.worlds import load_model
@@ -194,6 +194,15 @@ illusion.pivot(index=["layer", "part"], columns="metric", values="value").round(
 
 # %%
 causal_cards.show(lm, run.p, measured, prompts, places)
+
+# %% [markdown]
+# In JupyterLab the cell below takes prompts of your own: what is said next as the model stands, with all but the subspace
+# exchanged for the donor's (*keep*), with the subspace exchanged (*ablate*), and with what it holds of the difference
+# between both prompts added at every token but the first (*steer*). On a page its controls are absent and the figure shows
+# the first pair.
+
+# %%
+asking = explore.prompts(prompt_box.PromptBox(lm, run.p, measured, prompts))
 
 # %% [markdown]
 # Steering: the difference of the mean activations of two answers, as far as it lies in the subspace, is added at every

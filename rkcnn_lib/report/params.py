@@ -228,6 +228,7 @@ class SaeCompare(Comparison):
     other_architecture: Literal["topk", "batchtopk", "relu"] | None
     frozen_k: Annotated[list[Count], Listed, Field(min_length=1)]
     frozen_rows: Annotated[int, Field(ge=100)]
+    n_cards: Annotated[int, Field(ge=8, description="latents of an arm that get a feature card")]
     delta_l0: Margin
 
     @model_validator(mode="after")

@@ -19,12 +19,15 @@ import nbformat
 from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 
+from rkcnn_lib.report.cards import CARDS
+from rkcnn_lib.report.cards.page import cards_block
 from rkcnn_lib.report.figures.display import HERO
 from rkcnn_lib.report.glossary import link_first_uses
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
 HEADINGS = re.compile(r"^h[1-6]$")
 # The page's own header says what these outputs of a notebook's first cells say.
 IN_HEADER = ".banner, table.provenance"
@@ -43,6 +46,7 @@ class Rendered:
     body: str = ""
     contents: list[tuple[int, str, str]] = field(default_factory=list)  # level (2 or 3), id, text
     n_figures: int = 0
+    n_cards: int = 0
     flags: list[str] = field(default_factory=list)  # what a reader should know is missing or odd
     hero: tuple[dict[str, Any], str] | None = None  # a figure that the index shows too, and its note
 
@@ -72,6 +76,7 @@ def render_notebook(path: Path) -> Rendered:
     page = Rendered()
     slot = f"figure-{uuid.uuid4().hex}"  # no text of the notebook can be taken for it
     figures = _collect_figures(notebook, page, slot)
+    cards = _collect_cards(notebook, page, slot)
     exporter = HTMLExporter(
         raw_template=(ASSETS / "notebook.html.j2").read_text(encoding="utf-8"), exclude_anchor_links=True
     )
@@ -83,6 +88,8 @@ def render_notebook(path: Path) -> Rendered:
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
     page.body = _insert_figures(str(soup), figures, slot)
+    for place, block in cards.items():
+        page.body = page.body.replace(place, block)
     page.n_figures = len(figures)
     if not figures:
         page.flags.append("no figure was drawn by this notebook")
@@ -141,9 +148,21 @@ def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str,
                     page.hero = output.data[PLOTLY], str(output.metadata[HERO])
                 output.data = {"text/html": f"{slot}-{len(figures)}."}
             elif WIDGET in output.data:
-                page.flags.append("live widgets work in JupyterLab only and were left out")
-                output.data = {"text/plain": "[a live widget: open the notebook in JupyterLab to use it]"}
+                output.data = {"text/html": f'<p class="small">{html.escape(LEFT_OUT)}</p>'}
     return figures
+
+
+def _collect_cards(notebook: Any, page: Rendered, slot: str) -> dict[str, str]:
+    """Take feature cards out of the outputs; return what goes into the place that each leaves."""
+    blocks: dict[str, str] = {}
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if CARDS in output.get("data", {}):
+            record, fallback = output.data[CARDS], safe_html(output.data.get("text/html", ""), page)
+            place = f"{slot}-cards-{len(blocks) + 1}."
+            blocks[place] = cards_block(record, fallback)
+            page.n_cards += len(record.get("cards", []))
+            output.data = {"text/html": place}
+    return blocks
 
 
 def _one_stream_each(outputs: list[Any]) -> list[Any]:

@@ -185,7 +185,7 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
     assets = work / "assets"
     assets.mkdir()
     (assets / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
-    for name in ("site.css", "site.js"):
+    for name in ("site.css", "site.js", "cards.css", "cards.js"):
         shutil.copy(ASSETS / name, assets / name)
     taken = {"index.html"}
     pages = [_load(folder, record, work, taken) for folder, record in records]

@@ -130,6 +130,7 @@
     target.style.minHeight = figure.layout.height + "px";
     return window.Plotly.newPlot(target, figure).then(function () {
       target.style.minHeight = "";
+      target.dispatchEvent(new CustomEvent("rkcnn-drawn", { bubbles: true })); // other scripts listen to its points
     }).catch(function (error) {
       target.textContent = "This figure could not be drawn: " + error.message;
       console.error(error);

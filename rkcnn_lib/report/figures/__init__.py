@@ -14,7 +14,7 @@ from rkcnn_lib.report.figures.arms import (
 from rkcnn_lib.report.figures.curves import recovery_curve, recovery_curves
 from rkcnn_lib.report.figures.display import show
 from rkcnn_lib.report.figures.fourier import frequency_power
-from rkcnn_lib.report.figures.latents import cosine_histograms, dead_curve, density
+from rkcnn_lib.report.figures.latents import cosine_histograms, dead_curve, density, latent_map
 from rkcnn_lib.report.figures.layers import causal_by_layer, causal_effects, layer_differences, layer_heatmap
 from rkcnn_lib.report.figures.mining import (
     mined_slider,
@@ -25,6 +25,7 @@ from rkcnn_lib.report.figures.mining import (
 )
 from rkcnn_lib.report.figures.style import ARM_COLOURS, ARM_MARKERS, METRIC_LABELS, escape, style_of
 from rkcnn_lib.report.figures.sweeps import sensitivity
+from rkcnn_lib.report.figures.tokens import next_tokens
 from rkcnn_lib.report.figures.toy import interference, toy_curves, toy_directions
 
 __all__ = [
@@ -41,10 +42,12 @@ __all__ = [
     "frequency_power",
     "frozen_dictionary",
     "interference",
+    "latent_map",
     "layer_differences",
     "layer_heatmap",
     "mined_slider",
     "mined_versus_true",
+    "next_tokens",
     "norms_by_position",
     "paired_differences",
     "quality_front",

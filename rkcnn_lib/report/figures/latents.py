@@ -48,6 +48,7 @@ def cosine_histograms(frames: Mapping[str, Mapping[str, Any]], title: str | None
             if np.abs(values).max() > 1 + 1e-4:
                 raise ValueError(f"cosine_histograms, {name!r}, {group!r}: cosines must lie in [-1, 1]")
             trace = steps(np.clip(values, -1, 1), BINS, group, style_of(group).colour)
+            trace.meta = {"rkcnn_bins": "cosine", "group": group}  # for pages: a click lists the bin's latents
             data[str(name)].append(trace.to_plotly_json())
     fig = go.Figure([go.Scatter(**trace) for trace in next(iter(data.values()))])
     highest = max(max(trace["y"]) for frame in data.values() for trace in frame)
@@ -96,6 +97,7 @@ def density(densities: Mapping[str, Any], title: str | None = None) -> go.Figure
         fig.add_trace(
             go.Bar(
                 x=[position], y=[dead], marker={"color": style.colour}, name=shown, legendgroup=shown, showlegend=False,
+                meta={"rkcnn_bins": "never", "arm": name},
                 hovertemplate=f"<b>{shown}</b><br>{int((values == 0).sum())} of {len(values)} latents never fire"
                 " (%{y:.2%})<extra></extra>",
             ),
@@ -107,6 +109,7 @@ def density(densities: Mapping[str, Any], title: str | None = None) -> go.Figure
                 x=edges, y=np.append(counts / len(values), 0.0), mode="lines", fill="tozeroy",
                 line={"color": style.colour, "width": 1.8, "shape": "hv"}, fillcolor=faint(style.colour, 0.1),
                 name=shown, legendgroup=shown, customdata=10.0**edges,
+                meta={"rkcnn_bins": "rate", "arm": name},  # for pages: a click lists the bin's latents
                 hovertemplate=f"<b>{shown}</b><br>fires on %{{customdata:.2g}} of the tokens"
                 "<br>%{y:.2%} of its latents in this bin<extra></extra>",
             ),
@@ -124,6 +127,57 @@ def density(densities: Mapping[str, Any], title: str | None = None) -> go.Figure
     )
     fig.update_yaxes(title="share in each bin", tickformat=".0%", rangemode="tozero", row=1, col=2)
     return finish(fig, title, height=400, legend="right")
+
+
+def latent_map(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """A point a latent: how often it fires (log axis; those that never do in a strip) and its cosine to its start.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns group, latent, rate ([0, 1]), cosine ([-1, 1]), card (its id, which pages open on a click).
+    title : str, optional
+        The finding, in words.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty or lacks a column, or a value lies outside its range.
+    """
+    table = checked(table, ["group", "latent", "rate", "cosine", "card"], ["rate", "cosine"], "latent_map")
+    if table["rate"].min() < 0 or table["rate"].max() > 1 or table["cosine"].abs().max() > 1 + 1e-4:
+        raise ValueError("latent_map: rates are shares of tokens, in [0, 1], and cosines lie in [-1, 1]")
+    fig = make_subplots(rows=1, cols=2, column_widths=[0.16, 0.84], horizontal_spacing=0.03, shared_yaxes=True)
+    groups = arm_order([str(name) for name in in_order(table["group"])])
+    for position, group in enumerate(groups):
+        part = table[table["group"].astype(str) == group]
+        for column, here in ((1, part[part["rate"] == 0]), (2, part[part["rate"] > 0])):
+            _add_latents(fig, here, group, position, column)
+    fig.update_xaxes(
+        title="never", range=[-0.6, len(groups) - 0.4], showticklabels=False, ticks="", showgrid=False,
+        zeroline=False, row=1, col=1,
+    )  # fmt: skip
+    fig.update_xaxes(type="log", dtick=1, title="share of tokens on which it fires", row=1, col=2)
+    fig.update_yaxes(title="signed cosine to its start", row=1, col=1)
+    return finish(fig, title, height=440, legend="top")
+
+
+def _add_latents(fig: go.Figure, part: pd.DataFrame, group: str, position: int, column: int) -> None:
+    """Add the latents of a group to one panel; those that never fire are spread sideways so that they stay apart."""
+    style, shown = style_of(group), escape(group)
+    spread = (part["latent"].to_numpy() * 0.618) % 1 * 0.7 - 0.35
+    x = part["rate"].to_numpy() if column == 2 else position + spread
+    rates = ["never fires" if rate == 0 else f"fires on {100 * rate:.3g} % of tokens" for rate in part["rate"]]
+    fig.add_trace(
+        go.Scatter(
+            x=[float(f"{value:.4g}") for value in x], y=part["cosine"].round(4).tolist(), mode="markers",
+            marker={"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6},
+            name=shown, legendgroup=shown, showlegend=column == 2, customdata=part["card"].tolist(),
+            text=[f"latent {n}<br>{rate}" for n, rate in zip(part["latent"], rates, strict=True)],
+            hovertemplate=f"<b>{shown}</b>, %{{text}}<br>cosine to its start %{{y:.2f}}<extra></extra>",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
 
 
 def dead_curve(table: pd.DataFrame, title: str | None = None) -> go.Figure:

@@ -58,6 +58,11 @@ _ALIASES: dict[str, str] = {
     "das": "rkcnn_coordinate",
     "das_isolating": "lift_unselected",
     "random_variance": "datapoint_refined",
+    # 06: runs of one prompt
+    "as it is": "random",
+    "keep": "datapoint",
+    "ablate": "rkcnn_coordinate",
+    "steer": "kmeans",
 }
 _SPARE_COLOURS = ("#7d7f16", "#8a6fb0", "#2f9447", "#9c7a52", "#d0527a", "#4f83a8")
 _SPARE_MARKERS = ("square-cross", "diamond-tall", "triangle-right", "hourglass", "bowtie", "circle-cross")
