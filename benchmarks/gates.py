@@ -1,7 +1,7 @@
 """How often the gates of 01 and 02 pass, on what they should pass and on noise; JSON lines.
 
     python benchmarks/gates.py 01 [--seeds 40]
-    python benchmarks/gates.py 02 [--seeds 20]
+    python benchmarks/gates.py 02 [--seeds 20] [--controls gaussian permuted]
 
 A gate looks at the seeds of one run together (5 in the quick profile). Here as many seeds are run as are asked for,
 at the quick profile's sizes, and the gate is asked of each disjoint group of 5 and of 200 random groups of 5 (which
@@ -76,11 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", choices=("01", "02"), nargs="?", default="01")
     parser.add_argument("--seeds", type=int, default=20, help="seeds that are run (a multiple of 5)")
+    parser.add_argument("--controls", nargs="+", choices=CONTROLS, default=CONTROLS, help="none: the trained model")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     disjoint = list(np.arange(options.seeds).reshape(-1, GROUP))
     drawn = [rng.choice(options.seeds, GROUP, replace=False) for _ in range(DRAWS)]
-    for control in CONTROLS:
+    for control in options.controls:
         began = time.perf_counter()
         gate = {"01": gate_01, "02": gate_02}[options.notebook](control, options.seeds)
         print(json.dumps({

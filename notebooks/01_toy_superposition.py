@@ -78,8 +78,8 @@ figures.show(
 run.metrics(planes.plane_metrics(plane))
 figures.show(
     figures.toy_curves(plane.table, title=planes.curve_title(plane)),
-    "Dots are models, the line their median; choose loss, number of represented features (norm above 0.5) or mean "
-    "dimensionality at the top.",
+    f"Dots are models, {run.p.plane_instances} at each probability, the line their median; choose loss, number of "
+    "represented features (norm above 0.5) or mean dimensionality at the top.",
 )
 
 # %% [markdown]
@@ -160,6 +160,7 @@ figures.show(
     figures.mined_slider(frames, title="Mined directions move onto the true ones as the signal grows"),
     "True and mined directions projected on the first two principal axes of the true ones, seed 0. The share of signal "
     "is the slider; arrows shorter than 1 point out of the plane.",
+    hero=True,
 )
 
 # %% [markdown]

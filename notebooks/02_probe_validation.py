@@ -38,7 +38,8 @@ atlas_labels: list = ["topic", "number", "in_quotes", "in_brackets"]  # labels t
 n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
 subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
 n_directions: int = 200  # subsets that count as selected at most
-n_probed: int = 10  # subsets of each group (top, random, bottom) that are probed
+n_probed: int = 20  # subsets of each group (top, random, bottom) that are probed
+n_probed_null: int = 10  # the same under permuted labels; fewer make chance's 95 % point wider, never narrower
 n_ensemble: int = 30  # best subsets that the RkCNN classifier combines
 curve_sizes: list = [2, 4, 8, 16, 32, 64, 96]  # sizes of subsets compared with all dimensions
 n_neighbours: int = 10  # of the kNN probe
@@ -123,7 +124,8 @@ figures.show(
         probe_controls.for_curve(toy_sizes, toy_table), "coordinates_in_a_subset",
         title="Toy. " + probe_controls.title(toy_sizes, toy_table),
     ),
-    "Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over seeds; grey: permuted labels.",
+    f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
+    "permuted labels.",
 )  # fmt: skip
 
 # %%
@@ -134,7 +136,8 @@ figures.show(
         probe_controls.for_curve(atlas_sizes, atlas_table), "coordinates_in_a_subset",
         title="Atlas. " + probe_controls.title(atlas_sizes, atlas_table),
     ),
-    "Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over seeds; grey: permuted labels.",
+    f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
+    "permuted labels.",
 )  # fmt: skip
 
 # %% [markdown]

@@ -122,7 +122,8 @@ frozen = sae_panels.frozen_dictionaries(compared, store, run)
 run.metrics(frozen.rename(columns={"k": "frozen_k"}).assign(metric="frozen_ev"))
 figures.show(
     figures.frozen_dictionary(frozen, title=sae_panels.frozen_title(frozen)),
-    "Explained variance with k atoms a token; the random arm is the chance level. Lines are means, bands the range over seeds.",
+    f"Explained variance with k atoms a token, {run.p.frozen_rows} held-out rows; the random arm is the chance level. Lines "
+    f"are means, bands the range over {run.p.n_seeds} seeds.",
 )
 
 # %% [markdown]
@@ -150,19 +151,20 @@ figures.show(
 # %%
 figures.show(
     figures.training_curves(compared.history, title="What a start buys in steps, and whether it lasts"),
-    "Training curves, mean and range over seeds. An advantage that is gone at the last step was speed, not quality.",
+    f"Training curves, mean and range over {run.p.n_seeds} seeds. An advantage that is gone at the last step was speed, not quality.",
 )
 
 # %%
 figures.show(
     figures.dead_curve(sae_panels.dead_curves(compared), title="A latent looks dead until enough tokens are looked at"),
-    "Share of latents that have not fired yet against the number of held-out tokens looked at.",
+    f"Share of latents that have not fired yet against the number of held-out tokens looked at; mean and range over "
+    f"{run.p.n_seeds} seeds.",
 )
 
 # %%
 figures.show(
     figures.density(sae_panels.densities(compared), title="How often latents fire"),
-    "Histogram of the share of held-out tokens on which a latent is active, all seeds, log axis; those that never "
+    f"Histogram of the share of held-out tokens on which a latent is active, all {run.p.n_seeds} seeds, log axis; those that never "
     "fire have their own bar.",
 )
 
@@ -182,7 +184,7 @@ if run.p.front_k:
     run.metrics(needed.drop(columns="cut"))
     figures.show(
         figures.quality_front(front_table, title=front.title(needed)),
-        "Held-out documents, the same seeds; lines are means, bands the range over seeds. Choose the metric at the top.",
+        f"Held-out documents; lines are means, bands the range over {run.p.n_seeds} seeds. Choose the metric at the top.",
     )
 
 # %% [markdown]
@@ -194,7 +196,7 @@ if run.p.front_k:
 # %%
 figures.show(
     figures.cosine_histograms(sae_panels.moved(compared), title=sae_panels.moved_title(compared)),
-    "rkcnn_lift, all seeds: cosine of each latent with its own start, mined latents beside the randomly filled ones "
+    f"rkcnn_lift, all {run.p.n_seeds} seeds: cosine of each latent with its own start, mined latents beside the randomly filled ones "
     "of the same SAE; the slider goes through training.",
 )
 
@@ -213,7 +215,7 @@ agreed = agreement.agreement(compared, store, run.p, other)
 run.metrics(agreed.table)
 figures.show(
     figures.arm_metrics(agreed.table, title=agreed.title),
-    "One dot a seed (its mean over the pairs it is in); grey: chance, directions as the activations lie; choose measure and moment at the top. Shared: "
+    f"One dot a seed, {run.p.n_seeds} in all (its mean over the pairs it is in); grey: chance, directions as the activations lie; choose measure and moment at the top. Shared: "
     "encoder and decoder name the same partner, both at cosine 0.7. Span: overlap of the spaces of the busiest latents, an "
     "eighth of the width in number.",
 )
@@ -228,7 +230,7 @@ display(agreed.summary)
 run.metrics(agreed.along)
 figures.show(
     figures.training_curves(agreed.along, title="How the agreement of seeds changes while they train"),
-    "Older PWMCC over all latents at the start, 1/16, 1/4 and the end of training; grey: chance level.",
+    f"{run.p.n_seeds} seeds. Older PWMCC over all latents at the start, 1/16, 1/4 and the end of training; grey: chance level.",
 )
 
 # %% [markdown]
@@ -265,7 +267,7 @@ if truth is not None:
     run.metrics(truth)
     figures.show(
         figures.recovery_by_miner(truth.rename(columns={"arm": "miner"}), title=sae_panels.recovery_title(truth)),
-        "Trained decoders against the true directions, one-to-one and signed; grey: chance with as many random ones.",
+        f"Trained decoders of {run.p.n_seeds} seeds against the true directions, one-to-one and signed; grey: chance with as many random ones.",
     )
 else:
     print(f"{run.p.model}: no true directions are known here. Run with -p model planted (or toy) to see them.")
@@ -315,7 +317,7 @@ if world is not None:
     run.metrics(seen)
     figures.show(
         figures.arm_metrics(seen, title=fourier.title(seen)),
-        "Live latents, one dot a seed; grey: chance (of energy in the best plane, directions of the activations' covariance; "
+        f"Live latents, one dot a seed, {run.p.n_seeds} in all; grey: chance (of energy in the best plane, directions of the activations' covariance; "
         "else any directions, shuffled sums, and for the losses as many other frequencies; of the whole loss, guessing). A "
         "latent that is a narrow bump on a circle is no cosine: its R² stays below 1.",
     )
@@ -340,9 +342,18 @@ if world is not None:
 verdicts = run.verdicts(sae_panels.verdicts(compared.metrics, needed, agreed, run.p))
 figures.show(
     figures.paired_differences(verdicts, title=sae_panels.verdict_title(verdicts)),
-    "Holm-adjusted 95 % paired-t intervals; the shaded strip is the margin. Choose the metric at the top.",
+    f"Holm-adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the shaded strip is the margin. Choose the metric at the top.",
 )
 verdicts
+
+# %% [markdown]
+# Which start is best, then? For each hypothesis the other start with the best mean, picked after the fact; its intervals
+# hold for all other starts at once (Bonferroni). No verdict rests on this table.
+
+# %%
+strongest = sae_panels.strongest(compared.metrics, needed, agreed, run.p)
+run.note(strongest=strongest.to_dict("records"))
+strongest.round(4)
 
 # %%
 run.gate(sae_panels.checks(compared, run.p))

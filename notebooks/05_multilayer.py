@@ -114,7 +114,7 @@ figures.show(
 differences = layer_study.differences(metrics, run.p)
 figures.show(
     figures.layer_differences(differences, title=layer_study.difference_title(differences)),
-    "rkcnn_lift minus each baseline, positive is better; 95 % paired-t intervals, Holm-adjusted over layers and "
+    f"rkcnn_lift minus each baseline, {run.p.n_seeds} seeds, positive is better; 95 % paired-t intervals, Holm-adjusted over layers and "
     "contrasts; dotted: the margin.",
 )
 
@@ -128,7 +128,7 @@ figures.show(
 along_gamma = layer_study.against_gamma(differences, profile_table)
 figures.show(
     figures.layer_differences(along_gamma, title=layer_study.gamma_title(along_gamma), x="gamma"),
-    "One dot a layer and contrast, with the intervals of the figure above.",
+    f"One dot a layer and contrast, {run.p.n_seeds} seeds, with the intervals of the figure above.",
 )
 
 # %% [markdown]
@@ -195,7 +195,7 @@ over_settings = sweeps.verdicts(tables, run.p) if tables else []
 verdicts = run.verdicts(over_layers + over_settings)
 figures.show(
     figures.paired_differences(verdicts.head(len(over_layers)), title=layer_study.verdict_title(verdicts)),
-    "Differences averaged over layers, one value a seed; Holm-adjusted 95 % paired-t intervals; strip: the margin.",
+    f"Differences averaged over layers, one value for each of {run.p.n_seeds} seeds; Holm-adjusted 95 % paired-t intervals; strip: the margin.",
 )
 verdicts
 

@@ -85,7 +85,7 @@ places = causal_views.effect_by_place(lm, run.p, prompts)
 run.metrics(places)
 figures.show(
     figures.layer_heatmap(places, title=causal_panels.place_title(places, run.p)),
-    f"Mean over the pairs of one sentence; hook {run.p.hook}. The menu shows the share of pairs that answer as the "
+    f"Mean over pairs of one sentence; hook {run.p.hook}. The menu shows the share of pairs that answer as the "
     "donor. This is the most that a subspace of that activation could do alone.",
 )
 
@@ -136,7 +136,7 @@ run.metrics(causal.scrubbed(measured))
 curve = causal_panels.minimal_size(measured.table, share)
 figures.show(
     figures.recovery_curve(curve, x="rank", title=causal_panels.curve_title(measured.table, run.p)),
-    "Mean and range over seeds. Grey: uniformly random subspaces of the same rank, from their mean to the best seed.",
+    f"Mean and range over {run.p.n_seeds} seeds, {len(prompts.judged.drawn)} held-out pairs. Grey: uniformly random subspaces of the same rank, from their mean to the best seed.",
 )
 
 # %% [markdown]
@@ -149,7 +149,7 @@ layers = causal_views.ceiling_by_layer(lm, run.p, measured, prompts)
 run.metrics(layers)
 figures.show(
     figures.causal_by_layer(layers, title=causal_panels.layer_title(layers, run.p)),
-    "Interchange accuracy with 95 % intervals over entities; the line is the exchange of the whole activation.",
+    f"Interchange accuracy on {len(prompts.judged.drawn)} held-out pairs, 95 % intervals over entities; the line is the exchange of the whole activation.",
 )
 
 # %% [markdown]
@@ -239,7 +239,7 @@ judged.round(3)
 verdicts = run.verdicts(causal.judge_causal(share, causal_panels.judged_rank(run.p), run.p.delta_share))
 figures.show(
     figures.paired_differences(verdicts, title=causal_panels.verdict_title(verdicts)),
-    "Holm-adjusted 95 % paired-t intervals over seeds; the strip is the margin.",
+    f"Holm-adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the strip is the margin.",
 )
 verdicts
 

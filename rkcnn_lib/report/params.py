@@ -145,8 +145,18 @@ class ProbeValidation(Mining):
     n_neighbours: Count
     n_permutations: Annotated[int, Field(ge=19)]
     n_probed: Annotated[int, Field(ge=3, description="subsets of each group that are probed")]
+    n_probed_null: Annotated[int, Field(ge=3, description="subsets of each group probed under permuted labels")]
     n_ensemble: Count
     curve_sizes: Annotated[list[Count], Listed]
+
+    @model_validator(mode="after")
+    def _chance_is_not_too_narrow(self) -> ProbeValidation:
+        if self.n_probed_null > self.n_probed:
+            raise ValueError(
+                f"n_probed_null = {self.n_probed_null}: at most n_probed = {self.n_probed}, or the mean under permuted "
+                "labels varies less than the one it is the chance level of"
+            )
+        return self
 
 
 class Activations(Parameters):

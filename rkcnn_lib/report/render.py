@@ -21,6 +21,8 @@ from nbconvert import HTMLExporter
 
 from rkcnn_lib.report.cards import CARDS
 from rkcnn_lib.report.cards.page import cards_block
+from rkcnn_lib.report.figures.display import HERO
+from rkcnn_lib.report.glossary import link_first_uses
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -46,6 +48,7 @@ class Rendered:
     n_figures: int = 0
     n_cards: int = 0
     flags: list[str] = field(default_factory=list)  # what a reader should know is missing or odd
+    hero: tuple[dict[str, Any], str] | None = None  # a figure that the index shows too, and its note
 
 
 def render_notebook(path: Path) -> Rendered:
@@ -81,6 +84,7 @@ def render_notebook(path: Path) -> Rendered:
     body, _ = exporter.from_notebook_node(notebook)
     soup = BeautifulSoup(body, "html.parser")
     _order_headings(soup, page)
+    link_first_uses(soup)
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
     page.body = _insert_figures(str(soup), figures, slot)
@@ -140,6 +144,8 @@ def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str,
                 page.flags.append(f"a cell ended with {output.ename}")
             elif PLOTLY in output.data:
                 figures.append(output.data[PLOTLY])
+                if output.metadata.get(HERO):
+                    page.hero = output.data[PLOTLY], str(output.metadata[HERO])
                 output.data = {"text/html": f"{slot}-{len(figures)}."}
             elif WIDGET in output.data:
                 output.data = {"text/html": f'<p class="small">{html.escape(LEFT_OUT)}</p>'}

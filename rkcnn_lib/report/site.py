@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from rkcnn_lib.report import answers, figures, glossary
 from rkcnn_lib.report.params import NOTEBOOKS
-from rkcnn_lib.report.render import ASSETS, Rendered, render_notebook
+from rkcnn_lib.report.render import ASSETS, Rendered, figure_block, render_notebook
 
 FORMAT = 1
 QUESTION = "Do directions mined by random-subset probing make better sparse autoencoders?"
@@ -86,6 +88,16 @@ class Page:
         if status != "finished":
             said.append(f"This run did not finish (status: {status}): what follows is partial.")
         return said
+
+    @property
+    def place(self) -> str:
+        """On what the run worked."""
+        return answers.place(self.record)
+
+    @property
+    def answers(self) -> list[answers.Answer]:
+        """The run's hypotheses with their verdicts."""
+        return answers.answers(self.record)
 
     @property
     def verdicts(self) -> list[dict[str, Any]]:
@@ -183,13 +195,28 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
     for page in pages:
         text = environment.get_template("page.html.j2").render(page=page, here=page.file, **shared)
         (work / page.file).write_text(text, encoding="utf-8")
-    verdicts = [row for page in pages for row in page.verdicts]
-    banners = list(dict.fromkeys(BANNERS[p.profile] for p in pages if p.profile in BANNERS))
-    text = environment.get_template("index.html.j2").render(
-        here="index.html", verdicts=verdicts, banners=banners, built=_now(), **shared
-    )
+    index = environment.get_template("index.html.j2")
+    text = index.render(here="index.html", built=_now(), **shared, **_index(pages, steps))
     (work / "index.html").write_text(text, encoding="utf-8")
+    text = environment.get_template("glossary.html.j2").render(here=glossary.PAGE, terms=glossary.terms(), **shared)
+    (work / glossary.PAGE).write_text(text, encoding="utf-8")
     (work / "site.json").write_text(json.dumps(_summary(pages, steps, title), indent=1), encoding="utf-8")
+
+
+def _index(pages: list[Page], steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the index says beyond what every page knows: the answer, the figures, all verdicts."""
+    leads = {step["notebook"]: step["lead"] for step in steps if step["lead"]}
+    judged = leads.get(answers.JUDGED_BY)
+    record = judged.record if judged else None
+    return {
+        "answer": answers.in_one_sentence(record, answers.place(record or {})),
+        "judged": judged,
+        "answers": answers.answers(record or {}),
+        "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
+        "hero": next((page for page in leads.values() if page.rendered.hero), None),
+        "overview": answers.overview(record or {}),
+        "banners": list(dict.fromkeys(BANNERS[p.profile] for p in pages if p.profile in BANNERS)),
+    }
 
 
 def _load(folder: Path, record: dict[str, Any], work: Path, taken: set[str]) -> Page:
@@ -276,12 +303,15 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals["glossary"] = {term.name: term for term in glossary.terms()}
     environment.filters |= {
-        "signed": lambda value: _number(value, "+.4g"),
+        "signed": lambda value: _number(value, "+.3g"),
         "number": lambda value: _number(value, ".4g"),
         "duration": _duration,
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
+        "figure": lambda spec, number: Markup(figure_block(number, spec)),  # escaped there
+        "label": lambda name: Markup(figures.style.label(name)),  # escaped there
         "css": lambda text: str(text or "none").lower().replace(" ", "-"),
     }
     return environment

@@ -43,11 +43,52 @@ def fingerprint(*places: str) -> str:
 
     A reworded docstring must not throw away hours of finished units; a changed statement must.
     """
+    return digest([(str(path.relative_to(PACKAGE)), _code(path)) for path in _files(*places or (".",))])
+
+
+def _files(*places: str) -> list[Path]:
     files: list[Path] = []
-    for place in places or (".",):
+    for place in places:
         path = PACKAGE / place
         files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return digest([(str(path.relative_to(PACKAGE)), _code(path)) for path in files])
+    return files
+
+
+@functools.cache
+def code_behind(module: str) -> tuple[str, ...]:
+    """Return the files of :data:`COMPUTING` that a module rests on, itself among them, as `fingerprint` takes them.
+
+    A figure's new title must not throw away SAEs: a unit depends on what the module that computes it imports, directly
+    or not, inside functions or not. A module from elsewhere may depend on everything.
+    """
+    computing = {path.relative_to(PACKAGE) for path in _files(*COMPUTING)}
+    found: set[Path] = set()
+    waiting = {_file_of(module)} & computing
+    if not waiting:
+        return COMPUTING
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        waiting |= (_imports(PACKAGE / file) & computing) - found
+    return tuple(sorted(map(str, found)))
+
+
+def _file_of(module: str) -> Path:
+    """Return where a module of the package lies in it; one that is not there gives a file that is not there."""
+    path = Path(*module.split(".")[1:])
+    return path / "__init__.py" if (PACKAGE / path).is_dir() else path.with_suffix(".py")
+
+
+def _imports(path: Path) -> set[Path]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name for name in names if name.startswith(f"{PACKAGE.name}.")}
+    parents = {name.rsplit(".", depth)[0] for name in ours for depth in range(1, name.count("."))}
+    return {_file_of(name) for name in ours | parents}
 
 
 def _code(path: Path) -> str:
@@ -71,12 +112,15 @@ class Unit:
     save_extra: Callable[[Path], None] | None = None  # writes further files, e.g. an SAE in SAELens format
 
 
-def unit_folder(kind: str, inputs: dict[str, Any]) -> Path:
+def unit_folder(kind: str, inputs: dict[str, Any], computed_by: Callable[..., Any]) -> Path:
     """Return where the unit of this kind with these inputs lies, whether it is finished or not."""
-    return outputs_root() / "units" / kind / digest({"inputs": inputs, "code": fingerprint(*COMPUTING)})
+    code = fingerprint(*code_behind(computed_by.__module__))
+    return outputs_root() / "units" / kind / digest({"inputs": inputs, "code": code})
 
 
-def cached_unit(kind: str, inputs: dict[str, Any], compute: Callable[[Path], Unit]) -> Unit:
+def cached_unit(
+    kind: str, inputs: dict[str, Any], compute: Callable[[Path], Unit], computed_by: Callable[..., Any] | None = None
+) -> Unit:
     """Return the finished unit with these inputs, computing and saving it if there is none.
 
     Parameters
@@ -87,8 +131,11 @@ def cached_unit(kind: str, inputs: dict[str, Any], compute: Callable[[Path], Uni
         Everything that decides the result, as JSON can hold it.
     compute : callable
         Called with a scratch folder (for checkpoints, kept when the process dies) if the unit is not there.
+    computed_by : callable, optional
+        Whose module, with all that it imports, is the code behind the numbers; ``compute`` itself by default. Needed
+        where ``compute`` only passes on a function of another module.
     """
-    folder = unit_folder(kind, inputs)
+    folder = unit_folder(kind, inputs, computed_by or compute)
     if not (folder / "unit.json").is_file():
         with _alone_at(folder):
             if not (folder / "unit.json").is_file():

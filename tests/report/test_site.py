@@ -14,6 +14,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from rkcnn_lib.report import figures
+from rkcnn_lib.report.figures.display import HERO
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.site import build_site
 
@@ -138,7 +139,7 @@ def test_everything_from_a_run_is_escaped(tmp_path):
         assert all(s.get("src") or s.get("type") == "application/json" for s in page.find_all("script"))
         assert not [tag for tag in page.find_all(True) for name in tag.attrs if name.startswith("on")]
         assert not page.find_all(href=re.compile("^javascript", re.I))
-        assert EVIL in page.get_text(), "escaped, not lost"
+        assert EVIL in page.get_text() or file.name == "glossary.html", "escaped, not lost"
     build_site([], tmp_path / "site2", title=EVIL)
 
 
@@ -172,22 +173,35 @@ def test_headings_are_in_order_with_one_h1_and_working_contents(tmp_path):
     assert page.find("h1").get_text() == "Own title"
 
 
-def test_index_shows_verdicts_with_intervals_and_ungated_marks(tmp_path):
-    unknown = VERDICT | {"low": float("-inf"), "high": float("inf"), "verdict": None, "gated": True}
-    run = write_run(tmp_path / "runs", "04_sae_compare", verdicts=[VERDICT, unknown])
-    table = read(build_site([run], tmp_path / "site")).select_one("table.verdicts")
-    first, second = [row.get_text(" ", strip=True) for row in table.select("tbody tr")]
-    for part in (
-        "explained variance",
-        "rkcnn_lift - random",
-        "+0.011",
-        "+0.006 to +0.016",
-        "0.005",
-        "supported",
-        "ungated",
-    ):
+def test_index_answers_with_verdicts_intervals_and_ungated_marks(tmp_path):
+    unknown = VERDICT | {
+        "hypothesis": "dead",
+        "low": float("-inf"),
+        "high": float("inf"),
+        "verdict": None,
+        "gated": True,
+    }
+    best = {"hypothesis": "dead", "strongest": "kmeans", "value": 0.1, "own": 0.2, "n_others": 3, "difference": -0.1}
+    run = write_run(tmp_path / "runs", "04_sae_compare", verdicts=[VERDICT, unknown], strongest=[best])
+    index = build_site([run], tmp_path / "site")
+    first, second = [item.get_text(" ", strip=True) for item in read(index).select(".answers li")]
+    for part in ("explained variance", "random", "+0.011", "+0.006 to +0.016", "0.005", "supported", "ungated"):
         assert part in first
     assert "no interval" in second and "no verdict" in second and "ungated" not in second
+    assert "Best of the 3 other starts, picked afterwards: kmeans at 0.1" in second
+    rows = read(index.with_name("04_sae_compare.html")).select("table.verdicts tbody tr")
+    assert len(rows) == 2 and "rkcnn_lift - random" in rows[0].get_text(" ", strip=True)
+
+
+def test_index_shows_the_figure_that_a_notebook_marked_with_its_note(tmp_path):
+    output = figure_output(slider_figure())
+    output.metadata[HERO] = f"What to see. {EVIL}"
+    cells = [nbformat.v4.new_code_cell("", outputs=[output])]
+    run = write_run(tmp_path / "runs", cells=cells)
+    page = read(build_site([run], tmp_path / "site"))
+    assert page.select_one("figure.drawn script") and f"What to see. {EVIL}" in page.get_text()
+    plain = read(build_site([write_run(tmp_path / "other", figs=[slider_figure()])], tmp_path / "plain"))
+    assert not plain.select("figure")
 
 
 def test_variants_and_repeats_get_pages_of_their_own(tmp_path):

@@ -93,6 +93,11 @@ def test_halves_share_no_document_and_balance_classes():
     assert np.bincount(y_a).tolist() == np.bincount(y_b).tolist() or abs(y_a.mean() - 0.4) < 0.2
 
 
+SMALL_PROBING = {
+    "n_permutations": 19, "n_subsets": 60, "n_directions": 20, "n_probed": 3, "n_probed_null": 3,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("control", ["gaussian", "permuted"])
 def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
@@ -100,8 +105,7 @@ def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
 
     p = resolve(
         "02_probe_validation",
-        defaults("02_probe_validation")
-        | {"control": control, "n_permutations": 19, "n_subsets": 60, "n_directions": 20, "n_probed": 3},
+        defaults("02_probe_validation") | {"control": control} | SMALL_PROBING,
     )
     y = np.repeat([0, 1], 150)
     X = torch.randn(300, 9, generator=torch.Generator().manual_seed(0))
@@ -112,8 +116,13 @@ def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
 
 
 def probe_parameters(**given):
-    small = {"n_permutations": 19, "n_subsets": 60, "n_directions": 20, "n_probed": 3, "n_ensemble": 3}
-    return resolve("02_probe_validation", defaults("02_probe_validation") | small | {"curve_sizes": [2, 4]} | given)
+    small = SMALL_PROBING | {"n_ensemble": 3, "curve_sizes": [2, 4]}
+    return resolve("02_probe_validation", defaults("02_probe_validation") | small | given)
+
+
+def test_a_chance_level_of_more_subsets_than_are_judged_is_refused():
+    with pytest.raises(ValueError, match="n_probed_null = 4: at most n_probed = 3"):
+        probe_parameters(n_probed_null=4)
 
 
 def sized(X, y, p):

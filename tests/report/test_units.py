@@ -52,15 +52,15 @@ def test_a_unit_that_died_leaves_its_scratch_and_no_result():
 
     with pytest.raises(KeyboardInterrupt):
         cached_unit("demo", {"seed": 0}, dies)
-    assert not unit_folder("demo", {"seed": 0}).exists()
+    assert not unit_folder("demo", {"seed": 0}, made).exists()
 
     def resumes(scratch):
         assert (scratch / "checkpoint").read_text() == "half"
         return made(scratch)
 
     cached_unit("demo", {"seed": 0}, resumes)
-    assert [path.name for path in unit_folder("demo", {"seed": 0}).parent.iterdir()] == [
-        unit_folder("demo", {"seed": 0}).name
+    assert [path.name for path in unit_folder("demo", {"seed": 0}, made).parent.iterdir()] == [
+        unit_folder("demo", {"seed": 0}, made).name
     ]
 
 
@@ -93,3 +93,54 @@ def test_changed_code_is_another_unit_and_a_changed_docstring_is_not(tmp_path):
 
 def test_digest_does_not_depend_on_key_order():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2, "b": 2})
+
+
+@pytest.fixture
+def small_package(tmp_path, monkeypatch):
+    files = {
+        "sae/__init__.py": "from rkcnn_lib.sae.train import go", "sae/train.py": "go = 1",
+        "report/studies/compute.py": "def f():\n    from rkcnn_lib.sae import go\n    import rkcnn_lib.report.runs",
+        "report/studies/show.py": "from rkcnn_lib.report.studies import compute", "report/runs.py": "x = 1",
+    }  # fmt: skip
+    package = tmp_path / "rkcnn_lib"
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    monkeypatch.setattr(units, "PACKAGE", package)
+    monkeypatch.setattr(units, "COMPUTING", ("sae", "report/studies"))
+    yield package
+    units.code_behind.cache_clear()
+    units.fingerprint.cache_clear()
+
+
+def key_of(module):
+    units.code_behind.cache_clear()
+    units.fingerprint.cache_clear()
+    return units.fingerprint(*units.code_behind(f"rkcnn_lib.{module}"))
+
+
+@pytest.mark.parametrize(
+    ("edited", "changed"),
+    [
+        ("sae/train.py", True),  # reached through a package, inside a function
+        ("report/studies/compute.py", True),
+        ("report/studies/show.py", False),
+        ("report/runs.py", False),
+    ],
+)
+def test_a_unit_depends_on_what_its_module_imports_and_on_no_other_code(edited, changed, small_package):
+    before = key_of("report.studies.compute")
+    (small_package / edited).write_text("go = 2")
+    after = key_of("report.studies.compute")
+    assert (before != after) == changed
+
+
+def test_what_shows_a_unit_depends_on_what_computes_it(small_package):
+    assert set(units.code_behind("rkcnn_lib.report.studies.show")) == {
+        "sae/__init__.py", "sae/train.py", "report/studies/compute.py", "report/studies/show.py",
+    }  # fmt: skip
+
+
+def test_a_unit_of_a_module_from_elsewhere_depends_on_all_code_that_computes(small_package):
+    units.code_behind.cache_clear()
+    assert units.code_behind("somewhere.else") == ("sae", "report/studies")

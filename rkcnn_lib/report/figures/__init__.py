@@ -9,6 +9,7 @@ from rkcnn_lib.report.figures.arms import (
     paired_differences,
     quality_front,
     training_curves,
+    verdict_overview,
 )
 from rkcnn_lib.report.figures.curves import recovery_curve, recovery_curves
 from rkcnn_lib.report.figures.display import show
@@ -63,4 +64,5 @@ __all__ = [
     "toy_directions",
     "training_curves",
     "variance_by_dimension",
+    "verdict_overview",
 ]

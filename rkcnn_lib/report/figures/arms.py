@@ -143,6 +143,36 @@ def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figu
     )  # fmt: skip
 
 
+def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Every judged contrast on one axis: the difference in multiples of its own margin, positive meaning better.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds.
+    title : str, optional
+        The finding, in words.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty, lacks a column or a margin is not positive.
+    """
+    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds"]
+    table = checked(table, columns, ["difference", "delta"], "verdict_overview")
+    if (table["delta"] <= 0).any():
+        raise ValueError("verdict_overview: margins must be positive, differences are shown in multiples of them")
+    baselines = table["contrast"].astype(str).str.split(" - ").str[-1]
+    in_margins = table.assign(
+        **{end: table[end].astype(float) / table["delta"] for end in ("difference", "low", "high")},
+        delta=1.0,
+        metric="margins",
+        verdict=table["contrast_verdict"],
+        contrast=table["hypothesis"].astype(str) + " - " + baselines,
+    )
+    return paired_differences(in_margins, title)
+
+
 def _difference(row: int, one: pd.Series, legend: bool) -> list[go.Scatter]:
     judged = one["verdict"] if isinstance(one["verdict"], str) else None
     style = VERDICT_STYLES.get(judged or "", UNJUDGED)

@@ -11,9 +11,10 @@ from IPython.display import HTML, display
 from rkcnn_lib.report.figures.style import escape
 
 MIMETYPE = "application/vnd.plotly.v1+json"
+HERO = "rkcnn_hero"  # in an output's metadata: the note of a figure that leads the index
 
 
-def show(fig: go.Figure, note: str) -> None:
+def show(fig: go.Figure, note: str, *, hero: bool = False) -> None:
     """Display a figure and, below it, a line that begins with *Figure note*.
 
     Parameters
@@ -22,6 +23,8 @@ def show(fig: go.Figure, note: str) -> None:
         A plain figure: a FigureWidget stores megabytes in the notebook and is dead once exported.
     note : str
         What the figure shows, its chance level and what it does not show; plain text, escaped here.
+    hero : bool
+        Whether the report's index shows this figure too.
 
     Raises
     ------
@@ -30,7 +33,7 @@ def show(fig: go.Figure, note: str) -> None:
     """
     if not note.strip():
         raise ValueError("show: a figure needs a note that says what to read in it")
-    display(bundle(fig), raw=True)
+    display(bundle(fig), raw=True, metadata={HERO: note} if hero else None)
     display(HTML(f'<p class="figure-note"><b>Figure note.</b> {escape(note)}</p>'))
 
 

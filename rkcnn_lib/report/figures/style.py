@@ -123,6 +123,7 @@ METRIC_LABELS: dict[str, str] = {
     "kl": "KL divergence (nats a token)",
     "ce_score_zero": "CE score, zero ablation (share recovered)",
     "ce_score_mean": "CE score, mean ablation (share recovered)",
+    "PW-MCC": "PW-MCC (mean matched signed cosine)",
     "pw_mcc": "PW-MCC: agreement across seeds (matched signed cosine)",
     "shared": "share of latents shared between seeds",
     "loss": "training loss",
@@ -133,6 +134,7 @@ METRIC_LABELS: dict[str, str] = {
     "accuracy": "accuracy (share)",
     "gamma": "anisotropy γ = ‖mean‖ / ‖standard deviation‖",
     "balanced_accuracy": "balanced accuracy (share)",
+    "margins": "margins δ (multiples of each hypothesis's own)",
 }
 
 

@@ -119,13 +119,13 @@ def choose(scores: np.ndarray, n: int, rng: np.random.Generator) -> dict[str, np
 
 
 def accuracies(
-    task: Task, y: np.ndarray, p: ProbeValidation, seed: int, subsets: Subsets
+    task: Task, y: np.ndarray, p: ProbeValidation, seed: int, subsets: Subsets, n_probed: int
 ) -> dict[tuple[str, str], float]:
-    """Return the balanced accuracy of each (group of subsets, probe), scored and fitted on half A, judged on B."""
+    """Return balanced accuracy by (group of n_probed subsets, probe): scored and fitted on half A, judged on B."""
     labelled = replace(task, y=y)
     (fit_X, fit_y, _), (test_X, test_y, _) = labelled.half(0, seed), labelled.half(1, seed)
     scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
-    chosen = choose(scores, p.n_probed, np.random.default_rng(seed))
+    chosen = choose(scores, n_probed, np.random.default_rng(seed))
     found = {}
     for name, make in probes(p.n_neighbours).items():
 
@@ -149,10 +149,12 @@ def study_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     d = task.X.shape[1]
     size = p.subset_size or round(d**0.5)
     subsets = draw_subsets(d, size, p.n_subsets, random_state=seed)
-    real = accuracies(task, task.y, p, seed, subsets)
+    real = accuracies(task, task.y, p, seed, subsets, p.n_probed)
     rng = np.random.RandomState(seed)
+    # the mean of fewer subsets varies more: that moves chance's 95 % point up, never down
     null = [
-        accuracies(task, permute_labels(task.y, task.groups, rng), p, seed, subsets) for _ in range(p.n_permutations)
+        accuracies(task, permute_labels(task.y, task.groups, rng), p, seed, subsets, p.n_probed_null)
+        for _ in range(p.n_permutations)
     ]
     return pd.DataFrame([
         {"world": task.world, "label": task.label, "seed": seed, "group": group, "probe": probe, "value": value,
@@ -192,7 +194,7 @@ def seed_unit(
         parts = [function(task, p, seed) for task in tasks(p, seed)]
         return Unit(tables={"found": pd.concat(parts, ignore_index=True)})
 
-    return cached_unit(kind, given, compute).tables["found"]
+    return cached_unit(kind, given, compute, computed_by=function).tables["found"]
 
 
 def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:

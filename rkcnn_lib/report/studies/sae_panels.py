@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
 from rkcnn_lib.report.studies.agreement import Agreement
 from rkcnn_lib.report.studies.cells import L0_TOLERANCE, MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import BASELINES, Compared
-from rkcnn_lib.report.studies.verdicts import Values, judge
+from rkcnn_lib.report.studies.verdicts import Values, judge, strongest_other
 from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit, load_unit
 
@@ -145,21 +146,40 @@ def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
     return {arm: dict(zip(g["seed"], g["value"], strict=True)) for arm, g in rows.groupby("arm")}
 
 
+def _hypotheses(
+    metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p: SaeCompare
+) -> Iterator[tuple[str, Values, dict[str, Any]]]:
+    """Yield what is claimed, the numbers of every arm, and the metric with its margin and direction."""
+    measured = pd.concat([metrics, needed], ignore_index=True)
+    for metric, (hypothesis, margin, lower) in (HYPOTHESES | FRONT_HYPOTHESIS).items():
+        values = by_arm(measured, metric)
+        if values:
+            yield hypothesis, values, {"metric": metric, "delta": getattr(p, margin), "lower_is_better": lower}
+    if agreed.by_seed:  # pseudo-values of pairs need three seeds
+        yield "seeds agree more", agreed.by_seed, {"metric": "PW-MCC", "delta": p.delta_mcc, "lower_is_better": False}
+
+
 def verdicts(metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p: SaeCompare) -> list[dict[str, Any]]:
     """Judge every hypothesis whose metric was measured, by the declared contrasts.
 
     ``metrics`` and ``needed`` (L0 at equal explained variance, see :mod:`~rkcnn_lib.report.studies.front`) are tidy.
     """
-    found = []
-    measured = pd.concat([metrics, needed], ignore_index=True)
-    for metric, (hypothesis, margin, lower) in (HYPOTHESES | FRONT_HYPOTHESIS).items():
-        values = by_arm(measured, metric)
-        if values:
-            delta = getattr(p, margin)
-            found += judge(hypothesis, values, MINED, BASELINES, metric=metric, delta=delta, lower_is_better=lower)
-    if agreed.by_seed:  # pseudo-values of pairs need three seeds
-        found += judge("seeds agree more", agreed.by_seed, MINED, BASELINES, metric="PW-MCC", delta=p.delta_mcc)
-    return found
+    return [
+        row
+        for hypothesis, values, measure in _hypotheses(metrics, needed, agreed, p)
+        for row in judge(hypothesis, values, MINED, BASELINES, **measure)
+    ]
+
+
+def strongest(metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p: SaeCompare) -> pd.DataFrame:
+    """Return for each hypothesis the best of the other starts and the mined arm's difference from it, no verdict."""
+    rows = []
+    for hypothesis, values, measure in _hypotheses(metrics, needed, agreed, p):
+        starts = {arm: numbers for arm, numbers in values.items() if arm in p.arms}
+        found = strongest_other(starts, MINED, lower_is_better=measure["lower_is_better"])
+        if found:
+            rows.append({"hypothesis": hypothesis, "metric": measure["metric"]} | found)
+    return pd.DataFrame(rows)
 
 
 def verdict_title(table: pd.DataFrame) -> str:

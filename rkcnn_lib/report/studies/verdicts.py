@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.measure.statistics import compare_arms, hypothesis_verdict
+from rkcnn_lib.measure.statistics import compare_arms, hypothesis_verdict, paired_interval
 
 Values = dict[str, dict[int, float]]  # {arm: {seed: value}}
 
@@ -57,6 +57,32 @@ def judge(
         }
         for contrast in found
     ]
+
+
+def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) -> dict[str, Any] | None:
+    """Return which other arm is best by its mean, and how ``arm`` stands against it; None where there is no other.
+
+    The best of several was not declared beforehand, so its interval holds for all of them at once: the paired-t
+    interval at Bonferroni's level for their number.
+
+    Returns
+    -------
+    dict
+        strongest (its name), value and its own (means over seeds), difference (positive: ``arm`` is better), low, high,
+        n_others and n_seeds.
+    """
+    others = [name for name in values if name != arm]
+    if not others:
+        return None
+    means = {name: float(np.mean(list(values[name].values()))) for name in (arm, *others)}
+    best = (min if lower_is_better else max)(others, key=means.__getitem__)
+    seeds = sorted(set(values[arm]) & set(values[best]))
+    differences = np.array([values[arm][s] - values[best][s] for s in seeds]) * (-1 if lower_is_better else 1)
+    found = paired_interval(differences, level=1 - 0.05 / len(others))
+    return {
+        "strongest": best, "value": means[best], "own": means[arm], "difference": found.difference,
+        "low": found.low, "high": found.high, "n_others": len(others), "n_seeds": len(seeds),
+    }  # fmt: skip
 
 
 EXACT_SEEDS = 11  # up to so many seeds all patterns of signs are tried; beyond, as many at random

@@ -1,0 +1,77 @@
+"""The glossary: one file of terms, a page of it, and links to it from the first use of a term on each page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bs4 import BeautifulSoup, NavigableString
+from nbconvert.filters import markdown2html
+
+FILE = Path(__file__).parent / "assets" / "glossary.md"
+PAGE = "glossary.html"
+NOT_INSIDE = ("a", "code", "pre", "h1", "h2", "h3", "h4", "h5", "h6")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One entry: its name, the id of its place on the page, and its meaning as text and as HTML."""
+
+    name: str
+    anchor: str
+    meaning: str
+    html: str
+
+
+@cache
+def terms() -> tuple[Term, ...]:
+    """Return the entries of ``assets/glossary.md``, a heading and a paragraph each, in its (alphabetical) order."""
+    text = FILE.read_text(encoding="utf-8")
+    found = []
+    for part in text.split("\n## ")[1:]:
+        name, _, meaning = part.partition("\n")
+        meaning = " ".join(meaning.split())
+        anchor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        found.append(Term(name, anchor, re.sub(r"[`*]", "", meaning), markdown2html(meaning)))
+    return tuple(found)
+
+
+@cache
+def _pattern() -> tuple[re.Pattern[str], dict[str, Term]]:
+    """One pattern for every form of every term, longest first, and the term of each form."""
+    forms = {}
+    for term in terms():
+        plural = term.name[:-1] + "ies" if term.name.endswith("y") else term.name + "s"
+        forms |= {form: term for name in (term.name, plural) for form in (name, name[0].upper() + name[1:])}
+    longest_first = sorted(forms, key=len, reverse=True)
+    return re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])"), forms
+
+
+def link_first_uses(soup: BeautifulSoup, selector: str = "section.prose") -> None:
+    """Turn the first use of each term in the prose into a link that explains on hover; changes ``soup``."""
+    pattern, forms = _pattern()
+    seen: set[str] = set()
+    for place in soup.select(selector):
+        for string in list(place.find_all(string=True)):
+            if string.find_parent(NOT_INSIDE) is None:
+                _link(soup, string, pattern, forms, seen)
+
+
+def _link(
+    soup: BeautifulSoup, string: NavigableString, pattern: re.Pattern[str], forms: dict[str, Term], seen: set[str]
+) -> None:
+    pieces: list[NavigableString] = []
+    done = 0
+    for match in pattern.finditer(string):
+        term = forms[match[1]]
+        if term.name in seen:
+            continue
+        seen.add(term.name)
+        link = soup.new_tag("a", attrs={"class": "term", "href": f"{PAGE}#{term.anchor}", "title": term.meaning})
+        link.string = match[1]
+        pieces += [NavigableString(string[done : match.start()]), link]
+        done = match.end()
+    if pieces:
+        string.replace_with(*pieces, NavigableString(string[done:]))

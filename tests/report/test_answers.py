@@ -1,0 +1,100 @@
+"""The index answers what the runs' own verdicts say, says how sure it is, and never promises more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rkcnn_lib.report import answers, figures
+from rkcnn_lib.report.studies.verdicts import judge, strongest_other
+
+
+def row(baseline="random", difference=0.0, half=0.002, delta=0.01, verdict="not supported", alone=None, n_seeds=5):
+    return {
+        "hypothesis": "fewer dead latents", "metric": "dead", "contrast": f"rkcnn_lift - {baseline}",
+        "difference": difference, "low": difference - half, "high": difference + half, "delta": delta,
+        "verdict": verdict, "contrast_verdict": alone or verdict, "n_seeds": n_seeds, "gated": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        (["not supported", "not supported"], "No: none of the 2 hypotheses is supported"),
+        (["not supported", "inconclusive"], "No: none of the 2 hypotheses is supported, 1 inconclusive"),
+        (["inconclusive", "inconclusive"], "Undecided: all 2 hypotheses are inconclusive"),
+        (["supported", "inconclusive"], "In part: 1 of 2 hypotheses are supported, 1 inconclusive"),
+        (["supported", "supported"], "Yes: all 2 hypotheses are supported"),
+    ],
+)
+def test_the_sentence_counts_verdicts_as_they_are(verdicts, told):
+    rows = [row(verdict=verdict) | {"hypothesis": str(i)} for i, verdict in enumerate(verdicts)]
+    assert answers.in_one_sentence({"verdicts": rows}, "atlas").startswith(f"{told} (atlas, 5 seeds).")
+
+
+def test_the_sentence_tells_rivals_apart_and_names_ungated_verdicts():
+    rows = [row("random", 0.05, alone="supported") | {"gated": False}, row("lift_unselected")]
+    told = answers.in_one_sentence({"verdicts": rows}, "atlas")
+    assert "5 seeds, ungated" in told
+    assert "Against random the mined start is better in 1 of 1." in told
+    assert "Against lift_unselected the mined start is better in 0 of 1." in told
+
+
+def test_without_a_verdict_there_is_no_answer():
+    assert answers.in_one_sentence(None, "unknown").startswith("Not answered yet")
+    assert answers.answers({"verdicts": [row() | {"hypothesis": None}]}) == []
+    assert answers.overview({}) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([row(n_seeds=3)], "more seeds"),
+        ([row(difference=0.05, verdict="supported")], "would fall"),
+        ([row(difference=-0.3)], "Against random the mined start is worse"),
+        ([row(difference=0.001), row("lift_unselected", 0.05)], "the interval against random ends short"),
+        ([row(difference=0.008, half=0.004, verdict="inconclusive")], "about 20 seeds"),
+        ([row(difference=0.0101, half=0.05, verdict="inconclusive")], "many more seeds"),
+        ([row(half=float("nan"))], "interval is missing"),
+    ],
+)
+def test_what_would_change_a_verdict_follows_from_its_intervals(rows, told):
+    assert told in answers.outlook(rows)
+
+
+def test_the_forecast_of_seeds_is_about_right_where_the_mean_is_known():
+    rng = np.random.default_rng(0)
+    few, many = (
+        {"a": dict(enumerate(rng.normal(0.004, 0.012, n))), "b": dict.fromkeys(range(n), 0.0)} for n in (10, 90)
+    )
+    before = judge("x", few, "a", ("b",), metric="m", delta=0.01)
+    assert before[0]["verdict"] == "inconclusive" and answers._seeds_needed(before[0]) < 90
+    assert judge("x", many, "a", ("b",), metric="m", delta=0.01)[0]["verdict"] == "not supported"
+
+
+def test_the_overview_shows_every_contrast_in_multiples_of_its_margin():
+    rows = [row(difference=0.02), row("lift_unselected", -0.01)]
+    spec = answers.overview({"verdicts": rows})
+    dots = [trace["x"][0] for trace in spec["data"] if trace.get("mode") == "markers+text"]
+    assert dots == pytest.approx([2.0, -1.0])
+    with pytest.raises(ValueError, match="margins must be positive"):
+        figures.verdict_overview(pd.DataFrame([row(delta=0.0)]))
+
+
+def test_the_strongest_other_start_is_the_best_by_mean_in_either_direction():
+    values = {"mined": {0: 0.5, 1: 0.52}, "low": {0: 0.1, 1: 0.12}, "high": {0: 0.9, 1: 0.91}}
+    best = strongest_other(values, "mined")
+    assert best["strongest"] == "high" and best["difference"] == pytest.approx(-0.395) and best["n_others"] == 2
+    assert strongest_other(values, "mined", lower_is_better=True)["strongest"] == "low"
+    assert strongest_other({"mined": {0: 1.0}}, "mined") is None
+
+
+def test_the_best_of_equal_starts_excludes_zero_in_at_most_a_twentieth_of_worlds():
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(400):
+        values = {name: dict(enumerate(rng.normal(size=5))) for name in "mabcdef"}
+        found = strongest_other(values, "m")
+        wrong += found["high"] < 0 or found["low"] > 0
+    assert wrong <= 30  # 20 expected at most; above 30 has probability 0.01
