@@ -19,6 +19,8 @@ import nbformat
 from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 
+from rkcnn_lib.report.strings import fit_figure
+
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -213,7 +215,7 @@ def figure_block(number: int, spec: dict[str, Any]) -> str:
     spec : dict
         data, layout, frames and config, as plotly writes them.
     """
-    spec = {key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)}
+    spec = fit_figure({key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)})
     layout = spec["layout"] = dict(spec.get("layout", {}))
     given = layout.get("title") or ""
     title = _plain(given if isinstance(given, str) else given.get("text") or "")
