@@ -19,6 +19,7 @@ import nbformat
 from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 
+from rkcnn_lib.report.figure_data import in_words, plain
 from rkcnn_lib.report.strings import fit_figure
 
 ASSETS = Path(__file__).parent / "assets"
@@ -206,7 +207,7 @@ def _insert_figures(body: str, figures: list[dict[str, Any]], slot: str) -> str:
 
 
 def figure_block(number: int, spec: dict[str, Any]) -> str:
-    """The HTML of one figure: its title as text (it wraps on a phone), a place to draw, its JSON.
+    """The HTML of one figure: its title as text (it wraps on a phone), a place to draw, its data in words, its JSON.
 
     Parameters
     ----------
@@ -218,7 +219,7 @@ def figure_block(number: int, spec: dict[str, Any]) -> str:
     spec = fit_figure({key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)})
     layout = spec["layout"] = dict(spec.get("layout", {}))
     given = layout.get("title") or ""
-    title = _plain(given if isinstance(given, str) else given.get("text") or "")
+    title = plain(given if isinstance(given, str) else given.get("text") or "")
     space = (layout.get("meta") or {}).get("rkcnn_title_space") if isinstance(layout.get("meta"), dict) else None
     if space is not None:  # a figure of ours: its title moves out of the drawing
         layout.pop("title", None)
@@ -231,11 +232,8 @@ def figure_block(number: int, spec: dict[str, Any]) -> str:
     return (
         f'<figure class="drawn" id="figure-{number}"><figcaption>{caption}</figcaption>'
         f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="img"'
-        f' aria-label="{said}"></div>'
+        f' aria-label="{said}" data-short="Figure {number}"></div>'
+        f'<details class="figure-data" data-plot="plot-{number}"><summary>Data of this figure</summary>'
+        f'<p class="small">{html.escape(in_words(spec))}</p><div class="figure-table"></div></details>'
         f'<script type="application/json" id="plot-{number}-data">{data}</script></figure>'
     )
-
-
-def _plain(text: str) -> str:
-    """A plotly title as plain text: its tags and entities resolved, its forced line breaks undone."""
-    return " ".join(html.unescape(re.sub(r"</?(?:br|b|i|sup|sub|span)\b[^>]*>", " ", text)).split())

@@ -44,7 +44,7 @@ BANNERS = {
     "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
 }
 COPIED = ("run.json", "metrics.parquet")
-OWN_ASSETS = ("site.css", "site.js", "compare.css", "compare.js")
+OWN_ASSETS = ("site.css", "figures.css", "compare.css", "controls.js", "figure_data.js", "compare.js", "site.js")
 
 
 @dataclass

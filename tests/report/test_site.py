@@ -253,11 +253,13 @@ def test_webgl_figure_is_drawn_and_foreign_script_is_not_run(browser, site):
 def test_slider_drop_down_and_code_button_change_the_page(browser, site):
     page, complaints = open_page(browser, site / "01_toy_superposition.html")
     first = "document.querySelectorAll('.js-plotly-plot')[0]"
-    page.evaluate(f"Plotly.update({first}, ...{first}.layout.updatemenus[0].buttons[1].args).then(() => 1)")
-    assert "dead" in page.evaluate(f"{first}.layout.xaxis.title.text")
+    page.select_option("#figure-1 select", label="dead latents")
+    page.wait_for_function(f"{first}.layout.xaxis.title.text.includes('dead')", timeout=10_000)
     slid = "document.querySelectorAll('.js-plotly-plot')[1]"
-    page.evaluate(f"Plotly.animate({slid}, ...{slid}.layout.sliders[0].steps[1].args).then(() => 1)")
+    page.focus("#figure-2 input[type=range]")
+    page.keyboard.press("ArrowRight")
     page.wait_for_function(f"Math.abs({slid}.data[1].y[0] - 0.5) < 1e-6", timeout=10_000)
+    assert page.inner_text("#figure-2 output") == "p = 0.01"
     assert page.evaluate("document.querySelectorAll('details.code[open]').length") == 0
     page.click("#toggle-code")
     assert page.evaluate("document.querySelectorAll('details.code:not([open])').length") == 0

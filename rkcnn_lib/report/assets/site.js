@@ -58,7 +58,7 @@
   }
 
   // Axis titles, also those that a menu sets later; returns the lines of the longest x title.
-  function wrapTitles(layout) {
+  function wrapTitles(layout, menus) {
     const columns = { xaxis: 30, yaxis: 42 };
     let lines = 1;
     function wrap(text, axis) {
@@ -72,7 +72,7 @@
         title.text = wrap(title.text, axis);
         title.font = Object.assign({ size: 12 }, title.font);
       }
-      (layout.updatemenus || []).forEach(function (menu) {
+      (layout.updatemenus || []).concat(menus || []).forEach(function (menu) {
         (menu.buttons || []).forEach(function (button) {
           (button.args || []).forEach(function (part) {
             const key = axis + ".title.text";
@@ -85,13 +85,13 @@
   }
 
   // On a phone: legend below the plot, menus one above the other, narrow margins.
-  function narrowed(figure, width) {
+  function narrowed(figure, width, ownMenus) {
     const layout = figure.layout;
     const margin = layout.margin = Object.assign({ t: 30, b: 58, l: 60, r: 24 }, layout.margin);
     layout.height = layout.height || 450;
     margin.l = Math.min(margin.l, 44);
     margin.r = (layout.sliders || []).length ? 26 : 10;
-    const titleRoom = 17 * (wrapTitles(layout) - 1);
+    const titleRoom = 17 * (wrapTitles(layout, ownMenus) - 1);
     margin.b += titleRoom;
     layout.height += titleRoom;
     if (layout.yaxis && layout.yaxis.scaleanchor) { // equal aspect: no taller than the plot is wide
@@ -122,14 +122,17 @@
     const source = document.getElementById(target.id + "-data");
     let figure = JSON.parse(source.textContent);
     figure.layout = themed(figure.layout || {});
+    figure.layout.height = figure.layout.height || Number(target.dataset.height); // else it would run out of its place
     const narrow = target.clientWidth < NARROW;
-    if (narrow) { figure = narrowed(figure, target.clientWidth); }
+    window.figureControls.take(target, figure);
+    if (narrow) { figure = narrowed(figure, target.clientWidth, target.menus); }
     figure.config = Object.assign({ responsive: true, displaylogo: false }, figure.config);
     if (narrow) { figure.config.displayModeBar = false; }
     target.dataset.narrow = String(narrow);
     target.style.minHeight = figure.layout.height + "px";
     return window.Plotly.newPlot(target, figure).then(function () {
       target.style.minHeight = "";
+      return window.figureControls.place(target);
     }).catch(function (error) {
       target.textContent = "This figure could not be drawn: " + error.message;
       console.error(error);
