@@ -20,7 +20,7 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 
 from rkcnn_lib.report.figure_data import in_words, plain
-from rkcnn_lib.report.strings import fit_figure
+from rkcnn_lib.report.strings import cut, fit_figure
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -78,6 +78,12 @@ def render_notebook(path: Path) -> Rendered:
     body, _ = exporter.from_notebook_node(notebook)
     soup = BeautifulSoup(body, "html.parser")
     _order_headings(soup, page)
+    for pre in soup.find_all("pre"):
+        pre["tabindex"] = "0"  # what scrolls sideways must be reachable by keyboard
+    for corner in soup.find_all("th"):
+        if not corner.get_text(strip=True):
+            corner.name = "td"  # pandas leaves the corner above an index empty: it heads nothing
+            corner.attrs.pop("scope", None)
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
     page.body = _insert_figures(str(soup), figures, slot)
@@ -179,7 +185,7 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
         heading.name, previous = f"h{level}", level
         heading["id"] = anchor = _anchor(text, used)
         if level <= 3:
-            page.contents.append((level, anchor, text))
+            page.contents.append((level, anchor, cut(text, 120)))
         link = soup.new_tag("a", attrs={"class": "anchor", "href": f"#{anchor}", "aria-label": "link to here"})
         link.string = "#"
         heading.append(link)
@@ -190,7 +196,7 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
 
 
 def _anchor(text: str, used: set[str]) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "section"
     anchor, n = f"s-{slug}", 2
     while anchor in used:
         anchor, n = f"s-{slug}-{n}", n + 1
@@ -231,7 +237,7 @@ def figure_block(number: int, spec: dict[str, Any]) -> str:
     data = json.dumps(spec, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
     return (
         f'<figure class="drawn" id="figure-{number}"><figcaption>{caption}</figcaption>'
-        f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="img"'
+        f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="group"'
         f' aria-label="{said}" data-short="Figure {number}"></div>'
         f'<details class="figure-data" data-plot="plot-{number}"><summary>Data of this figure</summary>'
         f'<p class="small">{html.escape(in_words(spec))}</p><div class="figure-table"></div></details>'

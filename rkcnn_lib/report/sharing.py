@@ -104,7 +104,7 @@ def inlined(page: Path) -> str:
     """The HTML of a site's page with everything that lies beside it put inside, and no link to other pages."""
     soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
     for link in soup.find_all("link", rel="stylesheet"):
-        style = soup.new_tag("style")
+        style = soup.new_tag("style", attrs={"media": link["media"]} if link.has_attr("media") else {})
         style.string = (page.parent / link["href"]).read_text(encoding="utf-8")
         link.replace_with(style)
     hashes = []

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from rkcnn_lib.report.compare import comparison
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import ASSETS, Rendered, render_notebook
-from rkcnn_lib.report.strings import visible
+from rkcnn_lib.report.strings import cut, visible
 
 FORMAT = 1
 QUESTION = "Do directions mined by random-subset probing make better sparse autoencoders?"
@@ -44,7 +44,8 @@ BANNERS = {
     "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
 }
 COPIED = ("run.json", "metrics.parquet")
-OWN_ASSETS = ("site.css", "figures.css", "compare.css", "controls.js", "figure_data.js", "compare.js", "site.js")
+STYLES = ("site.css", "figures.css", "compare.css", "print.css")
+SCRIPTS = ("controls.js", "figure_data.js", "compare.js", "site.js")
 
 
 @dataclass
@@ -171,7 +172,7 @@ def _position(item: tuple[Path, dict[str, Any]]) -> tuple[Any, ...]:
 
 def _file_name(record: dict[str, Any], taken: set[str]) -> str:
     parts = [str(record["notebook"]), _variant(record)]
-    stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part) for part in parts if part)
+    stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part[:60]) for part in parts if part)
     name, n = f"{stem}.html", 2
     while name in taken:
         name, n = f"{stem}--run{n}.html", n + 1
@@ -183,7 +184,7 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
     assets = work / "assets"
     assets.mkdir()
     (assets / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
-    for name in OWN_ASSETS:
+    for name in STYLES + SCRIPTS:
         shutil.copy(ASSETS / name, assets / name)
     taken = {"index.html", "compare.html"}
     pages = [_load(folder, record, work, taken) for folder, record in records]
@@ -313,7 +314,7 @@ def _number(value: Any, form: str) -> str:
         return "n/a" if value is None else ("yes" if value else "no")
     if isinstance(value, int | float):
         return format(value, form).replace("-", "−") if math.isfinite(value) else "n/a"
-    return str(value)
+    return cut(str(value), 24)
 
 
 def _duration(seconds: Any) -> str:

@@ -7,10 +7,17 @@ window.figureControls = (function () {
   const STEP_TIME = 700; // milliseconds a step stays while a slider plays
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-  // What plotly's pseudo-HTML says, as text. The parsed document is inert: nothing in it runs or loads.
+  const NAMED = { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'", nbsp: " " };
+
+  // What plotly's pseudo-HTML says, as text: its few tags go, its entities are read once, all else stays.
   function plain(text) {
-    const source = String(text === undefined || text === null ? "" : text).replace(/<br\s*\/?>/gi, " ");
-    return new DOMParser().parseFromString(source, "text/html").body.textContent.replace(/\s+/g, " ").trim();
+    return String(text === undefined || text === null ? "" : text)
+      .replace(/<br\s*\/?>/gi, " ")
+      .replace(/<\/?(?:b|i|em|strong|sup|sub|span|a)(?:\s[^<>]*)?>/gi, "")
+      .replace(/&(lt|gt|amp|quot|apos|nbsp);|&#(\d{1,6});/g, function (_, name, code) {
+        return name ? NAMED[name] : String.fromCodePoint(Number(code));
+      })
+      .replace(/\s+/g, " ").trim();
   }
 
   function element(name, attributes, parent) {

@@ -20,7 +20,7 @@
   }
 
   function written(value) {
-    if (typeof value !== "number") { return plain(value); }
+    if (typeof value !== "number") { return String(value === undefined || value === null ? "" : value); }
     return Number.isFinite(value) ? String(Number(value.toPrecision(6))) : "";
   }
 
@@ -43,6 +43,7 @@
   }
 
   function placed(value, axis) {
+    if (typeof value === "string") { return plain(value); }
     if (!axis.rows || typeof value !== "number") { return value; }
     const row = axis.rows[Math.round(value)];
     return row === undefined ? "all rows" : plain(row);
@@ -212,7 +213,9 @@
     const name = "Data of " + target.dataset.short;
     const cutRows = contents.some(function (c) { return c.rows.length > ROWS; });
     const cutColumns = contents.some(function (c) { return c.header.length > COLUMNS; });
-    const parts = contents.map(function (content) { return drawTable(content, name); });
+    const parts = contents.map(function (content, i) {
+      return drawTable(content, contents.length > 1 ? name + ", part " + (i + 1) : name);
+    });
     const total = contents.reduce(function (sum, c) { return sum + c.rows.length; }, 0);
     const said = document.createElement("p");
     said.className = "small";

@@ -132,11 +132,21 @@
     target.style.minHeight = figure.layout.height + "px";
     return window.Plotly.newPlot(target, figure).then(function () {
       target.style.minHeight = "";
+      describe(target);
       return window.figureControls.place(target);
     }).catch(function (error) {
       target.textContent = "This figure could not be drawn: " + error.message;
       console.error(error);
       throw error;
+    });
+  }
+
+  // One drawing is the image; plotly lays others over it, and buttons beside it that no image may hold.
+  function describe(target) {
+    target.querySelectorAll(".main-svg").forEach(function (svg, i) {
+      if (i) { svg.setAttribute("aria-hidden", "true"); return; }
+      svg.setAttribute("role", "img");
+      svg.setAttribute("aria-label", target.getAttribute("aria-label"));
     });
   }
 
@@ -178,6 +188,13 @@
   if (contents && window.matchMedia("(max-width: 68rem)").matches) { contents.open = false; }
   drawAll();
   dark.addEventListener("change", function () { drawn.forEach(redraw); });
+  // On paper: light colours, and no wider than the sheet (a drawing does not follow its page there by itself).
+  function onPaper(printing) {
+    document.documentElement.classList.toggle("printing", printing);
+    drawn.forEach(redraw);
+  }
+  window.addEventListener("beforeprint", function () { onPaper(true); });
+  window.addEventListener("afterprint", function () { onPaper(false); });
   window.addEventListener("resize", function () {
     drawn.forEach(function (target) {
       if (String(target.clientWidth < NARROW) !== target.dataset.narrow) { redraw(target); }
