@@ -66,12 +66,14 @@ def read(path):
     return BeautifulSoup(path.read_text(), "html.parser")
 
 
-def open_page(browser, file, width=1280, scheme="light"):
+def open_page(browser, file, width=1280, scheme="light", before=None):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     page, complaints = context.new_page(), []
     page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else complaints.append(r.url))
+    if before:
+        page.add_init_script(f"({before})()")
     page.goto(file.as_uri())
     if page.query_selector(".plot"):
         page.wait_for_function("document.documentElement.dataset.figures", timeout=60_000)

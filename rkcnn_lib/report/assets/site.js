@@ -134,7 +134,12 @@
       target.style.minHeight = "";
       describe(target);
       return window.figureControls.place(target);
-    }).catch(function (error) {
+    });
+  }
+
+  // A figure that cannot be drawn says so and holds up no other.
+  function attempt(target) {
+    return Promise.resolve().then(function () { return draw(target); }).catch(function (error) {
       target.textContent = "This figure could not be drawn: " + error.message;
       console.error(error);
       throw error;
@@ -158,7 +163,7 @@
       return before.then(function () {
         return new Promise(function (resolve) {
           setTimeout(function () {
-            draw(target).then(function () { drawn.push(target); }).then(resolve, resolve);
+            attempt(target).then(function () { drawn.push(target); }).then(resolve, resolve);
           }, 0);
         });
       });
@@ -167,7 +172,7 @@
 
   function redraw(target) {
     window.Plotly.purge(target);
-    return draw(target);
+    return attempt(target);
   }
 
   function codeButton() {
