@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-interop peers lab site bench notebooks lock clean
+.PHONY: help setup report test test-interop peers axe accept lab site bench notebooks lock clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -29,7 +29,18 @@ test: export OMP_NUM_THREADS ?= 1
 test: $(READY)  ## lint, format check and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@test -f $(AXE) || ! command -v npm >/dev/null || $(MAKE) --silent axe || echo "axe-core could not be fetched"
 	$(BIN)/python -m pytest
+
+# the accessibility checker is a script for browsers, from the npm registry; without it its test is skipped
+AXE := build/axe-core/axe.min.js
+
+axe: $(AXE)  ## fetch axe-core, with which a test checks the pages' accessibility (needs npm)
+
+$(AXE):
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent axe-core@4.14.1 && tar -xzf axe-core-4.14.1.tgz --strip-components=1 package/axe.min.js package/LICENSE
+	rm $(@D)/*.tgz && touch $@
 
 # other projects whose requirements contradict ours live in environments of their own
 PEERS := sae-lens==6.54.12 dictionary-learning==0.1.0
@@ -51,6 +62,9 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 site: $(READY)  ## write the pages again from the runs that are there
 	$(BIN)/rkcnn site
 
+accept: $(READY)  ## open every page of outputs/report in Chromium and try all its figures, tables and links
+	$(BIN)/python -m tests.report.acceptance outputs/report
+
 bench: $(READY)  ## time the project against peers, one JSON line a figure
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
 
@@ -66,5 +80,5 @@ lock:  ## write requirements.lock anew from what pyproject.toml resolves to toda
 	mv $(VENV)-lock/lock requirements.lock && rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and all outputs but the published ones
-	rm -rf $(VENV) $(VENV)-* *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .ruff_cache
 	find outputs -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +

@@ -67,7 +67,20 @@ def _parser() -> argparse.ArgumentParser:
 
     site = verbs.add_parser("site", help="build the pages from the runs of a profile")
     site.add_argument("profile", type=Path, nargs="?", default=Path("params/quick"))
-    site.add_argument("--out", type=Path, help="where the pages go (default: outputs/report)")
+    site.add_argument("--out", type=Path, help="folder of the pages, or the single file (default: outputs/report)")
+    site.add_argument(
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="further run folders, or folders that hold some, to compare with (such as outputs/runs)",
+    )
+    site.add_argument(
+        "--single-file",
+        metavar="NOTEBOOK",
+        help="one HTML file with everything inside: a notebook's latest run, or a run folder",
+    )
     site.set_defaults(call=_site)
 
     cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove")
@@ -163,17 +176,41 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _site(options: argparse.Namespace) -> int:
-    _pages(profile_name(options.profile), options.out)
+    if options.single_file is not None:
+        if options.also:
+            raise ParameterError("--also compares runs over pages; a single file holds one run")
+        return _single_file(options)
+    _pages(profile_name(options.profile), options.out, options.also)
     return 0
 
 
-def _pages(profile: str, out: Path | None) -> None:
+def _single_file(options: argparse.Namespace) -> int:
     from rkcnn_lib.report.runs import latest_run
+    from rkcnn_lib.report.sharing import single_file
+    from rkcnn_lib.report.units import outputs_root
+
+    run = Path(options.single_file)
+    if not (run / "run.json").is_file():
+        profile = profile_name(options.profile)
+        notebook = check_notebook(options.single_file)
+        run = latest_run(notebook, profile)
+        if run is None:
+            raise ParameterError(f"no finished run of {notebook} under profile {profile!r}; name a run folder instead")
+    out = options.out or outputs_root() / f"{run.resolve().parent.name}.html"
+    page = single_file(run, out)
+    print(f"rkcnn: {page} ({page.stat().st_size / 1e6:.2f} MB, needs nothing beside it)")
+    return 0
+
+
+def _pages(profile: str, out: Path | None, also: list[Path] | None = None) -> None:
+    from rkcnn_lib.report.runs import latest_run
+    from rkcnn_lib.report.sharing import run_folders, weight_lines
     from rkcnn_lib.report.site import build_site
     from rkcnn_lib.report.units import outputs_root
 
     runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
-    index = build_site(runs, out or outputs_root() / "report")
+    index = build_site(runs, out or outputs_root() / "report", also=run_folders(also or []))
+    print("\n".join(weight_lines(index.parent)))
     print(f"rkcnn: pages of profile {profile!r}: {index}")
 
 

@@ -21,8 +21,10 @@ from nbconvert import HTMLExporter
 
 from rkcnn_lib.report.cards import CARDS
 from rkcnn_lib.report.cards.page import cards_block
+from rkcnn_lib.report.figure_data import in_words, plain
 from rkcnn_lib.report.figures.display import HERO
 from rkcnn_lib.report.glossary import link_first_uses
+from rkcnn_lib.report.strings import cut, fit_figure
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -85,6 +87,12 @@ def render_notebook(path: Path) -> Rendered:
     soup = BeautifulSoup(body, "html.parser")
     _order_headings(soup, page)
     link_first_uses(soup)
+    for pre in soup.find_all("pre"):
+        pre["tabindex"] = "0"  # what scrolls sideways must be reachable by keyboard
+    for corner in soup.find_all("th"):
+        if not corner.get_text(strip=True):
+            corner.name = "td"  # pandas leaves the corner above an index empty: it heads nothing
+            corner.attrs.pop("scope", None)
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
     page.body = _insert_figures(str(soup), figures, slot)
@@ -202,7 +210,7 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
         heading.name, previous = f"h{level}", level
         heading["id"] = anchor = _anchor(text, used)
         if level <= 3:
-            page.contents.append((level, anchor, text))
+            page.contents.append((level, anchor, cut(text, 120)))
         link = soup.new_tag("a", attrs={"class": "anchor", "href": f"#{anchor}", "aria-label": "link to here"})
         link.string = "#"
         heading.append(link)
@@ -213,7 +221,7 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
 
 
 def _anchor(text: str, used: set[str]) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "section"
     anchor, n = f"s-{slug}", 2
     while anchor in used:
         anchor, n = f"s-{slug}-{n}", n + 1
@@ -230,7 +238,7 @@ def _insert_figures(body: str, figures: list[dict[str, Any]], slot: str) -> str:
 
 
 def figure_block(number: int, spec: dict[str, Any]) -> str:
-    """The HTML of one figure: its title as text (it wraps on a phone), a place to draw, its JSON.
+    """The HTML of one figure: its title as text (it wraps on a phone), a place to draw, its data in words, its JSON.
 
     Parameters
     ----------
@@ -239,10 +247,10 @@ def figure_block(number: int, spec: dict[str, Any]) -> str:
     spec : dict
         data, layout, frames and config, as plotly writes them.
     """
-    spec = {key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)}
+    spec = fit_figure({key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)})
     layout = spec["layout"] = dict(spec.get("layout", {}))
     given = layout.get("title") or ""
-    title = _plain(given if isinstance(given, str) else given.get("text") or "")
+    title = plain(given if isinstance(given, str) else given.get("text") or "")
     space = (layout.get("meta") or {}).get("rkcnn_title_space") if isinstance(layout.get("meta"), dict) else None
     if space is not None:  # a figure of ours: its title moves out of the drawing
         layout.pop("title", None)
@@ -254,12 +262,9 @@ def figure_block(number: int, spec: dict[str, Any]) -> str:
     data = json.dumps(spec, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
     return (
         f'<figure class="drawn" id="figure-{number}"><figcaption>{caption}</figcaption>'
-        f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="img"'
-        f' aria-label="{said}"></div>'
+        f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="group"'
+        f' aria-label="{said}" data-short="Figure {number}"></div>'
+        f'<details class="figure-data" data-plot="plot-{number}"><summary>Data of this figure</summary>'
+        f'<p class="small">{html.escape(in_words(spec))}</p><div class="figure-table"></div></details>'
         f'<script type="application/json" id="plot-{number}-data">{data}</script></figure>'
     )
-
-
-def _plain(text: str) -> str:
-    """A plotly title as plain text: its tags and entities resolved, its forced line breaks undone."""
-    return " ".join(html.unescape(re.sub(r"</?(?:br|b|i|sup|sub|span)\b[^>]*>", " ", text)).split())

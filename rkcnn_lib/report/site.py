@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from rkcnn_lib.report import answers, figures, glossary
+from rkcnn_lib.report.compare import comparison
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import ASSETS, Rendered, figure_block, render_notebook
+from rkcnn_lib.report.strings import cut, visible
 
 FORMAT = 1
 QUESTION = "Do directions mined by random-subset probing make better sparse autoencoders?"
@@ -43,6 +46,8 @@ BANNERS = {
     "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
 }
 COPIED = ("run.json", "metrics.parquet")
+STYLES = ("site.css", "figures.css", "cards.css", "compare.css", "print.css")
+SCRIPTS = ("controls.js", "figure_data.js", "cards.js", "compare.js", "site.js")
 
 
 @dataclass
@@ -105,7 +110,7 @@ class Page:
         return [dict(row) | {"page": self.file, "number": self.number} for row in self.record.get("verdicts") or []]
 
 
-def build_site(runs: list[Path], out: Path, title: str | None = None) -> Path:
+def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequence[Path] = ()) -> Path:
     """Build pages from run folders and put them in place at once.
 
     Parameters
@@ -118,6 +123,8 @@ def build_site(runs: list[Path], out: Path, title: str | None = None) -> Path:
         Folder of the site. It is replaced as a whole, once everything is written.
     title : str, optional
         The question that the index is headed by.
+    also : sequence of Path
+        Further run folders to compare with: they get pages and rows, but lead no notebook that ``runs`` has.
 
     Returns
     -------
@@ -133,6 +140,10 @@ def build_site(runs: list[Path], out: Path, title: str | None = None) -> Path:
     if out.exists() and not (out / "site.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not a site made here (no site.json): choose another folder")
     records = sorted((_read(Path(run)) for run in runs), key=_position)
+    given = {Path(run).resolve() for run in runs}
+    others = sorted((_read(Path(run)) for run in also if Path(run).resolve() not in given), key=_position)
+    # Pages stay together by notebook; within one, sorting is stable: what leads comes first.
+    records = sorted([*records, *others], key=lambda item: _position(item)[:2])
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -173,7 +184,7 @@ def _position(item: tuple[Path, dict[str, Any]]) -> tuple[Any, ...]:
 
 def _file_name(record: dict[str, Any], taken: set[str]) -> str:
     parts = [str(record["notebook"]), _variant(record)]
-    stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part) for part in parts if part)
+    stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part[:60]) for part in parts if part)
     name, n = f"{stem}.html", 2
     while name in taken:
         name, n = f"{stem}--run{n}.html", n + 1
@@ -185,22 +196,32 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
     assets = work / "assets"
     assets.mkdir()
     (assets / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
-    for name in ("site.css", "site.js", "cards.css", "cards.js"):
+    for name in STYLES + SCRIPTS:
         shutil.copy(ASSETS / name, assets / name)
-    taken = {"index.html"}
+    taken = {"index.html", "compare.html", glossary.PAGE}
     pages = [_load(folder, record, work, taken) for folder, record in records]
     steps = _steps(pages)
     environment = _environment()
     shared = {"site_title": title, "steps": steps, "pages": pages}
     for page in pages:
         text = environment.get_template("page.html.j2").render(page=page, here=page.file, **shared)
-        (work / page.file).write_text(text, encoding="utf-8")
+        _write(work / page.file, text)
+    compared = comparison(zip(pages, (folder for folder, _ in records), strict=True))
+    text = environment.get_template("compare.html.j2").render(
+        here="compare.html", compared=compared, short_titles=SHORT_TITLES, **shared
+    )
+    _write(work / "compare.html", text)
     index = environment.get_template("index.html.j2")
     text = index.render(here="index.html", built=_now(), **shared, **_index(pages, steps))
-    (work / "index.html").write_text(text, encoding="utf-8")
+    _write(work / "index.html", text)
     text = environment.get_template("glossary.html.j2").render(here=glossary.PAGE, terms=glossary.terms(), **shared)
-    (work / glossary.PAGE).write_text(text, encoding="utf-8")
+    _write(work / glossary.PAGE, text)
     (work / "site.json").write_text(json.dumps(_summary(pages, steps, title), indent=1), encoding="utf-8")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a page; no string in it, wherever it came from, may turn the text around it."""
+    path.write_text(visible(text), encoding="utf-8")
 
 
 def _index(pages: list[Page], steps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -307,6 +328,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "signed": lambda value: _number(value, "+.3g"),
         "number": lambda value: _number(value, ".4g"),
+        "short_number": lambda value: _number(value, ".3g"),
         "duration": _duration,
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
@@ -322,7 +344,7 @@ def _number(value: Any, form: str) -> str:
         return "n/a" if value is None else ("yes" if value else "no")
     if isinstance(value, int | float):
         return format(value, form).replace("-", "−") if math.isfinite(value) else "n/a"
-    return str(value)
+    return cut(str(value), 24)
 
 
 def _duration(seconds: Any) -> str:

@@ -5,72 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 
 import nbformat
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from bs4 import BeautifulSoup
 
-from rkcnn_lib.report import figures
 from rkcnn_lib.report.figures.display import HERO
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.site import build_site
-
-EVIL = "<script>window.hacked = true</script>"
-PLOTLY = "application/vnd.plotly.v1+json"
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-VERDICT = {
-    "hypothesis": "explained variance", "contrast": "rkcnn_lift - random", "metric": "ev", "difference": 0.011,
-    "low": 0.006, "high": 0.016, "n_seeds": 5, "delta": 0.005, "verdict": "supported", "gated": False,
-}  # fmt: skip
-
-
-def dot_figure(title="The lift wins", seed="0"):
-    table = pd.DataFrame(
-        [{"arm": a, "seed": seed, "metric": m, "value": 0.5} for a in ("random", "rkcnn_lift") for m in ("ev", "dead")]
-    )
-    return figures.arm_metrics(table, title)
-
-
-def slider_figure():
-    return figures.toy_directions({"p = 0.1": [[1.0, 0.0]], "p = 0.01": [[0.0, 0.5]]}, "Directions")
-
-
-def figure_output(fig):
-    return nbformat.v4.new_output("display_data", {PLOTLY: json.loads(fig.to_json()), "text/plain": "figure"})
-
-
-def write_run(root, notebook="01_toy_superposition", figs=(), cells=(), executed=True, **record):
-    folder = root / notebook / str(len(list(root.glob("*/*"))))
-    folder.mkdir(parents=True)
-    base = {
-        "format": 1, "notebook": notebook, "variant": None, "key": "abc123", "profile": "full", "status": "finished",
-        "title": None, "question": "Which?", "headline": "This one.", "parameters": {"n_subsets": 600},
-        "gate": {"verdict": "PASS", "checks": [
-            {"name": "recovery", "value": 0.82, "requirement": "> chance", "passed": True, "chance": 0.09}]},
-        "verdicts": [], "earlier_gates": {}, "provenance": {"git_commit": "0123456789ab", "git_dirty": True},
-        "model": None, "data": None, "seeds": [0, 1], "started": "2026-01-01T10:00:00", "finished": None,
-        "wall_seconds": 61.5,
-    }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(base | record))
-    pd.DataFrame({"value": [1.0]}).to_parquet(folder / "metrics.parquet")
-    if executed:
-        book = nbformat.v4.new_notebook()
-        book.cells = [
-            nbformat.v4.new_markdown_cell("# A title\n\nProse.\n\n## Method\n\n#### Detail\n\n## Method"),
-            *cells,
-            *[nbformat.v4.new_code_cell("show(fig)", outputs=[figure_output(fig)]) for fig in figs],
-        ]
-        nbformat.write(book, folder / "notebook.ipynb")
-    return folder
-
-
-def read(path):
-    return BeautifulSoup(path.read_text(), "html.parser")
+from tests.report.pages import EVIL, VERDICT, dot_figure, figure_output, open_page, read, slider_figure, write_run
 
 
 def test_lists_all_six_notebooks_and_marks_those_not_run(tmp_path):
@@ -284,30 +228,6 @@ def test_code_is_folded_and_progress_bars_are_settled(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here (looked for chromium, chromium-browser, google-chrome)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as play:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
-
-
-def open_page(browser, file, width=1280, scheme="light"):
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-    page, complaints = context.new_page(), []
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else complaints.append(r.url))
-    page.goto(file.as_uri())
-    if page.query_selector(".plot"):
-        page.wait_for_function("document.documentElement.dataset.figures", timeout=60_000)
-    return page, complaints
-
-
-@pytest.fixture(scope="module")
 def site(tmp_path_factory):
     root = tmp_path_factory.mktemp("pages")
     web = go.Figure(go.Scattergl(y=[1, 2, 3], text=[EVIL] * 3))
@@ -347,11 +267,13 @@ def test_webgl_figure_is_drawn_and_foreign_script_is_not_run(browser, site):
 def test_slider_drop_down_and_code_button_change_the_page(browser, site):
     page, complaints = open_page(browser, site / "01_toy_superposition.html")
     first = "document.querySelectorAll('.js-plotly-plot')[0]"
-    page.evaluate(f"Plotly.update({first}, ...{first}.layout.updatemenus[0].buttons[1].args).then(() => 1)")
-    assert "dead" in page.evaluate(f"{first}.layout.xaxis.title.text")
+    page.select_option("#figure-1 select", label="dead latents")
+    page.wait_for_function(f"{first}.layout.xaxis.title.text.includes('dead')", timeout=10_000)
     slid = "document.querySelectorAll('.js-plotly-plot')[1]"
-    page.evaluate(f"Plotly.animate({slid}, ...{slid}.layout.sliders[0].steps[1].args).then(() => 1)")
+    page.focus("#figure-2 input[type=range]")
+    page.keyboard.press("ArrowRight")
     page.wait_for_function(f"Math.abs({slid}.data[1].y[0] - 0.5) < 1e-6", timeout=10_000)
+    assert page.inner_text("#figure-2 output") == "p = 0.01"
     assert page.evaluate("document.querySelectorAll('details.code[open]').length") == 0
     page.click("#toggle-code")
     assert page.evaluate("document.querySelectorAll('details.code:not([open])').length") == 0
