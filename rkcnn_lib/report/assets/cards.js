@@ -240,6 +240,12 @@
   if (first.length || record.cards.length) { draw(first[0] || record.cards[0]); }
   window.addEventListener("hashchange", fromAddress);
   fromAddress();
-  // Figures that are drawn later move what is below them.
-  if (location.hash.startsWith("#card-")) { window.addEventListener("load", function () { root.scrollIntoView(); }); }
+  // Figures that are drawn later move what is below them: a page opened by a card's link stays there until touched.
+  let held = location.hash.startsWith("#card-");
+  ["wheel", "touchstart", "keydown", "mousedown"].forEach(function (name) {
+    window.addEventListener(name, function () { held = false; }, { once: true, passive: true });
+  });
+  function stay() { if (held) { setTimeout(function () { root.scrollIntoView(); }, 0); } }
+  window.addEventListener("load", stay);
+  document.addEventListener("rkcnn-drawn", stay);
 })();
