@@ -15,7 +15,7 @@ from rkcnn_lib.report import figures, prompt_box
 from rkcnn_lib.report.cards.book import SEED, Book, as_record
 from rkcnn_lib.report.cards.drawing import card_html
 from rkcnn_lib.report.cards.tokens import one_token, readable
-from rkcnn_lib.report.figures.display import bundle
+from rkcnn_lib.report.figures.display import bundle, note_html
 from rkcnn_lib.report.prompt_box import PromptBox
 from rkcnn_lib.report.runs import Run
 from rkcnn_lib.report.studies.causal import judged_rank
@@ -35,16 +35,20 @@ class LiveFigure:
     """
 
     def __init__(self) -> None:
-        self.handle: Any = None
+        self.figure: Any = None
+        self.note: Any = None
 
-    def draw(self, fig: go.Figure) -> None:
-        """Show a figure where the first one was shown, which must be from the cell itself."""
-        if self.handle is None:
-            self.handle = display(bundle(fig), raw=True, display_id=True)
+    def draw(self, fig: go.Figure, note: str) -> None:
+        """Show a figure and its note where the first ones were shown, which must be from the cell itself."""
+        said = {"text/html": note_html(note)}
+        if self.figure is None:
+            self.figure = display(bundle(fig), raw=True, display_id=True)
+            self.note = display(said, raw=True, display_id=True)
             return
         # JupyterLab's renderer of plotly keeps the figure it has; another kind of output in between makes it let go.
-        self.handle.update({"text/html": f'<div style="height: {fig.layout.height}px"></div>'}, raw=True)
-        self.handle.update(bundle(fig), raw=True)
+        self.figure.update({"text/html": f'<div style="height: {fig.layout.height}px"></div>'}, raw=True)
+        self.figure.update(bundle(fig), raw=True)
+        self.note.update(said, raw=True)
 
 
 def toy_plane(planes: Planes, run: Run) -> None:
@@ -67,7 +71,8 @@ def toy_plane(planes: Planes, run: Run) -> None:
         D = mine_plane(X, run.p, miner.value)
         met = f"{matched_cosine(D, truth):.3f}" if len(truth) else "undefined"
         title = f"{miner.value}: {len(D)} directions for {len(truth)} features, matched cosine {met}"
-        shown.draw(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}, title=title))
+        note = f"One 5 -> 2 model, features active with probability {probability.value:g}; grey: true, orange: mined."
+        shown.draw(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}, title=title), note)
 
     display(widgets.HBox([probability, instance, miner]))
     draw()
@@ -197,7 +202,11 @@ class PromptExplorer:
             self.said.value = f'<p role="alert"><b>{html.escape(str(problem))}</b></p>'
             return
         self.said.value = prompt_box.as_html(found)
-        self.figure.draw(figures.next_tokens(found.table, title=prompt_box.title(found)))
+        note = (
+            f"Prompt “{self.prompt.value}”, donor “{self.donor.value}”; layer {self.layer.value}, subspace "
+            f"{self.subspace.value} at rank {self.rank.value}, steered × {self.strength.value:g}. One prompt, an example."
+        )
+        self.figure.draw(figures.next_tokens(found.table, title=prompt_box.title(found)), note)
 
 
 def prompts(asked: PromptBox) -> PromptExplorer:

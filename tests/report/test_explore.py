@@ -98,9 +98,11 @@ def test_the_explorer_redraws_on_a_change_and_says_what_is_wrong_without_raising
     explorer = explore.prompts(asked)
     assert "&lt;b&gt;0" in explorer.said.value and "<b>0" not in explorer.said.value
     explorer.subspace.value = "decoy"
-    assert [sorted(data) for data in drawn] == [["text/html"], [PLOTLY, "text/plain"]], "a new kind, then the figure"
+    kinds = [sorted(data) for data in drawn]
+    assert kinds == [["text/html"], [PLOTLY, "text/plain"], ["text/html"]], "another kind, the figure, its note"
+    assert "decoy" in drawn[-1]["text/html"]
     explorer.prompt.value = "nonsense"
-    assert len(drawn) == 2 and "does not know: nonsense" in explorer.said.value
+    assert len(drawn) == 3 and "does not know: nonsense" in explorer.said.value
 
 
 def test_the_browser_reaches_every_latent_by_number_step_and_token(monkeypatch):
