@@ -204,7 +204,7 @@ class PromptExplorer:
         self.said.value = prompt_box.as_html(found)
         note = (
             f"Prompt “{self.prompt.value}”, donor “{self.donor.value}”; layer {self.layer.value}, subspace "
-            f"{self.subspace.value} at rank {self.rank.value}, steered × {self.strength.value:g}. One prompt, an example."
+            f"{self.subspace.value} at rank {self.rank.value}, steered × {self.strength.value:g}. An example."
         )
         self.figure.draw(figures.next_tokens(found.table, title=prompt_box.title(found)), note)
 

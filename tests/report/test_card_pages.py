@@ -100,7 +100,7 @@ def test_tokens_are_text_whatever_they_say(browser, page_file):
     assert page.evaluate("document.querySelectorAll('.feature-cards :is(img, b, script:not(.card-data))').length") == 0
     assert not page.evaluate("window.hacked === true") and not complaints
     assert "(10,000 characters)" in tokens[3] and len(tokens[3]) < 100
-    assert "\u202e" not in page.inner_text(".feature-cards") and "\\u202e" in tokens[2]
+    assert "\u202e" not in page.inner_text(".feature-cards") and "⟨U+202E⟩" in tokens[2]
     bidi = page.eval_on_selector_all(".feature-card .token", "all => all.map(one => getComputedStyle(one).unicodeBidi)")
     assert set(bidi) == {"isolate"}
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"

@@ -158,12 +158,12 @@ def test_text_from_data_is_escaped_and_nothing_in_it_acts(monkeypatch):
     record = book.as_record(made.cards("rkcnn_lift", 0, [0, 3]), made)
     page = "".join(card_html(record, card) for card in record["cards"])
     assert "<script>" not in page and "&lt;script&gt;" in page
-    assert "\u202e" not in page and "\\u202e" in page and "(10,001 characters)" in page
+    assert "\u202e" not in page and "⟨U+202E⟩" in page and "(10,001 characters)" in page
     assert "x" * (LONGEST + 1) not in page
 
 
 def test_controls_and_direction_marks_become_visible():
-    assert readable("a\u202eb\x07c\nd\u200be") == "a\\u202eb\\u0007c↵d\\u200be"
+    assert readable("a\u202eb\x07c\nd\u200be") == "a⟨U+202E⟩b⟨U+0007⟩c↵d⟨U+200B⟩e"
     assert readable("naïve שלום 你好") == "naïve שלום 你好"
 
 

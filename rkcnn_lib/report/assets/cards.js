@@ -170,9 +170,18 @@
     return range ? target.slider.steps[Number(range.value)].label : "step 0";
   }
 
+  // What a trace says of itself, or null; figures hold names escaped.
+  function readMeta(point) {
+    const meta = point.data.meta;
+    if (!meta || !meta.rkcnn_bins) { return null; }
+    return Object.fromEntries(Object.entries(meta).map(function (entry) {
+      return [entry[0], window.figureControls.plain(entry[1])];
+    }));
+  }
+
   // The bin of a histogram that was clicked, as the cards of the first seed that lie in it.
   function inBin(point, target) {
-    const meta = point.data.meta, edges = point.fullData.x;
+    const meta = readMeta(point), edges = point.fullData.x;
     const low = edges[point.pointNumber], high = edges[Math.min(point.pointNumber + 1, edges.length - 1)];
     const isLast = point.pointNumber >= edges.length - 2; // the last bin holds its upper end too
     function within(value) { return value >= low && (value < high || isLast); }
@@ -191,12 +200,12 @@
   }
 
   function clicked(event, target) {
-    const point = event.points[0], meta = point.data.meta;
+    const point = event.points[0], meta = readMeta(point);
     const figure = target.closest("figure");
     if (typeof point.customdata === "string" && byId.has(point.customdata)) {
       from = figure && figure.id;
       open(point.customdata);
-    } else if (meta && meta.rkcnn_bins) {
+    } else if (meta) {
       from = figure && figure.id;
       const name = meta.arm || meta.group;
       if (meta.arm && !arms.includes(meta.arm)) {

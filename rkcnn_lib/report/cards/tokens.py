@@ -21,7 +21,7 @@ def readable(text: str) -> str:
     Markup stays as it is: whoever draws the text escapes it, or sets it as text.
     """
     cut = text[:LONGEST]
-    shown = "".join(NAMED.get(c) or (f"\\u{ord(c):04x}" if unicodedata.category(c) in ACTING else c) for c in cut)
+    shown = "".join(NAMED.get(c) or (f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ACTING else c) for c in cut)
     return shown if len(text) <= LONGEST else f"{shown}… ({len(text):,} characters)"
 
 

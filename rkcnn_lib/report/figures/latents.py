@@ -48,7 +48,7 @@ def cosine_histograms(frames: Mapping[str, Mapping[str, Any]], title: str | None
             if np.abs(values).max() > 1 + 1e-4:
                 raise ValueError(f"cosine_histograms, {name!r}, {group!r}: cosines must lie in [-1, 1]")
             trace = steps(np.clip(values, -1, 1), BINS, group, style_of(group).colour)
-            trace.meta = {"rkcnn_bins": "cosine", "group": group}  # for pages: a click lists the bin's latents
+            trace.meta = {"rkcnn_bins": "cosine", "group": escape(group)}  # for pages: a click lists the bin's latents
             data[str(name)].append(trace.to_plotly_json())
     fig = go.Figure([go.Scatter(**trace) for trace in next(iter(data.values()))])
     highest = max(max(trace["y"]) for frame in data.values() for trace in frame)
@@ -97,7 +97,7 @@ def density(densities: Mapping[str, Any], title: str | None = None) -> go.Figure
         fig.add_trace(
             go.Bar(
                 x=[position], y=[dead], marker={"color": style.colour}, name=shown, legendgroup=shown, showlegend=False,
-                meta={"rkcnn_bins": "never", "arm": name},
+                meta={"rkcnn_bins": "never", "arm": shown},
                 hovertemplate=f"<b>{shown}</b><br>{int((values == 0).sum())} of {len(values)} latents never fire"
                 " (%{y:.2%})<extra></extra>",
             ),
@@ -109,7 +109,7 @@ def density(densities: Mapping[str, Any], title: str | None = None) -> go.Figure
                 x=edges, y=np.append(counts / len(values), 0.0), mode="lines", fill="tozeroy",
                 line={"color": style.colour, "width": 1.8, "shape": "hv"}, fillcolor=faint(style.colour, 0.1),
                 name=shown, legendgroup=shown, customdata=10.0**edges,
-                meta={"rkcnn_bins": "rate", "arm": name},  # for pages: a click lists the bin's latents
+                meta={"rkcnn_bins": "rate", "arm": shown},  # for pages: a click lists the bin's latents
                 hovertemplate=f"<b>{shown}</b><br>fires on %{{customdata:.2g}} of the tokens"
                 "<br>%{y:.2%} of its latents in this bin<extra></extra>",
             ),
