@@ -17,7 +17,8 @@ SCRIPT = "<script>window.hacked = 1</script>"
 IMAGE = '"><img src=x onerror="window.hacked = 2">'
 TURNED = "\u202e1000.0 \u2066x\u200f"
 LONG = "token" * 2000
-HOSTILE = [SCRIPT, IMAGE, TURNED, LONG]
+LINK = '<i>x</i><a href="//a.b">y</a>'  # tags that plotly's own labels would obey
+HOSTILE = [SCRIPT, IMAGE, TURNED, LONG, LINK]
 ALL = " ".join(HOSTILE)
 MARKS = [chr(code) for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))]
 
@@ -142,11 +143,12 @@ def test_hostile_strings_are_text_in_a_browser(browser, pages, width):
 def test_arms_in_figures_tables_and_menus_are_literal(browser, pages):
     page, complaints = open_page(browser, next(pages.glob("04_*.html")))
     ticks = page.evaluate("[...document.querySelectorAll('#plot-1 .ytick text')].map(t => t.textContent)")
-    assert SCRIPT in ticks and IMAGE in ticks and any("(10,000 characters)" in tick for tick in ticks)
+    assert SCRIPT in ticks and IMAGE in ticks and LINK in ticks and any("(10,000 characters)" in tick for tick in ticks)
     options = page.evaluate("[...document.querySelectorAll('#figure-1 option')].map(o => o.textContent)")
-    assert SCRIPT in options and IMAGE in options
+    assert SCRIPT in options and IMAGE in options and LINK in options
+    assert not page.evaluate("document.querySelectorAll('#plot-1 svg a, #plot-2 svg a').length")
     assert page.evaluate("document.querySelector('#plot-1 .main-svg').getBoundingClientRect().width <= 1000")
     page.click("#figure-1 .figure-data summary")
     names = page.evaluate("[...document.querySelectorAll('#figure-1 tbody th')].map(t => t.textContent)")
-    assert SCRIPT in names and IMAGE in names and not complaints
+    assert SCRIPT in names and IMAGE in names and LINK in names and not complaints
     page.context.close()
