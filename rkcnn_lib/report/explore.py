@@ -7,6 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import plotly.graph_objects as go
 from IPython.display import display
 
 from rkcnn_lib.measure import matched_cosine
@@ -14,7 +15,7 @@ from rkcnn_lib.report import figures, prompt_box
 from rkcnn_lib.report.cards.book import SEED, Book, as_record
 from rkcnn_lib.report.cards.drawing import card_html
 from rkcnn_lib.report.cards.tokens import one_token, readable
-from rkcnn_lib.report.figures.display import bundle
+from rkcnn_lib.report.figures.display import bundle, note_html
 from rkcnn_lib.report.prompt_box import PromptBox
 from rkcnn_lib.report.runs import Run
 from rkcnn_lib.report.studies.causal import judged_rank
@@ -24,6 +25,30 @@ from rkcnn_lib.report.studies.planes import Planes, mine_plane, states
 
 WIDE = widgets.Layout(width="min(100%, 44rem)")
 LABELLED = {"description_width": "6rem"}
+
+
+class LiveFigure:
+    """A figure that is replaced in place.
+
+    An Output widget would do the same, but running headlessly it now and then never lets its cell end: the client
+    answers it while the kernel is busy.
+    """
+
+    def __init__(self) -> None:
+        self.figure: Any = None
+        self.note: Any = None
+
+    def draw(self, fig: go.Figure, note: str) -> None:
+        """Show a figure and its note where the first ones were shown, which must be from the cell itself."""
+        said = {"text/html": note_html(note)}
+        if self.figure is None:
+            self.figure = display(bundle(fig), raw=True, display_id=True)
+            self.note = display(said, raw=True, display_id=True)
+            return
+        # JupyterLab's renderer of plotly keeps the figure it has; another kind of output in between makes it let go.
+        self.figure.update({"text/html": f'<div style="height: {fig.layout.height}px"></div>'}, raw=True)
+        self.figure.update(bundle(fig), raw=True)
+        self.note.update(said, raw=True)
 
 
 def toy_plane(planes: Planes, run: Run) -> None:
@@ -39,19 +64,20 @@ def toy_plane(planes: Planes, run: Run) -> None:
     instance = widgets.IntSlider(0, 0, n_instances - 1, description="model", continuous_update=False)
     miner = widgets.Dropdown(options=run.p.miners, value="rkcnn_lift", description="miner")
 
-    def drawn() -> dict[str, Any]:
+    shown = LiveFigure()
+
+    def draw() -> None:
         X, truth = states(planes, probability.value, instance.value)
         D = mine_plane(X, run.p, miner.value)
         met = f"{matched_cosine(D, truth):.3f}" if len(truth) else "undefined"
         title = f"{miner.value}: {len(D)} directions for {len(truth)} features, matched cosine {met}"
-        return bundle(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}, title=title))
+        note = f"One 5 -> 2 model, features active with probability {probability.value:g}; grey: true, orange: mined."
+        shown.draw(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}, title=title), note)
 
     display(widgets.HBox([probability, instance, miner]))
-    # A figure that is replaced in place. An Output widget would do the same, but running headlessly it now and then
-    # never lets its cell end: the client answers it while the kernel is busy.
-    shown = display(drawn(), raw=True, display_id=True)
+    draw()
     for control in (probability, instance, miner):
-        control.observe(lambda change: shown.update(drawn(), raw=True), names="value")
+        control.observe(lambda change: draw(), names="value")
 
 
 class LatentBrowser:
@@ -161,7 +187,7 @@ class PromptExplorer:
         self.said = widgets.HTML()
         choices = widgets.HBox([self.layer, self.subspace, self.rank], layout=widgets.Layout(flex_flow="row wrap"))
         self.box = widgets.VBox([self.prompt, self.donor, choices, self.strength, self.said])
-        self.figure: Any = None
+        self.figure = LiveFigure()
         for control in (self.prompt, self.donor, self.layer, self.subspace, self.rank, self.strength):
             control.observe(lambda change: self.answer(), names="value")
 
@@ -176,11 +202,11 @@ class PromptExplorer:
             self.said.value = f'<p role="alert"><b>{html.escape(str(problem))}</b></p>'
             return
         self.said.value = prompt_box.as_html(found)
-        drawn = bundle(figures.next_tokens(found.table, title=prompt_box.title(found)))
-        if self.figure is None:
-            self.figure = display(drawn, raw=True, display_id=True)
-        else:
-            self.figure.update(drawn, raw=True)
+        note = (
+            f"Prompt “{self.prompt.value}”, donor “{self.donor.value}”; layer {self.layer.value}, subspace "
+            f"{self.subspace.value} at rank {self.rank.value}, steered × {self.strength.value:g}. One prompt, an example."
+        )
+        self.figure.draw(figures.next_tokens(found.table, title=prompt_box.title(found)), note)
 
 
 def prompts(asked: PromptBox) -> PromptExplorer:

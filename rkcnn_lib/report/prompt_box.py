@@ -158,8 +158,9 @@ def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int]
 
 def as_html(found: Answers) -> str:
     """Return the answers' sentences and logit differences as HTML; all text from the model is escaped."""
-    cells = "".join(f"<td>{found.differences[run]:+.2f}</td>" for run in RUNS)
-    heads = "".join(f'<th scope="col">{html.escape(run)}</th>' for run in RUNS)
+    apart = 'style="padding: 0 0.7rem; text-align: right"'
+    cells = "".join(f"<td {apart}>{found.differences[run]:+.2f}</td>" for run in RUNS)
+    heads = "".join(f'<th scope="col" {apart}>{html.escape(run)}</th>' for run in RUNS)
     answer, foil = html.escape(found.answer), html.escape(found.foil)
     difference = f"logit of <code>{answer}</code> − logit of <code>{foil}</code>"
     return (

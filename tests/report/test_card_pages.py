@@ -10,7 +10,7 @@ from rkcnn_lib.report.cards import CARDS
 from rkcnn_lib.report.cards.book import WORDS
 from rkcnn_lib.report.cards.tokens import readable
 from rkcnn_lib.report.site import build_site
-from tests.report.test_site import browser, figure_output, open_page, read, write_run  # noqa: F401
+from tests.report.pages import figure_output, open_page, read, write_run
 
 HOSTILE = [
     "<script>window.hacked = true</script>",
@@ -62,7 +62,7 @@ def page_file(tmp_path_factory):
     return build_site([run], root / "site").parent / PAGE
 
 
-def opened(browser, page_file, anchor="", width=1280):  # noqa: F811
+def opened(browser, page_file, anchor="", width=1280):
     class Anchored:
         def as_uri(self):
             return page_file.as_uri() + anchor
@@ -93,7 +93,7 @@ def trace_named(page, number, test):
     return page.evaluate(f"document.getElementById('plot-{number}')._fullData.findIndex(d => {test})")
 
 
-def test_tokens_are_text_whatever_they_say(browser, page_file):  # noqa: F811
+def test_tokens_are_text_whatever_they_say(browser, page_file):
     page, complaints = opened(browser, page_file, "#card-rkcnn_lift-5", width=390)
     tokens = page.eval_on_selector_all(".context .token", "all => all.map(one => one.textContent)")
     assert tokens[:6] == RECORD["vocabulary"] and tokens[:2] == HOSTILE[:2] and tokens[5] == HOSTILE[5]
@@ -107,7 +107,7 @@ def test_tokens_are_text_whatever_they_say(browser, page_file):  # noqa: F811
     page.context.close()
 
 
-def test_a_link_opens_its_card_and_one_to_no_card_says_so(browser, page_file):  # noqa: F811
+def test_a_link_opens_its_card_and_one_to_no_card_says_so(browser, page_file):
     page, _ = opened(browser, page_file, "#card-random-2")
     assert shown(page) == "random, seed 0, latent 2"
     page.wait_for_function("Math.abs(document.querySelector('.feature-cards').getBoundingClientRect().top) < 400")
@@ -120,7 +120,7 @@ def test_a_link_opens_its_card_and_one_to_no_card_says_so(browser, page_file):  
     page.context.close()
 
 
-def test_a_point_of_the_map_opens_its_card_and_changes_the_address(browser, page_file):  # noqa: F811
+def test_a_point_of_the_map_opens_its_card_and_changes_the_address(browser, page_file):
     page, complaints = opened(browser, page_file)
     assert shown(page) == "rkcnn_lift, seed 0, latent 5", "the featured card comes first"
     for name, x in (("random", "x2"), ("mined", "x")):
@@ -134,14 +134,14 @@ def test_a_point_of_the_map_opens_its_card_and_changes_the_address(browser, page
     page.context.close()
 
 
-def test_a_bin_of_a_histogram_lists_its_latents(browser, page_file):  # noqa: F811
+def test_a_bin_of_a_histogram_lists_its_latents(browser, page_file):
     page, _ = opened(browser, page_file)
     trace = trace_named(page, 1, "d.meta && d.meta.rkcnn_bins === 'rate' && d.meta.arm === 'rkcnn_lift'")
     point = page.evaluate(f"[...document.getElementById('plot-1')._fullData[{trace}].y].findIndex(y => y > 0)")
     click_point(page, 1, trace, point)
     page.wait_for_function("document.querySelector('.card-status').textContent.startsWith('1 latents of rkcnn_lift')")
     assert page.locator(".card-list button").all_inner_texts() == ["rkcnn_lift 5"]
-    page.locator("#plot-2 .slider-label").last.click(force=True)
+    page.locator("#figure-2 input[type=range]").fill("1")
     trace = trace_named(page, 2, "d.meta && d.meta.group === 'random fill'")
     page.wait_for_function(f"document.getElementById('plot-2')._fullData[{trace}].y[48] > 0")  # the bin from 0.2
     click_point(page, 2, trace, 48)
@@ -150,7 +150,7 @@ def test_a_bin_of_a_histogram_lists_its_latents(browser, page_file):  # noqa: F8
     page.context.close()
 
 
-def test_search_and_steps_work_from_the_keyboard_and_are_announced(browser, page_file):  # noqa: F811
+def test_search_and_steps_work_from_the_keyboard_and_are_announced(browser, page_file):
     page, complaints = opened(browser, page_file)
     field = page.get_by_label("Latent or token")
     field.fill("1")

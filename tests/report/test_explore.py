@@ -13,6 +13,7 @@ from rkcnn_lib.report.studies.causal_subspaces import Subspace
 from tests.measure.planted_reader import LABELS, PER_LABEL, D, PlantedReader
 from tests.report.test_cards import planted_reader
 
+PLOTLY = "application/vnd.plotly.v1+json"
 ENTITIES = LABELS * PER_LABEL
 UNKNOWN = 999
 
@@ -97,9 +98,11 @@ def test_the_explorer_redraws_on_a_change_and_says_what_is_wrong_without_raising
     explorer = explore.prompts(asked)
     assert "&lt;b&gt;0" in explorer.said.value and "<b>0" not in explorer.said.value
     explorer.subspace.value = "decoy"
-    assert len(drawn) == 1
+    kinds = [sorted(data) for data in drawn]
+    assert kinds == [["text/html"], [PLOTLY, "text/plain"], ["text/html"]], "another kind, the figure, its note"
+    assert "decoy" in drawn[-1]["text/html"]
     explorer.prompt.value = "nonsense"
-    assert len(drawn) == 1 and "does not know: nonsense" in explorer.said.value
+    assert len(drawn) == 3 and "does not know: nonsense" in explorer.said.value
 
 
 def test_the_browser_reaches_every_latent_by_number_step_and_token(monkeypatch):

@@ -164,6 +164,12 @@
 
   // ---------------------------------------------------------------------------------------------- figures
 
+  // What the slider of a figure stands at, such as "step 160"; controls.js puts it on the page.
+  function stepOf(target) {
+    const range = (target.controls || []).find(function (control) { return control.type === "range"; });
+    return range ? target.slider.steps[Number(range.value)].label : "step 0";
+  }
+
   // The bin of a histogram that was clicked, as the cards of the first seed that lie in it.
   function inBin(point, target) {
     const meta = point.data.meta, edges = point.fullData.x;
@@ -171,8 +177,7 @@
     const isLast = point.pointNumber >= edges.length - 2; // the last bin holds its upper end too
     function within(value) { return value >= low && (value < high || isLast); }
     if (meta.rkcnn_bins === "cosine") {
-      const slider = (target.layout.sliders || [])[0];
-      const label = slider ? slider.steps[slider.active || 0].label : "";
+      const label = stepOf(target);
       const at = Math.max(0, record.steps.indexOf(Number(label.replace("step ", ""))));
       return [record.cards.filter(function (card) { return card.group === meta.group && within(card.moved[at]); }),
         "have a cosine of " + low.toFixed(2) + " to " + high.toFixed(2) + " with their start at " + label];
@@ -235,6 +240,12 @@
   if (first.length || record.cards.length) { draw(first[0] || record.cards[0]); }
   window.addEventListener("hashchange", fromAddress);
   fromAddress();
-  // Figures that are drawn later move what is below them.
-  if (location.hash.startsWith("#card-")) { window.addEventListener("load", function () { root.scrollIntoView(); }); }
+  // Figures that are drawn later move what is below them: a page opened by a card's link stays there until touched.
+  let held = location.hash.startsWith("#card-");
+  ["wheel", "touchstart", "keydown", "mousedown"].forEach(function (name) {
+    window.addEventListener(name, function () { held = false; }, { once: true, passive: true });
+  });
+  function stay() { if (held) { setTimeout(function () { root.scrollIntoView(); }, 0); } }
+  window.addEventListener("load", stay);
+  document.addEventListener("rkcnn-drawn", stay);
 })();

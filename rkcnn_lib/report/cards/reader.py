@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,11 @@ import torch
 from scipy import sparse
 
 from rkcnn_lib.measure.recovery import random_directions
-from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import INVENTED_MODELS, Run
 from rkcnn_lib.report.studies.agreement import spread_of
-from rkcnn_lib.report.studies.cells import MINED, initial_sae, mined_unit, model_of
+from rkcnn_lib.report.studies.cells import MINED, mined_unit, model_of
 from rkcnn_lib.report.studies.comparison import Compared
-from rkcnn_lib.report.units import Unit, cached_unit
+from rkcnn_lib.report.studies.start_rates import start_rates
 from rkcnn_lib.sae import SAE, load_saelens
 
 QUANTILES = (1.0, 1.0, 0.9, 0.75, 0.5, 0.25, 0.1)  # of a latent's positive activations: one context each
@@ -212,20 +210,6 @@ class Reader:
         ours, others = (random_directions(rng, count, d, self._spread()) for count in (500, n))
         nearest = (ours @ others.T).max(1)
         return float(nearest.mean()), float(np.quantile(nearest, 0.95))
-
-
-def start_rates(store: Any, p: SaeCompare, arm: str, seed: int, unit: Unit, device: str) -> np.ndarray:
-    """Return how often each latent fired before training on the comparison's held-out rows, (d_sae,); computed once."""
-
-    def compute(scratch: Path) -> Unit:
-        start = initial_sae(store, p, arm, seed, int(unit.scalars["n_mined"]), device)
-        held_out = store.matrix("heldout", n_rows=p.heldout_rows)
-        with torch.no_grad():
-            fired = sum((start.encode(part.to(device)) > 0).sum(0).cpu() for part in held_out.split(BATCH))
-        return Unit(arrays={"rates": fired.float() / len(held_out)})
-
-    inputs = {"unit": unit.folder.name, "rows": p.heldout_rows}
-    return cached_unit("start_rates", inputs, compute).arrays["rates"].numpy()
 
 
 def normalised(rows: torch.Tensor) -> torch.Tensor:

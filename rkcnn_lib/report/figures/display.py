@@ -34,7 +34,12 @@ def show(fig: go.Figure, note: str, *, hero: bool = False) -> None:
     if not note.strip():
         raise ValueError("show: a figure needs a note that says what to read in it")
     display(bundle(fig), raw=True, metadata={HERO: note} if hero else None)
-    display(HTML(f'<p class="figure-note"><b>Figure note.</b> {escape(note)}</p>'))
+    display(HTML(note_html(note)))
+
+
+def note_html(note: str) -> str:
+    """Return a figure's note as HTML; its text is escaped here."""
+    return f'<p class="figure-note"><b>Figure note.</b> {escape(note)}</p>'
 
 
 def bundle(fig: go.Figure) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from IPython.display import HTML, display
 
 from rkcnn_lib.measure.causal import patched_logits
 from rkcnn_lib.measure.effects import effects
+from rkcnn_lib.report.cards.tokens import readable, token_text
 from rkcnn_lib.report.params import CausalChecks
-from rkcnn_lib.report.studies.cards import token_text
 from rkcnn_lib.report.studies.causal import Measured, judged_rank
 from rkcnn_lib.report.studies.causal_prompts import Prompts
 from rkcnn_lib.report.studies.causal_subspaces import CEILING, CHANCE, MINED, SAE_SPAN, VARIANCE
@@ -49,13 +49,13 @@ def answers_when_exchanged(
     for name, patched in logits.items():
         differences = effects(clean, patched, pairs)["logit_difference"]
         for row, i in enumerate(chosen):
-            found[i].append((name, token_text(lm, int(patched[row].argmax())), float(differences[row])))
+            found[i].append((name, readable(token_text(lm, int(patched[row].argmax()))), float(differences[row])))
     return found
 
 
 def as_html(lm: Any, base: Any, donor: Any, values: dict[int, float], said: list[tuple[str, str, float]]) -> str:
     """Return one card: the prompt with its tokens marked, and a line of answers; text from data is escaped."""
-    texts = [token_text(lm, token) for token in base.ids]
+    texts = [readable(token_text(lm, token)) for token in base.ids]
     between = "" if any(text[:1].isspace() for text in texts[1:]) else " "
     parts = []
     for place, text in enumerate(texts):
