@@ -14,7 +14,7 @@ from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.report.figures.style import METRIC_LABELS, style_of
 
 if TYPE_CHECKING:
-    from rkcnn_lib.report.site import Page
+    from rkcnn_lib.report.pages import Page
 
 
 @dataclass(frozen=True)

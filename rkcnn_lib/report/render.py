@@ -257,6 +257,7 @@ def figure_block(number: int, spec: dict[str, Any]) -> str:
         layout["height"] = layout["height"] - space
         layout["margin"] = layout["margin"] | {"t": layout["margin"]["t"] - space}
     caption = f"<b>Figure {number}.</b> {html.escape(title)}" if title else f"<b>Figure {number}</b>"
+    caption += f' <a class="anchor" href="#figure-{number}" aria-label="link to figure {number}">#</a>'
     said = html.escape(f"Figure {number}. {title}", quote=True)
     # In a script element only "<" could end the element or open a comment.
     data = json.dumps(spec, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")

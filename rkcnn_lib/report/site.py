@@ -3,111 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from rkcnn_lib.report import answers, figures, glossary
+from rkcnn_lib.report import answers, glossary
 from rkcnn_lib.report.compare import comparison
+from rkcnn_lib.report.pages import BANNERS, SHORT_TITLES, TITLES, Page, load, position, read_record
 from rkcnn_lib.report.params import NOTEBOOKS
-from rkcnn_lib.report.render import ASSETS, Rendered, figure_block, render_notebook
-from rkcnn_lib.report.strings import cut, visible
+from rkcnn_lib.report.render import ASSETS
+from rkcnn_lib.report.strings import visible
+from rkcnn_lib.report.templates import environment
 
 FORMAT = 1
 QUESTION = "Do directions mined by random-subset probing make better sparse autoencoders?"
-TITLES = {
-    "01_toy_superposition": "Toy models whose features are known",
-    "02_probe_validation": "Does the score choose?",
-    "03_gpt2_cache": "The activations",
-    "04_sae_compare": "Sparse autoencoders, arm by arm",
-    "05_multilayer": "Across layers",
-    "06_causal_checks": "Causal checks",
-}
-SHORT_TITLES = {
-    "01_toy_superposition": "Toy models",
-    "02_probe_validation": "Probe",
-    "03_gpt2_cache": "Activations",
-    "04_sae_compare": "SAE arms",
-    "05_multilayer": "Layers",
-    "06_causal_checks": "Causal checks",
-}
-BANNERS = {
-    "smoke": "A smoke run: sizes of seconds, no conclusions.",
-    "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
-}
-COPIED = ("run.json", "metrics.parquet")
 STYLES = ("site.css", "figures.css", "cards.css", "compare.css", "print.css")
 SCRIPTS = ("controls.js", "figure_data.js", "cards.js", "compare.js", "site.js")
-
-
-@dataclass
-class Page:
-    """One run and the page made of it."""
-
-    notebook: str
-    variant: str | None
-    file: str
-    record: dict[str, Any]
-    rendered: Rendered
-    files: list[str]  # copied beside the page, as relative links
-
-    @property
-    def number(self) -> str:
-        """The notebook's number in the argument, "01" to "06"."""
-        return self.notebook[:2]
-
-    @property
-    def title(self) -> str:
-        """The run's own title, else the notebook's first heading, else its name."""
-        return (
-            self.record.get("title")
-            or self.rendered.title
-            or TITLES.get(self.notebook, self.notebook.replace("_", " "))
-        )
-
-    @property
-    def gate(self) -> str:
-        """PASS, FAIL, or NOT RUN where the run has judged no gate."""
-        return (self.record.get("gate") or {}).get("verdict") or "NOT RUN"
-
-    @property
-    def profile(self) -> str:
-        """The profile without its variant."""
-        return str(self.record.get("profile") or "unknown").split("--")[0]
-
-    @property
-    def banners(self) -> list[str]:
-        """What a reader must know before reading on."""
-        said = [BANNERS[self.profile]] if self.profile in BANNERS else []
-        status = self.record.get("status") or "unknown"
-        if status != "finished":
-            said.append(f"This run did not finish (status: {status}): what follows is partial.")
-        return said
-
-    @property
-    def place(self) -> str:
-        """On what the run worked."""
-        return answers.place(self.record)
-
-    @property
-    def answers(self) -> list[answers.Answer]:
-        """The run's hypotheses with their verdicts."""
-        return answers.answers(self.record)
-
-    @property
-    def verdicts(self) -> list[dict[str, Any]]:
-        """The contrasts behind each hypothesis, each with its page."""
-        return [dict(row) | {"page": self.file, "number": self.number} for row in self.record.get("verdicts") or []]
 
 
 def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequence[Path] = ()) -> Path:
@@ -139,11 +56,11 @@ def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequ
     out = Path(out).resolve()
     if out.exists() and not (out / "site.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not a site made here (no site.json): choose another folder")
-    records = sorted((_read(Path(run)) for run in runs), key=_position)
+    records = sorted((read_record(Path(run)) for run in runs), key=position)
     given = {Path(run).resolve() for run in runs}
-    others = sorted((_read(Path(run)) for run in also if Path(run).resolve() not in given), key=_position)
+    others = sorted((read_record(Path(run)) for run in also if Path(run).resolve() not in given), key=position)
     # Pages stay together by notebook; within one, sorting is stable: what leads comes first.
-    records = sorted([*records, *others], key=lambda item: _position(item)[:2])
+    records = sorted([*records, *others], key=lambda item: position(item)[:2])
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -155,43 +72,6 @@ def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequ
     return out / "index.html"
 
 
-def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
-    path = folder / "run.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no run.json, so it is no run folder")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(record, dict) or not record.get("notebook"):
-        raise ValueError(f"{path} names no notebook")
-    return folder, record
-
-
-def _variant(record: dict[str, Any]) -> str | None:
-    profile = str(record.get("profile") or "")
-    return record.get("variant") or (profile.split("--", 1)[1] if "--" in profile else None)
-
-
-def _position(item: tuple[Path, dict[str, Any]]) -> tuple[Any, ...]:
-    """Order of pages: the notebooks' order, runs without a variant first, the latest first."""
-    record = item[1]
-    name = str(record["notebook"])
-    place = list(NOTEBOOKS).index(name) if name in NOTEBOOKS else len(NOTEBOOKS)
-    age = "".join(chr(0x10FFFF - ord(c)) for c in str(record.get("started") or ""))
-    return place, name, _variant(record) is not None, str(_variant(record) or ""), age
-
-
-def _file_name(record: dict[str, Any], taken: set[str]) -> str:
-    parts = [str(record["notebook"]), _variant(record)]
-    stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part[:60]) for part in parts if part)
-    name, n = f"{stem}.html", 2
-    while name in taken:
-        name, n = f"{stem}--run{n}.html", n + 1
-    taken.add(name)
-    return name
-
-
 def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: str) -> None:
     assets = work / "assets"
     assets.mkdir()
@@ -199,22 +79,22 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
     for name in STYLES + SCRIPTS:
         shutil.copy(ASSETS / name, assets / name)
     taken = {"index.html", "compare.html", glossary.PAGE}
-    pages = [_load(folder, record, work, taken) for folder, record in records]
+    pages = [load(folder, record, work, taken) for folder, record in records]
     steps = _steps(pages)
-    environment = _environment()
+    templates = environment()
     shared = {"site_title": title, "steps": steps, "pages": pages}
     for page in pages:
-        text = environment.get_template("page.html.j2").render(page=page, here=page.file, **shared)
+        text = templates.get_template("page.html.j2").render(page=page, here=page.file, **shared)
         _write(work / page.file, text)
     compared = comparison(zip(pages, (folder for folder, _ in records), strict=True))
-    text = environment.get_template("compare.html.j2").render(
+    text = templates.get_template("compare.html.j2").render(
         here="compare.html", compared=compared, short_titles=SHORT_TITLES, **shared
     )
     _write(work / "compare.html", text)
-    index = environment.get_template("index.html.j2")
+    index = templates.get_template("index.html.j2")
     text = index.render(here="index.html", built=_now(), **shared, **_index(pages, steps))
     _write(work / "index.html", text)
-    text = environment.get_template("glossary.html.j2").render(here=glossary.PAGE, terms=glossary.terms(), **shared)
+    text = templates.get_template("glossary.html.j2").render(here=glossary.PAGE, terms=glossary.terms(), **shared)
     _write(work / glossary.PAGE, text)
     (work / "site.json").write_text(json.dumps(_summary(pages, steps, title), indent=1), encoding="utf-8")
 
@@ -238,23 +118,6 @@ def _index(pages: list[Page], steps: list[dict[str, Any]]) -> dict[str, Any]:
         "overview": answers.overview(record or {}),
         "banners": list(dict.fromkeys(BANNERS[p.profile] for p in pages if p.profile in BANNERS)),
     }
-
-
-def _load(folder: Path, record: dict[str, Any], work: Path, taken: set[str]) -> Page:
-    file = _file_name(record, taken)
-    notebook = folder / "notebook.ipynb"
-    if notebook.is_file():
-        rendered = render_notebook(notebook)
-    else:
-        rendered = Rendered(flags=["the run has no executed notebook, so there is no prose and no figure"])
-    data = work / "runs" / file.removesuffix(".html")
-    copied = []
-    for name in COPIED:
-        if (folder / name).is_file():
-            data.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / name, data / name)
-            copied.append(f"runs/{data.name}/{name}")
-    return Page(str(record["notebook"]), _variant(record), file, record, rendered, copied)
 
 
 def _steps(pages: list[Page]) -> list[dict[str, Any]]:
@@ -315,57 +178,6 @@ def _swap(work: Path, out: Path) -> None:
         os.replace(old, out)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-# ------------------------------------------------------------------------------------------------- templates
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals["glossary"] = {term.name: term for term in glossary.terms()}
-    environment.filters |= {
-        "signed": lambda value: _number(value, "+.3g"),
-        "number": lambda value: _number(value, ".4g"),
-        "short_number": lambda value: _number(value, ".3g"),
-        "duration": _duration,
-        "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
-        "brief": brief,
-        "figure": lambda spec, number: Markup(figure_block(number, spec)),  # escaped there
-        "label": lambda name: Markup(figures.style.label(name)),  # escaped there
-        "css": lambda text: str(text or "none").lower().replace(" ", "-"),
-    }
-    return environment
-
-
-def _number(value: Any, form: str) -> str:
-    if isinstance(value, bool) or value is None:
-        return "n/a" if value is None else ("yes" if value else "no")
-    if isinstance(value, int | float):
-        return format(value, form).replace("-", "−") if math.isfinite(value) else "n/a"
-    return cut(str(value), 24)
-
-
-def _duration(seconds: Any) -> str:
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return "unknown"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def brief(value: Any, items: int = 12) -> str:
-    """A value of a record as text: long lists and mappings cut, and saying so."""
-    if isinstance(value, dict):
-        shown = [f"{key}: {brief(inner, 6)}" for key, inner in list(value.items())[:items]]
-        return "; ".join(shown) + (f"; … ({len(value)} entries)" if len(value) > items else "")
-    if isinstance(value, list | tuple):
-        shown = [brief(inner, 6) for inner in value[:items]]
-        return ", ".join(shown) + (f", … ({len(value)} entries)" if len(value) > items else "")
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "none" if value is None else str(value)
 
 
 def _now() -> str:

@@ -129,3 +129,31 @@ def test_the_command_prints_weights_and_writes_single_files(tmp_path, monkeypatc
     assert "no finished run of 04_sae_compare" in capsys.readouterr().err
     assert cli.main(["site", "--single-file", "nonsense"]) == 2
     assert cli.main(["site", "--single-file", "03_gpt2_cache", "--also", str(tmp_path)]) == 2
+
+
+@pytest.mark.browser
+def test_on_paper_figures_fit_and_colours_are_light_and_come_back(browser, single):
+    page, complaints = open_page(browser, single, 1280, "dark")
+    wide = page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().width")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function("document.querySelectorAll('.main-svg').length >= 4")
+    widths = page.evaluate("[...document.querySelectorAll('.main-svg')].map(svg => svg.getBoundingClientRect().width)")
+    assert max(widths) <= 680 < wide
+    ink = page.evaluate("getComputedStyle(document.querySelector('#plot-1 .xtick text')).fill")
+    assert ink == "rgb(36, 41, 47)", "dark ink on white paper"
+    hidden = [
+        ".top",
+        ".figure-data",
+        "details.code",
+        ".modebar-container",
+        ".figure-step input",
+        ".figure-controls button",
+    ]
+    assert not [one for one in hidden if page.locator(one).count() and page.locator(one).first.is_visible()]
+    assert page.locator("#figure-1 select").is_visible(), "which view is printed"
+    page.emulate_media(media="screen", color_scheme="dark")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function(f"document.querySelector('.main-svg').getBoundingClientRect().width === {wide}")
+    assert not complaints
+    page.context.close()

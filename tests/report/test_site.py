@@ -287,3 +287,21 @@ def test_index_fits_and_is_silent(browser, site, width):
     page, complaints = open_page(browser, site / "index.html", width)
     assert not complaints and page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_address_with_a_figure_in_it_ends_at_that_figure(browser, tmp_path, width):
+    figs = [dot_figure(), slider_figure(), dot_figure(), slider_figure()]
+    file = build_site([write_run(tmp_path / "runs", figs=figs)], tmp_path / "site").with_name(
+        "01_toy_superposition.html"
+    )
+    page, complaints = open_page(browser, file, width)
+    page.goto("about:blank")
+    page.goto(file.as_uri() + "#figure-3")
+    page.wait_for_function("document.documentElement.dataset.figures === '4'")
+    page.wait_for_timeout(100)
+    top = page.evaluate("document.querySelector('#figure-3').getBoundingClientRect().top")
+    bar = page.evaluate("document.querySelector('.top').getBoundingClientRect().bottom")
+    assert bar - 1 <= top < 160 and not complaints
+    page.context.close()

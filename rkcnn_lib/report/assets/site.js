@@ -189,10 +189,20 @@
     });
   }
 
+  // Figures change their height as they are drawn: an address with a place in it keeps its place meanwhile.
+  function keepPlace() {
+    const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    let free = !place;
+    ["wheel", "touchmove", "keydown", "pointerdown"].forEach(function (name) {
+      window.addEventListener(name, function () { free = true; }, { once: true, passive: true });
+    });
+    return function () { if (!free) { place.scrollIntoView(); } };
+  }
+
   codeButton();
   const contents = document.querySelector(".contents details");
   if (contents && window.matchMedia("(max-width: 68rem)").matches) { contents.open = false; }
-  drawAll();
+  drawAll().then(keepPlace());
   dark.addEventListener("change", function () { drawn.forEach(redraw); });
   // On paper: light colours, and no wider than the sheet (a drawing does not follow its page there by itself).
   function onPaper(printing) {

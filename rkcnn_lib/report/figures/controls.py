@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rkcnn_lib.report.figures.style import escape
+from rkcnn_lib.report.strings import cut
 
 TITLE_COLUMNS = 92  # characters a title line holds on a notebook-wide figure
 TITLE_LINE = 22  # pixels
@@ -41,7 +42,7 @@ class Choices:
         if len(self._sets) > 1:
             buttons = [
                 {
-                    "label": name if len(name) < 60 else name[:57] + "…",
+                    "label": cut(name, 60),
                     "method": "update",
                     "args": [{"visible": [start <= i < stop for i in range(total)]}, layout],
                 }

@@ -1,0 +1,157 @@
+"""Run folders as pages: what was recorded, what was rendered, and the order in which readers meet them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rkcnn_lib.report import answers
+from rkcnn_lib.report.params import NOTEBOOKS
+from rkcnn_lib.report.render import Rendered, render_notebook
+
+TITLES = {
+    "01_toy_superposition": "Toy models whose features are known",
+    "02_probe_validation": "Does the score choose?",
+    "03_gpt2_cache": "The activations",
+    "04_sae_compare": "Sparse autoencoders, arm by arm",
+    "05_multilayer": "Across layers",
+    "06_causal_checks": "Causal checks",
+}
+SHORT_TITLES = {
+    "01_toy_superposition": "Toy models",
+    "02_probe_validation": "Probe",
+    "03_gpt2_cache": "Activations",
+    "04_sae_compare": "SAE arms",
+    "05_multilayer": "Layers",
+    "06_causal_checks": "Causal checks",
+}
+BANNERS = {
+    "smoke": "A smoke run: sizes of seconds, no conclusions.",
+    "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
+}
+COPIED = ("run.json", "metrics.parquet")
+
+
+@dataclass
+class Page:
+    """One run and the page made of it."""
+
+    notebook: str
+    variant: str | None
+    file: str
+    record: dict[str, Any]
+    rendered: Rendered
+    files: list[str]  # copied beside the page, as relative links
+
+    @property
+    def number(self) -> str:
+        """The notebook's number in the argument, "01" to "06"."""
+        return self.notebook[:2]
+
+    @property
+    def title(self) -> str:
+        """The run's own title, else the notebook's first heading, else its name."""
+        return (
+            self.record.get("title")
+            or self.rendered.title
+            or TITLES.get(self.notebook, self.notebook.replace("_", " "))
+        )
+
+    @property
+    def gate(self) -> str:
+        """PASS, FAIL, or NOT RUN where the run has judged no gate."""
+        return (self.record.get("gate") or {}).get("verdict") or "NOT RUN"
+
+    @property
+    def profile(self) -> str:
+        """The profile without its variant."""
+        return str(self.record.get("profile") or "unknown").split("--")[0]
+
+    @property
+    def banners(self) -> list[str]:
+        """What a reader must know before reading on."""
+        said = [BANNERS[self.profile]] if self.profile in BANNERS else []
+        status = self.record.get("status") or "unknown"
+        if status != "finished":
+            said.append(f"This run did not finish (status: {status}): what follows is partial.")
+        return said
+
+    @property
+    def place(self) -> str:
+        """On what the run worked."""
+        return answers.place(self.record)
+
+    @property
+    def answers(self) -> list[answers.Answer]:
+        """The run's hypotheses with their verdicts."""
+        return answers.answers(self.record)
+
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The contrasts behind each hypothesis, each with its page."""
+        return [dict(row) | {"page": self.file, "number": self.number} for row in self.record.get("verdicts") or []]
+
+
+def read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a run folder with its record.
+
+    Raises
+    ------
+    ValueError
+        If it holds no readable record of a notebook.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no run.json, so it is no run folder")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(record, dict) or not record.get("notebook"):
+        raise ValueError(f"{path} names no notebook")
+    return folder, record
+
+
+def _variant(record: dict[str, Any]) -> str | None:
+    profile = str(record.get("profile") or "")
+    return record.get("variant") or (profile.split("--", 1)[1] if "--" in profile else None)
+
+
+def position(item: tuple[Path, dict[str, Any]]) -> tuple[Any, ...]:
+    """Order of pages: the notebooks' order, runs without a variant first, the latest first."""
+    record = item[1]
+    name = str(record["notebook"])
+    place = list(NOTEBOOKS).index(name) if name in NOTEBOOKS else len(NOTEBOOKS)
+    age = "".join(chr(0x10FFFF - ord(c)) for c in str(record.get("started") or ""))
+    return place, name, _variant(record) is not None, str(_variant(record) or ""), age
+
+
+def _file_name(record: dict[str, Any], taken: set[str]) -> str:
+    parts = [str(record["notebook"]), _variant(record)]
+    stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part[:60]) for part in parts if part)
+    name, n = f"{stem}.html", 2
+    while name in taken:
+        name, n = f"{stem}--run{n}.html", n + 1
+    taken.add(name)
+    return name
+
+
+def load(folder: Path, record: dict[str, Any], work: Path, taken: set[str]) -> Page:
+    """Render one run and copy its data into the site in ``work``; ``taken`` holds the file names already given."""
+    file = _file_name(record, taken)
+    notebook = folder / "notebook.ipynb"
+    if notebook.is_file():
+        rendered = render_notebook(notebook)
+    else:
+        rendered = Rendered(flags=["the run has no executed notebook, so there is no prose and no figure"])
+    data = work / "runs" / file.removesuffix(".html")
+    copied = []
+    for name in COPIED:
+        if (folder / name).is_file():
+            data.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / name, data / name)
+            copied.append(f"runs/{data.name}/{name}")
+    return Page(str(record["notebook"]), _variant(record), file, record, rendered, copied)
