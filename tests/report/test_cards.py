@@ -181,3 +181,12 @@ def test_words_that_are_no_token_are_refused_with_the_reason():
             one_token(LM, text)
     with pytest.raises(ValueError, match="no tokens"):
         one_token(None, "red")
+
+
+def test_latents_of_rows_that_are_no_tokens_have_cards_without_text(monkeypatch):
+    made = planted_reader(monkeypatch)
+    made.lm = None
+    record = json.loads(json.dumps(book.as_record(made.cards("rkcnn_lift", 0, [0]), made)))
+    (card,) = record["cards"]
+    assert card["examples"] == card["raised"] == [] and card["near"] and card["mined"]
+    assert book.NO_TOKENS in card_html(record, card)

@@ -32,6 +32,7 @@ WORDS = {
     "no contexts": "It fires nowhere in the held-out text that was searched.",
     "effects": "Through the unembedding alone, logits per unit of activation.",
 }
+NO_TOKENS = "The rows of this model are no tokens, so there is no text to read."
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def as_record(cards: list[Card], reader: Reader) -> dict[str, Any]:
         "chance": {name: [round(level, 3) for level in level_of] for name, level_of in _chance(reader, arms).items()},
         "featured": featured(cards),
         "between": "" if any(text[:1].isspace() for text in texts) else " ",
-        "words": WORDS,
+        "words": WORDS if reader.lm is not None else WORDS | {"no contexts": NO_TOKENS},
         "vocabulary": [readable(text) for text in texts],
         "text": [place[token] for token in tokens.tolist()],
         "cards": [_card_record(card, rows, place) for card in cards],
