@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +54,9 @@ class Page:
 
     @property
     def title(self) -> str:
-        """The run's own title, else the notebook's first heading, else its name."""
-        return (
-            self.record.get("title")
-            or self.rendered.title
-            or TITLES.get(self.notebook, self.notebook.replace("_", " "))
-        )
+        """The run's own title, else the notebook's first heading (its number aside), else its name."""
+        heading = re.sub(r"^\d\d · ", "", self.rendered.title or "")
+        return self.record.get("title") or heading or TITLES.get(self.notebook, self.notebook.replace("_", " "))
 
     @property
     def gate(self) -> str:

@@ -142,6 +142,13 @@ def test_a_slider_step_shows_its_own_frame():
     assert list(fig.frames[1].data[1].x) == [0.0] and list(fig.frames[1].data[1].y) == [0.5]
 
 
+@pytest.mark.parametrize("name", SLIDERS)
+def test_a_figure_shows_the_frame_that_its_slider_stands_at(name):
+    fig = draw(name)
+    for drawn, framed in zip(fig.data, fig.frames[fig.layout.sliders[0].active].data, strict=False):
+        np.testing.assert_array_equal(np.array(drawn.x, dtype=float), np.array(framed.x, dtype=float))
+
+
 @pytest.mark.parametrize("name", ["arm_metrics", "recovery_by_miner", "layer_heatmap", "training_curves"])
 def test_drop_down_shows_one_metric_at_a_time(name):
     fig = draw(name)

@@ -84,10 +84,11 @@ def scale_buttons(fig: go.Figure, axis: str, first: str) -> None:
 
 
 def add_slider(
-    fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], prefix: str = "", play: bool = False
+    fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], prefix: str = "", play: bool = False, active: int = 0
 ) -> None:
     """Add frames (name -> updates of the traces, in their order) and the native slider that goes through them.
 
+    ``active`` is the number of the frame that the figure itself shows; ``play`` adds a button that goes through all.
     Values in frames must be plain lists: what a browser reads inside a frame is not decoded from binary.
     """
     names = list(frames)
@@ -98,7 +99,7 @@ def add_slider(
         sliders=[
             {
                 "steps": steps,
-                "active": 0,
+                "active": active,
                 "x": 0,
                 "len": 1,
                 "pad": {"t": 46, "b": 4},
@@ -112,7 +113,7 @@ def add_slider(
             "x": 1,
             "xanchor": "right",
             "showactive": False,
-            "buttons": [{"label": "▶ play", "method": "animate", "args": [None, moved | {"fromcurrent": True}]}],
+            "buttons": [{"label": "▶ play", "method": "animate", "args": [None, moved]}],
         }
         add_menu(fig, menu)
 

@@ -87,7 +87,7 @@ def _arrow_data(points: np.ndarray) -> dict[str, Any]:
 
 
 def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None) -> go.Figure:
-    """Mined directions against true ones on a plane, with a slider from noise to mined.
+    """Mined directions against true ones on a plane, with a slider from noise to mined that begins at its end.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None
         pair = [as_array(truth, what, 2, columns=2), as_array(mined, what, 2, columns=2, may_be_empty=True)]
         reach = max(reach, float(np.linalg.norm(np.concatenate(pair), axis=1).max()))
         data[str(name)] = [_arrow_data(part) for part in pair]
-    true_lines, mined_lines = next(iter(data.values()))
+    true_lines, mined_lines = list(data.values())[-1]
     style = style_of("mined")
     head = {"symbol": "arrow", "angleref": "previous", "size": 13}
     fig = go.Figure(
@@ -134,7 +134,7 @@ def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None
             unit_circle(),
         ]
     )
-    add_slider(fig, data, play=len(data) > 1)
+    add_slider(fig, data, play=len(data) > 1, active=len(data) - 1)
     layout = plane_layout(reach)
     layout["xaxis"]["title"], layout["yaxis"]["title"] = "first axis of the plane", "second axis of the plane"
     return finish(fig, title, height=520, legend="right", **layout)
