@@ -76,9 +76,22 @@ def try_links(page, folder: Path) -> list[str]:
             continue
         if file and not (folder / file).is_file():
             faults.append(f"{target} leads nowhere")
+        elif not file and anchor.startswith("card-"):
+            faults += try_card(page, anchor)
         elif not file and "=" not in anchor and not page.evaluate("id => !!document.getElementById(id)", anchor):
             faults.append(f"#{anchor} leads nowhere")
     return faults
+
+
+def try_card(page, anchor: str) -> list[str]:
+    """An address with a card in it shows that card."""
+    page.evaluate("anchor => { location.hash = anchor }", anchor)
+    try:
+        latent = anchor.rsplit("-", 1)[-1]
+        page.locator("#cards", has_text=f"latent {latent}").wait_for(timeout=2000)
+    except Exception:  # playwright's own kind of timeout
+        return [f"#{anchor} shows no card"]
+    return []
 
 
 def visit(browser, file: Path, scheme: str) -> tuple[list[str], float | None]:
