@@ -190,8 +190,9 @@ if run.p.front_k:
 # %% [markdown]
 # ## Do mined directions survive training?
 #
-# For each latent, the cosine between its decoder row now and at the start. Mined latents that stay near their start
-# were found useful; those that move as far as random ones were merely overwritten.
+# For each latent, the cosine between its decoder row now and at the start. Mined latents that move as far as random ones
+# were merely overwritten. Staying alone shows little: a latent that never fires does not move either, so the map of
+# latents below shows movement beside firing rate.
 
 # %%
 figures.show(
@@ -336,7 +337,8 @@ if world is not None:
 #
 # Two contrasts were declared beforehand for each hypothesis. *Supported*: both Holm-adjusted 95 % paired intervals lie
 # wholly beyond the margin. *Not supported*: one lies wholly short of it. Else, and always below 5 seeds,
-# *inconclusive*. Differences are signed so that positive means `rkcnn_lift` is better.
+# *inconclusive*. Differences are signed so that positive means `rkcnn_lift` is better; p is Holm-adjusted and tests a
+# difference of zero, while the verdict asks for more than the margin.
 
 # %%
 verdicts = run.verdicts(sae_panels.verdicts(compared.metrics, needed, agreed, run.p))
@@ -344,7 +346,7 @@ figures.show(
     figures.paired_differences(verdicts, title=sae_panels.verdict_title(verdicts)),
     f"Holm-adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the shaded strip is the margin. Choose the metric at the top.",
 )
-verdicts
+verdicts[["hypothesis", "contrast", "difference", "low", "high", "delta", "p", "contrast_verdict", "verdict"]].round(4)
 
 # %% [markdown]
 # Which start is best, then? For each hypothesis the other start with the best mean, picked after the fact; its intervals
@@ -352,7 +354,7 @@ verdicts
 
 # %%
 strongest = sae_panels.strongest(compared.metrics, needed, agreed, run.p)
-run.note(strongest=strongest.to_dict("records"))
+run.note(strongest=strongest.to_dict("records"), remarks=sae_panels.remarks(compared, agreed))
 strongest.round(4)
 
 # %%

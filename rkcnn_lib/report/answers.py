@@ -28,6 +28,8 @@ class Answer:
         The best of the other starts, where the run says: strongest, value, own, difference, low, high, n_others.
     outlook : str
         What would change the verdict, in a sentence.
+    remark : str
+        What the run says its numbers must be read with, or nothing.
     """
 
     hypothesis: str
@@ -36,6 +38,7 @@ class Answer:
     contrasts: list[dict[str, Any]]
     strongest: dict[str, Any] | None
     outlook: str
+    remark: str
 
     @property
     def n_seeds(self) -> int:
@@ -60,9 +63,23 @@ def answers(record: dict[str, Any]) -> list[Answer]:
             found.setdefault(row["hypothesis"], []).append(row)
     return [
         Answer(name, str(rows[0].get("metric")), str(rows[0].get("verdict") or "no verdict"), rows,
-               strongest.get(name), outlook(rows))
+               strongest.get(name), outlook(rows), str((record.get("remarks") or {}).get(name, "")))
         for name, rows in found.items()
     ]  # fmt: skip
+
+
+def reading(row: dict[str, Any]) -> str:
+    """Return what a contrast's interval says in words, which "not supported" alone does not."""
+    if not _finite(row):
+        return "undecided"
+    low, high, delta = row["low"], row["high"], row["delta"]
+    if low > delta:
+        return "better"
+    if high < -delta:
+        return "worse"
+    if -delta <= low and high <= delta:
+        return "no difference worth having"
+    return "not better" if high < delta else "undecided"
 
 
 def outlook(rows: list[dict[str, Any]]) -> str:
@@ -74,20 +91,28 @@ def outlook(rows: list[dict[str, Any]]) -> str:
         return "An interval is missing, so nothing can be said."
     if verdict == "supported":
         return "It would fall if either interval reached down to its margin."
+    cramped = [row for row in rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
+    if cramped:
+        against, room = _rivals(cramped), max(row["room"] for row in cramped)
+        return f"It could not be supported here: {against} leaves room for {room:.2g} only, less than the margin."
+    worse = [row for row in rows if reading(row) == "worse"]
+    if worse:
+        return f"Against {_rivals(worse)} it is worse by more than the margin. Another model, layer or size may differ."
     short = [row for row in rows if row["high"] < row["delta"]]
     if short:
-        worse = [row for row in short if row["high"] < -row["delta"]]
-        against = " and ".join(row["contrast"].split(" - ")[-1] for row in worse)
-        if worse:
-            return f"Against {against} the mined start is worse, by more than the margin. Another model, layer or size may differ."  # noqa: E501
-        against = " and ".join(row["contrast"].split(" - ")[-1] for row in short)
         return (
-            f"More seeds hardly will: the interval against {against} ends short of the margin. Another model, layer or "
-            "size may."
+            f"More seeds hardly would: the interval against {_rivals(short)} ends short of the margin. Another model, "
+            "layer or size may."
         )
-    needed = max(_seeds_needed(row) for row in rows if row["low"] <= row["delta"])
+    open_ones = [row for row in rows if row["low"] <= row["delta"]]
+    needed = max(_seeds_needed(row) for row in open_ones)
+    towards = "supported" if all(row["difference"] > row["delta"] for row in open_ones) else "not supported"
     told = "many more seeds" if needed > MANY else f"about {needed} seeds"
-    return f"The margin lies inside an interval: {told} would settle it, if the mean stayed where it is."
+    return f"The margin lies inside an interval: {told} would settle it as {towards}, if the mean stayed where it is."
+
+
+def _rivals(rows: list[dict[str, Any]]) -> str:
+    return " and ".join(str(row.get("contrast")).split(" - ")[-1] for row in rows)
 
 
 def _count(row: dict[str, Any]) -> int:
@@ -107,42 +132,37 @@ def _seeds_needed(row: dict[str, Any]) -> int:
     return MANY + 1 if distance * math.sqrt(MANY) <= half else math.ceil(row["n_seeds"] * (half / distance) ** 2)
 
 
-def in_one_sentence(record: dict[str, Any] | None, place: str) -> str:
-    """Return the answer to the report's question from its deciding run, ``None`` where that was not run.
-
-    Parameters
-    ----------
-    record : dict or None
-        The run.json of 04.
-    place : str
-        On what it ran, such as "atlas, layer 2 mlp_out".
-    """
+def in_one_sentence(record: dict[str, Any] | None) -> str:
+    """Return the answer to the report's question from its deciding run (04's run.json; None where that was not run)."""
     found = answers(record or {})
     if not found:
         return f"Not answered yet: {JUDGED_BY} has given no verdict."
-    counts = {name: sum(answer.verdict == name for answer in found) for name in ("supported", "inconclusive")}
-    told = {
-        0: f"No: none of the {len(found)} hypotheses is supported",
-        len(found): f"Yes: all {len(found)} hypotheses are supported",
-    }.get(counts["supported"], f"In part: {counts['supported']} of {len(found)} hypotheses are supported")
-    if not counts["supported"] and counts["inconclusive"] == len(found):
-        told = f"Undecided: all {len(found)} hypotheses are inconclusive"
-    elif counts["inconclusive"]:
-        told += f", {counts['inconclusive']} inconclusive"
+    supported, undecided = (sum(a.verdict == name for a in found) for name in ("supported", "inconclusive"))
+    if undecided == len(found):
+        told = f"undecided: all {len(found)} hypotheses are inconclusive"
+    elif supported == len(found):
+        told = f"yes: all {len(found)} hypotheses are supported"
+    else:
+        told = "no: none" if not supported else f"in part: {supported}"
+        told += f" of the {len(found)} hypotheses is supported" if supported < 2 else f" of {len(found)} are supported"
+        told += f", {undecided} inconclusive" if undecided else ""
     ungated = "" if all(answer.gated for answer in found) else ", ungated"
-    told += f" ({place}, {min(answer.n_seeds for answer in found)} seeds{ungated})."
-    return " ".join([told, *_by_baseline(found)])
+    profile = str(record.get("profile") or "").split("--")[0]
+    asked = f"In this {profile} run, {told}" if profile in ("quick", "smoke") else told.capitalize()
+    said = f"{asked} ({place(record)}, {min(answer.n_seeds for answer in found)} seeds{ungated})."
+    return " ".join([said, *_by_baseline(found)])
 
 
 def _by_baseline(found: list[Answer]) -> list[str]:
-    """Return for each start that was declared a rival on how many hypotheses the mined one beats it."""
+    """Return for each start that was declared a rival how often the mined one is better, and worse, than it."""
     alone: dict[str, list[str]] = {}
     for answer in found:
         for row in answer.contrasts:
-            alone.setdefault(str(row.get("contrast")).split(" - ")[-1], []).append(str(row.get("contrast_verdict")))
+            alone.setdefault(_rivals([row]), []).append(reading(row))
     return [
-        f"Against {baseline} the mined start is better in {verdicts.count('supported')} of {len(verdicts)}."
-        for baseline, verdicts in alone.items()
+        f"By more than the margin it is better than {baseline} in {readings.count('better')} of {len(readings)}, worse "
+        f"in {readings.count('worse')}."
+        for baseline, readings in alone.items()
     ]
 
 
@@ -163,5 +183,5 @@ def overview(record: dict[str, Any]) -> dict[str, Any] | None:
     ]  # fmt: skip
     if not rows:
         return None
-    verdicts = ", ".join(f"{answer.hypothesis}: {answer.verdict}" for answer in answers(record))
-    return json.loads(figures.verdict_overview(pd.DataFrame(rows), title=verdicts).to_json())
+    title = " ".join(_by_baseline(answers(record)))
+    return json.loads(figures.verdict_overview(pd.DataFrame(rows), title=title).to_json())

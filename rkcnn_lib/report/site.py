@@ -110,7 +110,7 @@ def _index(pages: list[Page], steps: list[dict[str, Any]]) -> dict[str, Any]:
     judged = leads.get(answers.JUDGED_BY)
     record = judged.record if judged else None
     return {
-        "answer": answers.in_one_sentence(record, answers.place(record or {})),
+        "answer": answers.in_one_sentence(record),
         "judged": judged,
         "answers": answers.answers(record or {}),
         "others": [(page, page.answers) for page in pages if page is not judged and page.answers],

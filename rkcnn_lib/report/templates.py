@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from rkcnn_lib.report import figures, glossary
+from rkcnn_lib.report import answers, figures, glossary
 from rkcnn_lib.report.render import ASSETS, figure_block
 from rkcnn_lib.report.strings import cut
 
@@ -26,6 +26,7 @@ def environment() -> jinja2.Environment:
         "duration": _duration,
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
+        "reading": answers.reading,
         "figure": lambda spec, number: Markup(figure_block(number, spec)),  # escaped there
         "label": lambda name: Markup(figures.style.label(name)),  # escaped there
         "css": lambda text: str(text or "none").lower().replace(" ", "-"),

@@ -24,25 +24,54 @@ def row(baseline="random", difference=0.0, half=0.002, delta=0.01, verdict="not 
         (["not supported", "not supported"], "No: none of the 2 hypotheses is supported"),
         (["not supported", "inconclusive"], "No: none of the 2 hypotheses is supported, 1 inconclusive"),
         (["inconclusive", "inconclusive"], "Undecided: all 2 hypotheses are inconclusive"),
-        (["supported", "inconclusive"], "In part: 1 of 2 hypotheses are supported, 1 inconclusive"),
+        (["supported", "inconclusive"], "In part: 1 of the 2 hypotheses is supported, 1 inconclusive"),
+        (["supported"] * 2 + ["not supported"], "In part: 2 of 3 are supported"),
         (["supported", "supported"], "Yes: all 2 hypotheses are supported"),
     ],
 )
 def test_the_sentence_counts_verdicts_as_they_are(verdicts, told):
     rows = [row(verdict=verdict) | {"hypothesis": str(i)} for i, verdict in enumerate(verdicts)]
-    assert answers.in_one_sentence({"verdicts": rows}, "atlas").startswith(f"{told} (atlas, 5 seeds).")
+    record = {"verdicts": rows, "parameters": {"model": "atlas"}}
+    assert answers.in_one_sentence(record).startswith(f"{told} (atlas, 5 seeds).")
+    quick = answers.in_one_sentence(record | {"profile": "quick--x"})
+    assert quick.startswith(f"In this quick run, {told[0].lower()}{told[1:]} (atlas")
 
 
 def test_the_sentence_tells_rivals_apart_and_names_ungated_verdicts():
     rows = [row("random", 0.05, alone="supported") | {"gated": False}, row("lift_unselected")]
-    told = answers.in_one_sentence({"verdicts": rows}, "atlas")
+    told = answers.in_one_sentence({"verdicts": rows})
     assert "5 seeds, ungated" in told
-    assert "Against random the mined start is better in 1 of 1." in told
-    assert "Against lift_unselected the mined start is better in 0 of 1." in told
+    assert "better than random in 1 of 1, worse in 0." in told
+    assert "better than lift_unselected in 0 of 1, worse in 0." in told
+
+
+@pytest.mark.parametrize(
+    ("difference", "half", "told"),
+    [
+        (0.02, 0.005, "better"),
+        (-0.02, 0.005, "worse"),
+        (0.001, 0.005, "no difference worth having"),
+        (-0.01, 0.015, "not better"),
+        (0.01, 0.005, "undecided"),
+        (0.0, 0.05, "undecided"),
+        (0.02, float("nan"), "undecided"),
+    ],
+)
+def test_a_contrast_says_in_words_where_its_interval_lies(difference, half, told):
+    assert answers.reading(row(difference=difference, half=half)) == told
+
+
+def test_a_hypothesis_without_room_says_that_it_could_not_be_supported():
+    values = {"a": dict.fromkeys(range(5), 0.001), "b": dict(enumerate([0.002, 0.003, 0.002, 0.003, 0.002]))}
+    rows = judge("less loss", values, "a", ("b",), metric="delta_ce", delta=0.01, lower_is_better=True, bound=0.0)
+    assert rows[0]["room"] == pytest.approx(0.0024) and rows[0]["baseline"] == pytest.approx(0.0024)
+    assert "could not be supported here: b leaves room for 0.0024 only" in answers.outlook(rows)
+    roomy = judge("less loss", values, "a", ("b",), metric="delta_ce", delta=0.002, lower_is_better=True, bound=0.0)
+    assert "could not" not in answers.outlook(roomy)
 
 
 def test_without_a_verdict_there_is_no_answer():
-    assert answers.in_one_sentence(None, "unknown").startswith("Not answered yet")
+    assert answers.in_one_sentence(None).startswith("Not answered yet")
     assert answers.answers({"verdicts": [row() | {"hypothesis": None}]}) == []
     assert answers.overview({}) is None
 
@@ -52,9 +81,12 @@ def test_without_a_verdict_there_is_no_answer():
     [
         ([row(n_seeds=3)], "more seeds"),
         ([row(difference=0.05, verdict="supported")], "would fall"),
-        ([row(difference=-0.3)], "Against random the mined start is worse"),
+        ([row(difference=-0.3)], "Against random it is worse"),
         ([row(difference=0.001), row("lift_unselected", 0.05)], "the interval against random ends short"),
-        ([row(difference=0.008, half=0.004, verdict="inconclusive")], "about 20 seeds"),
+        (
+            [row(difference=0.008, half=0.004, verdict="inconclusive")],
+            "about 20 seeds would settle it as not supported",
+        ),
         ([row(difference=0.0101, half=0.05, verdict="inconclusive")], "many more seeds"),
         ([row(half=float("nan"))], "interval is missing"),
     ],

@@ -5,9 +5,19 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from rkcnn_lib.report.params import defaults, resolve
-from rkcnn_lib.report.studies import causal, causal_subspaces, layers, planes, probe_controls, probing, verdicts
+from rkcnn_lib.report.studies import (
+    causal,
+    causal_subspaces,
+    layers,
+    planes,
+    probe_controls,
+    probing,
+    sae_panels,
+    verdicts,
+)
 
 SEEDS = range(6)
 
@@ -169,3 +179,21 @@ def test_mined_directions_meet_every_pentagon(tmp_path, monkeypatch):
     mined = planes.mine_planes(trained, SimpleNamespace(p=p))
     pentagons = mined[mined["shape"] == "pentagon"]
     assert len(pentagons) >= 7 and pentagons["matched_cosine"].min() >= 0.99  # five random directions: 0.72, 95 % 0.91
+
+
+def test_what_dead_latents_and_agreement_must_be_read_with_is_counted_from_the_saes():
+    def unit(density, n_mined):
+        return SimpleNamespace(arrays={"density": torch.tensor(density)}, scalars={"n_mined": n_mined})
+
+    units = {("rkcnn_lift", 0): unit([0.1, 0.2, 0.0, 0.0], 2), ("rkcnn_lift", 1): unit([0.1, 0.0, 0.0, 0.3], 2),
+             ("random", 0): unit([0.0, 0.1, 0.1, 0.1], 0)}  # fmt: skip
+    rows = [
+        {"metric": metric, "arm": arm, "value": value, "chance_mean": chance}
+        for arm, value, chance in (("rkcnn_lift", 0.6, 0.59), ("random", 0.3, 0.62))
+        for metric in ("PW-MCC after training", "PW-MCC, dead latents as 0 after training")
+    ]
+    told = sae_panels.remarks(SimpleNamespace(units=units), SimpleNamespace(table=pd.DataFrame(rows)))
+    assert told["fewer dead latents"] == (
+        "In rkcnn_lift 25% of the mined latents and 75% of its random fill never fire; in random 25%."
+    )
+    assert told["seeds agree more"].startswith("Chance: rkcnn_lift 0.59, random 0.62. With dead latents counted as 0:")

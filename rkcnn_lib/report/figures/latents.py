@@ -50,13 +50,13 @@ def cosine_histograms(frames: Mapping[str, Mapping[str, Any]], title: str | None
             trace = steps(np.clip(values, -1, 1), BINS, group, style_of(group).colour)
             trace.meta = {"rkcnn_bins": "cosine", "group": escape(group)}  # for pages: a click lists the bin's latents
             data[str(name)].append(trace.to_plotly_json())
-    fig = go.Figure([go.Scatter(**trace) for trace in next(iter(data.values()))])
+    fig = go.Figure([go.Scatter(**trace) for trace in list(data.values())[-1]])
     highest = max(max(trace["y"]) for frame in data.values() for trace in frame)
     moving = {
         name: [{"type": "scatter", "x": t["x"], "y": t["y"], "customdata": t["customdata"]} for t in frame]
         for name, frame in data.items()
     }
-    add_slider(fig, moving)
+    add_slider(fig, moving, active=len(moving) - 1)
     return finish(
         fig,
         title,

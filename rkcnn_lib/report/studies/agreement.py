@@ -224,7 +224,15 @@ def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, 
 
 def _title(table: pd.DataFrame) -> str:
     after = table[table["metric"] == f"{PW_MCC} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
-    return (
-        f"Seeds agree at {after['value'][MINED]:.2f} for {MINED}, {after['value'][UNMINED]:.2f} for {UNMINED} "
-        f"(chance {after['chance_mean'][UNMINED]:.2f})"
+    return "Seeds agree at " + ", ".join(
+        f"{after['value'][arm]:.2f} for {arm} (chance {after['chance_mean'][arm]:.2f})" for arm in (MINED, UNMINED)
     )
+
+
+def agreement_remark(table: pd.DataFrame) -> str:
+    """Return what the agreement of live latents must be read with: its chance level, and dead latents counted as 0."""
+    wide = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean()
+    arms = [arm for arm in (MINED, "lift_unselected", UNMINED) if (f"{TOTAL} {AFTER}", arm) in wide.index]
+    chance = ", ".join(f"{arm} {wide['chance_mean'][f'{PW_MCC} {AFTER}', arm]:.2f}" for arm in arms)
+    total = ", ".join(f"{arm} {wide['value'][f'{TOTAL} {AFTER}', arm]:.2f}" for arm in arms)
+    return f"Chance: {chance}. With dead latents counted as 0: {total}."

@@ -219,7 +219,7 @@ def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str,
         if len(values[name]) == 1:
             values[name] = dict.fromkeys(values[MINED], next(iter(values[name].values())))
     return judge(
-        "mined directions carry the answer", values, MINED, BASELINES, metric=f"recovered share, rank {rank}",
+        "mined directions carry the answer best", values, MINED, BASELINES, metric=f"recovered share, rank {rank}",
         delta=delta,
     )  # fmt: skip
 

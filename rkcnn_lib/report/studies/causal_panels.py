@@ -205,7 +205,8 @@ def headline(verdicts: pd.DataFrame, judged: pd.DataFrame, measured: Measured, r
     moved = at[at["metric"] == "interchanged"].groupby("subspace")["value"].mean()
     verdict = judged.set_index("subspace")["verdict"][MINED]
     return (
-        f"{run.p.model}, {run.p.relation} at layer {run.p.layer}: exchanging the mined subspace of rank {rank} turns "
-        f"{moved[MINED]:.0%} of the answers (random {moved[CHANCE]:.0%}, PCA {moved[VARIANCE]:.0%}, supervised ceiling "
-        f"{moved[CEILING]:.0%}), verdict on it: {verdict}; {verdict_title(verdicts)}."
+        f"On {run.p.model}, {run.p.relation.replace('_', ' ')}, layer {run.p.layer}: exchanging the mined subspace of "
+        f"rank {rank} turns {moved[MINED]:.0%} of the answers, a random one {moved[CHANCE]:.0%}, principal components "
+        f"{moved[VARIANCE]:.0%}, a supervised one {moved[CEILING]:.0%}. Beside random ones it is {verdict}; "
+        f"{verdict_title(verdicts)}."
     )

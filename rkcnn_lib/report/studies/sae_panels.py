@@ -12,7 +12,7 @@ import pandas as pd
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
 from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
-from rkcnn_lib.report.studies.agreement import Agreement
+from rkcnn_lib.report.studies.agreement import Agreement, agreement_remark
 from rkcnn_lib.report.studies.cells import L0_TOLERANCE, MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import BASELINES, Compared
 from rkcnn_lib.report.studies.verdicts import Values, judge, strongest_other
@@ -25,7 +25,9 @@ HYPOTHESES = {
     "explained_variance": ("more explained variance", "delta_ev", False),
     "delta_ce": ("less loss when spliced in", "delta_ce", True),
 }
+BOUNDS = {"dead": 0.0, "explained_variance": 1.0, "delta_ce": 0.0}  # what no SAE surpasses
 FRONT_HYPOTHESIS = {"l0_at_equal_ev": ("fewer active latents for the same variance", "delta_l0", True)}
+AGREE = "seeds agree more"
 SHOWN = (
     "explained_variance", "untrained_explained_variance", "explained_variance_standardised", "dead", "untrained_dead",
     "l0", "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
@@ -154,9 +156,14 @@ def _hypotheses(
     for metric, (hypothesis, margin, lower) in (HYPOTHESES | FRONT_HYPOTHESIS).items():
         values = by_arm(measured, metric)
         if values:
-            yield hypothesis, values, {"metric": metric, "delta": getattr(p, margin), "lower_is_better": lower}
+            bound = BOUNDS.get(metric, min([p.k, *p.front_k]))  # no arm is looked at below the front's smallest k
+            yield hypothesis, values, {
+                "metric": metric, "delta": getattr(p, margin), "lower_is_better": lower, "bound": bound,
+            }  # fmt: skip
     if agreed.by_seed:  # pseudo-values of pairs need three seeds
-        yield "seeds agree more", agreed.by_seed, {"metric": "PW-MCC", "delta": p.delta_mcc, "lower_is_better": False}
+        yield AGREE, agreed.by_seed, {
+            "metric": "PW-MCC", "delta": p.delta_mcc, "lower_is_better": False, "bound": 1.0,
+        }  # fmt: skip
 
 
 def verdicts(metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p: SaeCompare) -> list[dict[str, Any]]:
@@ -182,12 +189,32 @@ def strongest(metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p:
     return pd.DataFrame(rows)
 
 
+def remarks(compared: Compared, agreed: Agreement) -> dict[str, str]:
+    """Return, by hypothesis, what its numbers must be read with."""
+    silent: dict[str, list[np.ndarray]] = {"mined": [], "fill": [], UNMINED: []}
+    for (arm, _), unit in compared.units.items():
+        never = unit.arrays["density"].numpy() == 0
+        n_mined = int(unit.scalars["n_mined"])
+        if arm == MINED:
+            silent["mined"].append(never[:n_mined])
+            silent["fill"].append(never[n_mined:])
+        elif arm == UNMINED:
+            silent[UNMINED].append(never)
+    share = {name: np.concatenate(parts).mean() if parts else np.nan for name, parts in silent.items()}
+    found = {
+        HYPOTHESES["dead"][0]: f"In {MINED} {share['mined']:.0%} of the mined latents and {share['fill']:.0%} of its "
+        f"random fill never fire; in {UNMINED} {share[UNMINED]:.0%}."
+    }
+    if len(agreed.table):
+        found[AGREE] = agreement_remark(agreed.table)
+    return found
+
+
 def verdict_title(table: pd.DataFrame) -> str:
-    """Return all verdicts in one line."""
+    """Return all verdicts in one line, hypotheses of the same verdict together."""
     unique = table.drop_duplicates("hypothesis")
-    return "; ".join(
-        f"{hypothesis}: {verdict}" for hypothesis, verdict in zip(unique["hypothesis"], unique["verdict"], strict=True)
-    )
+    groups = unique.groupby("verdict", sort=False)["hypothesis"].agg(", ".join)
+    return "; ".join(f"{verdict}: {hypotheses}" for verdict, hypotheses in groups.items())
 
 
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
@@ -208,5 +235,6 @@ def headline(table: pd.DataFrame, run: Run) -> str:
     """Return one sentence that answers 04's question."""
     where = f"{run.p.model}" + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
     return (
-        f"On {where}, {run.p.n_seeds} seeds, mined starts against random and unselected ones: {verdict_title(table)}."
+        f"On {where}, {run.p.n_seeds} seeds, {run.p.steps:,} training steps, SAEs that start from mined directions "
+        f"against random and unselected starts. {verdict_title(table).capitalize()}."
     )

@@ -21,6 +21,7 @@ def judge(
     metric: str,
     delta: float,
     lower_is_better: bool = False,
+    bound: float | None = None,
 ) -> list[dict[str, Any]]:
     """Return the contrasts declared beforehand for one hypothesis, Holm-adjusted, each with its verdict.
 
@@ -36,6 +37,9 @@ def judge(
     metric, delta, lower_is_better
         What is compared, the margin an advantage must exceed, and the direction of better. Differences are
         signed so that positive means ``arm`` is better.
+    bound : float, optional
+        What no arm can surpass, such as 0 dead latents. A contrast then says how much room its baseline leaves: where
+        that is less than the margin, the hypothesis could not have been supported.
     """
     present = [(arm, baseline) for baseline in baselines if baseline in values]
     found = compare_arms(values, present, metric=metric, delta=delta, lower_is_better=lower_is_better)
@@ -54,9 +58,16 @@ def judge(
             "delta": contrast.delta,
             "contrast_verdict": contrast.verdict,
             "verdict": overall,
+            "own": _mean(values[arm]),
+            "baseline": _mean(values[contrast.baseline]),
+            "room": None if bound is None else abs(bound - _mean(values[contrast.baseline])),
         }
         for contrast in found
     ]
+
+
+def _mean(by_seed: dict[int, float]) -> float:
+    return float(np.mean(list(by_seed.values())))
 
 
 def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) -> dict[str, Any] | None:
@@ -74,7 +85,7 @@ def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) 
     others = [name for name in values if name != arm]
     if not others:
         return None
-    means = {name: float(np.mean(list(values[name].values()))) for name in (arm, *others)}
+    means = {name: _mean(values[name]) for name in (arm, *others)}
     best = (min if lower_is_better else max)(others, key=means.__getitem__)
     seeds = sorted(set(values[arm]) & set(values[best]))
     differences = np.array([values[arm][s] - values[best][s] for s in seeds]) * (-1 if lower_is_better else 1)
