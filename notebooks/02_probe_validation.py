@@ -102,8 +102,9 @@ figures.show(
 atlas_table = probing.study(run, probing.atlas_tasks)
 run.metrics(atlas_table.assign(metric="balanced_accuracy"))
 figures.show(
-    figures.selectivity(probing.for_figure(atlas_table), title="Atlas. " + probing.title(atlas_table)),
-    f"Labels {', '.join(run.p.atlas_labels)}; {run.p.n_seeds} corpora. More classes, lower chance level.",
+    figures.selectivity(probing.for_figure(atlas_table, by_label=True), title="Atlas. " + probing.title(atlas_table)),
+    f"Dots are {run.p.n_seeds} corpora; choose label and probe at the top. The more classes a label has, the lower its chance level; "
+    "the title averages over labels and probes.",
 )
 
 # %%

@@ -197,3 +197,16 @@ def test_what_dead_latents_and_agreement_must_be_read_with_is_counted_from_the_s
         "In rkcnn_lift 25% of the mined latents and 75% of its random fill never fire; in random 25%."
     )
     assert told["seeds agree more"].startswith("Chance: rkcnn_lift 0.59, random 0.62. With dead latents counted as 0:")
+
+
+def test_labels_with_chance_levels_of_their_own_are_shown_apart_with_the_classifier_beside_every_probe():
+    rows = [
+        {"label": label, "seed": 0, "group": group, "probe": probe, "value": 0.6, "chance_mean": c, "chance_upper": c}
+        for label, c in (("topic", 0.2), ("number", 0.5))
+        for group, probe in (("top", "kNN"), ("top", "logistic"), ("ensemble", "RkCNN"))
+    ]
+    shown = probing.for_figure(pd.DataFrame(rows), by_label=True)
+    views = shown.groupby("probe")
+    assert set(views.groups) == {"topic, kNN", "topic, logistic", "number, kNN", "number, logistic"}
+    assert (views["chance_mean"].nunique() == 1).all() and all("ensemble" in set(v) for _, v in views["group"])
+    assert set(probing.for_figure(pd.DataFrame(rows))["probe"]) == {"kNN", "logistic"}

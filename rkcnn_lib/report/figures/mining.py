@@ -200,7 +200,7 @@ def selectivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         axis = window(part["value"], keep=bands)
         choices.add(f"probe: {escape(probe)}" if probe else "value", traces, {"xaxis.range": axis})
     choices.close()
-    x_axis = {"title": "agreement with the labels (share)"}
+    x_axis = {"title": "balanced accuracy on new rows (share)"}
     return finish(fig, title, height=110 + 62 * len(groups), legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
 
 

@@ -207,9 +207,17 @@ def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
     return {name: subset_scores(X, subsets, "separation", y=given).cpu().numpy() for name, given in labels.items()}
 
 
-def for_figure(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns that the selectivity figure takes."""
-    return table.assign(null=table["chance_upper"])
+def for_figure(table: pd.DataFrame, by_label: bool = False) -> pd.DataFrame:
+    """Return the columns that the selectivity figure takes: a view a probe, the RkCNN classifier beside each.
+
+    With ``by_label`` each label has views of its own, as it must where labels have different chance levels.
+    """
+    ensemble = table["group"] == "ensemble"
+    views = [*table.loc[~ensemble, "probe"].drop_duplicates()]
+    rows = pd.concat([table[~ensemble], *(table[ensemble].assign(probe=probe) for probe in views)], ignore_index=True)
+    if by_label:
+        rows["probe"] = rows["label"] + ", " + rows["probe"]
+    return rows.assign(null=rows["chance_upper"])
 
 
 def advantage(table: pd.DataFrame, group: str = "top", against: str = "random") -> pd.DataFrame:
