@@ -106,11 +106,11 @@ activations.describe(store)
 compared = comparison.compare(store, run.p, run.device)
 run.note(seeds=list(range(run.p.n_seeds)), units=comparison.unit_list(compared))
 run.metrics(compared.metrics)
-compared.supply
+compared.supply.groupby("arm", sort=False)[["supply", "wanted", "rows", "seconds"]].mean().round(1)
 
 # %% [markdown]
-# The table is the supply: how many *distinct* directions each arm found of those wanted, and what that cost. A miner
-# whose starts all fall into a few basins supplies few, and then every arm is held to that few.
+# The table is the supply, mean over seeds: how many *distinct* directions each arm found of those wanted, and what that
+# cost. A miner whose starts all fall into a few basins supplies few, and then every arm is held to that few.
 #
 # ## Before any training: how good are the directions themselves?
 #
@@ -174,7 +174,7 @@ figures.show(
 # TopK fixes L0, so the hypothesis of fewer active latents needs a front: the compared arms at several k. An arm's *L0 at
 # equal explained variance* is where its line (linear in log L0) crosses what the random arm of the same seed explains at
 # this notebook's `k`; an arm that is better or worse over the whole front is cut off at its end, which makes the
-# difference look smaller, never larger.
+# difference look smaller, never larger. Where a rival stands near the smallest k of the front, little is left to gain.
 
 # %%
 front_table = front.front(store, run)
