@@ -94,7 +94,7 @@ def outlook(rows: list[dict[str, Any]]) -> str:
     cramped = [row for row in rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
     if cramped:
         against, room = _rivals(cramped), max(row["room"] for row in cramped)
-        return f"It could not be supported here: {against} leaves room for {room:.2g} only, less than the margin."
+        return f"It could not be supported here: {against} left room for {room:.2g} only, less than the margin."
     worse = [row for row in rows if reading(row) == "worse"]
     if worse:
         return f"Against {_rivals(worse)} it is worse by more than the margin. Another model, layer or size may differ."
@@ -160,8 +160,8 @@ def _by_baseline(found: list[Answer]) -> list[str]:
         for row in answer.contrasts:
             alone.setdefault(_rivals([row]), []).append(reading(row))
     return [
-        f"By more than the margin it is better than {baseline} in {readings.count('better')} of {len(readings)}, worse "
-        f"in {readings.count('worse')}."
+        f"By more than the margin mined starts are better than {baseline} in {readings.count('better')} of "
+        f"{len(readings)}, worse in {readings.count('worse')}."
         for baseline, readings in alone.items()
     ]
 

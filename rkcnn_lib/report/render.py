@@ -147,7 +147,7 @@ def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str,
             cell.outputs = _one_stream_each(cell.outputs)
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                output.text = _settle(output.text)
+                output.text = _without_places(_settle(output.text))
             elif output.output_type == "error":
                 page.flags.append(f"a cell ended with {output.ename}")
             elif PLOTLY in output.data:
@@ -194,6 +194,11 @@ def _without_code(source: str) -> str:
 def _settle(text: str) -> str:
     """What a terminal would show in the end: of a line rewritten by carriage returns, its last state."""
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+
+
+def _without_places(text: str) -> str:
+    """Warnings name files by where they lie on the machine that ran: of those paths only the package's part is kept."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/:'\"]+/)+(?:site-packages/|(?=(?:rkcnn_lib|notebooks)/))", "", text)
 
 
 def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:

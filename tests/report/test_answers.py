@@ -65,7 +65,7 @@ def test_a_hypothesis_without_room_says_that_it_could_not_be_supported():
     values = {"a": dict.fromkeys(range(5), 0.001), "b": dict(enumerate([0.002, 0.003, 0.002, 0.003, 0.002]))}
     rows = judge("less loss", values, "a", ("b",), metric="delta_ce", delta=0.01, lower_is_better=True, bound=0.0)
     assert rows[0]["room"] == pytest.approx(0.0024) and rows[0]["baseline"] == pytest.approx(0.0024)
-    assert "could not be supported here: b leaves room for 0.0024 only" in answers.outlook(rows)
+    assert "could not be supported here: b left room for 0.0024 only" in answers.outlook(rows)
     roomy = judge("less loss", values, "a", ("b",), metric="delta_ce", delta=0.002, lower_is_better=True, bound=0.0)
     assert "could not" not in answers.outlook(roomy)
 

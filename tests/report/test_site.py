@@ -216,6 +216,20 @@ def test_no_output_of_a_notebook_is_lost(tmp_path):
     assert record["figures"] == 1 and any("KeyError" in flag for flag in record["flags"])
 
 
+def test_logs_do_not_tell_where_the_machine_keeps_its_files(tmp_path):
+    places = (
+        "/home/someone/.venv/lib/python3.11/site-packages/joblib/x.py:7",
+        "/srv/someone/rkcnn_lib/probe/y.py:1",
+        "3/4",
+    )
+    text = "\n".join(f"{place}: UserWarning" for place in places)
+    output = nbformat.v4.new_output("stream", name="stderr", text=text)
+    run = write_run(tmp_path / "runs", cells=[nbformat.v4.new_code_cell("1", outputs=[output])])
+    page = read(build_site([run], tmp_path / "site").with_name("01_toy_superposition.html")).get_text()
+    assert "joblib/x.py:7: UserWarning" in page and "rkcnn_lib/probe/y.py:1" in page and "3/4" in page
+    assert "someone" not in page
+
+
 def test_code_is_folded_and_progress_bars_are_settled(tmp_path):
     parts = ["10%\r55%", "\r80%", "\r100%\n"]  # what papermill leaves of one bar that moved three times
     outputs = [nbformat.v4.new_output("stream", name="stderr", text=text) for text in parts]
