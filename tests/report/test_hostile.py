@@ -134,7 +134,8 @@ def test_hostile_strings_are_text_in_a_browser(browser, pages, width):
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
             f"{file.name} scrolls sideways"
         )
-        assert "<script>window.hacked" in page.inner_text("body")
+        if file.name != glossary.PAGE:  # it holds nothing from a run
+            assert "<script>window.hacked" in page.inner_text("body")
         assert not complaints, complaints
         page.context.close()
 

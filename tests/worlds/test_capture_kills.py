@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -14,21 +13,21 @@ from rkcnn_lib.worlds import load_model, open_or_capture
 from tests.kills import killed_and_whole
 from tests.worlds.tiny import small_text, tiny_model
 
-MODEL, TEXT = "RKCNN_TEST_MODEL", "RKCNN_TEST_TEXT"  # where the processes find what the test made
+MODEL, TEXT = "tiny", "text.txt"  # beside the folders that the processes write to
 
 
 def capture(folder: Path) -> None:
     torch.set_num_threads(1)
     module = sys.modules["rkcnn_lib.worlds.capture"]
     module.SHARD_TOKENS, module.BATCH_TOKENS = 640, {"cpu": 256}
-    model = os.environ[MODEL]
+    model = str(folder.parent / MODEL)
     lm = load_model(model, device="cpu")
-    open_or_capture(model, 1, "mlp_out", 16_000, text=os.environ[TEXT], root=folder, context_size=32, lm=lm)
+    open_or_capture(model, 1, "mlp_out", 16_000, text=str(folder.parent / TEXT), root=folder, context_size=32, lm=lm)
 
 
-def test_ten_kills_at_random_moments_change_no_byte_of_a_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(MODEL, tiny_model(tmp_path / "tiny"))
-    monkeypatch.setenv(TEXT, small_text(tmp_path / "text.txt", n_documents=700))
+def test_ten_kills_at_random_moments_change_no_byte_of_a_cache(tmp_path):
+    tiny_model(tmp_path / MODEL)
+    small_text(tmp_path / TEXT, n_documents=700)
     killed, whole = killed_and_whole(capture, tmp_path)
     caches = [[path for path in folder.iterdir() if (path / "manifest.json").is_file()] for folder in (killed, whole)]
     (found,), (expected,) = caches
