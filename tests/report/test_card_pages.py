@@ -79,6 +79,7 @@ def click_point(page, number, trace, point):
         const x = axis(data.xaxis), y = axis(data.yaxis);
         return [box.x + x._offset + x.d2p(data.x[point]), box.y + y._offset + y.d2p(data.y[point])]; }"""
     page.evaluate("n => document.getElementById('plot-' + n).scrollIntoView({block: 'center'})", number)
+    page.wait_for_timeout(300)  # an opened card may still be scrolling the page
     x, y = page.evaluate(place, [number, trace, point])
     page.mouse.move(x, y - 1)
     page.wait_for_function("document.querySelector('.hoverlayer .hovertext')")
