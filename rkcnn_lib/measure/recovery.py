@@ -12,20 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
-Directions = np.ndarray | torch.Tensor
-
-
-class Matching(NamedTuple):
-    """An optimal one-to-one assignment between two sets of directions, min(n_a, n_b) pairs."""
-
-    rows: np.ndarray
-    """(n_pairs,) indices into the first set, ascending."""
-    columns: np.ndarray
-    """(n_pairs,) indices into the second set."""
-    cosines: np.ndarray
-    """(n_pairs,) signed cosine of each pair."""
+from rkcnn_lib.measure.matching import Directions, match, unit_pair
 
 
 class Chance(NamedTuple):
@@ -37,22 +25,6 @@ class Chance(NamedTuple):
     """Its 95 % point: one draw in twenty is higher."""
 
 
-def match(A: Directions, B: Directions) -> Matching:
-    """Pair rows of ``A`` (n_a, d) with rows of ``B`` (n_b, d) so that the sum of signed cosines is highest.
-
-    One-to-one: one direction cannot stand for two (Hungarian assignment, scipy's ``linear_sum_assignment``).
-    The smaller set is matched completely, also where the cosine is negative.
-
-    Raises
-    ------
-    ValueError
-        If an input is not two-dimensional, the widths differ, a value is not finite or a row is zero.
-    """
-    cosines = _cosines(A, B)
-    rows, columns = linear_sum_assignment(-cosines)
-    return Matching(rows, columns, cosines[rows, columns])
-
-
 def mmcs(directions: Directions, truth: Directions) -> float:
     """Mean over true features of the best signed cosine, in [-1, 1].
 
@@ -60,8 +32,9 @@ def mmcs(directions: Directions, truth: Directions) -> float:
     sparse autoencoders"), truth to directions. One direction may serve several features, so it flatters sets
     of near-copies: :func:`matched_cosine` does not. No directions: 0. No truth: ValueError.
     """
-    cosines = _against_truth(directions, truth)
-    return float(cosines.max(axis=0).mean()) if len(cosines) else 0.0
+    _check_truth(truth)
+    a, b = unit_pair(directions, truth)
+    return float((a @ b.T).max(axis=0).mean()) if len(a) else 0.0
 
 
 def matched_cosine(directions: Directions, truth: Directions) -> float:
@@ -182,37 +155,13 @@ def random_directions(rng: np.random.Generator, n: int, d: int, factor: np.ndarr
 
 
 def _matched(directions: Directions, truth: Directions) -> np.ndarray:
-    cosines = _against_truth(directions, truth)
-    rows, columns = linear_sum_assignment(-cosines)
-    return cosines[rows, columns]
+    _check_truth(truth)
+    return match(directions, truth).cosines
 
 
-def _against_truth(directions: Directions, truth: Directions) -> np.ndarray:
+def _check_truth(truth: Directions) -> None:
     if len(truth) == 0:
         raise ValueError("there are no true features to compare with: recovery is undefined")
-    return _cosines(directions, truth)
-
-
-def _cosines(A: Directions, B: Directions) -> np.ndarray:
-    """Signed cosines (n_a, n_b) in float64."""
-    unit_a, unit_b = _unit_rows(A, "the first set"), _unit_rows(B, "the second set")
-    if unit_a.shape[1] != unit_b.shape[1]:
-        raise ValueError(f"both sets must have the same dimension, got {unit_a.shape[1]} and {unit_b.shape[1]}")
-    return unit_a @ unit_b.T
-
-
-def _unit_rows(A: Directions, name: str) -> np.ndarray:
-    if isinstance(A, torch.Tensor):
-        A = A.detach().to("cpu", torch.float64).numpy()
-    A = np.asarray(A, dtype=np.float64)
-    if A.ndim != 2:
-        raise ValueError(f"{name} of directions must have shape (n, d), got {A.shape}")
-    norms = np.linalg.norm(A, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        raise ValueError(f"{name} of directions holds values that are not finite")
-    if (norms == 0).any():
-        raise ValueError(f"{name} of directions has a zero row, number {int(np.argmin(norms))}: drop it first")
-    return A / norms
 
 
 def _check_threshold(threshold: float) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rkcnn_lib.measure.recovery import Chance, chance, match
+from rkcnn_lib.measure.matching import match
+from rkcnn_lib.measure.recovery import Chance, chance
 from rkcnn_lib.measure.subspaces import orthonormal_basis
 
 Matrix = Tensor | np.ndarray
@@ -23,9 +24,8 @@ Matrix = Tensor | np.ndarray
 def pw_mcc(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> float:
     """Pairwise mean correlation of dictionaries: mean matched signed cosine, averaged over pairs of seeds.
 
-    Live latents of two seeds are assigned one to one so that the sum of signed cosines is greatest (Hungarian;
-    cubic in the number of latents: a second at 2,000, minutes beyond 8,000), and the cosines averaged over the
-    min(live_a, live_b) matches. An arm gains here by killing latents: see `pw_mcc_total`.
+    Live latents of two seeds are assigned one to one so that the sum of signed cosines is greatest (`match`), and
+    the cosines averaged over the min(live_a, live_b) matches. An arm gains here by killing latents: see `pw_mcc_total`.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def pw_max_cosine(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = No
     def both_ways(a: Tensor, b: Tensor) -> float:
         if not len(a) or not len(b):
             return 0.0
-        cosines = (a @ b.t()).abs()
+        cosines = (a @ b.t()).abs_()
         return float((cosines.amax(0).mean() + cosines.amax(1).mean()) / 2)
 
     return _mean_over_pairs(_live_rows(decoders, live), both_ways)

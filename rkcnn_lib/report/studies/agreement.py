@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
+from rkcnn_lib.measure.matching import EXACT_UP_TO
 from rkcnn_lib.measure.pairs import bootstrap_pairs, jackknife_pairs
 from rkcnn_lib.measure.recovery import Chance, covariance_factor
 from rkcnn_lib.measure.stability import shared_latents_chance
@@ -119,7 +120,7 @@ def _folders(compared: Compared | None) -> dict[str, tuple[Path, ...]]:
 
 
 def pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray, only: str | None = None) -> Unit:
-    """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: Hungarian is cubic)."""
+    """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: matching takes long)."""
 
     def compute(scratch: Any) -> Unit:
         seeds = [_seed(folder, moment) for folder in folders]
@@ -180,7 +181,7 @@ def _rank(d: int) -> int:
 def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chance:
     """Return the level of random unit dictionaries with as many latents as the least live seed has."""
     n, d = max(1, min(int(seed.live.sum()) for seed in seeds)), seeds[0].decoder.shape[1]
-    n_draws = 20 if n <= 256 else 10 if n <= 1024 else 2  # many latents: cubic in cost, and hardly any spread
+    n_draws = 20 if n <= 256 else 10 if n <= 1024 else 2  # many latents: costly, and hardly any spread
     if measure == SHARED:
         return shared_latents_chance(n, d, n_draws=n_draws, spread=spread)
     if measure == SPAN:
@@ -229,10 +230,11 @@ def _title(table: pd.DataFrame) -> str:
     )
 
 
-def agreement_remark(table: pd.DataFrame) -> str:
+def agreement_remark(table: pd.DataFrame, n_latents: int) -> str:
     """Return what the agreement of live latents must be read with: its chance level, and dead latents counted as 0."""
     wide = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean()
     arms = [arm for arm in (MINED, "lift_unselected", UNMINED) if (f"{TOTAL} {AFTER}", arm) in wide.index]
     chance = ", ".join(f"{arm} {wide['chance_mean'][f'{PW_MCC} {AFTER}', arm]:.2f}" for arm in arms)
     total = ", ".join(f"{arm} {wide['value'][f'{TOTAL} {AFTER}', arm]:.2f}" for arm in arms)
-    return f"Chance: {chance}. With dead latents counted as 0: {total}."
+    bound = " Matched among nearest latents only: a lower bound, as is its chance." if n_latents > EXACT_UP_TO else ""
+    return f"Chance: {chance}. With dead latents counted as 0: {total}.{bound}"

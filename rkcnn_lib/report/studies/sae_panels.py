@@ -206,7 +206,7 @@ def remarks(compared: Compared, agreed: Agreement) -> dict[str, str]:
         f"random fill never fire; in {UNMINED} {share[UNMINED]:.0%}."
     }
     if len(agreed.table):
-        found[AGREE] = agreement_remark(agreed.table)
+        found[AGREE] = agreement_remark(agreed.table, n_latents=len(never))
     return found
 
 
