@@ -9,9 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT
 from rkcnn_lib.report import figures
+from rkcnn_lib.report.runs import INVENTED_MODELS
 
 JUDGED_BY = "04_sae_compare"  # the notebook whose verdicts answer the report's question
+PROVISIONAL = {
+    "smoke": "A smoke run: sizes of seconds, no conclusions.",
+    "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
+}
 MANY = 200  # seeds beyond which a forecast says "many"
 
 
@@ -85,8 +91,8 @@ def reading(row: dict[str, Any]) -> str:
 def outlook(rows: list[dict[str, Any]]) -> str:
     """Return what would change the verdict on the hypothesis behind these contrasts."""
     verdict = rows[0].get("verdict")
-    if any(_count(row) < 5 for row in rows):
-        return "Below five seeds nothing is decided: more seeds."
+    if any(_count(row) < MIN_SEEDS_FOR_VERDICT for row in rows):
+        return f"Below {MIN_SEEDS_FOR_VERDICT} seeds nothing is decided: more seeds."
     if any(not _finite(row) for row in rows):
         return "An interval is missing, so nothing can be said."
     if verdict == "supported":
@@ -147,8 +153,7 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
         told += f" of the {len(found)} hypotheses is supported" if supported < 2 else f" of {len(found)} are supported"
         told += f", {undecided} inconclusive" if undecided else ""
     ungated = "" if all(answer.gated for answer in found) else ", ungated"
-    profile = str(record.get("profile") or "").split("--")[0]
-    asked = f"In this {profile} run, {told}" if profile in ("quick", "smoke") else told.capitalize()
+    asked = f"In this {profile(record)} run, {told}" if profile(record) in PROVISIONAL else told.capitalize()
     said = f"{asked} ({place(record)}, {min(answer.n_seeds for answer in found)} seeds{ungated})."
     return " ".join([said, *_by_baseline(found)])
 
@@ -166,11 +171,16 @@ def _by_baseline(found: list[Answer]) -> list[str]:
     ]
 
 
+def profile(record: dict[str, Any]) -> str:
+    """Return a run's profile without its variant."""
+    return str(record.get("profile") or "unknown").split("--")[0]
+
+
 def place(record: dict[str, Any]) -> str:
     """Return on what a run worked: its model, and the layer and hook where it has them."""
     parameters = record.get("parameters") or {}
     name = str((record.get("model") or {}).get("name") or parameters.get("model") or "unknown model")
-    if "layer" not in parameters or name in ("toy", "planted"):
+    if "layer" not in parameters or name in INVENTED_MODELS:
         return name
     return f"{name}, layer {parameters['layer']} {parameters.get('hook', '')}".rstrip()
 

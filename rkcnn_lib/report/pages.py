@@ -29,10 +29,6 @@ SHORT_TITLES = {
     "05_multilayer": "Layers",
     "06_causal_checks": "Causal checks",
 }
-BANNERS = {
-    "smoke": "A smoke run: sizes of seconds, no conclusions.",
-    "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
-}
 COPIED = ("run.json", "metrics.parquet")
 
 
@@ -66,12 +62,17 @@ class Page:
     @property
     def profile(self) -> str:
         """The profile without its variant."""
-        return str(self.record.get("profile") or "unknown").split("--")[0]
+        return answers.profile(self.record)
+
+    @property
+    def caution(self) -> str | None:
+        """What a run of this profile may not be read as, where it is one of small sizes."""
+        return answers.PROVISIONAL.get(self.profile)
 
     @property
     def banners(self) -> list[str]:
         """What a reader must know before reading on."""
-        said = [BANNERS[self.profile]] if self.profile in BANNERS else []
+        said = [self.caution] if self.caution else []
         status = self.record.get("status") or "unknown"
         if status != "finished":
             said.append(f"This run did not finish (status: {status}): what follows is partial.")
@@ -89,8 +90,8 @@ class Page:
 
     @property
     def verdicts(self) -> list[dict[str, Any]]:
-        """The contrasts behind each hypothesis, each with its page."""
-        return [dict(row) | {"page": self.file, "number": self.number} for row in self.record.get("verdicts") or []]
+        """The contrasts behind each hypothesis, as recorded."""
+        return self.record.get("verdicts") or []
 
 
 def read_record(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -7,7 +7,6 @@ out (and reported), headings are put in order. Figures become blocks of JSON tha
 from __future__ import annotations
 
 import html
-import json
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from rkcnn_lib.report.cards.page import cards_block
 from rkcnn_lib.report.figure_data import in_words, plain
 from rkcnn_lib.report.figures.display import HERO
 from rkcnn_lib.report.glossary import link_first_uses
-from rkcnn_lib.report.strings import cut, fit_figure
+from rkcnn_lib.report.strings import cut, fit_figure, script_json
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -264,13 +263,11 @@ def figure_block(number: int, spec: dict[str, Any]) -> str:
     caption = f"<b>Figure {number}.</b> {html.escape(title)}" if title else f"<b>Figure {number}</b>"
     caption += f' <a class="anchor" href="#figure-{number}" aria-label="link to figure {number}">#</a>'
     said = html.escape(f"Figure {number}. {title}", quote=True)
-    # In a script element only "<" could end the element or open a comment.
-    data = json.dumps(spec, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
     return (
         f'<figure class="drawn" id="figure-{number}"><figcaption>{caption}</figcaption>'
         f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="group"'
         f' aria-label="{said}" data-short="Figure {number}"></div>'
         f'<details class="figure-data" data-plot="plot-{number}"><summary>Data of this figure</summary>'
         f'<p class="small">{html.escape(in_words(spec))}</p><div class="figure-table"></div></details>'
-        f'<script type="application/json" id="plot-{number}-data">{data}</script></figure>'
+        f'<script type="application/json" id="plot-{number}-data">{script_json(spec)}</script></figure>'
     )

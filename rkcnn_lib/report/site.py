@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from rkcnn_lib.report import answers, glossary
 from rkcnn_lib.report.compare import comparison
-from rkcnn_lib.report.pages import BANNERS, SHORT_TITLES, TITLES, Page, load, position, read_record
+from rkcnn_lib.report.pages import SHORT_TITLES, TITLES, Page, load, position, read_record
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import ASSETS
 from rkcnn_lib.report.strings import visible
@@ -116,7 +116,7 @@ def _index(pages: list[Page], steps: list[dict[str, Any]]) -> dict[str, Any]:
         "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
         "hero": next((page for page in leads.values() if page.rendered.hero), None),
         "overview": answers.overview(record or {}),
-        "banners": list(dict.fromkeys(BANNERS[p.profile] for p in pages if p.profile in BANNERS)),
+        "banners": list(dict.fromkeys(page.caution for page in pages if page.caution)),
     }
 
 

@@ -34,6 +34,11 @@ def cut(text: str, length: int) -> str:
     return f"{head} … {tail} ({len(text):,} characters)"
 
 
+def script_json(value: Any) -> str:
+    """Return JSON to stand in a script element, where only "<" could end the element or open a comment."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+
+
 def fit_figure(spec: dict[str, Any]) -> dict[str, Any]:
     """Return a figure's data, layout, frames and config with its strings made visible and cut to their room.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from rkcnn_lib.report.strings import script_json
 
 
 def cards_block(record: dict[str, Any], fallback: str) -> str:
@@ -17,8 +18,6 @@ def cards_block(record: dict[str, Any], fallback: str) -> str:
     fallback : str
         HTML of a few cards, already made safe: shown until the script runs.
     """
-    # In a script element only "<" could end the element or open a comment.
-    data = json.dumps(record, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
     return (
         '<div class="feature-cards" id="cards">'
         '<form class="card-search" role="search" aria-label="Find a card" hidden>'
@@ -30,5 +29,5 @@ def cards_block(record: dict[str, Any], fallback: str) -> str:
         '<div class="card-list" role="group" aria-label="Cards to choose from"></div>'
         '<div class="feature-card" hidden></div>'
         f'<div class="card-fallback">{fallback}</div>'
-        f'<script type="application/json" class="card-data">{data}</script></div>'
+        f'<script type="application/json" class="card-data">{script_json(record)}</script></div>'
     )
