@@ -14,6 +14,7 @@ from torch import Tensor
 from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs
 from rkcnn_lib.measure.statistics import MeanInterval
 
+PROPORTIONS = ("top1", "interchanged")  # effects of which a mean over pairs is a share of them
 CAUSAL, PREDICTIVE_ONLY, INCONCLUSIVE = "causal", "predictive only", "inconclusive"
 
 
@@ -109,22 +110,52 @@ def entity_interval(
     jackknife's (each entity left out with all its pairs, as base and as donor), t-distributed with entities - 1
     degrees of freedom. Fewer than three entities give an infinite interval.
     """
+    mean, error, n = _jackknife(values, base, donor)
+    if n < 3:
+        return MeanInterval(mean, -math.inf, math.inf)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return MeanInterval(mean, mean - half, mean + half)
+
+
+def entity_proportion(
+    values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str], level: float = 0.95
+) -> MeanInterval:
+    """As `entity_interval`, for values in [0, 1] whose mean is a proportion: the interval stays in [0, 1].
+
+    Clopper and Pearson's, for as many independent trials as the jackknife's standard error says the pairs are worth
+    (Korn & Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts",
+    *Survey Methodology* 24). Where all pairs agree that error is 0 and says nothing: they are then worth as many
+    trials as there are entities, so that 100 % of few entities is not certainty. Fewer than three entities: [0, 1].
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.size and not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError("a proportion needs values in [0, 1]; use entity_interval")
+    mean, error, n = _jackknife(values, base, donor)
+    if n < 3:
+        return MeanInterval(mean, 0.0, 1.0)
+    tail = (1 - level) / 2
+    trials = min(len(values), mean * (1 - mean) / error**2) if error > 0 else min(n, len(values))
+    trials *= (stats.norm.isf(tail) / stats.t.isf(tail, n - 1)) ** 2
+    right, wrong = mean * trials, (1 - mean) * trials
+    low = float(stats.beta.ppf(tail, right, wrong + 1)) if mean > 0 else 0.0
+    high = float(stats.beta.isf(tail, right + 1, wrong)) if mean < 1 else 1.0
+    return MeanInterval(mean, low, high)
+
+
+def _jackknife(values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str]) -> tuple[float, float, int]:
+    """Return the mean, its delete-one-entity standard error (0 below two entities), and the number of entities."""
     values = np.asarray(values, dtype=np.float64)
     base, donor = np.asarray(base), np.asarray(donor)
     if not len(values) == len(base) == len(donor) or not len(values):
         raise ValueError(f"{len(values)} values, {len(base)} bases, {len(donor)} donors: one of each a pair")
-    mean, names = float(values.mean()), np.unique(np.concatenate([base, donor]))
     without = []
-    for name in names:
+    for name in np.unique(np.concatenate([base, donor])):
         kept = (base != name) & (donor != name)
         if kept.any():
             without.append(values[kept].mean())
     n = len(without)
-    if n < 3:
-        return MeanInterval(mean, -math.inf, math.inf)
-    error = math.sqrt((n - 1) / n * np.square(without - np.mean(without)).sum())
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    return MeanInterval(mean, mean - half, mean + half)
+    spread = np.square(without - np.mean(without)).sum() if n > 1 else 0.0
+    return float(values.mean()), math.sqrt(max(0, n - 1) / max(1, n) * spread), n
 
 
 @dataclass(frozen=True)
@@ -184,10 +215,10 @@ def subspace_verdict(
         raise ValueError(f"n_judged = {n_judged}: at least this one subspace is judged")
     adjusted = 1 - (1 - level) / n_judged
     strongest = max(controls, key=lambda values: float(values.mean()))
-    effect, advantage, predictive = (
-        entity_interval(torch.as_tensor(values).cpu().numpy(), base, donor, adjusted)
-        for values in (share, share - strongest, predicted)
+    effect, advantage = (
+        entity_interval(values.cpu().numpy(), base, donor, adjusted) for values in (share, share - strongest)
     )
+    predictive = entity_proportion(predicted, base, donor, adjusted)
     if advantage.low > margins.effect:
         verdict = CAUSAL
     elif effect.high < margins.effect and predictive.low > 0.5 + margins.predict:

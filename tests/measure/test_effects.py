@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.nn.functional import one_hot
 
 from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs, clean_logits, donor_activations, patched_logits
@@ -15,6 +16,7 @@ from rkcnn_lib.measure.effects import (
     Margins,
     effects,
     entity_interval,
+    entity_proportion,
     fractional_decrease,
     interchange_shares,
     recovered_share,
@@ -103,6 +105,33 @@ def test_intervals_over_entities_are_wider_than_over_pairs_that_repeat_them():
     assert (low, high) == (-math.inf, math.inf)
     with pytest.raises(ValueError, match="one of each a pair"):
         entity_interval([1.0], ["a"], [])
+
+
+def test_proportions_stay_in_range_cover_the_truth_and_are_never_certain():
+    rng = np.random.default_rng(1)
+    covered, n_entities = 0, 12
+    for _ in range(300):
+        chance_of = rng.beta(9, 1, n_entities)  # each entity is right with a probability of its own, 0.9 on average
+        base = rng.permutation(np.repeat(np.arange(n_entities), 4))
+        donor = (base + rng.integers(1, n_entities, len(base))) % n_entities
+        values = (rng.random(len(base)) < chance_of[base]).astype(float)
+        mean, low, high = entity_proportion(values, base, donor)
+        assert 0 <= low <= mean <= high <= 1 and low < high
+        covered += low <= 0.9 <= high
+    assert covered / 300 >= 0.93
+    _, low, high = entity_proportion(np.ones(20), list("abcde") * 4, list("bcdea") * 4)
+    assert 0.2 < low < 0.5 and high == 1  # five entities are no twenty
+    assert entity_proportion([1.0, 1.0], ["a", "b"], ["b", "a"])[1:] == (0, 1)
+    with pytest.raises(ValueError, match="use entity_interval"):
+        entity_proportion([1.5], ["a"], ["b"])
+
+
+def test_proportions_of_pairs_that_share_nothing_are_clopper_and_pearson_s_of_half_as_many():
+    names = [f"e{i}" for i in range(400)]  # leaving out either of its two entities leaves out a pair: counted twice
+    values = (np.arange(200) < 30).astype(float)
+    _, low, high = entity_proportion(values, names[:200], names[200:])
+    exact = stats.binomtest(15, 100).proportion_ci()
+    assert low == pytest.approx(exact.low, abs=0.005) and high == pytest.approx(exact.high, abs=0.005)
 
 
 def test_coordinates_that_hold_the_label_tell_apart_and_noise_does_at_chance():

@@ -90,7 +90,7 @@ def here(lm, prompts):
 
 def test_the_supervised_ceiling_turns_nine_of_ten_held_out_answers(lm, p, prompts, here):
     learnt = causal_subspaces.aligned_subspace(lm, p, prompts, HOOK)
-    found = here.interval(here.run(learnt.part(8), "ablate")["interchanged"])
+    found = here.interval(here.run(learnt.part(8), "ablate"), "interchanged")
     assert found["value"] >= 0.9
     assert learnt.part(8) is learnt.part(8)  # learnt once
 

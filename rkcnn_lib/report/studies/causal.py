@@ -15,9 +15,11 @@ import torch
 
 from rkcnn_lib.measure.causal import Part, clean_logits, donor_activations, patched_logits, share_in
 from rkcnn_lib.measure.effects import (
+    PROPORTIONS,
     Margins,
     effects,
     entity_interval,
+    entity_proportion,
     fractional_decrease,
     interchange_shares,
     recovered_share,
@@ -77,9 +79,10 @@ class Ground:
         """Return the share of the whole activation's effect on each pair, from an interchange's effects."""
         return interchange_shares(*(x["logit_difference"] for x in (self.clean, found, self.full)))
 
-    def interval(self, values: torch.Tensor) -> dict[str, float]:
-        """Return mean and 95 % interval over entities of one value a pair."""
-        mean, low, high = entity_interval(values.numpy(), self.pairing.bases, self.pairing.donors)
+    def interval(self, found: dict[str, torch.Tensor], metric: str) -> dict[str, float]:
+        """Return mean and 95 % interval over entities of one of the effects, which has a value a pair."""
+        over_entities = entity_proportion if metric in PROPORTIONS else entity_interval
+        mean, low, high = over_entities(found[metric].numpy(), self.pairing.bases, self.pairing.donors)
         return {"value": mean, "low": low, "high": high}
 
 
@@ -166,9 +169,9 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
 
 
 def _tidy(here: Ground, one: Subspace, rank: int, mode: str, found: dict[str, torch.Tensor]) -> Iterator[dict]:
-    for metric, values in found.items():
+    for metric in found:
         row = {"subspace": one.name, "rank": rank, "seed": one.seed, "intervention": mode, "metric": metric}
-        yield row | here.interval(values)
+        yield row | here.interval(found, metric)
 
 
 def shares(table: pd.DataFrame) -> pd.DataFrame:

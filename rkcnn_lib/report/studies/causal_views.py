@@ -55,9 +55,8 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
             here = ground(lm, prompts.judged, hook, measured.ground.logits)
             learnt = here.run(aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
         for name, effect in {CEILING: learnt, "full-resample": here.full}.items():
-            found = effect["interchanged"]
             about = {"layer": layer, "subspace": name, "intervention": "ablate", "metric": "interchanged"}
-            rows.append(about | here.interval(found))
+            rows.append(about | here.interval(effect, "interchanged"))
     return pd.DataFrame(rows)
 
 
@@ -114,7 +113,7 @@ def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompt
         for kind, replacement in kinds.items():
             found = here.run(measured.subspaces[name, 0].part(judged_rank(p)), "ablate", replacement)
             rows += [
-                {"subspace": name, "replacement": kind, "metric": metric} | here.interval(found[metric])
+                {"subspace": name, "replacement": kind, "metric": metric} | here.interval(found, metric)
                 for metric in ("top1", "interchanged", "kl")
             ]
     return pd.DataFrame(rows)
@@ -140,8 +139,8 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
     for one in [*measured.subspaces.values(), both, whole]:
         part = one.part(rank)
         known = measured.per_pair.get((one.name, one.seed, "ablate"))
-        cause = asks.interval((known or asks.run(part, "ablate"))["interchanged"])
-        isolate = leaves.interval(leaves.run(part, "ablate")["top1"])
+        cause = asks.interval(known or asks.run(part, "ablate"), "interchanged")
+        isolate = leaves.interval(leaves.run(part, "ablate"), "top1")
         mean = {"value": (cause["value"] + isolate["value"]) / 2, "low": float("nan"), "high": float("nan")}
         for metric, found in (("disentangle", mean), ("cause", cause), ("isolate", isolate)):
             rows.append({"subspace": one.name, "seed": one.seed, "intervention": "ablate", "metric": metric} | found)
@@ -170,7 +169,7 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     for name, found in (runs | {"whole": here.full}).items():
         change = here.clean["logit_difference"] - found["logit_difference"]
         shown = {"interchanged": found["interchanged"], "drop of the logit difference": change}
-        rows += [{"layer": layer, "part": name, "metric": m} | here.interval(values) for m, values in shown.items()]
+        rows += [{"layer": layer, "part": name, "metric": m} | here.interval(shown, m) for m in shown]
     return pd.DataFrame(rows)
 
 
