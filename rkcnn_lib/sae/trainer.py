@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -184,6 +186,7 @@ class Trainer:
                 "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             }
+        self.rows_at_once = sys.maxsize  # halved, from a batch's size on, whenever memory runs out
         self._take_snapshot()
 
     @property
@@ -192,18 +195,27 @@ class Trainer:
         return self.step >= self.config.steps
 
     def train_step(self, batch: Tensor) -> None:
-        """One update on a batch (n, d_in) of raw activations; raises FloatingPointError on a non-finite loss."""
+        """One update on a batch (n, d_in) of raw activations; raises FloatingPointError on a non-finite loss.
+
+        Where memory runs out, half as many tokens are worked on at a time, from then on, with a warning.
+        """
         x = batch.to(self.device, torch.float32) * self.scale
-        autocast = self.config.autocast
-        with torch.autocast(
-            self.device.type, torch.bfloat16, self.device.type == "cuda" if autocast is None else autocast
-        ):
-            out = training_output(self.sae, x, self.dead_latents(), l1_share=self.config.l1_share_at(self.step))
-        loss = out.loss.item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss} at step {self.step}")
-        self.optimizer.zero_grad(set_to_none=True)
-        out.loss.backward()
+        out = None
+        while out is None:
+            try:
+                out = self._gradients(x)
+            except torch.OutOfMemoryError:
+                if self.sae.config.architecture == "batchtopk" or min(len(x), self.rows_at_once) == 1:
+                    raise  # a part of a batch has other active latents than the whole: lower batch_size
+                self.rows_at_once = math.ceil(min(len(x), self.rows_at_once) / 2)
+            if out is None:  # outside the handler, which holds on to what filled the memory
+                self.optimizer.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                warnings.warn(
+                    f"out of memory: {self.rows_at_once} tokens at a time from step {self.step} on, their gradients "
+                    "added up to those of the whole batch",
+                    stacklevel=2,
+                )
         self._update()
         self.silent_tokens += len(x)
         self.silent_tokens[out.fired] = 0
@@ -214,6 +226,26 @@ class Trainer:
         if self.step == 1 or self.step % self.config.log_every == 0 or self.done:
             self._log(x, out)
         self._take_snapshot()
+
+    def _gradients(self, x: Tensor) -> Output:
+        """Fill in the gradients of a scaled batch, `rows_at_once` tokens at a time; returns what came out for it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        autocast, dead, parts = self.config.autocast, self.dead_latents(), []
+        for rows in x.split(min(len(x), self.rows_at_once)):
+            with torch.autocast(
+                self.device.type, torch.bfloat16, self.device.type == "cuda" if autocast is None else autocast
+            ):
+                out = training_output(self.sae, rows, dead, l1_share=self.config.l1_share_at(self.step))
+            loss = out.loss.item()
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"loss is {loss} at step {self.step}")
+            share = len(rows) / len(x)
+            (out.loss if share == 1 else out.loss * share).backward()
+            parts.append(out._replace(loss=out.loss.detach() * share, x_hat=out.x_hat.detach(), l0=out.l0 * share))
+        if len(parts) == 1:
+            return parts[0]
+        loss, x_hat, fired, l0, _ = zip(*parts, strict=True)
+        return Output(torch.stack(loss).sum(), torch.cat(x_hat), torch.stack(fired).any(0), torch.stack(l0).sum(), None)
 
     def dead_latents(self) -> Tensor:
         """(d_sae,) bool: silent for at least `dead_tokens` tokens of training."""

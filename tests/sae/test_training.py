@@ -54,6 +54,41 @@ def test_raw_units_go_in_and_come_out():
     torch.testing.assert_close(runs[250.0].W_dec.norm(dim=1), torch.ones(64))
 
 
+@pytest.mark.parametrize(
+    "config", [replace(CONFIG, aux_k=8), SAEConfig(32, 64, "relu", l1=0.1)], ids=["topk, auxk", "relu"]
+)
+def test_running_out_of_memory_halves_the_work_and_keeps_the_numbers(monkeypatch, config):
+    settings = replace(SHORT, dead_tokens=500, autocast=False)
+    whole = train_sae(X, config, settings, progress=False)
+    tight, asked = trainer_module.training_output, []
+
+    def out_of_memory_above_40_tokens(sae, x, *args, **options):
+        asked.append(len(x))
+        if len(x) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return tight(sae, x, *args, **options)
+
+    monkeypatch.setattr(trainer_module, "training_output", out_of_memory_above_40_tokens)
+    with pytest.warns(UserWarning, match="out of memory: 64 tokens at a time from step 0 on"):
+        halved = train_sae(X, config, settings, progress=False)
+    assert asked[:6] == [128, 64, 32, 32, 32, 32] and set(asked[6:]) == {32}  # found out once
+    torch.testing.assert_close(halved.W_dec, whole.W_dec, atol=1e-4, rtol=0)
+    for one, other in zip(halved.history, whole.history, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:out of memory")
+def test_memory_that_no_halving_can_save_is_said(monkeypatch):
+    def never(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer_module, "training_output", never)
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="1 tokens at a time"):
+        train_sae(X, CONFIG, SHORT, progress=False)
+    with pytest.raises(torch.OutOfMemoryError):  # a part of its batch has other active latents
+        train_sae(X, SAEConfig(32, 64, "batchtopk", k=3), SHORT, progress=False)
+
+
 def test_l1_is_summed_over_latents():
     sae = SAE(SAEConfig(32, 64, "relu", l1=0.5))
     x = X[:100]
