@@ -1,12 +1,15 @@
-"""Capture's tokens a second beside the bare forward pass cut at the same block, and its memory; JSON lines.
+"""Capture's tokens a second beside the bare forward pass cut at the same block and SAELens's store; its memory.
 
     python benchmarks/capture.py                # GPT-2 small's shape with random weights, hook mlp_out of block 6
     python benchmarks/capture.py --layer 2 --tokens 4096
     python benchmarks/capture.py --memory       # the embedded model: peak memory at 50,000 and at 500,000 tokens
 
-The bare pass is Hugging Face's GPT-2 without the blocks above, on the same tokens and batches, keeping nothing; ours
-reads the text, packs it, runs the model, converts, checks and writes shards. Model loading and the loss that a
-manifest records are left out of both; the sides take turns. Every measurement is a process of its own.
+    make peers                                  # once, for SAELens's side; left out where it is missing
+
+Prints JSON lines. The bare pass is Hugging Face's GPT-2 without the blocks above, on the same tokens and batches,
+keeping nothing; ours reads the text, packs it, runs the model, converts, checks and writes shards. Model loading and
+the loss that a manifest records are left out; SAELens's activation store runs a HookedTransformer of the same shape
+and only reads. The sides take turns. Every measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from statistics import median
 from typing import Any
 
 CONTEXT = 128
+ROOT = Path(__file__).resolve().parents[1]
+SAE_LENS = ROOT / ".venv-sae-lens/bin/python"
 
 
 def bare(folder: str, layer: int, tokens: int, batch: int) -> dict[str, float]:
@@ -71,7 +76,15 @@ def memory(folder: str, layer: int, tokens: int, batch: int) -> dict[str, float]
     return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-SIDES = {"bare": bare, "ours": ours, "memory": memory}
+def sae_lens(folder: str, layer: int, tokens: int, batch: int) -> dict[str, float]:
+    """Time SAELens's store, in its own environment."""
+    sizes = {"layer": layer, "tokens": tokens, "batch": batch, "context": CONTEXT}
+    command = [str(SAE_LENS), str(ROOT / "benchmarks/peers/sae_lens_store.py"), json.dumps(sizes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+SIDES = {"bare": bare, "ours": ours, "sae-lens": sae_lens, "memory": memory}
 
 
 def measured(side: str, *given: Any) -> dict[str, float]:
@@ -111,11 +124,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         given = (random_gpt2(Path(folder)), options.layer, options.tokens, 2048)
-        rounds = [{side: measured(side, *given)["seconds"] for side in ("bare", "ours")} for _ in range(options.rounds)]
+        sides = ["bare", "ours", *(["sae-lens"] if SAE_LENS.exists() else [])]
+        rounds = [{side: measured(side, *given)["seconds"] for side in sides} for _ in range(options.rounds)]
     print(json.dumps({
         "benchmark": "capture", "layer": options.layer, "tokens": options.tokens, "rounds": options.rounds,
         **{f"{side}_tokens_a_second": round(options.tokens / median(r[side] for r in rounds)) for side in rounds[0]},
-        "ours_over_bare": round(median(r["bare"] / r["ours"] for r in rounds), 3),
+        **{f"ours_over_{side}": round(median(r[side] / r["ours"] for r in rounds), 3) for side in sides[::2]},
         "over_rounds": [round(r["bare"] / r["ours"], 3) for r in rounds], **about,
     }), flush=True)  # fmt: skip
 
