@@ -125,11 +125,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         given = (random_gpt2(Path(folder)), options.layer, options.tokens, 2048)
         sides = ["bare", "ours", *(["sae-lens"] if SAE_LENS.exists() else [])]
+        rivals = [side for side in sides if side != "ours"]
         rounds = [{side: measured(side, *given)["seconds"] for side in sides} for _ in range(options.rounds)]
     print(json.dumps({
         "benchmark": "capture", "layer": options.layer, "tokens": options.tokens, "rounds": options.rounds,
         **{f"{side}_tokens_a_second": round(options.tokens / median(r[side] for r in rounds)) for side in rounds[0]},
-        **{f"ours_over_{side}": round(median(r[side] / r["ours"] for r in rounds), 3) for side in sides[::2]},
+        **{f"ours_over_{side}": round(median(r[side] / r["ours"] for r in rounds), 3) for side in rivals},
         "over_rounds": [round(r["bare"] / r["ours"], 3) for r in rounds], **about,
     }), flush=True)  # fmt: skip
 
