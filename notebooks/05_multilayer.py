@@ -26,6 +26,7 @@ model: str = "gpt2"  # hub name, local folder, "atlas" or "gemma"
 revision: str = None  # revision of a hub model; None: its main branch
 layers: list = None  # blocks to read, -1 is the last; None: all
 hook: str = "mlp_out"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
+more_hooks: list = []  # further hooks that are compared, for the heat map; only hook is judged
 text: str = None  # None: the hub's list (atlas: its own); a .txt, .jsonl or .parquet file; "atlas"
 n_tokens: int = 1_000_000  # tokens to capture
 context_size: int = 128  # tokens in a context
@@ -74,7 +75,8 @@ run = start_run("05_multilayer", globals())
 # these, it is about the geometry of the activations, not about features.
 
 # %%
-stores = layer_study.open_stores(run)
+by_hook = layer_study.open_stores(run)
+stores = by_hook[run.p.hook]
 profile_table = layer_study.layer_profile(stores)
 run.metrics(profile_table.melt(id_vars="layer", var_name="metric", value_name="value"))
 profile_table
@@ -99,9 +101,14 @@ supply.groupby(["layer", "arm"])[["supply", "wanted", "seconds"]].mean().round(1
 chance
 
 # %%
+further = {hook: layer_study.compare_layers(by_hook[hook], run)[0] for hook in run.p.more_hooks}
+for hook, found in further.items():
+    run.metrics(found.assign(metric=found["metric"] + f" ({hook})"))
+shown = layer_study.shown_metrics({run.p.hook: metrics} | further)
 figures.show(
-    figures.layer_heatmap(layer_study.shown_metrics(metrics), title=layer_study.heatmap_title(metrics)),
-    f"Mean over {run.p.n_seeds} seeds on held-out documents; choose the metric at the top.",
+    figures.layer_heatmap(shown, title=layer_study.heatmap_title(metrics)),
+    f"Mean over {run.p.n_seeds} seeds on held-out documents; choose the metric{' and the hook' if further else ''} at the top. "
+    f"The title and all that follows are of {run.p.hook}.",
 )
 
 # %% [markdown]

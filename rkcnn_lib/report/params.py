@@ -243,7 +243,14 @@ class Multilayer(Comparison):
 
     layers: Annotated[list[int], Listed] | None
     hook: Hook
+    more_hooks: Annotated[list[Hook], Listed]
     sweep: Annotated[str, Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def _each_hook_once(self) -> Multilayer:
+        if len({self.hook, *self.more_hooks}) <= len(self.more_hooks):
+            raise ValueError(f"more_hooks = {self.more_hooks}: name each hook once, and not hook = {self.hook!r} again")
+        return self
 
 
 class CausalChecks(Unlabelled):

@@ -68,12 +68,18 @@ def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Est
     """Estimate one notebook; ``rate`` is :func:`matmul_rate` of the device."""
     if not isinstance(values, Activations | Comparison):
         return Estimate(1, TOY_SECONDS, 1e9, 1e7)
-    layers = len(values.layers or range(_blocks(values))) if isinstance(values, Multilayer) else 1
-    seconds, cache = _capture_cost(values, values.hook, layers, rate)
+    several = isinstance(values, Multilayer)
+    layers = len(values.layers or range(_blocks(values))) if several else 1
+    hooks = [values.hook, *(values.more_hooks if several else [])]
+    captured = [_capture_cost(values, hook, layers, rate) for hook in hooks]  # (seconds, bytes); one pass for all hooks
+    seconds, cache = max(seconds for seconds, _ in captured), sum(disk for _, disk in captured)
     if not isinstance(values, SaeCompare | Multilayer):
         return Estimate(1, seconds, 1e9, cache)
-    cost = _grid_cost(values, values.hook, layers, device, rate)
-    return Estimate(cost.units, seconds + cost.seconds, 1e9 + cost.memory, cache + cost.disk)
+    costs = [_grid_cost(values, hook, layers, device, rate) for hook in hooks]
+    return Estimate(
+        sum(cost.units for cost in costs), seconds + sum(cost.seconds for cost in costs),
+        1e9 + max(cost.memory for cost in costs), cache + sum(cost.disk for cost in costs),
+    )  # fmt: skip
 
 
 def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int, n_shards: int = 1) -> Estimate:

@@ -159,6 +159,20 @@ def test_drop_down_shows_one_metric_at_a_time(name):
     assert [trace.visible is not False for trace in fig.data] == list(shown[0])
 
 
+def test_the_heat_map_s_second_drop_down_fills_all_metrics_with_another_hook_s_values():
+    one = TABLES["layer_heatmap"]
+    both = pd.concat([one.assign(hook="mlp_out"), one.assign(hook="resid_post", value=one["value"] + 10)])
+    fig, other = figures.layer_heatmap(both), figures.layer_heatmap(one.assign(value=one["value"] + 10))
+    assert [list(map(list, trace.z)) for trace in fig.data] == [
+        list(map(list, t.z)) for t in draw("layer_heatmap").data
+    ]
+    (first, second) = fig.layout.updatemenus[1].buttons
+    assert [first.label, second.label] == ["mlp_out", "resid_post"] and second.method == "restyle"
+    for name in ("z", "text"):
+        expected = [[list(row) for row in trace[name]] for trace in other.data]
+        assert [[list(row) for row in cells] for cells in second.args[0][name]] == expected
+
+
 def test_one_metric_needs_no_drop_down():
     assert not figures.arm_metrics(ARM_ROWS[ARM_ROWS["metric"] == "ev"]).layout.updatemenus
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.report.figures.controls import Choices, finish
+from rkcnn_lib.report.figures.controls import Choices, add_menu, finish
 from rkcnn_lib.report.figures.dots import arm_order
 from rkcnn_lib.report.figures.inputs import checked, in_order, metrics_of
 from rkcnn_lib.report.figures.parts import band, number, rows_axis, window
@@ -27,12 +29,13 @@ SYMBOLS = {"keep": "", "ablate": "-open"}  # filled where the subspace is kept, 
 
 
 def layer_heatmap(table: pd.DataFrame, title: str | None = None) -> go.Figure:
-    """Heat map of a metric's mean by arm and layer, with a drop-down over the metrics.
+    """Heat map of a metric's mean by arm and layer, with a drop-down over the metrics and one over hooks.
 
     Parameters
     ----------
     table : DataFrame
-        Columns layer, arm, metric, value; several rows of a cell (seeds) are averaged.
+        Columns layer, arm, metric, value, and hook where there are several; several rows of a cell (seeds) are
+        averaged. The first hook is the one shown.
     title : str, optional
         The finding, in words.
 
@@ -42,29 +45,32 @@ def layer_heatmap(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         If the table is empty or lacks a column.
     """
     table = checked(table, ["layer", "arm", "metric", "value"], ["value"], "layer_heatmap")
-    arms = arm_order([str(name) for name in in_order(table["arm"])])
-    layers = sorted(table["layer"].unique())
+    table = table.assign(arm=table["arm"].astype(str), hook=table["hook"].astype(str) if "hook" in table else "")
+    arms, layers = arm_order([str(name) for name in in_order(table["arm"])]), sorted(table["layer"].unique())
+    hooks = in_order(table["hook"])
     fig = go.Figure()
     choices = Choices(fig)
+    shown: dict[str, list[dict[str, Any]]] = {hook: [] for hook in hooks}
     for metric, part in metrics_of(table):
-        cells = part.assign(arm=part["arm"].astype(str)).pivot_table(index="arm", columns="layer", values="value")
-        cells = cells.reindex(index=arms, columns=layers)
-        values = cells.to_numpy(float)
-        signed = np.nanmin(values) < 0 < np.nanmax(values)
-        limit = float(np.nanmax(np.abs(values)))
-        scale = {"colorscale": DIVERGING, "zmin": -limit, "zmax": limit} if signed else {"colorscale": SEQUENTIAL}
+        for hook in hooks:
+            shown[hook].append(_heat(part[part["hook"] == hook], arms, layers))
         heat = go.Heatmap(
-            z=values.astype(np.float32),
             x=[str(layer) for layer in layers],
             y=[escape(arm) for arm in arms],
-            text=[[number(v) if np.isfinite(v) else "" for v in row] for row in values],
             texttemplate="%{text}",
             colorbar={"thickness": 12},
             hovertemplate="%{y}, layer %{x}<br>mean %{z:.4g}<extra></extra>",
-            **scale,
+            **shown[hooks[0]][-1],
         )
         choices.add(short(metric), [heat])
     choices.close()
+    if len(hooks) > 1:
+        buttons = [
+            {"label": escape(hook), "method": "restyle",
+             "args": [{name: [heat[name] for heat in shown[hook]] for name in shown[hook][0]}]}
+            for hook in hooks
+        ]  # fmt: skip
+        add_menu(fig, {"type": "dropdown", "buttons": buttons, "active": 0, "x": 1, "xanchor": "right"})
     return finish(
         fig,
         title,
@@ -72,6 +78,23 @@ def layer_heatmap(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         xaxis={"title": "layer", "type": "category", "showgrid": False},
         yaxis={"autorange": "reversed", "showgrid": False},
     )
+
+
+def _heat(part: pd.DataFrame, arms: list[str], layers: list[Any]) -> dict[str, Any]:
+    """Return what of a heat map depends on its values, as plain lists: a drop-down restyles with them."""
+    cells = part.pivot_table(index="arm", columns="layer", values="value").reindex(index=arms, columns=layers)
+    values = cells.to_numpy(float)
+    finite = values[np.isfinite(values)]
+    signed = len(finite) > 0 and finite.min() < 0 < finite.max()
+    limit = float(np.abs(finite).max()) if signed else None
+    return {
+        "z": [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in values],
+        "text": [[number(v) if np.isfinite(v) else "" for v in row] for row in values],
+        "colorscale": DIVERGING if signed else SEQUENTIAL,
+        "zmin": -limit if signed else None,
+        "zmax": limit,
+        "zauto": not signed,
+    }
 
 
 def layer_differences(table: pd.DataFrame, title: str | None = None, x: str = "layer") -> go.Figure:

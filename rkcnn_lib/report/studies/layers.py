@@ -35,16 +35,19 @@ MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
 JUDGED = HYPOTHESES | {"pw_mcc": ("seeds agree more", "delta_mcc", False)}
 
 
-def open_stores(run: Run) -> dict[int, Any]:
-    """Open (or capture, in one pass of the model) the activations of every layer asked for, by layer."""
+def open_stores(run: Run) -> dict[str, dict[int, Any]]:
+    """Open (or capture, in one pass of the model) the activations of all hooks and layers asked for: {hook: {layer: }}.
+
+    The first hook is the one that is judged.
+    """
     p = run.p
     n_layers = model_facts(p.model, p.revision).n_layers
     layers = sorted({layer % n_layers for layer in (p.layers if p.layers is not None else range(n_layers))})
     stores = capture_layers(
-        p.model, layers, [p.hook], p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
+        p.model, layers, [p.hook, *p.more_hooks], p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
         device=run.device, revision=p.revision,
     )  # fmt: skip
-    return {layer: stores[layer, p.hook] for layer in layers}
+    return {hook: {layer: stores[layer, hook] for layer in layers} for hook in (p.hook, *p.more_hooks)}
 
 
 def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -105,14 +108,15 @@ def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def shown_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return layer, arm, metric, value: means over seeds of the metrics that the heat map offers."""
-    found = metrics[metrics["metric"].isin([*SHOWN, "pw_mcc"])]
-    return found.groupby(["layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
+def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return hook, layer, arm, metric, value: means over seeds of what the heat map offers, from {hook: metrics}."""
+    found = pd.concat([table.assign(hook=hook) for hook, table in metrics.items()])
+    found = found[found["metric"].isin([*SHOWN, "pw_mcc"])]
+    return found.groupby(["hook", "layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
 
 
 def heatmap_title(metrics: pd.DataFrame) -> str:
-    """Return the finding of the heat map."""
+    """Return the finding of the heat map, of the hook that is judged."""
     ev = metrics[metrics["metric"] == "explained_variance"].groupby(["layer", "arm"])["value"].mean().unstack()
     ahead = int((ev[MINED] > ev["random"]).sum())
     return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
