@@ -4,6 +4,7 @@ import pytest
 
 from rkcnn_lib.report import cli, plan
 from rkcnn_lib.report.params import ParameterError, resolve
+from rkcnn_lib.worlds import ModelFacts
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +68,24 @@ def test_the_estimate_counts_cells_and_grows_with_steps():
     )
     # 6 arms are mined; 8 arms and variants, 3 at each of 2 further k, 2 with the other architecture (4 trials) trained
     assert few.units == (6 + 8 + 3 * 2 + 2 * 4) * 5 and many.seconds > few.seconds > 0 and few.disk > 0
+
+
+def test_the_default_comparison_fits_an_hour_on_a_card_of_24_gigabytes(monkeypatch):
+    """By arithmetic for a card at half of 20 TFLOP/s and half of 600 GB/s; no such card was at hand."""
+    gpt2 = ModelFacts("gpt2", "GPT-2", "hub", "commit:0", 12, 768, 3072, 1024, 50257, True)
+    monkeypatch.setattr("rkcnn_lib.worlds.model_facts", lambda *_: gpt2)
+
+    def step_seconds(config, batch, device):
+        n, d, code, weights = config.d_sae, config.d_in, 4 * batch * config.d_sae, 4 * config.d_sae * config.d_in
+        if config.uses_topk:  # one dense product; its result is read for the top k; five gathers of k rows a token
+            products, moved = 1, 3 * code + 5 * 4 * batch * config.k * d + 16 * weights
+        else:
+            products, moved = 5, 10 * code + 16 * weights
+        return products * 2 * batch * n * d / 1e13 + moved / 3e11
+
+    monkeypatch.setattr(plan, "step_seconds", step_seconds)
+    found = plan.estimate("04_sae_compare", resolve("04_sae_compare"), "cuda", 2e13)
+    assert found.units == 140 and found.seconds < 3600 and found.memory < 24e9
 
 
 def test_the_doctor_finds_the_embedded_model(capsys):

@@ -111,8 +111,9 @@ def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
 def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return hook, layer, arm, metric, value: means over seeds of what the heat map offers, from {hook: metrics}."""
     found = pd.concat([table.assign(hook=hook) for hook, table in metrics.items()])
-    found = found[found["metric"].isin([*SHOWN, "pw_mcc"])]
-    return found.groupby(["hook", "layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
+    means = found.groupby(["hook", "layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
+    order = means["metric"].map({name: i for i, name in enumerate([*SHOWN, "pw_mcc"])}).dropna()
+    return means.loc[order.sort_values(kind="stable").index]
 
 
 def heatmap_title(metrics: pd.DataFrame) -> str:
