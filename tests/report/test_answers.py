@@ -114,6 +114,17 @@ def test_the_overview_shows_every_contrast_in_multiples_of_its_margin():
         figures.verdict_overview(pd.DataFrame([row(delta=0.0)]))
 
 
+def test_one_far_contrast_does_not_squeeze_the_others_of_the_overview():
+    table = pd.DataFrame([row(difference=-0.44), row("lift_unselected", 0.005), row("kmeans", 0.12)])
+    fig = figures.verdict_overview(table)
+    low, high = fig.layout.xaxis.range
+    assert -10 <= low < 0 < 1 < high <= 10
+    said = {note.text: (note.x, note.y) for note in fig.layout.annotations}
+    assert said == {"◀ not supported, 44 margins": (low, 0), "not supported, 12 margins ▶": (high, 2)}
+    dots = [trace.x[0] for trace in fig.data if trace.mode == "markers+text"]
+    assert dots == pytest.approx([-44, 0.5, 12])  # the data under the figure stay true
+
+
 def test_the_strongest_other_start_is_the_best_by_mean_in_either_direction():
     values = {"mined": {0: 0.5, 1: 0.52}, "low": {0: 0.1, 1: 0.12}, "high": {0: 0.9, 1: 0.91}}
     best = strongest_other(values, "mined")

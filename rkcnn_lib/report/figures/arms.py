@@ -19,6 +19,8 @@ from rkcnn_lib.report.figures.style import (
     short,
 )
 
+FAR = 10.0  # margins from 0 beyond which the overview gives a number instead of a place
+
 
 def arm_metrics(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     """Metrics of each arm: a dot a seed, the mean with its 95 % interval, a drop-down over the metrics.
@@ -146,6 +148,8 @@ def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figu
 def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     """Every judged contrast on one axis: the difference in multiples of its own margin, positive meaning better.
 
+    A difference of more than 10 margins lies outside of the axis, and a note at its edge says how far.
+
     Parameters
     ----------
     table : DataFrame
@@ -170,7 +174,22 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
         verdict=table["contrast_verdict"],
         contrast=table["hypothesis"].astype(str) + " - " + baselines,
     )
-    return paired_differences(in_margins, title)
+    fig = paired_differences(in_margins, title)
+    far = in_margins["difference"].abs() > FAR
+    if far.any():
+        near = in_margins[~far]
+        axis = window([0, *near["difference"]], near[["low", "high"]].to_numpy(float), [-2, 2])
+        axis = [max(axis[0], -FAR), min(axis[1], FAR)]
+        rows = in_order(in_margins["contrast"])
+        for _, one in in_margins[far].iterrows():
+            left = one["difference"] < 0
+            said = f"{one['verdict']}, {abs(one['difference']):.0f} margins"
+            fig.add_annotation(
+                x=axis[0] if left else axis[1], y=rows.index(one["contrast"]), showarrow=False, font={"size": 11},
+                xanchor="left" if left else "right", text=f"◀ {escape(said)}" if left else f"{escape(said)} ▶",
+            )  # fmt: skip
+        fig.update_xaxes(range=axis)
+    return fig
 
 
 def _difference(row: int, one: pd.Series, legend: bool) -> list[go.Scatter]:

@@ -36,7 +36,7 @@ _STYLES: dict[str, Style] = {
     "kmeans_refined": Style("#8478cc", "diamond-x"),
     "rkcnn_coordinate": Style("#b9330d", "cross"),
     "rkcnn_lift": Style("#f26c0d", "star"),
-    "lift_unselected": Style("#cc6cb9", "hexagon"),
+    "lift_unselected": Style("#b28150", "hexagon"),
     "lift_bottom": Style("#a64646", "pentagon"),
     "rkcnn_null": Style("#cc7f59", "x"),
 }

@@ -167,7 +167,7 @@ class DimensionStatistics:
     @property
     def title(self) -> str:
         """The finding of the variance figure."""
-        return f"{self.half} of {len(self.table)} dimensions carry half of the variance; gamma = {self.gamma:.2f}"
+        return f"Half of the variance lies in {self.half} of {len(self.table)} dimensions; gamma = {self.gamma:.2f}"
 
     @property
     def spectrum_title(self) -> str:
@@ -242,6 +242,6 @@ def headline(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirect
     manifest = store.manifest
     return (
         f"{len(store):,} tokens of {manifest['hook_name']} ({store.d_in} wide), model loss {loss(store):.2f} "
-        f"nats (token frequencies: {token_entropy(store):.2f}); {statistics.half} dimensions carry half of the "
-        f"variance, and {kurtosis.beyond:.0%} of random directions exceed the elliptical null's 95 % point."
+        f"nats (token frequencies: {token_entropy(store):.2f}); half of the variance lies in "
+        f"{statistics.half} of {store.d_in} dimensions, and {kurtosis.beyond:.0%} of random directions exceed the elliptical null's 95 % point."
     )
