@@ -243,5 +243,6 @@ def headline(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirect
     return (
         f"{len(store):,} tokens of {manifest['hook_name']} ({store.d_in} wide), model loss {loss(store):.2f} "
         f"nats (token frequencies: {token_entropy(store):.2f}); half of the variance lies in "
-        f"{statistics.half} of {store.d_in} dimensions, and {kurtosis.beyond:.0%} of random directions exceed the elliptical null's 95 % point."
+        f"{statistics.half} of {store.d_in} dimensions, and "
+        f"{kurtosis.beyond:.0%} of random directions exceed the elliptical null's 95 % point."
     )
