@@ -1,4 +1,4 @@
-"""``rkcnn cache``: which activations lie on this machine, whether they are whole, and how to be rid of them."""
+"""``rkcnn cache``: which activations lie on this machine and whether they are whole; push them elsewhere, remove them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from rkcnn_lib.worlds import remote
 from rkcnn_lib.worlds.store import ActivationStore, CacheError, outputs_root, read_manifest
 
 PARTIAL = ".partial"
@@ -16,7 +17,7 @@ PARTIAL = ".partial"
 def cache_folders(root: Path | None = None) -> list[Path]:
     """Return the folders of whole and unfinished captures, by name."""
     root = outputs_root() / "cache" if root is None else root
-    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".") if root.is_dir() else []
 
 
 def chosen(names: Iterable[str], root: Path | None = None) -> list[Path]:
@@ -69,6 +70,16 @@ def verify(names: list[str]) -> int:
             damaged += 1
             print(f"{folder.name}: {error}", file=sys.stderr)
     return min(damaged, 1)
+
+
+def push(names: list[str]) -> int:
+    """Copy whole caches (all, or those named) to ``$RKCNN_CACHE_URL``."""
+    for folder in chosen(names):
+        if PARTIAL in folder.name:
+            print(f"{folder.name}: unfinished, not pushed")
+        else:
+            print(f"{folder.name}: {remote.push(folder)}", flush=True)
+    return 0
 
 
 def remove(names: list[str]) -> int:

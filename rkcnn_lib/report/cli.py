@@ -83,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     site.set_defaults(call=_site)
 
-    cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove")
-    cache.add_argument("action", choices=("ls", "verify", "rm"))
+    cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove, push to $RKCNN_CACHE_URL")
+    cache.add_argument("action", choices=("ls", "verify", "rm", "push"))
     cache.add_argument("names", nargs="*", metavar="NAME", help="names as ls shows them, or their beginnings")
     cache.set_defaults(call=_cache)
 
@@ -219,7 +219,7 @@ def _cache(options: argparse.Namespace) -> int:
 
     if options.action == "ls":
         return caches.show()
-    return (caches.verify if options.action == "verify" else caches.remove)(options.names)
+    return {"verify": caches.verify, "rm": caches.remove, "push": caches.push}[options.action](options.names)
 
 
 def _doctor(options: argparse.Namespace) -> int:

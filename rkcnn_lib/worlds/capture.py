@@ -24,6 +24,7 @@ from rkcnn_lib.worlds import modadd
 from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.packing import Packed, pack, tokenize
+from rkcnn_lib.worlds.remote import pull
 from rkcnn_lib.worlds.shards import DTYPES, Target, check_room, locked, replace
 from rkcnn_lib.worlds.store import FORMAT, FORMAT_VERSION, ActivationStore, outputs_root
 from rkcnn_lib.worlds.text import WAYS_ON, TextSource, TextUnavailable, text_sources
@@ -217,7 +218,7 @@ def capture_layers(
     ModelUnavailable, TextUnavailable
         If the model or every text source is out of reach; the messages name the ways on.
     CacheError
-        If a cache is damaged, or the disk has too little room.
+        If a cache is damaged, here or in ``$RKCNN_CACHE_URL``, or the disk has too little room.
     """
     facts = model_facts(model, revision)
     wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
@@ -240,7 +241,8 @@ def capture_layers(
         targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
         job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, held_out_share, batch_size)
         try:
-            _fill([target for target in targets.values() if not target.is_whole], job, lm, device)
+            lacking = [target for target in targets.values() if not (target.is_whole or pull(target.folder))]
+            _fill(lacking, job, lm, device)
         except TextUnavailable as error:
             failed.append(str(error))
             continue

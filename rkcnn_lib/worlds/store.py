@@ -259,6 +259,10 @@ class ActivationStore(Store):
 
 @functools.lru_cache(maxsize=64)
 def _opened(folder: Path) -> ActivationStore:
+    if not folder.exists():  # a worker on another machine
+        from rkcnn_lib.worlds.remote import pull  # which opens what it fetches
+
+        pull(folder)
     return ActivationStore(folder)
 
 
