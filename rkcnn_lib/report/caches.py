@@ -1,4 +1,4 @@
-"""``rkcnn cache``: which activations lie on this machine and whether they are whole; push them elsewhere, remove them."""
+"""``rkcnn cache``: which activations lie on this machine and are whole; push them elsewhere, or remove them."""
 
 from __future__ import annotations
 
