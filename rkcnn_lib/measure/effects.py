@@ -125,7 +125,8 @@ def entity_proportion(
     Clopper and Pearson's, for as many independent trials as the jackknife's standard error says the pairs are worth
     (Korn & Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts",
     *Survey Methodology* 24). Where all pairs agree that error is 0 and says nothing: they are then worth as many
-    trials as there are entities, so that 100 % of few entities is not certainty. Fewer than three entities: [0, 1].
+    trials as there are entities, so that 100 % of few entities is not certainty; and no interval is surer of either
+    end than that one, or a single wrong pair would make it so. Fewer than three entities: [0, 1].
     """
     values = np.asarray(values, dtype=np.float64)
     if values.size and not (values.min() >= 0 and values.max() <= 1):
@@ -134,11 +135,14 @@ def entity_proportion(
     if n < 3:
         return MeanInterval(mean, 0.0, 1.0)
     tail = (1 - level) / 2
-    trials = min(len(values), mean * (1 - mean) / error**2) if error > 0 else min(n, len(values))
-    trials *= (stats.norm.isf(tail) / stats.t.isf(tail, n - 1)) ** 2
+    allowance = (stats.norm.isf(tail) / stats.t.isf(tail, n - 1)) ** 2
+    entities = allowance * min(n, len(values))
+    known = error > 1e-9  # a balanced design may leave a rest of rounding
+    trials = allowance * min(len(values), mean * (1 - mean) / error**2) if known else entities
+    surest = float(stats.beta.ppf(tail, entities, 1))  # the lower end where every pair is right
     right, wrong = mean * trials, (1 - mean) * trials
-    low = float(stats.beta.ppf(tail, right, wrong + 1)) if mean > 0 else 0.0
-    high = float(stats.beta.isf(tail, right + 1, wrong)) if mean < 1 else 1.0
+    low = min(surest, float(stats.beta.ppf(tail, right, wrong + 1))) if mean > 0 else 0.0
+    high = max(1 - surest, float(stats.beta.isf(tail, right + 1, wrong))) if mean < 1 else 1.0
     return MeanInterval(mean, low, high)
 
 

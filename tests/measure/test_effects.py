@@ -107,20 +107,31 @@ def test_intervals_over_entities_are_wider_than_over_pairs_that_repeat_them():
         entity_interval([1.0], ["a"], [])
 
 
-def test_proportions_stay_in_range_cover_the_truth_and_are_never_certain():
+@pytest.mark.parametrize(("a", "b"), [(9, 1), (0.9, 0.1), (3, 3)])
+def test_proportions_stay_in_range_and_cover_the_truth(a, b):
     rng = np.random.default_rng(1)
     covered, n_entities = 0, 12
-    for _ in range(300):
-        chance_of = rng.beta(9, 1, n_entities)  # each entity is right with a probability of its own, 0.9 on average
-        base = rng.permutation(np.repeat(np.arange(n_entities), 4))
+    for _ in range(200):
+        chance_of = rng.beta(a, b, n_entities)  # each entity is right with a probability of its own
+        base = rng.permutation(np.repeat(np.arange(n_entities), 6))
         donor = (base + rng.integers(1, n_entities, len(base))) % n_entities
         values = (rng.random(len(base)) < chance_of[base]).astype(float)
         mean, low, high = entity_proportion(values, base, donor)
         assert 0 <= low <= mean <= high <= 1 and low < high
-        covered += low <= 0.9 <= high
-    assert covered / 300 >= 0.93
-    _, low, high = entity_proportion(np.ones(20), list("abcde") * 4, list("bcdea") * 4)
-    assert 0.2 < low < 0.5 and high == 1  # five entities are no twenty
+        covered += low <= a / (a + b) <= high
+    assert covered / 200 >= 0.94
+
+
+def test_proportions_are_never_certain_and_one_wrong_pair_makes_none_surer():
+    base, donor = zip(*((i, j) for i in range(20) for j in range(20) if i != j), strict=True)
+    values, lows = np.ones(380), []
+    for wrong in (0, 1, 5, 60):
+        values[:wrong] = 0
+        lows.append(entity_proportion(values, base, donor)[1])
+    assert 0.7 < lows[0] < 0.9 and lows == sorted(lows, reverse=True)
+    mirrored = entity_proportion(1 - values, base, donor)
+    assert 1 - mirrored.high == pytest.approx(lows[-1])
+    assert entity_proportion(np.ones(20), list("abcde") * 4, list("bcdea") * 4).low < 0.5  # five entities are no twenty
     assert entity_proportion([1.0, 1.0], ["a", "b"], ["b", "a"])[1:] == (0, 1)
     with pytest.raises(ValueError, match="use entity_interval"):
         entity_proportion([1.5], ["a"], ["b"])
