@@ -241,8 +241,7 @@ def capture_layers(
         targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
         job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, held_out_share, batch_size)
         try:
-            lacking = [target for target in targets.values() if not (target.is_whole or pull(target.folder))]
-            _fill(lacking, job, lm, device)
+            _fill([target for target in targets.values() if not target.is_whole], job, lm, device)
         except TextUnavailable as error:
             failed.append(str(error))
             continue
@@ -276,12 +275,13 @@ class Job:
 
 
 def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device: Any) -> None:
-    """Capture the stores that are missing, in one pass."""
+    """Fetch or capture the stores that are missing, in one pass."""
     if not missing:
         return
     missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(missing):
-        missing = [target for target in missing if not target.is_whole]  # another process may have filled them
+    with locked(target.folder for target in missing):
+        # Another process may have filled them, or they lie elsewhere.
+        missing = [target for target in missing if not (target.is_whole or pull(target.folder))]
         if not missing:
             return
         for target in missing:

@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +133,18 @@ def check_room(missing: list[Target], n_tokens: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(targets: list[Target]) -> Iterator[None]:
-    """Hold the lock of every target, in one order for all processes; wait for a process that holds one.
+def locked(folders: Iterable[Path]) -> Iterator[None]:
+    """Hold the lock of every store's folder-to-be, in one order for all processes; wait for a process that holds one.
 
     The system gives a lock back when its holder dies, so a killed capture leaves none behind.
     """
     with contextlib.ExitStack() as stack:
-        for target in sorted(targets, key=lambda t: t.key):
-            file = stack.enter_context(target.folder.with_name(f".{target.key}.lock").open("a+"))
-            _lock(file, target)
+        for folder in sorted(folders):
+            _lock(stack.enter_context(folder.with_name(f".{folder.name}.lock").open("a+")), folder.name)
         yield
 
 
-def _lock(file: Any, target: Target) -> None:
+def _lock(file: Any, key: str) -> None:
     began, told = time.monotonic(), False
     while True:
         try:
@@ -153,7 +152,7 @@ def _lock(file: Any, target: Target) -> None:
             break
         except BlockingIOError:
             file.seek(0)
-            holder = f"process {file.read().strip() or '?'} is capturing {target.key}"
+            holder = f"process {file.read().strip() or '?'} is capturing {key}"
             if time.monotonic() - began > LOCK_SECONDS:
                 raise CacheError(f"{holder} since {LOCK_SECONDS / 3600:.0f} h; end it, then try again") from None
             if not told:

@@ -260,9 +260,9 @@ class ActivationStore(Store):
 @functools.lru_cache(maxsize=64)
 def _opened(folder: Path) -> ActivationStore:
     if not folder.exists():  # a worker on another machine
-        from rkcnn_lib.worlds.remote import pull  # which opens what it fetches
+        from rkcnn_lib.worlds.remote import pull_where_missing  # which opens what it fetches
 
-        pull(folder)
+        pull_where_missing(folder)
     return ActivationStore(folder)
 
 

@@ -272,8 +272,8 @@ def test_a_lock_held_too_long_is_an_error_that_names_the_process(home, options, 
     facts = model_facts(home[1])
     target = shards_module.Target(options["root"], facts, 0, "mlp_out", {"dtype": "float16"})
     options["root"].mkdir(exist_ok=True)
-    lock = shards_module.locked([target])
-    again = shards_module.locked([target])
+    lock = shards_module.locked([target.folder])
+    again = shards_module.locked([target.folder])
     with lock, pytest.raises(CacheError, match=r"process \d+ is capturing"), again:
         pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 
@@ -50,6 +51,47 @@ def test_a_worker_on_another_machine_fetches_what_it_was_sent(pushed, tmp_path, 
     sent = pickle.dumps(store)
     store.folder.rename(tmp_path / "gone")
     assert torch.equal(pickle.loads(sent)[0:50], pushed[1])
+
+
+def test_a_push_that_is_cut_off_leaves_no_manifest_over_files_of_both(pushed, tmp_path, monkeypatch):
+    store = open_or_capture(**ASKED, root=tmp_path / "again")
+    manifest = json.loads((store.folder / "manifest.json").read_text())
+    (store.folder / "manifest.json").write_text(json.dumps(manifest | {"created": "later"}))
+    files = fsspec.filesystem("memory")
+
+    def cut_off(*_):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(type(files), "put_file", cut_off)
+    with pytest.raises(CacheError, match="cannot be written: ConnectionError"):
+        push(store.folder)
+    assert not files.exists(f"/caches/{pushed[0]}/manifest.json")
+    assert pull(tmp_path / "third" / pushed[0]) is False
+
+
+def test_a_place_out_of_reach_is_not_taken_for_an_empty_one(pushed, tmp_path, monkeypatch):
+    no_capture(monkeypatch)
+
+    def out_of_reach(*_, **__):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "info", out_of_reach)
+    with pytest.raises(CacheError, match=r"cannot be read: ConnectionError: gone\. Unset RKCNN_CACHE_URL"):
+        open_or_capture(**ASKED, root=tmp_path / "second")
+
+
+def test_files_are_fetched_by_our_own_names_only(pushed, tmp_path):
+    files, path = fsspec.filesystem("memory"), f"/caches/{pushed[0]}/manifest.json"
+    whole = files.cat_file(path)
+    (tmp_path / "second").mkdir()
+    for name in ("../../outside", "/tmp/outside", "acts-1.safetensors"):
+        files.pipe_file(path, whole.replace(b"acts-00000.safetensors", name.encode()))
+        with pytest.raises(CacheError, match="names a file"):
+            pull(tmp_path / "second" / pushed[0])
+    files.pipe_file(path, whole.replace(pushed[0].encode(), b"another-key"))
+    with pytest.raises(CacheError, match="its manifest is that of another-key"):
+        pull(tmp_path / "second" / pushed[0])
+    assert not any((tmp_path / "second").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose"])
