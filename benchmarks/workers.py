@@ -5,7 +5,7 @@
 
 Each side is `rkcnn sweep` in a process and an outputs folder of its own, on caches made before. `seconds` is the whole
 command, start of the workers included; `seconds_a_unit` counts from the first finished SAEs to the last, which is what
-a long sweep comes to. The single worker has one thread, as each of two has.
+a long sweep of SAEs comes to (mining is over by then). Each of two workers has one thread, the single one both cores.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def swept(n_jobs: int, caches: Path, steps: int, seeds: list[int]) -> dict[str, 
         outputs = Path(folder) / "outputs"
         outputs.mkdir()
         (outputs / "cache").symlink_to(caches)
-        environment = os.environ | {"RKCNN_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"RKCNN_OUTPUTS": str(outputs)}
         began = time.perf_counter()
         command = [sys.executable, "-m", "rkcnn_lib.report.cli", "sweep", str(file), "--out", f"{folder}/out", "--yes"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)

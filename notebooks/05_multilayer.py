@@ -89,7 +89,10 @@ profile_table
 
 # %%
 metrics, supply, chance = layer_study.compare_layers(stores, run)
-run.note(seeds=list(range(run.p.n_seeds)), data={str(layer): store.manifest for layer, store in stores.items()})
+run.note(
+    seeds=list(range(run.p.n_seeds)),
+    data={f"{hook} {layer}": store.manifest for hook, of_hook in by_hook.items() for layer, store in of_hook.items()},
+)
 run.metrics(metrics)
 supply.groupby(["layer", "arm"])[["supply", "wanted", "seconds"]].mean().round(1)
 
@@ -104,7 +107,8 @@ chance
 further = {hook: layer_study.compare_layers(by_hook[hook], run)[0] for hook in run.p.more_hooks}
 for hook, found in further.items():
     run.metrics(found.assign(metric=found["metric"] + f" ({hook})"))
-shown = layer_study.shown_metrics({run.p.hook: metrics} | further)
+of_all_hooks = {run.p.hook: metrics} | further
+shown = layer_study.shown_metrics(of_all_hooks)
 figures.show(
     figures.layer_heatmap(shown, title=layer_study.heatmap_title(metrics)),
     f"Mean over {run.p.n_seeds} seeds on held-out documents; choose the metric{' and the hook' if further else ''} at the top. "
@@ -207,5 +211,5 @@ figures.show(
 verdicts
 
 # %%
-run.gate(layer_study.checks(metrics, stores, run.p))
+run.gate(layer_study.checks(of_all_hooks, len(stores), run.p))
 run.finish(layer_study.headline(verdicts, differences, run))

@@ -119,6 +119,8 @@ def read_sweep(path: Path) -> Sweep:
         search that cannot be: nothing has been computed by then.
     """
     file = checked(SweepFile, read_parameter_file(path), path.name)
+    if file.parameters.get("more_hooks"):
+        raise ParameterError("more_hooks: in a sweep every hook is compared alike; name them all in the axis 'hooks'")
     shared = defaults(NOTEBOOK) | file.parameters
     axes = {name: _checked_axis(name, values, file.parameters) for name, values in file.axes.items()}
     axes.setdefault("seeds", list(range(int(shared["n_seeds"]))))

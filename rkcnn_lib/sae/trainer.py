@@ -204,9 +204,12 @@ class Trainer:
         while out is None:
             try:
                 out = self._gradients(x)
-            except torch.OutOfMemoryError:
-                if self.sae.config.architecture == "batchtopk" or min(len(x), self.rows_at_once) == 1:
-                    raise  # a part of a batch has other active latents than the whole: lower batch_size
+            except torch.OutOfMemoryError as error:
+                if self.sae.config.architecture == "batchtopk":
+                    error.add_note("A part of a batch has other active latents than the whole: lower batch_size.")
+                    raise
+                if min(len(x), self.rows_at_once) == 1:
+                    raise
                 self.rows_at_once = math.ceil(min(len(x), self.rows_at_once) / 2)
             if out is None:  # outside the handler, which holds on to what filled the memory
                 self.optimizer.zero_grad(set_to_none=True)

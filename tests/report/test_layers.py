@@ -44,6 +44,11 @@ def test_two_seeds_have_no_agreement_to_judge(folders):
     assert layers._agreement_cell({cell: folder for cell, folder in folders.items() if cell[2] < 2}, EVERYWHERE).empty
 
 
+def test_agreement_that_was_not_matched_exactly_is_not_judged(folders, monkeypatch):
+    monkeypatch.setattr(layers.agreement, "EXACT_UP_TO", 23)  # the dictionaries have 24
+    assert layers._agreement_cell(folders, EVERYWHERE).empty
+
+
 def test_agreement_is_judged_where_it_was_measured_and_left_out_where_it_was_not(folders):
     p = resolve("05_multilayer", {"arms": ["random", "rkcnn_lift"]})
     table = layers._agreement_cell(folders, EVERYWHERE)

@@ -85,8 +85,9 @@ def test_memory_that_no_halving_can_save_is_said(monkeypatch):
     monkeypatch.setattr(trainer_module, "training_output", never)
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="1 tokens at a time"):
         train_sae(X, CONFIG, SHORT, progress=False)
-    with pytest.raises(torch.OutOfMemoryError):  # a part of its batch has other active latents
+    with pytest.raises(torch.OutOfMemoryError) as raised:
         train_sae(X, SAEConfig(32, 64, "batchtopk", k=3), SHORT, progress=False)
+    assert "lower batch_size" in raised.value.__notes__[0]
 
 
 def test_l1_is_summed_over_latents():

@@ -102,9 +102,16 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     ]  # fmt: skip
     cosines = {arm: found[arm, AFTER].arrays[PW_MCC].numpy() for arm in arms}
     by_seed = {arm: dict(enumerate(jackknife_pairs(m))) for arm, m in cosines.items() if len(m) >= 3}
+    if not all(matched_exactly(folder) for folders in arms.values() for folder in folders):
+        by_seed = {}  # how far the match falls short may differ from arm to arm: shown, not judged
     table = pd.DataFrame(rows)
     l0 = {arm: np.mean([load_unit(folder).scalars["l0"] for folder in folders]) for arm, folders in arms.items()}
     return Agreement(table, pd.DataFrame(along), _summary(table, cosines, l0), by_seed, _title(table))
+
+
+def matched_exactly(folder: Path) -> bool:
+    """Say whether an SAE unit is small enough for the best assignment of its latents to be found."""
+    return len(load_unit(folder).arrays["density"]) <= EXACT_UP_TO
 
 
 def spread_of(store: Any) -> np.ndarray:
@@ -236,5 +243,9 @@ def agreement_remark(table: pd.DataFrame, n_latents: int) -> str:
     arms = [arm for arm in (MINED, "lift_unselected", UNMINED) if (f"{TOTAL} {AFTER}", arm) in wide.index]
     chance = ", ".join(f"{arm} {wide['chance_mean'][f'{PW_MCC} {AFTER}', arm]:.2f}" for arm in arms)
     total = ", ".join(f"{arm} {wide['value'][f'{TOTAL} {AFTER}', arm]:.2f}" for arm in arms)
-    bound = " Matched among nearest latents only: a lower bound, as is its chance." if n_latents > EXACT_UP_TO else ""
+    bound = (
+        " Matched among nearest latents only, a lower bound as is its chance, and not judged."
+        if n_latents > EXACT_UP_TO
+        else ""
+    )
     return f"Chance: {chance}. With dead latents counted as 0: {total}.{bound}"

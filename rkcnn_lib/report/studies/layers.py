@@ -75,14 +75,14 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
 def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarray) -> pd.DataFrame:
     """Return layer, arm, seed, metric ``pw_mcc``, value and chance (directions as activations lie) of one layer.
 
-    Empty below three seeds.
+    Empty below three seeds, and for more latents than can be matched exactly.
     """
     columns = ["layer", "arm", "seed", "metric", "value", "chance_mean", "chance_upper"]
     (layer,) = {layer for layer, _, _ in folders}
     rows = []
     for arm in dict.fromkeys(arm for _, arm, _ in folders):
         of_arm = tuple(folder for cell, folder in folders.items() if cell[1] == arm)
-        if len(of_arm) < MIN_SEEDS_FOR_AGREEMENT:
+        if len(of_arm) < MIN_SEEDS_FOR_AGREEMENT or not agreement.matched_exactly(of_arm[0]):
             return pd.DataFrame(columns=columns)
         found = agreement.pairs(of_arm, agreement.AFTER, spread, only=agreement.PW_MCC)
         cell = {"layer": layer, "arm": arm, "metric": "pw_mcc"}
@@ -238,12 +238,13 @@ def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
     return found
 
 
-def checks(metrics: pd.DataFrame, stores: dict[int, Any], p: Multilayer) -> list[Check]:
-    """Return 05's gate: all cells there, all finite, every SAE better than predicting the mean."""
-    expected = len(stores) * len(p.arms) * p.n_seeds
-    cells = len(metrics.drop_duplicates(["layer", "arm", "seed"]))
-    smallest = float(metrics[metrics["metric"] == "explained_variance"]["value"].min())
-    finite = bool(np.isfinite(metrics["value"]).all())
+def checks(metrics: dict[str, pd.DataFrame], n_layers: int, p: Multilayer) -> list[Check]:
+    """Return 05's gate, over all hooks: all cells there, all finite, every SAE better than predicting the mean."""
+    expected = len(metrics) * n_layers * len([*p.arms, *p.variants]) * p.n_seeds
+    found = pd.concat([table.assign(hook=hook) for hook, table in metrics.items()])
+    cells = len(found.drop_duplicates(["hook", "layer", "arm", "seed"]))
+    smallest = float(found[found["metric"] == "explained_variance"]["value"].min())
+    finite = bool(np.isfinite(found["value"]).all())
     return [
         Check("cells finished", cells, f"= {expected}", cells == expected),
         Check("smallest explained variance of any SAE", smallest, "> 0 (0: predicting the mean)", smallest > 0),
