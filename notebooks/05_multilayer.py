@@ -104,9 +104,7 @@ supply.groupby(["layer", "arm"])[["supply", "wanted", "seconds"]].mean().round(1
 chance
 
 # %%
-further = {hook: layer_study.compare_layers(by_hook[hook], run)[0] for hook in run.p.more_hooks}
-for hook, found in further.items():
-    run.metrics(found.assign(metric=found["metric"] + f" ({hook})"))
+further = layer_study.compare_further(by_hook, run)
 of_all_hooks = {run.p.hook: metrics} | further
 shown = layer_study.shown_metrics(of_all_hooks)
 figures.show(

@@ -24,11 +24,12 @@ from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
-    "against_gamma", "best_of_layers", "checks", "compare_layers", "difference_title", "differences", "gamma_title",
+    "against_gamma", "best_of_layers", "checks", "compare_further", "compare_layers", "difference_title", "differences", "gamma_title",
     "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics", "sign_over_layers", "verdict_title",
     "verdicts",
 ]  # fmt: skip
 MIN_LAYERS_FOR_CORRELATION = 4
+OVER_LAYERS = ", mean over layers"  # ends the name of each hypothesis that 05 judges
 SHUFFLES = 9999
 MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
 # The hypotheses of single SAEs, and the one about their seeds.
@@ -70,6 +71,14 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
     summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
     metrics = pd.concat([metrics, pseudo[metrics.columns]], ignore_index=True) if len(pseudo) else metrics
     return metrics, supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
+
+
+def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd.DataFrame]:
+    """Compare at ``more_hooks`` too: {hook: metrics}, which the run records with the hook in brackets."""
+    found = {hook: compare_layers(stores[hook], run)[0] for hook in run.p.more_hooks}
+    for hook, metrics in found.items():
+        run.metrics(metrics.assign(metric=metrics["metric"] + f" ({hook})"))
+    return found
 
 
 def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarray) -> pd.DataFrame:
@@ -227,7 +236,7 @@ def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
         values = by_arm(over_layers, metric)
         delta = getattr(p, margin)
         found += judge(
-            f"{hypothesis}, mean over layers",
+            f"{hypothesis}{OVER_LAYERS}",
             values,
             MINED,
             BASELINES,
@@ -254,7 +263,8 @@ def checks(metrics: dict[str, pd.DataFrame], n_layers: int, p: Multilayer) -> li
 
 def headline(table: pd.DataFrame, per_layer: pd.DataFrame, run: Run) -> str:
     """Return one sentence that answers 05's question."""
+    named = table.assign(hypothesis=table["hypothesis"].str.removesuffix(OVER_LAYERS))
     return (
-        f"Over {per_layer['layer'].nunique()} layers of {run.p.model} ({run.p.hook}, {run.p.n_seeds} seeds): "
-        f"{verdict_title(table)}. {difference_title(per_layer)}."
+        f"In the mean over {per_layer['layer'].nunique()} layers of {run.p.model} ({run.p.hook}, {run.p.n_seeds} "
+        f"seeds) {verdict_title(named)}. {difference_title(per_layer)}."
     )
