@@ -24,9 +24,9 @@ from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
-    "against_gamma", "best_of_layers", "checks", "compare_further", "compare_layers", "difference_title", "differences", "gamma_title",
-    "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics", "sign_over_layers", "verdict_title",
-    "verdicts",
+    "against_gamma", "best_of_layers", "checks", "compare_further", "compare_layers", "difference_title",
+    "differences", "gamma_title", "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics",
+    "sign_over_layers", "verdict_title", "verdicts",
 ]  # fmt: skip
 MIN_LAYERS_FOR_CORRELATION = 4
 OVER_LAYERS = ", mean over layers"  # ends the name of each hypothesis that 05 judges
