@@ -146,6 +146,17 @@ def test_labels_are_shuffled_between_prompts_and_kept_together_over_positions(pr
     assert np.mean(shuffled[::2] == np.array(own)) < 0.3
 
 
+def test_shuffling_moves_the_classes_where_each_prompt_has_an_answer_of_its_own():
+    prompts = [Prompt(f"e{i}", "", (1, i), f"a{i}", (i,), "f", 1, "selection") for i in range(8)]
+    y = np.repeat([prompt.answer for prompt in prompts], 2)
+    X = torch.randn(16, 12, generator=gen(0)) + torch.randn(8, 12, generator=gen(1)).repeat_interleave(2, 0)
+    directions = torch.eye(12)
+    shuffled = causal_subspaces.shuffled_answers(prompts, 2, seed=0)
+    assert sorted(shuffled) == sorted(y)
+    chosen, twin = (causal_subspaces.ranked_by_separation(directions, X, labels) for labels in (y, shuffled))
+    assert not torch.equal(chosen, twin)
+
+
 def test_random_subspaces_match_the_variance_of_what_they_control_for(rows):
     X, y = rows
     means = causal_subspaces.fixed_subspaces(X, y)[0].part(8)

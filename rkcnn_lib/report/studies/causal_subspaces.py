@@ -75,11 +75,15 @@ def ranked_by_separation(directions: torch.Tensor, X: torch.Tensor, y: np.ndarra
 
 
 def shuffled_answers(prompts: list[Prompt], n_positions: int, seed: int) -> np.ndarray:
-    """Return the answers (n k,) permuted between prompts.
+    """Return the answers (n k,) permuted between prompts, the same way at all positions.
 
-    Between entities would not do: where each has an answer of its own, that only renames the classes.
+    Where each prompt has an answer of its own that would only rename the classes, and the twin be the very subspace
+    that it is to be a control of: there each position is permuted anew.
     """
-    return np.repeat(np.random.default_rng(seed).permutation([prompt.answer for prompt in prompts]), n_positions)
+    rng, answers = np.random.default_rng(seed), [prompt.answer for prompt in prompts]
+    if len(set(answers)) < len(answers):
+        return np.repeat(rng.permutation(answers), n_positions)
+    return np.stack([rng.permutation(answers) for _ in range(n_positions)], axis=1).reshape(-1)
 
 
 def seeded_subspaces(
