@@ -150,6 +150,7 @@ def test_arms_in_figures_tables_and_menus_are_literal(browser, pages):
     assert not page.evaluate("document.querySelectorAll('#plot-1 svg a, #plot-2 svg a').length")
     assert page.evaluate("document.querySelector('#plot-1 .main-svg').getBoundingClientRect().width <= 1000")
     page.click("#figure-1 .figure-data summary")
+    page.wait_for_selector("#figure-1 tbody th")  # the table is written once the fold has opened
     names = page.evaluate("[...document.querySelectorAll('#figure-1 tbody th')].map(t => t.textContent)")
     assert SCRIPT in names and IMAGE in names and LINK in names and not complaints
     page.context.close()
