@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-interop peers axe accept lab site bench notebooks lock clean
+.PHONY: help setup report test test-interop peers axe accept lab site bench notebooks lock plotly-js clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -70,6 +70,12 @@ bench: $(READY)  ## time the project against peers, one JSON line a figure
 
 notebooks: $(READY)  ## build notebooks/*.ipynb from notebooks/*.py
 	$(BIN)/jupytext --update --to ipynb notebooks/*.py
+
+plotly-js: $(READY)  ## fetch the small bundle of plotly.js that pages load, in the installed version (needs npm)
+	set -e; version=$$($(BIN)/python -c 'from plotly.offline import get_plotlyjs_version as v; print(v())'); \
+	work=$$(mktemp -d); npm pack --silent --pack-destination $$work plotly.js-cartesian-dist-min@$$version; \
+	tar -xzf $$work/*.tgz -C $$work; cp $$work/package/plotly-cartesian.min.js rkcnn_lib/report/assets/; \
+	cp $$work/package/LICENSE rkcnn_lib/report/assets/plotly-cartesian.LICENSE; rm -r $$work
 
 lock:  ## write requirements.lock anew from what pyproject.toml resolves to today
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

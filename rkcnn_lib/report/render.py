@@ -23,6 +23,7 @@ from rkcnn_lib.report.cards.page import cards_block
 from rkcnn_lib.report.figure_data import in_words, plain
 from rkcnn_lib.report.figures.display import HERO
 from rkcnn_lib.report.glossary import link_first_uses
+from rkcnn_lib.report.plotly_js import trace_types
 from rkcnn_lib.report.strings import cut, fit_figure, script_json
 
 ASSETS = Path(__file__).parent / "assets"
@@ -47,6 +48,7 @@ class Rendered:
     body: str = ""
     contents: list[tuple[int, str, str]] = field(default_factory=list)  # level (2 or 3), id, text
     n_figures: int = 0
+    trace_types: set[str] = field(default_factory=set)  # of all figures, as plotly names them
     n_cards: int = 0
     flags: list[str] = field(default_factory=list)  # what a reader should know is missing or odd
     hero: tuple[dict[str, Any], str] | None = None  # a figure that the index shows too, and its note
@@ -151,6 +153,7 @@ def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str,
                 page.flags.append(f"a cell ended with {output.ename}")
             elif PLOTLY in output.data:
                 figures.append(output.data[PLOTLY])
+                page.trace_types |= trace_types(output.data[PLOTLY])
                 if output.metadata.get(HERO):
                     page.hero = output.data[PLOTLY], str(output.metadata[HERO])
                 output.data = {"text/html": f"{slot}-{len(figures)}."}

@@ -116,7 +116,7 @@ def inlined(page: Path) -> str:
         soup.body.append(inner)  # at the end, in order: an inline script cannot be deferred
         hashes.append("'sha256-" + base64.b64encode(hashlib.sha256(inner.string.encode()).digest()).decode() + "'")
     policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})
-    allowed = " ".join([*hashes, "'unsafe-eval'"])
+    allowed = " ".join([*hashes, *re.findall("'unsafe-eval'", policy["content"])])
     policy["content"] = re.sub(r"script-src [^;]*", f"script-src {allowed}", policy["content"]).replace(
         "'self' file: ", ""
     )

@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
-from rkcnn_lib.report import answers, glossary
+from rkcnn_lib.report import answers, glossary, plotly_js
 from rkcnn_lib.report.compare import comparison
 from rkcnn_lib.report.pages import SHORT_TITLES, TITLES, Page, load, position, read_record
 from rkcnn_lib.report.params import NOTEBOOKS
@@ -75,14 +73,15 @@ def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequ
 def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: str) -> None:
     assets = work / "assets"
     assets.mkdir()
-    (assets / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
     for name in STYLES + SCRIPTS:
         shutil.copy(ASSETS / name, assets / name)
     taken = {"index.html", "compare.html", glossary.PAGE}
     pages = [load(folder, record, work, taken) for folder, record in records]
+    plotly, compiles = plotly_js.script(set().union(*(page.rendered.trace_types for page in pages)))
+    (assets / "plotly.min.js").write_text(plotly, encoding="utf-8")
     steps = _steps(pages)
     templates = environment()
-    shared = {"site_title": title, "steps": steps, "pages": pages}
+    shared = {"site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles}
     for page in pages:
         text = templates.get_template("page.html.j2").render(page=page, here=page.file, **shared)
         _write(work / page.file, text)

@@ -37,8 +37,9 @@ def try_figures(page) -> list[str]:
             for value in menu.evaluate("menu => [...menu.options].map(option => option.value)"):
                 menu.select_option(value)
         for slider in figure.locator("input[type=range]").all():
-            before = figure.locator("output").inner_text()
             slider.focus()
+            page.keyboard.press("Home")
+            before = figure.locator("output").inner_text()
             page.keyboard.press("End")
             if slider.get_attribute("max") != "0" and figure.locator("output").inner_text() == before:
                 faults.append(f"{name}: its slider changes nothing")

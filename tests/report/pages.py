@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import nbformat
 import pandas as pd
@@ -66,6 +67,14 @@ def read(path):
     return BeautifulSoup(path.read_text(), "html.parser")
 
 
+def until(page, expression, seconds=30):
+    """Wait until an expression holds. Playwright's own wait compiles it within the page, which its policy forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(f"!!({expression})"):
+        assert time.monotonic() < end, f"after {seconds} seconds still not: {expression}"
+        page.wait_for_timeout(20)
+
+
 def open_page(browser, file, width=1280, scheme="light", before=None):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     page, complaints = context.new_page(), []
@@ -76,5 +85,5 @@ def open_page(browser, file, width=1280, scheme="light", before=None):
         page.add_init_script(f"({before})()")
     page.goto(file.as_uri())
     if page.query_selector(".plot"):
-        page.wait_for_function("document.documentElement.dataset.figures", timeout=60_000)
+        until(page, "document.documentElement.dataset.figures", seconds=60)
     return page, complaints

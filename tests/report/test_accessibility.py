@@ -13,7 +13,7 @@ import pytest
 
 from rkcnn_lib.report.params import ROOT
 from rkcnn_lib.report.site import build_site
-from tests.report.pages import VERDICT, dot_figure, open_page, slider_figure, write_run
+from tests.report.pages import VERDICT, dot_figure, open_page, slider_figure, until, write_run
 
 AXE = Path(os.environ.get("AXE_CORE") or ROOT / "build/axe-core/axe.min.js")
 SERIOUS = ("serious", "critical")
@@ -69,7 +69,7 @@ def serious(page, axe):
 def test_axe_finds_nothing_serious(browser, pages, axe, name, scheme):
     page, complaints = open_page(browser, pages / name, scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
-    page.wait_for_function("[...document.querySelectorAll('.figure-table')].every(t => t.querySelector('table'))")
+    until(page, "[...document.querySelectorAll('.figure-table')].every(t => t.querySelector('table'))")
     assert serious(page, axe) == [] and not complaints
     page.context.close()
 

@@ -10,7 +10,7 @@ from rkcnn_lib.report.cards import CARDS
 from rkcnn_lib.report.cards.book import WORDS
 from rkcnn_lib.report.cards.tokens import readable
 from rkcnn_lib.report.site import build_site
-from tests.report.pages import figure_output, open_page, read, write_run
+from tests.report.pages import figure_output, open_page, read, until, write_run
 
 HOSTILE = [
     "<script>window.hacked = true</script>",
@@ -82,7 +82,7 @@ def click_point(page, number, trace, point):
     page.wait_for_timeout(300)  # an opened card may still be scrolling the page
     x, y = page.evaluate(place, [number, trace, point])
     page.mouse.move(x, y - 1)
-    page.wait_for_function("document.querySelector('.hoverlayer .hovertext')")
+    until(page, "document.querySelector('.hoverlayer .hovertext')")
     page.mouse.click(x, y - 1)
 
 
@@ -111,11 +111,11 @@ def test_tokens_are_text_whatever_they_say(browser, page_file):
 def test_a_link_opens_its_card_and_one_to_no_card_says_so(browser, page_file):
     page, _ = opened(browser, page_file, "#card-random-2")
     assert shown(page) == "random, seed 0, latent 2"
-    page.wait_for_function("Math.abs(document.querySelector('.feature-cards').getBoundingClientRect().top) < 400")
+    until(page, "Math.abs(document.querySelector('.feature-cards').getBoundingClientRect().top) < 400")
     page.evaluate("location.hash = 'card-random-99'")
-    page.wait_for_function("document.querySelector('.card-status').textContent.includes('no card “random-99”')")
+    until(page, "document.querySelector('.card-status').textContent.includes('no card “random-99”')")
     page.evaluate("location.hash = 'card-rkcnn_lift-1'")
-    page.wait_for_function("document.querySelector('.card-title').textContent.includes('latent 1')")
+    until(page, "document.querySelector('.card-title').textContent.includes('latent 1')")
     text = page.inner_text(".feature-card")
     assert WORDS["died"] in text and WORDS["no contexts"] in text and "latent 7 (−0.25); chance 0.30" in text
     page.context.close()
@@ -127,9 +127,8 @@ def test_a_point_of_the_map_opens_its_card_and_changes_the_address(browser, page
     for name, x in (("random", "x2"), ("mined", "x")):
         trace = trace_named(page, 3, f"d.name === '{name}' && d.xaxis === '{x}' && d.x.length")
         click_point(page, 3, trace, 0)
-        page.wait_for_function(
-            "n => location.hash.startsWith('#card-' + n)", arg={"mined": "rkcnn_lift"}.get(name, name)
-        )
+        arm = {"mined": "rkcnn_lift"}.get(name, name)
+        until(page, f"location.hash.startsWith('#card-{arm}')")
     assert shown(page) == "rkcnn_lift, seed 0, latent 1"
     assert page.get_attribute(".card-status a", "href") == "#figure-3" and not complaints
     page.context.close()
@@ -140,13 +139,13 @@ def test_a_bin_of_a_histogram_lists_its_latents(browser, page_file):
     trace = trace_named(page, 1, "d.meta && d.meta.rkcnn_bins === 'rate' && d.meta.arm === 'rkcnn_lift'")
     point = page.evaluate(f"[...document.getElementById('plot-1')._fullData[{trace}].y].findIndex(y => y > 0)")
     click_point(page, 1, trace, point)
-    page.wait_for_function("document.querySelector('.card-status').textContent.startsWith('1 latents of rkcnn_lift')")
+    until(page, "document.querySelector('.card-status').textContent.startsWith('1 latents of rkcnn_lift')")
     assert page.locator(".card-list button").all_inner_texts() == ["rkcnn_lift 5"]
     page.locator("#figure-2 input[type=range]").fill("1")
     trace = trace_named(page, 2, "d.meta && d.meta.group === 'random fill'")
-    page.wait_for_function(f"document.getElementById('plot-2')._fullData[{trace}].y[48] > 0")  # the bin from 0.2
+    until(page, f"document.getElementById('plot-2')._fullData[{trace}].y[48] > 0")  # the bin from 0.2
     click_point(page, 2, trace, 48)
-    page.wait_for_function("document.querySelector('.card-status').textContent.includes('at step 160')")
+    until(page, "document.querySelector('.card-status').textContent.includes('at step 160')")
     assert page.locator(".card-list button").all_inner_texts() == ["rkcnn_lift 5"]
     page.context.close()
 

@@ -12,7 +12,7 @@ import pytest
 from rkcnn_lib.report import figures
 from rkcnn_lib.report.figure_data import in_words
 from rkcnn_lib.report.site import build_site
-from tests.report.pages import dot_figure, open_page, read, slider_figure, write_run
+from tests.report.pages import dot_figure, open_page, read, slider_figure, until, write_run
 
 
 def test_words_name_series_axes_views_and_steps():
@@ -56,12 +56,12 @@ def test_the_table_follows_what_the_figure_shows(browser, drawn):
     assert header[0] == "Row" and "explained variance (share)" in header
     assert {row[0] for row in rows} == {"random", "rkcnn_lift"} and any("seed 0; 0.5" in row[-1] for row in rows)
     page.select_option("#figure-1 select", label="dead latents")
-    page.wait_for_function("document.querySelector('#figure-1 .figure-table thead').textContent.includes('dead')")
+    until(page, "document.querySelector('#figure-1 .figure-table thead').textContent.includes('dead')")
     _, *rows = table_of(page, 2)
     assert rows[0][:2] == ["1", "0"]
     page.focus("#figure-2 input[type=range]")
     page.keyboard.press("End")
-    page.wait_for_function("document.querySelector('#figure-2 .figure-table tbody').textContent.includes('0.5')")
+    until(page, "document.querySelector('#figure-2 .figure-table tbody').textContent.includes('0.5')")
     assert not complaints
     page.context.close()
 
@@ -104,6 +104,6 @@ def test_a_choice_survives_a_change_of_colours_and_width(browser, drawn):
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 800})
     title = "document.querySelector('#plot-1').layout.xaxis.title.text.includes('dead')"
-    page.wait_for_function(f"document.querySelector('#plot-1').dataset.narrow === 'true' && {title}", timeout=10_000)
+    until(page, f"document.querySelector('#plot-1').dataset.narrow === 'true' && {title}")
     assert page.locator("#figure-1 select").count() == 1 and not complaints
     page.context.close()

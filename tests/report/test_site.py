@@ -14,7 +14,17 @@ import pytest
 from rkcnn_lib.report.figures.display import HERO
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.site import build_site
-from tests.report.pages import EVIL, VERDICT, dot_figure, figure_output, open_page, read, slider_figure, write_run
+from tests.report.pages import (
+    EVIL,
+    VERDICT,
+    dot_figure,
+    figure_output,
+    open_page,
+    read,
+    slider_figure,
+    until,
+    write_run,
+)
 
 
 def test_lists_all_six_notebooks_and_marks_those_not_run(tmp_path):
@@ -282,11 +292,11 @@ def test_slider_drop_down_and_code_button_change_the_page(browser, site):
     page, complaints = open_page(browser, site / "01_toy_superposition.html")
     first = "document.querySelectorAll('.js-plotly-plot')[0]"
     page.select_option("#figure-1 select", label="dead latents")
-    page.wait_for_function(f"{first}.layout.xaxis.title.text.includes('dead')", timeout=10_000)
+    until(page, f"{first}.layout.xaxis.title.text.includes('dead')")
     slid = "document.querySelectorAll('.js-plotly-plot')[1]"
     page.focus("#figure-2 input[type=range]")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"Math.abs({slid}.data[1].y[0] - 0.5) < 1e-6", timeout=10_000)
+    until(page, f"Math.abs({slid}.data[1].y[0] - 0.5) < 1e-6")
     assert page.inner_text("#figure-2 output") == "p = 0.01"
     assert page.evaluate("document.querySelectorAll('details.code[open]').length") == 0
     page.click("#toggle-code")
@@ -313,7 +323,7 @@ def test_an_address_with_a_figure_in_it_ends_at_that_figure(browser, tmp_path, w
     page, complaints = open_page(browser, file, width)
     page.goto("about:blank")
     page.goto(file.as_uri() + "#figure-3")
-    page.wait_for_function("document.documentElement.dataset.figures === '4'")
+    until(page, "document.documentElement.dataset.figures === '4'")
     page.wait_for_timeout(100)
     top = page.evaluate("document.querySelector('#figure-3').getBoundingClientRect().top")
     bar = page.evaluate("document.querySelector('.top').getBoundingClientRect().bottom")
