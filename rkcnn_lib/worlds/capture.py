@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from rkcnn_lib.tensors import asked, first_position
 from rkcnn_lib.worlds import modadd
+from rkcnn_lib.worlds.forward import activations, contexts_at_once, own_layers
 from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.packing import Packed, pack, tokenize
@@ -44,7 +45,6 @@ __all__ = [
 ]
 
 SHARD_TOKENS = 16384
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 LOGIT_BYTES = 2**29  # logits of a batch may take so much: vocabularies reach 262,144
 LOSS_CONTEXTS = 32
 MIN_CONTEXTS = 20  # fewer could not be split by document
@@ -105,29 +105,9 @@ def capture(
     if not 0 <= int(ids.min()) <= int(ids.max()) < lm.cfg.d_vocab:
         raise ValueError(f"token_ids: {int(ids.min())} to {int(ids.max())}, allowed are 0 to {lm.cfg.d_vocab - 1}")
     name = hook_name(hook, layer % n_layers)
-    size = batch_size or _batch_size(lm, ids.shape[1])
-    rows = [_activations(lm, part, [name])[name].float().cpu() for part in ids.long().split(size)]
+    size = batch_size or contexts_at_once(lm, ids.shape[1])
+    rows = [activations(lm, part, [name])[name].float().cpu() for part in ids.long().split(size)]
     return torch.cat(rows)
-
-
-def _activations(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Run one batch up to the last block needed; return (batch * position, d) for each name asked for."""
-    from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
-    def stop(tensor: torch.Tensor, hook: Any) -> None:
-        raise StopAtLayerException(tensor)
-
-    last = max(int(name.split(".")[1]) for name in names)
-    unembed = last + 1 == lm.cfg.n_layers and "ln_final.hook_in" in lm.hook_dict
-    # After the last block run_with_cache has no block to stop at and would compute the logits.
-    with torch.no_grad(), lm.hooks(fwd_hooks=[("ln_final.hook_in", stop)] if unembed else []):
-        _, cache = lm.run_with_cache(ids.to(lm.cfg.device), names_filter=list(names), stop_at_layer=last + 1)
-    # The cache may hold twins of a hook under other names: only the name asked for is read.
-    return {name: cache[name].flatten(0, 1) for name in names}
-
-
-def _batch_size(lm: TransformerBridge, context_size: int) -> int:
-    return max(1, BATCH_TOKENS.get(torch.device(lm.cfg.device).type, 2048) // context_size)
 
 
 def open_or_capture(
@@ -350,17 +330,17 @@ def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed)
     """Run the model over all contexts that some target still needs."""
     names, per_shard = [target.name for target in missing], job.shard_contexts
     n_shards = -(-len(packed.tokens) // per_shard)
-    size = job.batch_size or _batch_size(lm, job.context_size)
+    size = job.batch_size or contexts_at_once(lm, job.context_size)
     done = min(len(target.shards) for target in missing)
     label = f"{job.facts.title}: {', '.join(names[:2])}{' ...' * (len(names) > 2)}"
     before = min(done * per_shard, len(packed.tokens)) * job.context_size
     bar = tqdm(total=packed.tokens.size, initial=before, unit="token", unit_scale=True, desc=label)
-    with bar:
+    with bar, own_layers(lm, torch.from_numpy(packed.tokens[:1]).long(), names):
         for shard in range(done, n_shards):
             ids = torch.from_numpy(packed.tokens[shard * per_shard : (shard + 1) * per_shard]).long()
             parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
             for batch in ids.split(size):
-                for name, acts in _activations(lm, batch, names).items():
+                for name, acts in activations(lm, batch, names).items():
                     parts[name].append(acts.float().cpu())
                 bar.update(batch.numel())
             for target in missing:
@@ -400,9 +380,8 @@ def _loss(lm: TransformerBridge, packed: Packed, special: np.ndarray) -> dict[st
     shows a wrong tokenizer or damaged weights at a glance.
     """
     chosen = np.flatnonzero(packed.held_out)[:LOSS_CONTEXTS]
-    size = max(
-        1, min(_batch_size(lm, packed.tokens.shape[1]), LOGIT_BYTES // (4 * lm.cfg.d_vocab * packed.tokens.shape[1]))
-    )
+    positions = packed.tokens.shape[1]
+    size = max(1, min(contexts_at_once(lm, positions), LOGIT_BYTES // (4 * lm.cfg.d_vocab * positions)))
     special_ids = torch.from_numpy(np.unique(packed.tokens[special])).long().to(lm.cfg.device)
     total, count = 0.0, 0
     for start in range(0, len(chosen), size):

@@ -17,6 +17,7 @@ from rkcnn_lib.worlds import (
     TextUnavailable,
     capture,
     capture_layers,
+    forward,
     hook_name,
     hook_width,
     load_model,
@@ -42,7 +43,7 @@ def home(tmp_path_factory):
 @pytest.fixture
 def options(home, tmp_path, monkeypatch):
     monkeypatch.setattr(capture_module, "SHARD_TOKENS", 640)  # five shards
-    monkeypatch.setattr(capture_module, "BATCH_TOKENS", {"cpu": 256})
+    monkeypatch.setattr(forward, "BATCH_TOKENS", {"cpu": 256})
     return {"text": home[3], "root": tmp_path, "context_size": CONTEXT, "lm": home[2]}
 
 
@@ -168,7 +169,7 @@ def contents(folder):
 
 def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home, options, tmp_path, monkeypatch):
     whole = open_or_capture(home[1], 1, "mlp_out", N, **options | {"root": tmp_path / "a"})
-    real, calls = capture_module._activations, []
+    real, calls = capture_module.activations, []
 
     def dying(lm, ids, names, limit=[7]):  # noqa: B006
         calls.append(1)
@@ -176,7 +177,7 @@ def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home
             raise KeyboardInterrupt
         return real(lm, ids, names)
 
-    monkeypatch.setattr(capture_module, "_activations", dying)
+    monkeypatch.setattr(capture_module, "activations", dying)
     again = options | {"root": tmp_path / "b"}
     with pytest.raises(KeyboardInterrupt):
         open_or_capture(home[1], 1, "mlp_out", N, **again)
@@ -229,13 +230,13 @@ def test_values_beyond_float16_are_kept_in_bfloat16_never_as_infinity(home, opti
     folder = tiny_model(tmp_path / "loud", scale=1e8)
     lm = load_model(folder, device="cpu")
     if late:  # the first two shards are quiet and already on disk in float16
-        real, calls = capture_module._activations, []
+        real, calls = capture_module.activations, []
 
         def quiet_at_first(lm, ids, names):
             calls.append(1)
             return {k: v * (1e-5 if len(calls) <= 6 else 1) for k, v in real(lm, ids, names).items()}
 
-        monkeypatch.setattr(capture_module, "_activations", quiet_at_first)
+        monkeypatch.setattr(capture_module, "activations", quiet_at_first)
     with pytest.warns(UserWarning, match="beyond float16"):
         store = open_or_capture(folder, 1, "mlp_out", N, **options | {"lm": lm})
     store.verify()

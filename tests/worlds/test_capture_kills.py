@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import rkcnn_lib.worlds.capture  # noqa: F401 (loaded before processes fork)
-from rkcnn_lib.worlds import load_model, open_or_capture
+from rkcnn_lib.worlds import forward, load_model, open_or_capture
 from tests.kills import killed_and_whole
 from tests.worlds.tiny import small_text, tiny_model
 
@@ -19,7 +19,7 @@ MODEL, TEXT = "tiny", "text.txt"  # beside the folders that the processes write 
 def capture(folder: Path) -> None:
     torch.set_num_threads(1)
     module = sys.modules["rkcnn_lib.worlds.capture"]
-    module.SHARD_TOKENS, module.BATCH_TOKENS = 640, {"cpu": 256}
+    module.SHARD_TOKENS, forward.BATCH_TOKENS = 640, {"cpu": 256}
     model = str(folder.parent / MODEL)
     lm = load_model(model, device="cpu")
     open_or_capture(model, 1, "mlp_out", 16_000, text=str(folder.parent / TEXT), root=folder, context_size=32, lm=lm)

@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from rkcnn_lib.worlds import HOOKS, capture, hook_width, load_model, model_facts
+from rkcnn_lib.worlds import HOOKS, capture, forward, hook_name, hook_width, load_model, model_facts
+from rkcnn_lib.worlds.forward import activations, own_layers
 from rkcnn_lib.worlds.gemma import gemma_folder
 from rkcnn_lib.worlds.hub import ModelUnavailable
 
@@ -70,10 +71,42 @@ def test_every_hook_holds_what_plain_forward_hooks_see(tmp_path, name, layers):
     ids = torch.randint(3, facts.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     blocks = plain.model.layers if "gemma" in name else plain.transformer.h
+    names = [hook_name(hook, layer) for layer in layers for hook in HOOKS]
+    with own_layers(lm, ids[:1], names) as used:
+        assert used
+        own = activations(lm, ids, names)
     for layer in layers:
         expected = seen_by_plain_hooks(plain, blocks[layer], PARTS["gemma" if "gemma" in name else "atlas"], ids)
         for hook in HOOKS:
             acts, want = capture(lm, ids, layer=layer, hook=hook), expected[hook].flatten(0, 1)
             assert acts.shape == (48, hook_width(facts, hook))
             # Gemma's residual stream reaches thousands: differences are judged in its own size.
-            assert (acts - want).abs().max() <= 1e-5 * max(1.0, float(want.abs().max())), (layer, hook)
+            for found in (acts, own[hook_name(hook, layer)]):
+                assert (found - want).abs().max() <= 1e-5 * max(1.0, float(want.abs().max())), (layer, hook)
+
+
+def test_after_its_own_layers_ran_a_bridge_is_what_it_was():
+    lm, ids, names = load_model("atlas", device="cpu"), torch.arange(3, 27)[None], ["blocks.3.hook_resid_post"]
+    before = activations(lm, ids, names)
+    with pytest.raises(KeyboardInterrupt), own_layers(lm, ids, names) as used:
+        assert used and "forward" in vars(lm.blocks[0].attn)
+        raise KeyboardInterrupt
+    assert not any("forward" in vars(part) for part in lm.modules())
+    assert lm.original_model.config._attn_implementation == "eager"
+    assert torch.equal(activations(lm, ids, names)[names[0]], before[names[0]])
+
+
+@pytest.mark.parametrize("fault", [ValueError("no such kernel"), None])
+def test_layers_that_cannot_run_alone_or_give_other_numbers_stay_rebuilt(monkeypatch, fault):
+    lm, ids, names = load_model("atlas", device="cpu"), torch.arange(3, 27)[None], ["blocks.3.hook_resid_post"]
+    before = activations(lm, ids, names)
+
+    def other(self, x, **_):
+        if fault:
+            raise fault
+        return 1.001 * x
+
+    monkeypatch.setattr(forward, "_normalise", other)
+    with own_layers(lm, ids, names) as used:
+        assert not used
+        assert torch.equal(activations(lm, ids, names)[names[0]], before[names[0]])
