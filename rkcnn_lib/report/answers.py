@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ PROVISIONAL = {
     "smoke": "A smoke run: sizes of seconds, no conclusions.",
     "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
 }
+RIVALS = {"lift_unselected": "the same search without its score (lift_unselected)", "random": "random ones"}
 MANY = 200  # seeds beyond which a forecast says "many"
 
 
@@ -83,7 +85,11 @@ def reading(row: dict[str, Any]) -> str:
         return "better"
     if high < -delta:
         return "worse"
-    if -delta <= low and high <= delta:
+    within = -delta <= low and high <= delta
+    if low > 0 or high < 0:
+        told = "better" if low > 0 else "worse"
+        return f"{told}, by less than the margin" if within else f"{told}, undecided by how much"
+    if within:
         return "no difference worth having"
     return "not better" if high < delta else "undecided"
 
@@ -143,17 +149,19 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
     found = answers(record or {})
     if not found:
         return f"Not answered yet: {JUDGED_BY} has given no verdict."
-    supported, undecided = (sum(a.verdict == name for a in found) for name in ("supported", "inconclusive"))
-    if undecided == len(found):
+    counts = Counter(answer.verdict for answer in found)
+    if counts["inconclusive"] == len(found):
         told = f"undecided: all {len(found)} hypotheses are inconclusive"
-    elif supported == len(found):
+    elif counts["supported"] == len(found):
         told = f"yes: all {len(found)} hypotheses are supported"
     else:
-        told = "no: none" if not supported else f"in part: {supported}"
-        told += f" of the {len(found)} hypotheses is supported" if supported < 2 else f" of {len(found)} are supported"
-        told += f", {undecided} inconclusive" if undecided else ""
+        told = "in part" if counts["supported"] else "no"
+        others = sorted(set(counts) - {"supported"}, reverse=True)
+        each = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("supported", *others))
+        told += f": of {len(found)} hypotheses {each}"
     ungated = "" if all(answer.gated for answer in found) else ", ungated"
-    asked = f"In this {profile(record)} run, {told}" if profile(record) in PROVISIONAL else told.capitalize()
+    small = profile(record) in PROVISIONAL
+    asked = f"In this {profile(record)} run, which settles nothing, {told}" if small else told.capitalize()
     said = f"{asked} ({place(record)}, {min(answer.n_seeds for answer in found)} seeds{ungated})."
     return " ".join([said, *_by_baseline(found)])
 
@@ -165,8 +173,8 @@ def _by_baseline(found: list[Answer]) -> list[str]:
         for row in answer.contrasts:
             alone.setdefault(_rivals([row]), []).append(reading(row))
     return [
-        f"By more than the margin mined starts are better than {baseline} in {readings.count('better')} of "
-        f"{len(readings)}, worse in {readings.count('worse')}."
+        f"By more than the margin mined starts are better than {RIVALS.get(baseline, baseline)} in "
+        f"{readings.count('better')} of {len(readings)}, worse in {readings.count('worse')}."
         for baseline, readings in alone.items()
     ]
 
@@ -185,13 +193,30 @@ def place(record: dict[str, Any]) -> str:
     return f"{name}, layer {parameters['layer']} {parameters.get('hook', '')}".rstrip()
 
 
+def setting(record: dict[str, Any]) -> str:
+    """Return what was trained and on how much, in a sentence; nothing where the record does not say."""
+    p = record.get("parameters") or {}
+    if not {"architecture", "expansion", "k", "steps", "batch_size", "n_tokens", "fraction_mined"} <= set(p):
+        return ""
+    sparsity = f"penalty {p['l1']:g}" if p.get("l1") is not None else f"{p['k']} active"
+    return (
+        f"Each SAE: {p['architecture']}, {p['expansion']:g} latents for each dimension of the activations, {sparsity} "
+        f"a token, {p['steps']:,} steps of {p['batch_size']:,} tokens out of {p['n_tokens']:,} captured. Up to "
+        f"{p['fraction_mined']:.0%} of a mined start's latents come from mined directions, the rest are random (the "
+        "fill). A seed has its own random start, order of training tokens and documents to mine."
+    )
+
+
 def overview(record: dict[str, Any]) -> dict[str, Any] | None:
     """Return a figure (plotly's JSON) of a run's contrasts in multiples of their margins; None without any."""
     rows = [
-        {"n_seeds": "n/a", "contrast_verdict": answer.verdict} | row
+        {"n_seeds": "n/a", "contrast_verdict": answer.verdict} | row | {"said": reading(row)}
         for answer in answers(record) for row in answer.contrasts if _finite(row) and row["delta"] > 0
     ]  # fmt: skip
     if not rows:
         return None
-    title = " ".join(_by_baseline(answers(record)))
+    better = Counter(_rivals([row]) for row in rows if row["said"] == "better")
+    rivals = dict.fromkeys(_rivals([row]) for row in rows)
+    told = ", ".join(f"{rival} in {better[rival] or 'none'}" for rival in rivals)
+    title = f"Better by more than the margin: than {told} of {len(answers(record))} measures"
     return json.loads(figures.verdict_overview(pd.DataFrame(rows), title=title).to_json())

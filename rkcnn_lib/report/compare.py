@@ -122,7 +122,15 @@ LAYOUTS: dict[str, Layout] = {
             Measure("beyond_null", "share_of_directions_beyond_null", "", (), "directions beyond their null (share)"),
         ),
     ),
-    "04_sae_compare": Layout("arm", None, (*_SAE, Measure("pw_mcc", "PW-MCC after training", "higher"))),
+    "04_sae_compare": Layout(
+        "arm",
+        None,
+        (
+            *_SAE,
+            Measure("l0_at_equal_ev", "l0_at_equal_ev", "lower"),
+            Measure("pw_mcc", "PW-MCC after training", "higher"),
+        ),
+    ),
     "05_multilayer": Layout("arm", "layer", (*_SAE, Measure("pw_mcc", "pw_mcc", "higher"))),
     "06_causal_checks": Layout(
         "subspace",

@@ -91,7 +91,7 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
     )
     _write(work / "compare.html", text)
     index = templates.get_template("index.html.j2")
-    text = index.render(here="index.html", built=_now(), **shared, **_index(pages, steps))
+    text = index.render(here="index.html", built=_now(), **shared, **_index(pages, steps, compared))
     _write(work / "index.html", text)
     text = templates.get_template("glossary.html.j2").render(here=glossary.PAGE, terms=glossary.terms(), **shared)
     _write(work / glossary.PAGE, text)
@@ -103,15 +103,19 @@ def _write(path: Path, text: str) -> None:
     path.write_text(visible(text), encoding="utf-8")
 
 
-def _index(pages: list[Page], steps: list[dict[str, Any]]) -> dict[str, Any]:
+def _index(pages: list[Page], steps: list[dict[str, Any]], compared: dict[str, Any]) -> dict[str, Any]:
     """What the index says beyond what every page knows: the answer, the figures, all verdicts."""
     leads = {step["notebook"]: step["lead"] for step in steps if step["lead"]}
     judged = leads.get(answers.JUDGED_BY)
     record = judged.record if judged else None
+    starts = [row for row in compared["rows"] if row.page is judged and row.cells]
+    measures = [measure for measure in compared["measures"] if any(measure.key in row.cells for row in starts)]
     return {
         "answer": answers.in_one_sentence(record),
         "judged": judged,
         "answers": answers.answers(record or {}),
+        "setting": answers.setting(record or {}),
+        "starts": {"rows": starts, "measures": measures},
         "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
         "hero": next((page for page in leads.values() if page.rendered.hero), None),
         "overview": answers.overview(record or {}),

@@ -21,11 +21,11 @@ def row(baseline="random", difference=0.0, half=0.002, delta=0.01, verdict="not 
 @pytest.mark.parametrize(
     ("verdicts", "told"),
     [
-        (["not supported", "not supported"], "No: none of the 2 hypotheses is supported"),
-        (["not supported", "inconclusive"], "No: none of the 2 hypotheses is supported, 1 inconclusive"),
+        (["not supported", "not supported"], "No: of 2 hypotheses 0 supported, 2 not supported"),
+        (["not supported", "inconclusive"], "No: of 2 hypotheses 0 supported, 1 not supported, 1 inconclusive"),
         (["inconclusive", "inconclusive"], "Undecided: all 2 hypotheses are inconclusive"),
-        (["supported", "inconclusive"], "In part: 1 of the 2 hypotheses is supported, 1 inconclusive"),
-        (["supported"] * 2 + ["not supported"], "In part: 2 of 3 are supported"),
+        (["supported", "inconclusive"], "In part: of 2 hypotheses 1 supported, 1 inconclusive"),
+        (["supported"] * 2 + ["not supported"], "In part: of 3 hypotheses 2 supported, 1 not supported"),
         (["supported", "supported"], "Yes: all 2 hypotheses are supported"),
     ],
 )
@@ -34,15 +34,15 @@ def test_the_sentence_counts_verdicts_as_they_are(verdicts, told):
     record = {"verdicts": rows, "parameters": {"model": "atlas"}}
     assert answers.in_one_sentence(record).startswith(f"{told} (atlas, 5 seeds).")
     quick = answers.in_one_sentence(record | {"profile": "quick--x"})
-    assert quick.startswith(f"In this quick run, {told[0].lower()}{told[1:]} (atlas")
+    assert quick.startswith(f"In this quick run, which settles nothing, {told[0].lower()}{told[1:]} (atlas")
 
 
 def test_the_sentence_tells_rivals_apart_and_names_ungated_verdicts():
     rows = [row("random", 0.05, alone="supported") | {"gated": False}, row("lift_unselected")]
     told = answers.in_one_sentence({"verdicts": rows})
     assert "5 seeds, ungated" in told
-    assert "better than random in 1 of 1, worse in 0." in told
-    assert "better than lift_unselected in 0 of 1, worse in 0." in told
+    assert "better than random ones in 1 of 1, worse in 0." in told
+    assert "better than the same search without its score (lift_unselected) in 0 of 1, worse in 0." in told
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,11 @@ def test_the_sentence_tells_rivals_apart_and_names_ungated_verdicts():
         (0.02, 0.005, "better"),
         (-0.02, 0.005, "worse"),
         (0.001, 0.005, "no difference worth having"),
+        (0.006, 0.003, "better, by less than the margin"),
+        (-0.006, 0.003, "worse, by less than the margin"),
+        (0.01, 0.005, "better, undecided by how much"),
+        (-0.01, 0.005, "worse, undecided by how much"),
         (-0.01, 0.015, "not better"),
-        (0.01, 0.005, "undecided"),
         (0.0, 0.05, "undecided"),
         (0.02, float("nan"), "undecided"),
     ],
@@ -110,17 +113,22 @@ def test_the_overview_shows_every_contrast_in_multiples_of_its_margin():
     spec = answers.overview({"verdicts": rows})
     dots = [trace["x"][0] for trace in spec["data"] if trace.get("mode") == "markers+text"]
     assert dots == pytest.approx([2.0, -1.0])
+    assert [trace["text"] for trace in spec["data"] if trace.get("mode") == "markers+text"] == [
+        ["better"], ["worse, undecided by how much"]
+    ]  # fmt: skip
+    assert "than random in 1, lift_unselected in none of 1 measures" in spec["layout"]["title"]["text"]
     with pytest.raises(ValueError, match="margins must be positive"):
-        figures.verdict_overview(pd.DataFrame([row(delta=0.0)]))
+        figures.verdict_overview(pd.DataFrame([row(delta=0.0) | {"said": "better"}]))
 
 
 def test_one_far_contrast_does_not_squeeze_the_others_of_the_overview():
-    table = pd.DataFrame([row(difference=-0.44), row("lift_unselected", 0.005), row("kmeans", 0.12)])
+    rows = [row(difference=-0.44), row("lift_unselected", 0.005), row("kmeans", 0.12)]
+    table = pd.DataFrame([one | {"said": answers.reading(one)} for one in rows])
     fig = figures.verdict_overview(table)
     low, high = fig.layout.xaxis.range
     assert -10 <= low < 0 < 1 < high <= 10
     said = {note.text: (note.x, note.y) for note in fig.layout.annotations}
-    assert said == {"◀ not supported, 44 margins": (low, 0), "not supported, 12 margins ▶": (high, 2)}
+    assert said == {"◀ worse, by 44 margins": (low, 0), "better, by 12 margins ▶": (high, 2)}
     dots = [trace.x[0] for trace in fig.data if trace.mode == "markers+text"]
     assert dots == pytest.approx([-44, 0.5, 12])  # the data under the figure stay true
 

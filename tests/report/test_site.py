@@ -142,7 +142,7 @@ def test_index_answers_with_verdicts_intervals_and_ungated_marks(tmp_path):
     for part in ("explained variance", "random", "+0.011", "+0.006 to +0.016", "0.005", "supported", "ungated"):
         assert part in first
     assert "no interval" in second and "no verdict" in second and "ungated" not in second
-    assert "Best of the 3 other starts, picked afterwards: kmeans at 0.1" in second
+    assert "Best of the 3 other starts that were measured, picked afterwards: kmeans at 0.1" in second
     rows = read(index.with_name("04_sae_compare.html")).select("table.verdicts tbody tr")
     assert len(rows) == 2 and "rkcnn_lift - random" in rows[0].get_text(" ", strip=True)
 

@@ -194,9 +194,12 @@ def test_what_dead_latents_and_agreement_must_be_read_with_is_counted_from_the_s
     ]
     told = sae_panels.remarks(SimpleNamespace(units=units), SimpleNamespace(table=pd.DataFrame(rows)))
     assert told["fewer dead latents"] == (
-        "In rkcnn_lift 25% of the mined latents and 75% of its random fill never fire; in random 25%."
+        "rkcnn_lift starts 2 of its 4 latents from mined directions, the rest at random: 25% of the mined ones and 75% "
+        "of the rest never fire; of random's latents 25%."
     )
-    assert told["seeds agree more"].startswith("Chance: rkcnn_lift 0.59, random 0.62. With dead latents counted as 0:")
+    assert "rkcnn_lift 0.60 (chance 0.59), random 0.30 (chance 0.62)." in told["seeds agree more"]
+    counted = "as 0: rkcnn_lift 0.60, random 0.30: +0.30 against random in place of +0.30."
+    assert told["seeds agree more"].endswith(counted)
 
 
 def test_labels_with_chance_levels_of_their_own_are_shown_apart_with_the_classifier_beside_every_probe():

@@ -153,7 +153,8 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
     Parameters
     ----------
     table : DataFrame
-        Columns hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds.
+        Columns hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and said:
+        in words where the interval lies.
     title : str, optional
         The finding, in words.
 
@@ -162,7 +163,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
     ValueError
         If the table is empty, lacks a column or a margin is not positive.
     """
-    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds"]
+    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds", "said"]
     table = checked(table, columns, ["difference", "delta"], "verdict_overview")
     if (table["delta"] <= 0).any():
         raise ValueError("verdict_overview: margins must be positive, differences are shown in multiples of them")
@@ -175,6 +176,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
         contrast=table["hypothesis"].astype(str) + " - " + baselines,
     )
     fig = paired_differences(in_margins, title)
+    fig.update_yaxes(ticktext=[row.replace("<br>− ", "<br>against ") for row in fig.layout.yaxis.ticktext])
     far = in_margins["difference"].abs() > FAR
     if far.any():
         near = in_margins[~far]
@@ -183,7 +185,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
         rows = in_order(in_margins["contrast"])
         for _, one in in_margins[far].iterrows():
             left = one["difference"] < 0
-            said = f"{one['verdict']}, {abs(one['difference']):.0f} margins"
+            said = f"{one['said']}, by {abs(one['difference']):.0f} margins"
             fig.add_annotation(
                 x=axis[0] if left else axis[1], y=rows.index(one["contrast"]), showarrow=False, font={"size": 11},
                 xanchor="left" if left else "right", text=f"◀ {escape(said)}" if left else f"{escape(said)} ▶",
@@ -194,6 +196,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
 
 def _difference(row: int, one: pd.Series, legend: bool) -> list[go.Scatter]:
     judged = one["verdict"] if isinstance(one["verdict"], str) else None
+    said = escape(one.get("said", judged or "no verdict"))
     style = VERDICT_STYLES.get(judged or "", UNJUDGED)
     traces: list[go.Scatter] = []
     delta = float(one["delta"]) if pd.notna(one["delta"]) else 0.0
@@ -207,7 +210,7 @@ def _difference(row: int, one: pd.Series, legend: bool) -> list[go.Scatter]:
             y=[row],
             mode="markers+text",
             marker={"color": style.colour, "symbol": style.marker, "size": 12},
-            text=[escape(judged or "no verdict")],
+            text=[said],
             textposition="top center",
             cliponaxis=False,
             textfont={"size": 11},
@@ -220,7 +223,7 @@ def _difference(row: int, one: pd.Series, legend: bool) -> list[go.Scatter]:
             showlegend=False,
             hovertemplate=f"<b>{escape(one['contrast'])}</b><br>difference {number(one['difference'])}"
             f"<br>interval {bounds}<br>margin ±{number(delta)}, {escape(one['n_seeds'])} seeds"
-            f"<br>{escape(judged or 'shown without a verdict')}<extra></extra>",
+            f"<br>{said}<extra></extra>",
         )
     )  # fmt: skip
     return traces

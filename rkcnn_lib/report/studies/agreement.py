@@ -241,11 +241,21 @@ def agreement_remark(table: pd.DataFrame, n_latents: int) -> str:
     """Return what the agreement of live latents must be read with: its chance level, and dead latents counted as 0."""
     wide = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean()
     arms = [arm for arm in (MINED, "lift_unselected", UNMINED) if (f"{TOTAL} {AFTER}", arm) in wide.index]
-    chance = ", ".join(f"{arm} {wide['chance_mean'][f'{PW_MCC} {AFTER}', arm]:.2f}" for arm in arms)
-    total = ", ".join(f"{arm} {wide['value'][f'{TOTAL} {AFTER}', arm]:.2f}" for arm in arms)
+    live, total = (wide["value"][f"{name} {AFTER}"] for name in (PW_MCC, TOTAL))
+    chance = wide["chance_mean"][f"{PW_MCC} {AFTER}"]
+    beside = ", ".join(f"{arm} {live[arm]:.2f} (chance {chance[arm]:.2f})" for arm in arms)
+    counted = ", ".join(f"{arm} {total[arm]:.2f}" for arm in arms)
+    gap = (
+        f": {total[MINED] - total[UNMINED]:+.2f} against {UNMINED} in place of {live[MINED] - live[UNMINED]:+.2f}"
+        if {MINED, UNMINED} <= set(arms)
+        else ""
+    )
     bound = (
         " Matched among nearest latents only, a lower bound as is its chance, and not judged."
         if n_latents > EXACT_UP_TO
         else ""
     )
-    return f"Chance: {chance}. With dead latents counted as 0: {total}.{bound}"
+    return (
+        f"Beside chance, which is what directions reach that merely lie as the activations do: {beside}. With dead "
+        f"latents counted as 0: {counted}{gap}.{bound}"
+    )
