@@ -244,5 +244,6 @@ def headline(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirect
         f"{len(store):,} tokens of {manifest['hook_name']} ({store.d_in} wide), model loss {loss(store):.2f} "
         f"nats (token frequencies: {token_entropy(store):.2f}); half of the variance lies in "
         f"{statistics.half} of {store.d_in} dimensions, and "
-        f"{kurtosis.beyond:.0%} of random directions exceed the elliptical null's 95 % point."
+        f"{kurtosis.beyond:.0%} of random directions have a kurtosis beyond the elliptical null's 95 % point (5% would "
+        "if there were nothing but an ellipse)."
     )

@@ -202,11 +202,13 @@ def headline(verdicts: pd.DataFrame, judged: pd.DataFrame, measured: Measured, r
     """Return one sentence that answers 06's question."""
     rank = judged_rank(run.p)
     at = measured.table[(measured.table["rank"] == rank) & (measured.table["intervention"] == "ablate")]
-    moved = at[at["metric"] == "interchanged"].groupby("subspace")["value"].mean()
+    shares = at[at["metric"] == "interchanged"].groupby("subspace")["value"]
+    moved, least, most = shares.mean(), shares.min(), shares.max()
     verdict = judged.set_index("subspace")["verdict"][MINED]
     return (
-        f"On {run.p.model}, {run.p.relation.replace('_', ' ')}, layer {run.p.layer}: exchanging the mined subspace of "
-        f"rank {rank} turns {moved[MINED]:.0%} of the answers, a random one {moved[CHANCE]:.0%}, principal components "
+        f"On {run.p.model}, layer {run.p.layer}, exchanging the mined subspace of rank {rank} between two prompts "
+        f"({run.p.relation.replace('_', ' ')}) turns {moved[MINED]:.0%} of the answers into the other prompt's (seeds "
+        f"{least[MINED]:.0%} to {most[MINED]:.0%}), a random one {moved[CHANCE]:.0%}, principal components "
         f"{moved[VARIANCE]:.0%}, a supervised one {moved[CEILING]:.0%}. Beside random ones it is {verdict}; "
         f"{verdict_title(verdicts)}."
     )

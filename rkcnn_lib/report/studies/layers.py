@@ -167,9 +167,12 @@ def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
 def difference_title(table: pd.DataFrame) -> str:
     """Return the finding of the per-layer figure."""
     ev = table[table["metric"] == "explained_variance"]
-    counts = ev["verdict"].value_counts()
-    told = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("supported", "not supported", "inconclusive"))
-    return f"Explained variance, {len(ev)} contrasts over {ev['layer'].nunique()} layers: {told}"
+    told = []
+    for contrast, rows in ev.groupby("contrast", sort=False):
+        counts = rows["verdict"].value_counts()
+        each = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("supported", "not supported", "inconclusive"))
+        told.append(f"against {str(contrast).split(' - ')[-1]} {each}")
+    return f"Explained variance, {ev['layer'].nunique()} layers: {'; '.join(told)}"
 
 
 def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -261,7 +261,10 @@ def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
             f"{means['top']:.2f} from the best-scoring subsets, {means['random']:.2f} from random ones, "
             f"{means['full']:.2f} from all dimensions (permuted labels {null:.2f})"
         )
-    return f"Balanced accuracy on new rows: on toy models {said[0]}; on the embedded language model {said[1]}."
+    return (
+        f"Balanced accuracy on new rows: on toy models {said[0]}; on the embedded language model {said[1]}; means over "
+        "labels, whose chance levels differ with their numbers of classes."
+    )
 
 
 def by_label(table: pd.DataFrame) -> pd.DataFrame:

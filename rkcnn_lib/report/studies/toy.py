@@ -215,6 +215,6 @@ def headline(mined: Mined) -> str:
     return (
         f"{COMPARED} recovers {mean:.0%} [{low:.0%}, {high:.0%}] of the true directions at cosine 0.9 with "
         f"{rows['n_returned'].mean():.0f} directions for {rows['n_true'].mean():.0f} (chance "
-        f"{rows['chance_mean'].mean():.0%}, {len(rows)} models{rival}); held to its null it keeps "
+        f"{rows['chance_mean'].mean():.0%}, {len(rows)} models{rival}); keeping only what beats its null it returns "
         f"{strict['n_returned']:.0f} and recovers {strict['value']:.0%}."
     )
