@@ -106,7 +106,9 @@ activations.describe(store)
 compared = comparison.compare(store, run.p, run.device)
 run.note(seeds=list(range(run.p.n_seeds)), units=comparison.unit_list(compared))
 run.metrics(compared.metrics)
-compared.supply.groupby("arm", sort=False)[["supply", "wanted", "rows", "seconds"]].mean().round(1)
+compared.supply.groupby("arm", sort=False)[["supply", "wanted", "rows", "seconds"]].mean().round(1).astype(
+    {"wanted": int, "rows": int}
+)
 
 # %% [markdown]
 # The table is the supply, mean over seeds: how many *distinct* directions each arm found of those wanted, and what that
