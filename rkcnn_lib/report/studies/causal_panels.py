@@ -204,11 +204,13 @@ def headline(verdicts: pd.DataFrame, judged: pd.DataFrame, measured: Measured, r
     at = measured.table[(measured.table["rank"] == rank) & (measured.table["intervention"] == "ablate")]
     shares = at[at["metric"] == "interchanged"].groupby("subspace")["value"]
     moved, least, most = shares.mean(), shares.min(), shares.max()
+    read = judged.groupby("subspace")["accuracy"].mean()
     verdict = judged.set_index("subspace")["verdict"][MINED]
     return (
         f"On {run.p.model}, layer {run.p.layer}, exchanging the mined subspace of rank {rank} between two prompts "
         f"({run.p.relation.replace('_', ' ')}) turns {moved[MINED]:.0%} of the answers into the other prompt's (seeds "
         f"{least[MINED]:.0%} to {most[MINED]:.0%}), a random one {moved[CHANCE]:.0%}, principal components "
-        f"{moved[VARIANCE]:.0%}, a supervised one {moved[CEILING]:.0%}. Beside random ones it is {verdict}; "
-        f"{verdict_title(verdicts)}."
+        f"{moved[VARIANCE]:.0%}, a supervised one {moved[CEILING]:.0%}. Read from outside, the mined one tells answer "
+        f"from foil in {read[MINED]:.0%}, a random one in {read[CHANCE]:.0%} (chance 50%). Beside random ones it is "
+        f"{verdict}; {verdict_title(verdicts)}."
     )
