@@ -103,24 +103,32 @@ def outlook(rows: list[dict[str, Any]]) -> str:
         return "An interval is missing, so nothing can be said."
     if verdict == "supported":
         return "It would fall if either interval reached down to its margin."
-    cramped = [row for row in rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
+    cramped = _cramped(rows)
     if cramped:
         against, room = _rivals(cramped), max(row["room"] for row in cramped)
         return f"It could not be supported here: {against} left room for {room:.2g} only, less than the margin."
     worse = [row for row in rows if reading(row) == "worse"]
     if worse:
-        return f"Against {_rivals(worse)} it is worse by more than the margin. Another model, layer or size may differ."
+        return (
+            f"Against {_rivals(worse)} it is worse by more than the margin. Another model, layer, size or longer "
+            "training may differ."
+        )
     short = [row for row in rows if row["high"] < row["delta"]]
     if short:
         return (
             f"More seeds hardly would: the interval against {_rivals(short)} ends short of the margin. Another model, "
-            "layer or size may."
+            "layer, size or longer training may."
         )
     open_ones = [row for row in rows if row["low"] <= row["delta"]]
     needed = max(_seeds_needed(row) for row in open_ones)
     towards = "supported" if all(row["difference"] > row["delta"] for row in open_ones) else "not supported"
     told = "many more seeds" if needed > MANY else f"about {needed} seeds"
     return f"The margin lies inside an interval: {told} would settle it as {towards}, if the mean stayed where it is."
+
+
+def _cramped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the contrasts whose rival left less room than the margin: no start could have been supported there."""
+    return [row for row in rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
 
 
 def _rivals(rows: list[dict[str, Any]]) -> str:
@@ -159,6 +167,8 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
         others = sorted(set(counts) - {"supported"}, reverse=True)
         each = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("supported", *others))
         told += f": of {len(found)} hypotheses {each}"
+        cramped = sum(answer.verdict == "not supported" and bool(_cramped(answer.contrasts)) for answer in found)
+        told += f"; {cramped} of those not supported had no room to be" if cramped else ""
     ungated = "" if all(answer.gated for answer in found) else ", ungated"
     small = profile(record) in PROVISIONAL
     asked = f"In this {profile(record)} run, which settles nothing, {told}" if small else told.capitalize()

@@ -69,6 +69,10 @@ def test_a_hypothesis_without_room_says_that_it_could_not_be_supported():
     rows = judge("less loss", values, "a", ("b",), metric="delta_ce", delta=0.01, lower_is_better=True, bound=0.0)
     assert rows[0]["room"] == pytest.approx(0.0024) and rows[0]["baseline"] == pytest.approx(0.0024)
     assert "could not be supported here: b left room for 0.0024 only" in answers.outlook(rows)
+    told = answers.in_one_sentence({"verdicts": [*rows, row()]})
+    assert told.startswith(
+        "No: of 2 hypotheses 0 supported, 2 not supported; 1 of those not supported had no room to be ("
+    )
     roomy = judge("less loss", values, "a", ("b",), metric="delta_ce", delta=0.002, lower_is_better=True, bound=0.0)
     assert "could not" not in answers.outlook(roomy)
 

@@ -176,6 +176,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
         contrast=table["hypothesis"].astype(str) + " - " + baselines,
     )
     fig = paired_differences(in_margins, title)
+    fig.update_xaxes(title="advantage of mined starts, in multiples of each margin δ")
     fig.update_yaxes(ticktext=[row.replace("<br>− ", "<br>against ") for row in fig.layout.yaxis.ticktext])
     far = in_margins["difference"].abs() > FAR
     if far.any():

@@ -169,10 +169,9 @@ def difference_title(table: pd.DataFrame) -> str:
     ev = table[table["metric"] == "explained_variance"]
     told = []
     for contrast, rows in ev.groupby("contrast", sort=False):
-        counts = rows["verdict"].value_counts()
-        each = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("supported", "not supported", "inconclusive"))
-        told.append(f"against {str(contrast).split(' - ')[-1]} {each}")
-    return f"Explained variance, {ev['layer'].nunique()} layers: {'; '.join(told)}"
+        beyond = (rows["verdict"] == "supported").sum()
+        told.append(f"than {str(contrast).split(' - ')[-1]} at {beyond} of {len(rows)} layers")
+    return f"Explained variance, better by more than the margin: {', '.join(told)}"
 
 
 def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -58,7 +58,7 @@
   }
 
   // Axis titles, also those that a menu sets later; returns the lines of the longest x title.
-  function wrapTitles(layout) {
+  function wrapTitles(layout, menus) {
     const columns = { xaxis: 30, yaxis: 42 };
     let lines = 1;
     function wrap(text, axis) {
@@ -72,7 +72,7 @@
         title.text = wrap(title.text, axis);
         title.font = Object.assign({ size: 12 }, title.font);
       }
-      (layout.updatemenus || []).forEach(function (menu) {
+      (layout.updatemenus || []).concat(menus || []).forEach(function (menu) {
         (menu.buttons || []).forEach(function (button) {
           (button.args || []).forEach(function (part) {
             const key = axis + ".title.text";
@@ -85,13 +85,13 @@
   }
 
   // On a phone: legend below the plot, menus one above the other, narrow margins.
-  function narrowed(figure, width) {
+  function narrowed(figure, width, ownMenus) {
     const layout = figure.layout;
     const margin = layout.margin = Object.assign({ t: 30, b: 58, l: 60, r: 24 }, layout.margin);
     layout.height = layout.height || 450;
     margin.l = Math.min(margin.l, 44);
     margin.r = (layout.sliders || []).length ? 26 : 10;
-    const titleRoom = 17 * (wrapTitles(layout) - 1);
+    const titleRoom = 17 * (wrapTitles(layout, ownMenus) - 1);
     margin.b += titleRoom;
     layout.height += titleRoom;
     if (layout.yaxis && layout.yaxis.scaleanchor) { // equal aspect: no taller than the plot is wide
@@ -122,18 +122,37 @@
     const source = document.getElementById(target.id + "-data");
     let figure = JSON.parse(source.textContent);
     figure.layout = themed(figure.layout || {});
+    figure.layout.height = figure.layout.height || Number(target.dataset.height); // else it would run out of its place
     const narrow = target.clientWidth < NARROW;
-    if (narrow) { figure = narrowed(figure, target.clientWidth); }
+    window.figureControls.take(target, figure);
+    if (narrow) { figure = narrowed(figure, target.clientWidth, target.menus); }
     figure.config = Object.assign({ responsive: true, displaylogo: false }, figure.config);
     if (narrow) { figure.config.displayModeBar = false; }
     target.dataset.narrow = String(narrow);
     target.style.minHeight = figure.layout.height + "px";
     return window.Plotly.newPlot(target, figure).then(function () {
       target.style.minHeight = "";
-    }).catch(function (error) {
+      describe(target);
+      target.dispatchEvent(new CustomEvent("rkcnn-drawn", { bubbles: true })); // other scripts listen to its points
+      return window.figureControls.place(target);
+    });
+  }
+
+  // A figure that cannot be drawn says so and holds up no other.
+  function attempt(target) {
+    return Promise.resolve().then(function () { return draw(target); }).catch(function (error) {
       target.textContent = "This figure could not be drawn: " + error.message;
       console.error(error);
       throw error;
+    });
+  }
+
+  // One drawing is the image; plotly lays others over it, and buttons beside it that no image may hold.
+  function describe(target) {
+    target.querySelectorAll(".main-svg").forEach(function (svg, i) {
+      if (i) { svg.setAttribute("aria-hidden", "true"); return; }
+      svg.setAttribute("role", "img");
+      svg.setAttribute("aria-label", target.getAttribute("aria-label"));
     });
   }
 
@@ -145,7 +164,7 @@
       return before.then(function () {
         return new Promise(function (resolve) {
           setTimeout(function () {
-            draw(target).then(function () { drawn.push(target); }).then(resolve, resolve);
+            attempt(target).then(function () { drawn.push(target); }).then(resolve, resolve);
           }, 0);
         });
       });
@@ -154,7 +173,7 @@
 
   function redraw(target) {
     window.Plotly.purge(target);
-    return draw(target);
+    return attempt(target);
   }
 
   function codeButton() {
@@ -170,11 +189,28 @@
     });
   }
 
+  // Figures change their height as they are drawn: an address with a place in it keeps its place meanwhile.
+  function keepPlace() {
+    const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    let free = !place;
+    ["wheel", "touchmove", "keydown", "pointerdown"].forEach(function (name) {
+      window.addEventListener(name, function () { free = true; }, { once: true, passive: true });
+    });
+    return function () { if (!free) { place.scrollIntoView(); } };
+  }
+
   codeButton();
   const contents = document.querySelector(".contents details");
   if (contents && window.matchMedia("(max-width: 68rem)").matches) { contents.open = false; }
-  drawAll();
+  drawAll().then(keepPlace());
   dark.addEventListener("change", function () { drawn.forEach(redraw); });
+  // On paper: light colours, and no wider than the sheet (a drawing does not follow its page there by itself).
+  function onPaper(printing) {
+    document.documentElement.classList.toggle("printing", printing);
+    drawn.forEach(redraw);
+  }
+  window.addEventListener("beforeprint", function () { onPaper(true); });
+  window.addEventListener("afterprint", function () { onPaper(false); });
   window.addEventListener("resize", function () {
     drawn.forEach(function (target) {
       if (String(target.clientWidth < NARROW) !== target.dataset.narrow) { redraw(target); }
