@@ -265,7 +265,7 @@ class CausalChecks(Unlabelled):
     relation: str = Field(min_length=1)
     isolated: Annotated[str, Field(min_length=1)] | None
     n_tokens: Annotated[int, Field(ge=2000)]
-    context_size: Annotated[int, Field(ge=8)]
+    context_size: Annotated[int, Field(ge=2)]
     mining_rows: Annotated[int, Field(ge=200)]
     n_seeds: Count
     ranks: Annotated[list[Count], Listed, Field(min_length=1, description="dimensions of the subspaces")]

@@ -72,6 +72,7 @@ def input_identity(values: Parameters) -> dict[str, Any]:
     ModelUnavailable
         If the model is neither here nor can it be fetched.
     """
+    from rkcnn_lib.worlds import sums
     from rkcnn_lib.worlds.language import check_layer, model_facts
 
     asked = values.model_dump()
@@ -79,10 +80,16 @@ def input_identity(values: Parameters) -> dict[str, Any]:
     if model is None or model in INVENTED_MODELS:
         return {"model": model}
     facts = model_facts(model, asked.get("revision"))
-    if facts.task != "next token" and "relation" in asked:
+    if "relation" in asked and (facts.task == "modular addition") != (asked["relation"] == sums.TASK):
         raise ParameterError(
-            f"model = {model!r}: it knows no facts to intervene on ({facts.task}); use a language model"
+            f"model = {model!r}, relation = {asked['relation']!r}: a model of modular addition is asked for the "
+            f"relation {sums.TASK!r}, and no other model is"
         )
+    if asked.get("relation") == sums.TASK:
+        try:
+            sums.check_positions(asked["positions"])
+        except ValueError as error:
+            raise ParameterError(str(error)) from None
     for name in ("layer", "atlas_layer", "layers"):
         layers = asked.get(name)
         for layer in layers if isinstance(layers, list) else [layers]:

@@ -165,8 +165,8 @@ def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = No
     tokenizer
         The model's tokenizer: words that are not one token where one is needed are left out.
     task : str
-        A relation of facts, ``"agreement"`` (a verb owes its subject a number, across a noun of the other number)
-        or ``"ioi"`` (indirect-object identification; not for atlas).
+        A relation of facts, ``"agreement"`` (a verb owes its subject a number, across a noun of the other number),
+        ``"ioi"`` (indirect-object identification; not for atlas) or ``"sum"`` (modular addition; for its models only).
     sides : pair of sets, optional
         The entities to choose and to judge on, for a second relation of the same entities; facts only.
 
@@ -175,9 +175,11 @@ def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = No
     ValueError
         For an unknown task (the message lists the known ones), or one without a prompt for this tokenizer.
     """
-    from rkcnn_lib.worlds import agreement, facts, indirect_object
+    from rkcnn_lib.worlds import agreement, facts, indirect_object, sums
 
-    if task == "agreement":
+    if task == sums.TASK:
+        prompts = sums.prompts(tokenizer)
+    elif task == "agreement":
         prompts = agreement.prompts(model, tokenizer)
     elif task == "ioi" and model != "atlas":
         prompts = indirect_object.prompts(tokenizer)

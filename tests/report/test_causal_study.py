@@ -211,3 +211,23 @@ def test_a_rank_above_the_width_is_refused_before_anything_is_learnt(lm, p, prom
 def test_the_isolated_relation_must_be_another_one():
     with pytest.raises(ParameterError, match="another relation"):
         resolve("06_causal_checks", SMALL | {"isolated": "landmark_country"})
+
+
+def test_the_known_circuit_of_modular_addition_carries_the_sum_and_random_dimensions_do_not():
+    asked = SMALL | {"model": "modadd", "layer": 0, "hook": "mlp_out", "relation": "sum", "isolated": None,
+                     "positions": "last", "context_size": 3}  # fmt: skip
+    p, lm = resolve("06_causal_checks", asked), load_model("modadd", device="cpu")
+    sums = causal_prompts.known_prompts(lm, p)
+    here = causal.ground(lm, sums.judged, "blocks.0.hook_mlp_out")
+    X, y = causal_subspaces.selection_rows(lm, sums, p, here.hook_name)
+    circuit = causal_subspaces.circuit_subspace(lm, X, y)
+    planes = circuit.part(8)
+    assert circuit.part(16).shape == planes.shape == (128, 8)
+    kept, taken = here.run(planes, "keep"), here.run(planes, "ablate")
+    assert taken["interchanged"].mean() == 1 and kept["top1"].mean() == 1
+    assert kept["loss"].mean() < 0.01 < 10 < taken["loss"].mean()  # restricted and excluded, in nats
+    plain = here.run(causal_subspaces.random_basis(128, 8, torch.Generator().manual_seed(0)), "ablate")
+    assert plain["interchanged"].mean() == 0 and plain["loss"].mean() < 0.01
+    wrong = causal_subspaces.circuit_subspace(lm, X, np.random.default_rng(0).permutation(y)).part(8)
+    # Planes fitted to shuffled sums lie where the variance is, which is where the circuit is: near, but not it.
+    assert here.run(wrong, "ablate")["interchanged"].mean() < 0.9 and here.run(wrong, "keep")["loss"].mean() > 0.5

@@ -101,8 +101,13 @@ def test_a_text_that_is_no_file_and_a_context_too_long_are_refused():
 def test_modular_addition_is_refused_where_it_cannot_work():
     with pytest.raises(ParameterError, match="context_size = 128: modadd reads at most 3"):
         start_run("04_sae_compare", smoke("04_sae_compare", model="modadd", layer=0))
-    with pytest.raises(ParameterError, match="knows no facts"):
-        start_run("06_causal_checks", smoke("06_causal_checks", model="modadd", layer=0, context_size=8))
+    asked = {"model": "modadd", "layer": 0, "context_size": 3, "isolated": None}
+    with pytest.raises(ParameterError, match="is asked for the relation 'sum', and no other model is"):
+        start_run("06_causal_checks", smoke("06_causal_checks", **asked))
+    with pytest.raises(ParameterError, match="is asked for the relation 'sum', and no other model is"):
+        start_run("06_causal_checks", smoke("06_causal_checks", relation="sum"))
+    with pytest.raises(ParameterError, match="of a pair only the = carries the sum; choose last"):
+        start_run("06_causal_checks", smoke("06_causal_checks", **asked, relation="sum", positions="both"))
 
 
 def test_a_model_that_is_nowhere_names_the_ways_on(monkeypatch):

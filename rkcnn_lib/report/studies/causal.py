@@ -38,6 +38,7 @@ from rkcnn_lib.report.studies.causal_subspaces import (
     Subspace,
     aligned_subspace,
     at_positions,
+    circuit_subspace,
     fixed_subspaces,
     random_like,
     sae_subspaces,
@@ -45,6 +46,7 @@ from rkcnn_lib.report.studies.causal_subspaces import (
     selection_rows,
 )
 from rkcnn_lib.report.studies.verdicts import judge
+from rkcnn_lib.worlds.sums import TASK
 
 BASELINES = (CHANCE, CHANCE_OF_VARIANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
 ENDS = {"whole": "clean", "empty": "full-resample"}
@@ -147,6 +149,8 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
     here = ground(lm, prompts.judged, hook_name)
     X, y = selection_rows(lm, prompts, p, hook_name)
     found = fixed_subspaces(X, y)
+    if p.relation == TASK:
+        found.append(circuit_subspace(lm, X, y))
     for seed in range(p.n_seeds):
         found += seeded_subspaces(store, p, prompts, X, y, seed, device)
     found += sae_subspaces(lm, store, p, prompts, 0, device) if p.sae_steps else []

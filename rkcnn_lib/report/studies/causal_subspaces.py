@@ -14,6 +14,8 @@ import torch
 from rkcnn_lib.measure.alignment import align_subspace
 from rkcnn_lib.measure.attribution import latent_attribution
 from rkcnn_lib.measure.causal import Part, latents_part, read_activations
+from rkcnn_lib.measure.fourier import key_frequencies
+from rkcnn_lib.measure.fourier_planes import fourier_planes
 from rkcnn_lib.measure.subspaces import captured_variance, leading_basis, random_basis, random_basis_of_variance
 from rkcnn_lib.probe.scores import scatter_matrices
 from rkcnn_lib.report.params import CausalChecks
@@ -25,6 +27,7 @@ from rkcnn_lib.worlds.tasks import Prompt
 
 MINED, SHUFFLED, CHANCE, CHANCE_OF_VARIANCE = "mined", "mined_shuffled", "random", "random_variance"
 VARIANCE, CEILING, SAE_SPAN, SAE_LATENTS = "pca", "das", "sae", "sae_latents"
+CIRCUIT = "circuit"
 MINERS = {MINED: "rkcnn_lift", "kmeans": "kmeans", "datapoint": "datapoint"}
 SUBSPACES = {
     MINED: "RkCNN's directions, those first that separate the answers of selection prompts best",
@@ -34,6 +37,7 @@ SUBSPACES = {
     SAE_SPAN: "decoder rows of the SAE latents of largest attribution (activation x gradient)",
     SAE_LATENTS: "the same latents exchanged as latents: their activations, not their span",
     "class_means": "span of the answers' mean activations: given the labels; beyond their number arbitrary",
+    CIRCUIT: "planes in which the activations turn with a + b at the key frequencies: the known circuit, by labels",
     VARIANCE: "top principal components of the selection prompts",
     CHANCE: "uniformly random subspace: equal rank",
     CHANCE_OF_VARIANCE: "random subspace of equal rank that holds as much variance as the mined one",
@@ -118,6 +122,18 @@ def fixed_subspaces(X: torch.Tensor, y: np.ndarray) -> list[Subspace]:
     _, _, between = torch.linalg.svd(means - means.mean(0), full_matrices=True)
     _, _, principal = torch.linalg.svd(X - X.mean(0), full_matrices=False)
     return [_spanned("class_means", 0, between), _spanned(VARIANCE, 0, principal)]
+
+
+def circuit_subspace(lm: Any, X: torch.Tensor, y: np.ndarray) -> Subspace:
+    """Return the known circuit of a modular-addition model: its key frequencies' planes, the widest first.
+
+    Beyond two dimensions for each frequency there is no more of it: higher ranks are the whole circuit.
+    """
+    p = lm.cfg.d_vocab - 1
+    planes = fourier_planes(X, torch.from_numpy(y.astype(int)), key_frequencies(lm.W_E[:p]), p)
+    widest = planes.basis[planes.explained.argsort(descending=True)].flatten(0, 1)
+    rows = widest.to(X.dtype)
+    return Subspace(CIRCUIT, 0, len(rows), lambda rank: leading_basis(rows, min(rank, len(rows)), CIRCUIT))
 
 
 def sae_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, seed: int, device: str) -> list[Subspace]:

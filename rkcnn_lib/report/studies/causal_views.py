@@ -204,4 +204,5 @@ def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
 
 def _continued(lm: Any, prompt: Prompt, hook_name: str, direction: torch.Tensor, strength: float) -> str:
     tokens = torch.tensor(prompt.ids, device=next(lm.parameters()).device)
-    return lm.tokenizer.decode(steered_continuation(lm, tokens, hook_name, direction, strength, CONTINUED))
+    n_tokens = min(CONTINUED, lm.cfg.n_ctx - len(tokens) + 1)  # a model of sums has room for the answer alone
+    return lm.tokenizer.decode(steered_continuation(lm, tokens, hook_name, direction, strength, n_tokens))
