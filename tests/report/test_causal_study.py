@@ -10,7 +10,7 @@ import torch
 from rkcnn_lib.measure.effects import CAUSAL
 from rkcnn_lib.measure.subspaces import captured_variance, orthonormal_basis
 from rkcnn_lib.report.params import ParameterError, resolve
-from rkcnn_lib.report.studies import causal, causal_panels, causal_prompts, causal_subspaces, causal_views
+from rkcnn_lib.report.studies import causal, causal_cards, causal_panels, causal_prompts, causal_subspaces, causal_views
 from rkcnn_lib.worlds import load_model
 from rkcnn_lib.worlds.tasks import Prompt
 
@@ -211,6 +211,22 @@ def test_a_rank_above_the_width_is_refused_before_anything_is_learnt(lm, p, prom
 def test_the_isolated_relation_must_be_another_one():
     with pytest.raises(ParameterError, match="another relation"):
         resolve("06_causal_checks", SMALL | {"isolated": "landmark_country"})
+
+
+def test_an_interval_over_seeds_of_a_share_stays_within_0_and_1():
+    rows = [
+        {"subspace": "mined", "metric": metric, "value": value, "low": np.nan, "high": np.nan}
+        for metric in ("interchanged", "kl") for value in (0.7, 1.0, 1.0)
+    ]  # fmt: skip
+    share, kl = causal_panels.over_seeds(pd.DataFrame(rows), ["subspace", "metric"]).to_dict("records")
+    assert share["high"] == 1 < kl["high"] and share["low"] == kl["low"] < share["value"] == kl["value"]
+
+
+def test_a_prompt_s_card_shows_every_token_of_its_text_and_marks_those_that_matter():
+    lm = load_model("modadd", device="cpu")
+    base = Prompt("4 + 19", "19 4 =", (19, 4, 113), "23", (23,), "", 1, "evaluation")
+    shown = causal_cards.as_html(lm, base, base, {1: 0.0, 2: 1.9}, [("as it is", "23", 8.0)])
+    assert shown.startswith('<p>19 <span title="0.00 of 2">4</span> <mark title="1.90 of 2">=</mark>')
 
 
 def test_the_known_circuit_of_modular_addition_carries_the_sum_and_random_dimensions_do_not():

@@ -62,6 +62,8 @@ def as_html(lm: Any, base: Any, donor: Any, values: dict[int, float], said: list
         if place in values:
             tag = "mark" if values[place] >= MARKED else "span"
             parts.append(f'<{tag} title="{values[place]:.2f} of 2">{html.escape(text)}</{tag}>')
+        elif text.strip() in base.text:  # not looked at; a token that only opens the text is left out
+            parts.append(html.escape(text))
     answers = "; ".join(
         f"<small>{html.escape(name)}</small> <code>{html.escape(text.strip())}</code> ({value:+.1f})"
         for name, text, value in said

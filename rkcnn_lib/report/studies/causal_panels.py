@@ -9,6 +9,7 @@ import torch
 from IPython.display import HTML, display
 
 from rkcnn_lib.measure.causal import patched_logits
+from rkcnn_lib.measure.effects import PROPORTIONS
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.measure.subspaces import random_basis
 from rkcnn_lib.report.params import CausalChecks
@@ -37,6 +38,7 @@ __all__ = [
     "verdicts_title",
 ]  # fmt: skip
 EXACT = 1e-5  # largest allowed difference of logits between two runs that must be equal, float32
+SHARES = (*PROPORTIONS, "cause", "isolate", "disentangle")  # metrics that lie within 0 and 1
 NAMED = (MINED, "sae", VARIANCE, CHANCE, CEILING)  # in titles
 
 
@@ -77,7 +79,7 @@ def legend(measured: Measured) -> None:
 
 
 def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Average over seeds with a 95 % t interval; a lone seed keeps its interval over entities."""
+    """Average over seeds with a 95 % t interval, of shares cut at 0 and 1; a lone seed keeps its own over entities."""
     found = []
     for key, group in rows.groupby(keys, sort=False):
         alone = group.iloc[0]
@@ -86,7 +88,10 @@ def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
             if len(group) > 1
             else (alone["value"], alone["low"], alone["high"])
         )
-        found.append(dict(zip(keys, key, strict=True)) | {"value": mean, "low": low, "high": high})
+        about = dict(zip(keys, key, strict=True))
+        if len(group) > 1 and about.get("metric") in SHARES:
+            low, high = max(low, 0.0), min(high, 1.0)
+        found.append(about | {"value": mean, "low": low, "high": high})
     return pd.DataFrame(found)
 
 
