@@ -173,20 +173,21 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
     small = profile(record) in PROVISIONAL
     asked = f"In this {profile(record)} run, which settles nothing, {told}" if small else told.capitalize()
     said = f"{asked} ({place(record)}, {min(answer.n_seeds for answer in found)} seeds{ungated})."
-    return " ".join([said, *_by_baseline(found)])
-
-
-def _by_baseline(found: list[Answer]) -> list[str]:
-    """Return for each start that was declared a rival how often the mined one is better, and worse, than it."""
-    alone: dict[str, list[str]] = {}
-    for answer in found:
-        for row in answer.contrasts:
-            alone.setdefault(_rivals([row]), []).append(reading(row))
-    return [
-        f"By more than the margin mined starts are better than {RIVALS.get(baseline, baseline)} in "
+    alone = _readings([row for answer in found for row in answer.contrasts])
+    by_rival = [
+        f"By more than the margin mined starts are better than {RIVALS.get(rival, rival)} in "
         f"{readings.count('better')} of {len(readings)}, worse in {readings.count('worse')}."
-        for baseline, readings in alone.items()
+        for rival, readings in alone.items()
     ]
+    return " ".join([said, *by_rival])
+
+
+def _readings(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return for each start that was declared a rival what its contrasts say in words."""
+    alone: dict[str, list[str]] = {}
+    for row in rows:
+        alone.setdefault(_rivals([row]), []).append(reading(row))
+    return alone
 
 
 def profile(record: dict[str, Any]) -> str:
@@ -219,14 +220,13 @@ def setting(record: dict[str, Any]) -> str:
 
 def overview(record: dict[str, Any]) -> dict[str, Any] | None:
     """Return a figure (plotly's JSON) of a run's contrasts in multiples of their margins; None without any."""
+    found = answers(record)
     rows = [
         {"n_seeds": "n/a", "contrast_verdict": answer.verdict} | row | {"said": reading(row)}
-        for answer in answers(record) for row in answer.contrasts if _finite(row) and row["delta"] > 0
+        for answer in found for row in answer.contrasts if _finite(row) and row["delta"] > 0
     ]  # fmt: skip
     if not rows:
         return None
-    better = Counter(_rivals([row]) for row in rows if row["said"] == "better")
-    rivals = dict.fromkeys(_rivals([row]) for row in rows)
-    told = ", ".join(f"{rival} in {better[rival] or 'none'}" for rival in rivals)
-    title = f"Better by more than the margin: than {told} of {len(answers(record))} measures"
+    told = ", ".join(f"{rival} in {said.count('better') or 'none'}" for rival, said in _readings(rows).items())
+    title = f"Better by more than the margin: than {told} of {len(found)} measures"
     return json.loads(figures.verdict_overview(pd.DataFrame(rows), title=title).to_json())

@@ -33,8 +33,13 @@ class Measure:
 
     @property
     def said(self) -> str:
-        """The header of the column, with its unit."""
+        """What it is called, with its unit."""
         return self.label or METRIC_LABELS.get(self.key, self.key)
+
+    @property
+    def heading(self) -> str:
+        """The header of its column: the same with an arrow that says which way is better."""
+        return self.said + {"higher": " ↑", "lower": " ↓"}.get(self.better, "")
 
 
 @dataclass(frozen=True)

@@ -82,15 +82,13 @@ def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Average over seeds with a 95 % t interval, of shares cut at 0 and 1; a lone seed keeps its own over entities."""
     found = []
     for key, group in rows.groupby(keys, sort=False):
-        alone = group.iloc[0]
-        mean, low, high = (
-            mean_interval(group["value"].to_numpy())
-            if len(group) > 1
-            else (alone["value"], alone["low"], alone["high"])
-        )
         about = dict(zip(keys, key, strict=True))
-        if len(group) > 1 and about.get("metric") in SHARES:
-            low, high = max(low, 0.0), min(high, 1.0)
+        if len(group) > 1:
+            mean, low, high = mean_interval(group["value"].to_numpy())
+            if about.get("metric") in SHARES:
+                low, high = max(low, 0.0), min(high, 1.0)
+        else:
+            mean, low, high = group.iloc[0][["value", "low", "high"]]
         found.append(about | {"value": mean, "low": low, "high": high})
     return pd.DataFrame(found)
 

@@ -192,19 +192,18 @@ def strongest(metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p:
 def remarks(compared: Compared, agreed: Agreement) -> dict[str, str]:
     """Return, by hypothesis, what its numbers must be read with."""
     silent: dict[str, list[np.ndarray]] = {"mined": [], "fill": [], UNMINED: []}
-    supplied = []
     for (arm, _), unit in compared.units.items():
         never = unit.arrays["density"].numpy() == 0
         n_mined = int(unit.scalars["n_mined"])
         if arm == MINED:
-            supplied.append(n_mined)
             silent["mined"].append(never[:n_mined])
             silent["fill"].append(never[n_mined:])
         elif arm == UNMINED:
             silent[UNMINED].append(never)
     share = {name: np.concatenate(parts).mean() if parts else np.nan for name, parts in silent.items()}
+    supplied = np.mean([len(part) for part in silent["mined"]])
     found = {
-        HYPOTHESES["dead"][0]: f"{MINED} starts {np.mean(supplied):.0f} of its {len(never)} latents from mined "
+        HYPOTHESES["dead"][0]: f"{MINED} starts {supplied:.0f} of its {len(never)} latents from mined "
         f"directions, the rest at random: {share['mined']:.0%} of the mined ones and {share['fill']:.0%} of the rest "
         f"never fire; of {UNMINED}'s latents {share[UNMINED]:.0%}."
     }
