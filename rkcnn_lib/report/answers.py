@@ -132,7 +132,7 @@ def _cramped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _rivals(rows: list[dict[str, Any]]) -> str:
-    return " and ".join(str(row.get("contrast")).split(" - ")[-1] for row in rows)
+    return " and ".join(figures.rival(row.get("contrast")) for row in rows)
 
 
 def _count(row: dict[str, Any]) -> int:
@@ -207,7 +207,8 @@ def place(record: dict[str, Any]) -> str:
 def setting(record: dict[str, Any]) -> str:
     """Return what was trained and on how much, in a sentence; nothing where the record does not say."""
     p = record.get("parameters") or {}
-    if not {"architecture", "expansion", "k", "steps", "batch_size", "n_tokens", "fraction_mined"} <= set(p):
+    numbers = [p.get(name) for name in ("expansion", "k", "steps", "batch_size", "n_tokens", "fraction_mined")]
+    if "architecture" not in p or not all(isinstance(value, int | float) for value in [*numbers, p.get("l1") or 0.0]):
         return ""
     sparsity = f"penalty {p['l1']:g}" if p.get("l1") is not None else f"{p['k']} active"
     return (

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rkcnn_lib.worlds import remote
-from rkcnn_lib.worlds.store import ActivationStore, CacheError, outputs_root, read_manifest
+from rkcnn_lib.worlds.manifest import CacheError, read_manifest
+from rkcnn_lib.worlds.store import ActivationStore, outputs_root
 
 PARTIAL = ".partial"
 

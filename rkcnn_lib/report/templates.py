@@ -27,6 +27,7 @@ def environment() -> jinja2.Environment:
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
         "reading": answers.reading,
+        "rival": figures.rival,
         "figure": lambda spec, number: Markup(figure_block(number, spec)),  # escaped there
         "label": lambda name: Markup(figures.style.label(name)),  # escaped there
         "css": lambda text: str(text or "none").lower().replace(" ", "-"),

@@ -11,9 +11,10 @@ from rkcnn_lib.worlds.devices import pick_device
 from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.hub import ModelUnavailable
 from rkcnn_lib.worlds.language import ModelFacts, check_layer, load_model, model_facts
+from rkcnn_lib.worlds.manifest import CacheError
 from rkcnn_lib.worlds.planted import PlantedDictionary
 from rkcnn_lib.worlds.splits import split_of
-from rkcnn_lib.worlds.store import ActivationStore, CacheError, MemoryStore
+from rkcnn_lib.worlds.store import ActivationStore, MemoryStore
 from rkcnn_lib.worlds.synthetic import SyntheticClusteredDataGenerator, SyntheticSparseDataGenerator
 from rkcnn_lib.worlds.text import TextUnavailable
 from rkcnn_lib.worlds.toy import ParallelToyModel, ToyModel

@@ -6,28 +6,23 @@ shard, and goes on after an interruption at the last whole shard.
 
 from __future__ import annotations
 
-import datetime
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from rkcnn_lib.tensors import asked, first_position
 from rkcnn_lib.worlds import modadd
+from rkcnn_lib.worlds.capture_job import MIN_CONTEXTS, Job, pack_text, saved_tokens, shared_manifest
 from rkcnn_lib.worlds.forward import activations, contexts_at_once, own_layers
 from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
-from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id, check_layer, load_model, model_facts
-from rkcnn_lib.worlds.packing import Packed, pack, tokenize
+from rkcnn_lib.worlds.language import ModelFacts, check_layer, load_model, model_facts
+from rkcnn_lib.worlds.manifest import FORMAT_VERSION
+from rkcnn_lib.worlds.packing import Packed
 from rkcnn_lib.worlds.remote import pull
-from rkcnn_lib.worlds.shards import DTYPES, Target, check_room, locked, replace
-from rkcnn_lib.worlds.store import FORMAT, FORMAT_VERSION, ActivationStore, outputs_root
+from rkcnn_lib.worlds.shards import DTYPES, Target, check_room, locked
+from rkcnn_lib.worlds.store import ActivationStore, outputs_root
 from rkcnn_lib.worlds.text import WAYS_ON, TextSource, TextUnavailable, text_sources
 
 if TYPE_CHECKING:
@@ -43,11 +38,6 @@ __all__ = [
     "hook_width",
     "open_or_capture",
 ]
-
-SHARD_TOKENS = 16384
-LOGIT_BYTES = 2**29  # logits of a batch may take so much: vocabularies reach 262,144
-LOSS_CONTEXTS = 32
-MIN_CONTEXTS = 20  # fewer could not be split by document
 
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
@@ -235,25 +225,6 @@ def _sources(facts: ModelFacts, text: str | None, seed: int) -> list[TextSource]
     return text_sources(text, facts.name, seed)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What all stores of one pass share."""
-
-    facts: ModelFacts
-    revision: str | None
-    source: TextSource
-    failed: tuple[str, ...]
-    n_tokens: int
-    context_size: int
-    held_out_share: float
-    batch_size: int | None
-
-    @property
-    def shard_contexts(self) -> int:
-        """Contexts a shard; no function of the batch size, so that a pass may go on with another."""
-        return max(1, SHARD_TOKENS // self.context_size)
-
-
 def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device: Any) -> None:
     """Fetch or capture the stores that are missing, in one pass."""
     if not missing:
@@ -267,71 +238,24 @@ def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device:
         for target in missing:
             target.resume()
         # The source is opened before the model is loaded: a text out of reach is known in seconds.
-        stream = None if _saved_tokens(missing) else job.source.open()
+        stream = None if saved_tokens(missing) else job.source.open()
         check_room(missing, job.n_tokens)
         lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
         _check_model(lm, job.facts)
-        packed, special = _packed(missing, job, lm, stream)
-        manifest = _manifest(packed, special, job, lm)
+        packed, special = pack_text(missing, job, lm, stream)
+        manifest = shared_manifest(packed, special, job, lm)
         _run(missing, job, lm, packed)
         for target in missing:
             target.finish(manifest)
 
 
-def _packed(
-    missing: list[Target], job: Job, lm: TransformerBridge, stream: Iterator[Any] | None
-) -> tuple[Packed, np.ndarray]:
-    """Return the packed text and which tokens are special; read it back if an interrupted pass left it."""
-    bos = bos_token_id(lm)
-    if stream is None:
-        saved = load_file(_saved_tokens(missing))
-        shape = (-1, job.context_size)
-        held_out = saved["held_out"].numpy().astype(bool)
-        packed = Packed(
-            saved["tokens"].numpy().reshape(shape), saved["document_ids"].numpy().reshape(shape),
-            saved["document_hashes"].numpy(), held_out,
-        )  # fmt: skip
-    else:
-        documents = tokenize(stream, lm.tokenizer, lm.cfg.d_vocab)
-        n_contexts = job.n_tokens // job.context_size
-        packed = pack(documents, n_contexts, job.context_size, bos, job.held_out_share, job.source.continued)
-    if len(packed.tokens) < MIN_CONTEXTS or not packed.held_out.any() or packed.held_out.all():
-        raise ValueError(
-            f"{job.source.name}: {len(packed.document_hashes)} documents, {len(packed.tokens)} contexts, of which "
-            f"{int(packed.held_out.sum())} held out: raise n_tokens, or give a text with more and shorter documents"
-        )
-    special_ids = sorted(
-        {*(() if lm.tokenizer is None else lm.tokenizer.all_special_ids), *(() if bos is None else (bos,))}
-    )
-    special = np.isin(packed.tokens, special_ids)
-    columns = _columns(packed, special, first_position(lm))
-    for target in missing:
-        replace(target.partial / "tokens.safetensors", lambda new: save_file(columns, new))
-    return packed, special
-
-
-def _columns(packed: Packed, special: np.ndarray, first: int) -> dict[str, torch.Tensor]:
-    n_contexts, size = packed.tokens.shape
-    positions = np.tile(np.arange(size, dtype=np.int32), n_contexts)
-    columns = {
-        "tokens": packed.tokens.reshape(-1), "document_ids": packed.document_ids.reshape(-1), "positions": positions,
-        "mask": ((positions >= first) & ~special.reshape(-1)).astype(np.uint8),
-        "document_hashes": packed.document_hashes, "held_out": packed.held_out.astype(np.uint8),
-    }  # fmt: skip
-    return {name: torch.from_numpy(column) for name, column in columns.items()}
-
-
-def _saved_tokens(missing: list[Target]) -> Path | None:
-    """Return the text an interrupted pass left, if any: it is the same for all targets of a pass."""
-    return next((p for t in missing if (p := t.partial / "tokens.safetensors").is_file()), None)
-
-
 def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed) -> None:
     """Run the model over all contexts that some target still needs."""
     names, per_shard = [target.name for target in missing], job.shard_contexts
-    n_shards = -(-len(packed.tokens) // per_shard)
+    n_shards, done = -(-len(packed.tokens) // per_shard), min(len(target.shards) for target in missing)
+    if done == n_shards:  # interrupted between the last shard and the manifest
+        return
     size = job.batch_size or contexts_at_once(lm, job.context_size)
-    done = min(len(target.shards) for target in missing)
     label = f"{job.facts.title}: {', '.join(names[:2])}{' ...' * (len(names) > 2)}"
     before = min(done * per_shard, len(packed.tokens)) * job.context_size
     bar = tqdm(total=packed.tokens.size, initial=before, unit="token", unit_scale=True, desc=label)
@@ -348,51 +272,6 @@ def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed)
                 if acts.shape[1] != target.width:
                     raise ValueError(f"{target.name} is {acts.shape[1]} wide, the configuration says {target.width}")
                 target.write(shard, acts)
-
-
-def _manifest(packed: Packed, special: np.ndarray, job: Job, lm: TransformerBridge) -> dict[str, Any]:
-    """Return what the manifests of all targets say alike."""
-    facts, notes = job.facts, []
-    if not facts.has_tokenizer:
-        notes.append(BYTE_NOTE)
-    if packed.tokens.size < job.n_tokens - job.n_tokens % job.context_size:
-        notes.append(f"the text ended after {packed.tokens.size} of the {job.n_tokens} tokens asked for")
-        warnings.warn(f"{job.source.name}: {notes[-1]}", stacklevel=2)
-    held_out = packed.document_hashes[np.unique(packed.document_ids[packed.held_out])]
-    return {
-        "format": FORMAT, "version": FORMAT_VERSION, "model": facts.name, "title": facts.title,
-        "identity": facts.identity, "revision": job.revision, "facts": asdict(facts),
-        "text": {"name": job.source.name, "identity": job.source.identity, "failed_before": list(job.failed)},
-        "n_tokens": int(packed.tokens.size), "n_tokens_asked": job.n_tokens, "n_contexts": len(packed.tokens),
-        "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
-        "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),
-        "held_out_share": job.held_out_share, "bos_token_id": bos_token_id(lm), "first_position": first_position(lm),
-        "loss": _loss(lm, packed, special), "notes": notes,
-        "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-
-
-def _loss(lm: TransformerBridge, packed: Packed, special: np.ndarray) -> dict[str, Any]:
-    """Return the model's mean cross-entropy in nats on the first held-out contexts, wherever it is asked something.
-
-    Special tokens are read but not counted as targets. A trained model is far below log(vocabulary): the number
-    shows a wrong tokenizer or damaged weights at a glance.
-    """
-    chosen = np.flatnonzero(packed.held_out)[:LOSS_CONTEXTS]
-    positions = packed.tokens.shape[1]
-    size = max(1, min(contexts_at_once(lm, positions), LOGIT_BYTES // (4 * lm.cfg.d_vocab * positions)))
-    special_ids = torch.from_numpy(np.unique(packed.tokens[special])).long().to(lm.cfg.device)
-    total, count = 0.0, 0
-    for start in range(0, len(chosen), size):
-        ids = torch.from_numpy(packed.tokens[chosen[start : start + size]]).long().to(lm.cfg.device)
-        where, right = asked(lm, ids)
-        counted = ~torch.isin(right, special_ids)
-        with torch.no_grad():
-            logits = lm(ids, return_type="logits")[:, where].float()
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none")
-        total, count = total + float(losses[counted].double().sum()), count + int(counted.sum())
-    return {"nats": total / count if count else None, "n_tokens": count, "split": "heldout"}
 
 
 def _check_model(lm: TransformerBridge, facts: ModelFacts) -> None:

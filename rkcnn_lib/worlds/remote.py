@@ -14,8 +14,9 @@ from typing import Any
 
 import fsspec
 
+from rkcnn_lib.worlds.manifest import CacheError, read_manifest
 from rkcnn_lib.worlds.shards import locked
-from rkcnn_lib.worlds.store import ActivationStore, CacheError, read_manifest
+from rkcnn_lib.worlds.store import ActivationStore
 
 VARIABLE = "RKCNN_CACHE_URL"
 FILE = re.compile(r"tokens\.safetensors|acts-\d{5}\.safetensors")  # a manifest from elsewhere names these, no paths

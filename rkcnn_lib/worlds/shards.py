@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from rkcnn_lib.worlds.hooks import hook_name, hook_width
 from rkcnn_lib.worlds.language import ModelFacts
-from rkcnn_lib.worlds.store import ActivationStore, CacheError, file_record
+from rkcnn_lib.worlds.manifest import CacheError, file_record
+from rkcnn_lib.worlds.store import ActivationStore
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 LOCK_SECONDS = 6 * 3600

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -19,19 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from rkcnn_lib.worlds.manifest import CacheError, check_size, check_sum, damaged, load_checked, read_manifest
 from rkcnn_lib.worlds.splits import SPLITS, document_hash, split_of
 
-__all__ = ["SPLITS", "ActivationStore", "CacheError", "MemoryStore", "document_hash", "outputs_root", "split_of"]
-
-FORMAT, FORMAT_VERSION = "rkcnn-activations", 1
-ADVICE = "Delete the folder {folder} and capture again."
-
-
-class CacheError(RuntimeError):
-    """A cache on disk is damaged, incomplete or not the one asked for."""
+__all__ = ["SPLITS", "ActivationStore", "MemoryStore", "document_hash", "outputs_root", "split_of"]
 
 
 def outputs_root() -> Path:
@@ -204,17 +195,17 @@ class ActivationStore(Store):
         self.d_in = self.manifest["width"]
         shards = self.manifest["shards"]
         for record in (*shards, self.manifest["tokens"]):
-            _check_size(self.folder, record)
+            check_size(self.folder, record)
         self._starts = np.cumsum([0, *(record["rows"] for record in shards)])
         self._shards: dict[int, torch.Tensor] = {}
-        _check_sum(self.folder, self.manifest["tokens"])
-        columns = _load(self.folder, self.manifest["tokens"])
+        check_sum(self.folder, self.manifest["tokens"])
+        columns = load_checked(self.folder, self.manifest["tokens"])
         self.tokens, self.positions, self.document_ids, self.document_hashes = (
             columns[name].numpy() for name in ("tokens", "positions", "document_ids", "document_hashes")
         )
         self.mask = columns["mask"].numpy().astype(bool)
         if len(self.tokens) != self._starts[-1]:
-            raise _damaged(self.folder, "manifest.json", "counts other rows than tokens.safetensors")
+            raise damaged(self.folder, "manifest.json", "counts other rows than tokens.safetensors")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the folder's name: a worker process opens the files itself, once."""
@@ -229,8 +220,8 @@ class ActivationStore(Store):
             At the first file that differs.
         """
         for record in (self.manifest["tokens"], *self.manifest["shards"]):
-            _check_size(self.folder, record)
-            _check_sum(self.folder, record)
+            check_size(self.folder, record)
+            check_sum(self.folder, record)
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
         """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
@@ -249,10 +240,10 @@ class ActivationStore(Store):
         """Map a shard into memory; compare its checksum the first time."""
         if number not in self._shards:
             record = self.manifest["shards"][number]
-            _check_sum(self.folder, record)
-            acts = _load(self.folder, record)["acts"]
+            check_sum(self.folder, record)
+            acts = load_checked(self.folder, record)["acts"]
             if acts.shape != (record["rows"], self.d_in):
-                raise _damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
+                raise damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
             self._shards[number] = acts
         return self._shards[number]
 
@@ -319,58 +310,6 @@ class MemoryStore(Store):
     def take(self, rows: np.ndarray) -> torch.Tensor:
         """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
         return self.X[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check ``manifest.json``; raise CacheError unless it is one of ours and of this version."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise CacheError(f"{folder} is no activation cache: it has no manifest.json (written last, when all is there)")
-    try:
-        manifest = json.loads(path.read_text())
-        version = (manifest["format"], manifest["version"])
-        lacking = {"key", "width", "context_size", "held_out_share", "shards", "tokens"} - manifest.keys()
-    except (ValueError, KeyError, TypeError):
-        raise _damaged(folder, "manifest.json", "is not an activation cache's manifest") from None
-    if version != (FORMAT, FORMAT_VERSION):
-        raise _damaged(folder, "manifest.json", f"says format {version}, expected {(FORMAT, FORMAT_VERSION)}")
-    if lacking:
-        raise _damaged(folder, "manifest.json", f"lacks {', '.join(sorted(lacking))}")
-    return manifest
-
-
-def file_record(path: Path, **more: Any) -> dict[str, Any]:
-    """Return a manifest's entry for a file: name, size in bytes, SHA-256."""
-    return {"file": path.name, **more, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_size(folder: Path, record: dict[str, Any]) -> None:
-    path = folder / record["file"]
-    if not path.is_file():
-        raise _damaged(folder, record["file"], "is missing")
-    if path.stat().st_size != record["bytes"]:
-        raise _damaged(folder, record["file"], f"has {path.stat().st_size} bytes instead of {record['bytes']}")
-
-
-def _check_sum(folder: Path, record: dict[str, Any]) -> None:
-    if _sha256(folder / record["file"]) != record["sha256"]:
-        raise _damaged(folder, record["file"], "differs from its checksum in manifest.json")
-
-
-def _load(folder: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(folder / record["file"])
-    except (SafetensorError, OSError) as error:
-        raise _damaged(folder, record["file"], f"cannot be read ({error})") from None
-
-
-def _damaged(folder: Path, file: str, what: str) -> CacheError:
-    return CacheError(f"{folder / file} {what}. {ADVICE.format(folder=folder)}")
 
 
 def _generator(seed: int, split: str, purpose: int | str) -> np.random.Generator:

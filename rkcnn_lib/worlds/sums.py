@@ -45,11 +45,10 @@ def prompts(tokenizer: Any) -> list[Prompt]:
             answer = (a + b) % p
             if count.setdefault(answer, 0) < PAIRS_EACH:
                 count[answer] += 1
-                found += [_prompt(a, b, p, "screening"), _prompt(b, a, p, role)]
+                found += [_prompt(a, b, answer, p, "screening"), _prompt(b, a, answer, p, role)]
     return found
 
 
-def _prompt(a: int, b: int, p: int, role: Role) -> Prompt:
-    answer = (a + b) % p
+def _prompt(a: int, b: int, answer: int, p: int, role: Role) -> Prompt:
     entity = f"{min(a, b)} + {max(a, b)}"
     return Prompt(entity, f"{a} {b} =", (a, b, p), str(answer), (answer,), FAMILY, 1, role)

@@ -112,6 +112,17 @@ def test_the_forecast_of_seeds_is_about_right_where_the_mean_is_known():
     assert judge("x", many, "a", ("b",), metric="m", delta=0.01)[0]["verdict"] == "not supported"
 
 
+def test_what_was_trained_is_told_only_where_the_record_holds_its_numbers():
+    p = {"architecture": "topk", "expansion": 4.0, "k": 32, "steps": 4000, "batch_size": 4096, "n_tokens": 10**6}
+    whole = {"parameters": p | {"fraction_mined": 0.5, "l1": None}}
+    assert answers.setting(whole).startswith(
+        "Each SAE: topk, 4 latents for each dimension of the activations, 32 active"
+    )
+    for name, wrong in [("steps", "many"), ("expansion", None), ("l1", "small")]:
+        assert answers.setting({"parameters": whole["parameters"] | {name: wrong}}) == ""
+    assert answers.setting({"parameters": p}) == answers.setting({}) == ""
+
+
 def test_the_overview_shows_every_contrast_in_multiples_of_its_margin():
     rows = [row(difference=0.02), row("lift_unselected", -0.01)]
     spec = answers.overview({"verdicts": rows})

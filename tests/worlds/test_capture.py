@@ -16,6 +16,7 @@ from rkcnn_lib.worlds import (
     CacheError,
     TextUnavailable,
     capture,
+    capture_job,
     capture_layers,
     forward,
     hook_name,
@@ -42,7 +43,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def options(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(capture_module, "SHARD_TOKENS", 640)  # five shards
+    monkeypatch.setattr(capture_job, "SHARD_TOKENS", 640)  # five shards
     monkeypatch.setattr(forward, "BATCH_TOKENS", {"cpu": 256})
     return {"text": home[3], "root": tmp_path, "context_size": CONTEXT, "lm": home[2]}
 

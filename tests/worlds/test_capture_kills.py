@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 
-import rkcnn_lib.worlds.capture  # noqa: F401 (loaded before processes fork)
-from rkcnn_lib.worlds import forward, load_model, open_or_capture
+from rkcnn_lib.worlds import capture_job, forward, load_model, open_or_capture
 from tests.kills import killed_and_whole
 from tests.worlds.tiny import small_text, tiny_model
 
@@ -18,8 +16,7 @@ MODEL, TEXT = "tiny", "text.txt"  # beside the folders that the processes write 
 
 def capture(folder: Path) -> None:
     torch.set_num_threads(1)
-    module = sys.modules["rkcnn_lib.worlds.capture"]
-    module.SHARD_TOKENS, forward.BATCH_TOKENS = 640, {"cpu": 256}
+    capture_job.SHARD_TOKENS, forward.BATCH_TOKENS = 640, {"cpu": 256}
     model = str(folder.parent / MODEL)
     lm = load_model(model, device="cpu")
     open_or_capture(model, 1, "mlp_out", 16_000, text=str(folder.parent / TEXT), root=folder, context_size=32, lm=lm)

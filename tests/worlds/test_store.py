@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from rkcnn_lib.worlds import ActivationStore, CacheError, MemoryStore, split_of
+from rkcnn_lib.worlds.manifest import file_record
 from rkcnn_lib.worlds.splits import document_hash
-from rkcnn_lib.worlds.store import file_record
 
 
 @pytest.fixture

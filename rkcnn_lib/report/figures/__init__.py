@@ -23,7 +23,7 @@ from rkcnn_lib.report.figures.mining import (
     score_distribution,
     selectivity,
 )
-from rkcnn_lib.report.figures.style import ARM_COLOURS, ARM_MARKERS, METRIC_LABELS, escape, style_of
+from rkcnn_lib.report.figures.style import ARM_COLOURS, ARM_MARKERS, METRIC_LABELS, escape, rival, style_of
 from rkcnn_lib.report.figures.sweeps import sensitivity
 from rkcnn_lib.report.figures.tokens import next_tokens
 from rkcnn_lib.report.figures.toy import interference, toy_curves, toy_directions
@@ -54,6 +54,7 @@ __all__ = [
     "recovery_by_miner",
     "recovery_curve",
     "recovery_curves",
+    "rival",
     "score_distribution",
     "selectivity",
     "sensitivity",

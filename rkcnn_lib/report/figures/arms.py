@@ -16,6 +16,7 @@ from rkcnn_lib.report.figures.style import (
     VERDICT_STYLES,
     escape,
     label,
+    rival,
     short,
 )
 
@@ -167,7 +168,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
     table = checked(table, columns, ["difference", "delta"], "verdict_overview")
     if (table["delta"] <= 0).any():
         raise ValueError("verdict_overview: margins must be positive, differences are shown in multiples of them")
-    baselines = table["contrast"].astype(str).str.split(" - ").str[-1]
+    baselines = table["contrast"].map(rival)
     in_margins = table.assign(
         **{end: table[end].astype(float) / table["delta"] for end in ("difference", "low", "high")},
         delta=1.0,

@@ -12,6 +12,7 @@ from scipy import stats
 
 from rkcnn_lib.measure.pairs import jackknife_pairs
 from rkcnn_lib.measure.statistics import compare_arms
+from rkcnn_lib.report.figures import rival
 from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.studies import agreement
@@ -170,7 +171,7 @@ def difference_title(table: pd.DataFrame) -> str:
     told = []
     for contrast, rows in ev.groupby("contrast", sort=False):
         beyond = (rows["verdict"] == "supported").sum()
-        told.append(f"than {str(contrast).split(' - ')[-1]} at {beyond} of {len(rows)} layers")
+        told.append(f"than {rival(contrast)} at {beyond} of {len(rows)} layers")
     return f"Explained variance, better by more than the margin: {', '.join(told)}"
 
 

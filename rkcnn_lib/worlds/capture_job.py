@@ -1,0 +1,145 @@
+"""What all stores of one pass of a model share: its settings, its text in contexts, and what the manifests say."""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from rkcnn_lib.tensors import asked, first_position
+from rkcnn_lib.worlds.forward import contexts_at_once
+from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id
+from rkcnn_lib.worlds.manifest import FORMAT, FORMAT_VERSION
+from rkcnn_lib.worlds.packing import Packed, pack, tokenize
+from rkcnn_lib.worlds.shards import Target, replace
+from rkcnn_lib.worlds.text import TextSource
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+__all__ = ["MIN_CONTEXTS", "Job", "pack_text", "saved_tokens", "shared_manifest"]
+
+SHARD_TOKENS = 16384
+LOGIT_BYTES = 2**29  # logits of a batch may take so much: vocabularies reach 262,144
+LOSS_CONTEXTS = 32
+MIN_CONTEXTS = 20  # fewer could not be split by document
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all stores of one pass share."""
+
+    facts: ModelFacts
+    revision: str | None
+    source: TextSource
+    failed: tuple[str, ...]
+    n_tokens: int
+    context_size: int
+    held_out_share: float
+    batch_size: int | None
+
+    @property
+    def shard_contexts(self) -> int:
+        """Contexts a shard; no function of the batch size, so that a pass may go on with another."""
+        return max(1, SHARD_TOKENS // self.context_size)
+
+
+def pack_text(
+    missing: list[Target], job: Job, lm: TransformerBridge, stream: Iterator[Any] | None
+) -> tuple[Packed, np.ndarray]:
+    """Return the packed text and which tokens are special; read it back if an interrupted pass left it."""
+    bos = bos_token_id(lm)
+    if stream is None:
+        saved = load_file(saved_tokens(missing))
+        shape = (-1, job.context_size)
+        held_out = saved["held_out"].numpy().astype(bool)
+        packed = Packed(
+            saved["tokens"].numpy().reshape(shape), saved["document_ids"].numpy().reshape(shape),
+            saved["document_hashes"].numpy(), held_out,
+        )  # fmt: skip
+    else:
+        documents = tokenize(stream, lm.tokenizer, lm.cfg.d_vocab)
+        n_contexts = job.n_tokens // job.context_size
+        packed = pack(documents, n_contexts, job.context_size, bos, job.held_out_share, job.source.continued)
+    if len(packed.tokens) < MIN_CONTEXTS or not packed.held_out.any() or packed.held_out.all():
+        raise ValueError(
+            f"{job.source.name}: {len(packed.document_hashes)} documents, {len(packed.tokens)} contexts, of which "
+            f"{int(packed.held_out.sum())} held out: raise n_tokens, or give a text with more and shorter documents"
+        )
+    special_ids = sorted(
+        {*(() if lm.tokenizer is None else lm.tokenizer.all_special_ids), *(() if bos is None else (bos,))}
+    )
+    special = np.isin(packed.tokens, special_ids)
+    columns = _columns(packed, special, first_position(lm))
+    for target in missing:
+        replace(target.partial / "tokens.safetensors", lambda new: save_file(columns, new))
+    return packed, special
+
+
+def _columns(packed: Packed, special: np.ndarray, first: int) -> dict[str, torch.Tensor]:
+    n_contexts, size = packed.tokens.shape
+    positions = np.tile(np.arange(size, dtype=np.int32), n_contexts)
+    columns = {
+        "tokens": packed.tokens.reshape(-1), "document_ids": packed.document_ids.reshape(-1), "positions": positions,
+        "mask": ((positions >= first) & ~special.reshape(-1)).astype(np.uint8),
+        "document_hashes": packed.document_hashes, "held_out": packed.held_out.astype(np.uint8),
+    }  # fmt: skip
+    return {name: torch.from_numpy(column) for name, column in columns.items()}
+
+
+def saved_tokens(missing: list[Target]) -> Path | None:
+    """Return the text an interrupted pass left, if any: it is the same for all targets of a pass."""
+    return next((p for t in missing if (p := t.partial / "tokens.safetensors").is_file()), None)
+
+
+def shared_manifest(packed: Packed, special: np.ndarray, job: Job, lm: TransformerBridge) -> dict[str, Any]:
+    """Return what the manifests of all targets say alike."""
+    facts, notes = job.facts, []
+    if not facts.has_tokenizer:
+        notes.append(BYTE_NOTE)
+    if packed.tokens.size < job.n_tokens - job.n_tokens % job.context_size:
+        notes.append(f"the text ended after {packed.tokens.size} of the {job.n_tokens} tokens asked for")
+        warnings.warn(f"{job.source.name}: {notes[-1]}", stacklevel=2)
+    held_out = packed.document_hashes[np.unique(packed.document_ids[packed.held_out])]
+    return {
+        "format": FORMAT, "version": FORMAT_VERSION, "model": facts.name, "title": facts.title,
+        "identity": facts.identity, "revision": job.revision, "facts": asdict(facts),
+        "text": {"name": job.source.name, "identity": job.source.identity, "failed_before": list(job.failed)},
+        "n_tokens": int(packed.tokens.size), "n_tokens_asked": job.n_tokens, "n_contexts": len(packed.tokens),
+        "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
+        "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),
+        "held_out_share": job.held_out_share, "bos_token_id": bos_token_id(lm), "first_position": first_position(lm),
+        "loss": _loss(lm, packed, special), "notes": notes,
+        "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def _loss(lm: TransformerBridge, packed: Packed, special: np.ndarray) -> dict[str, Any]:
+    """Return the model's mean cross-entropy in nats on the first held-out contexts, wherever it is asked something.
+
+    Special tokens are read but not counted as targets. A trained model is far below log(vocabulary): the number
+    shows a wrong tokenizer or damaged weights at a glance.
+    """
+    chosen = np.flatnonzero(packed.held_out)[:LOSS_CONTEXTS]
+    positions = packed.tokens.shape[1]
+    size = max(1, min(contexts_at_once(lm, positions), LOGIT_BYTES // (4 * lm.cfg.d_vocab * positions)))
+    special_ids = torch.from_numpy(np.unique(packed.tokens[special])).long().to(lm.cfg.device)
+    total, count = 0.0, 0
+    for start in range(0, len(chosen), size):
+        ids = torch.from_numpy(packed.tokens[chosen[start : start + size]]).long().to(lm.cfg.device)
+        where, right = asked(lm, ids)
+        counted = ~torch.isin(right, special_ids)
+        with torch.no_grad():
+            logits = lm(ids, return_type="logits")[:, where].float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none")
+        total, count = total + float(losses[counted].double().sum()), count + int(counted.sum())
+    return {"nats": total / count if count else None, "n_tokens": count, "split": "heldout"}
