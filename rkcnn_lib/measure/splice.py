@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -26,28 +28,52 @@ def splice_losses(
     if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] < 2:
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}; give (n_contexts, at least 2)")
     first = first_position(lm)
-    watch = _Watch(sae, first)
-    arms: dict[str, Callable[[Tensor], Tensor]] = {
-        "sae": lambda x: sae.decode(sae.encode(x)),
-        "zero": torch.zeros_like,
-        "mean": lambda x: mean.to(x).expand_as(x),
-    }
-    sums, n_predictions = dict.fromkeys(["clean", *arms, "kl"], 0.0), 0
+    watch, clean_sum, sae_sum, kl, n_predictions = _Watch(sae, first), 0.0, 0.0, 0.0, 0
+    reconstruct = _replace(lambda x: sae.decode(sae.encode(x)), first)
     for batch in tokens.split(contexts_per_batch):
         where, right = asked(lm, batch)
         n_predictions += right.numel()
         clean = _log_probs(lm, batch, where, hook_name, watch)
         if not watch.seen:
             raise ValueError(f"no activation passed hook_name={hook_name!r}; this model has no such hook")
-        sums["clean"] += _cross_entropy(clean, right)
-        for name, function in arms.items():
-            spliced = _log_probs(lm, batch, where, hook_name, _replace(function, first))
-            sums[name] += _cross_entropy(spliced, right)
-            if name == "sae":
-                sums["kl"] += float((clean.exp() * (clean - spliced)).sum(-1).double().sum())
+        spliced = _log_probs(lm, batch, where, hook_name, reconstruct)
+        clean_sum += _cross_entropy(clean, right)
+        sae_sum += _cross_entropy(spliced, right)
+        kl += float((clean.exp() * (clean - spliced)).sum(-1).double().sum())
+    zero_sum, mean_sum = _ablated(lm, tokens, hook_name, mean, contexts_per_batch, clean_sum)
+    sums = {"clean": clean_sum, "sae": sae_sum, "zero": zero_sum, "mean": mean_sum, "kl": kl}
     return _scores({name: total / n_predictions for name, total in sums.items()}) | {
         "explained_variance_in_model": watch.explained_variance()
     }
+
+
+# For each model: what was asked of it -> cross entropies (clean, zeroed, at the mean), summed over predictions.
+_ABLATED: WeakKeyDictionary[Any, dict[tuple[Any, ...], tuple[float, float, float]]] = WeakKeyDictionary()
+
+
+def _ablated(
+    lm: Any, tokens: Tensor, hook_name: str, mean: Tensor, contexts_per_batch: int, clean: float
+) -> tuple[float, float]:
+    """Summed cross entropies with the activations zeroed and at their mean, which are the same for every SAE.
+
+    They are remembered, two of four passes for all SAEs of a hook but the first, for as long as the model says the
+    same of the clean text: other weights in the same object would not.
+    """
+    known = _ABLATED.setdefault(lm, {})
+    key = (hook_name, contexts_per_batch, tuple(tokens.shape), _digest(tokens), _digest(mean))
+    if key not in known or known[key][0] != clean:
+        first, sums = first_position(lm), [0.0, 0.0]
+        for batch in tokens.split(contexts_per_batch):
+            where, right = asked(lm, batch)
+            for i, function in enumerate((torch.zeros_like, lambda x: mean.to(x).expand_as(x))):
+                log_probs = _log_probs(lm, batch, where, hook_name, _replace(function, first))
+                sums[i] += _cross_entropy(log_probs, right)
+        known[key] = (clean, *sums)
+    return known[key][1:]
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).digest()
 
 
 def _scores(means: dict[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import torch
 from transformer_lens import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from rkcnn_lib.measure import splice
 from rkcnn_lib.measure.quality import explained_variance, frozen_dictionary_ev, quality
 from rkcnn_lib.sae import SAE, SAEConfig
 
@@ -247,6 +248,37 @@ def test_scores_run_from_zero_to_one_where_ablation_harms():
         quality(perfect_sae(), X, lm=Copying(), tokens=tokens[:, :1], hook_name=HOOK)
     with pytest.raises(ValueError, match=r"the SAE reads \(contexts, positions, 16\)"):
         quality(perfect_sae(16), torch.eye(16), lm=Copying(), tokens=tokens, hook_name=HOOK)
+
+
+def test_ablations_are_remembered_for_one_hook_text_mean_and_set_of_weights(lm, inside, monkeypatch):
+    """The second SAE of a hook costs two passes instead of four and is told the same; other weights are noticed."""
+    tokens, X = inside
+    passes, run = [], type(lm).run_with_hooks
+    monkeypatch.setattr(type(lm), "run_with_hooks", lambda *a, **k: passes.append(1) or run(*a, **k))
+
+    def asked(sae=None, X=X, tokens=tokens, hook_name=HOOK):
+        passes.clear()
+        sae = perfect_sae(16) if sae is None else sae
+        result = quality(sae, X, lm=lm, tokens=tokens, hook_name=hook_name, contexts_per_batch=12)
+        return len(passes), (result["ce_zero"], result["ce_mean"])
+
+    splice._ABLATED.clear()
+    (n_first, first), (n_second, second) = asked(), asked(SAE(SAEConfig(16, 32, k=4)))
+    assert (n_first, n_second) == (4, 2)
+    assert first == second
+    others = {"X": X + 1.0, "tokens": tokens.flip(0), "hook_name": "blocks.0.hook_mlp_out"}
+    assert all(asked(**{name: other})[0] == 4 for name, other in others.items())
+    weight = lm.original_model.transformer.h[0].mlp.c_fc.weight
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.mul_(3.0)
+        n_changed, changed = asked()
+        splice._ABLATED.clear()
+        assert n_changed == 4 and changed == asked()[1] != first
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
 
 
 # --- frozen dictionaries -----------------------------------------------------------------------------------------
