@@ -124,7 +124,7 @@ differences = layer_study.differences(metrics, run.p)
 figures.show(
     figures.layer_differences(differences, title=layer_study.difference_title(differences)),
     f"rkcnn_lift minus each baseline, {run.p.n_seeds} seeds, positive is better; 95 % paired-t intervals, Holm-adjusted over layers and "
-    "contrasts; dotted: the margin.",
+    "contrasts; grey: the margin.",
 )
 
 # %% [markdown]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from rkcnn_lib.report import figures
 from rkcnn_lib.report.params import defaults, resolve
 from rkcnn_lib.report.studies import (
     causal,
@@ -76,6 +77,15 @@ def test_layer_differences_are_corrected_over_all_layers():
     one_layer = layers.differences(layer_metrics(0.0).query("layer == 0"), multilayer())
     same = table.query("layer == 0").merge(one_layer, on=["contrast", "metric"])
     assert (same["high_x"] - same["low_x"] >= same["high_y"] - same["low_y"] - 1e-12).all()
+
+
+def test_figures_over_layers_show_first_what_their_titles_speak_of():
+    table = layers.differences(layer_metrics(0.0), multilayer())
+    fig = figures.layer_differences(table, layers.difference_title(table))
+    assert fig.layout.title.text.startswith("Explained variance")
+    shown = [trace for trace in fig.data if trace.visible in (True, None)]
+    first = table[table["metric"] == "explained_variance"]
+    assert {y for trace in shown if trace.customdata is not None for y in trace.y} == set(first["difference"])
 
 
 def test_the_judged_rank_is_the_middle_one():

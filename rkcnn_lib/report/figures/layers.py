@@ -141,7 +141,7 @@ def layer_differences(table: pd.DataFrame, title: str | None = None, x: str = "l
         choices.add(short(metric or "value"), traces, layout)
     choices.close()
     ticks = {"tickvals": places} if by_layer else {}
-    return finish(fig, title, height=420, legend="right", xaxis={"title": label(x)} | ticks, yaxis={"zerolinewidth": 2})
+    return finish(fig, title, height=460, legend="right", xaxis={"title": label(x)} | ticks, yaxis={"zerolinewidth": 2})
 
 
 def _points(

@@ -29,6 +29,7 @@ __all__ = [
     "differences", "gamma_title", "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics",
     "sign_over_layers", "verdict_title", "verdicts",
 ]  # fmt: skip
+TITLED = "explained_variance"  # the metric that the titles of figures over layers speak of
 MIN_LAYERS_FOR_CORRELATION = 4
 OVER_LAYERS = ", mean over layers"  # ends the name of each hypothesis that 05 judges
 SHUFFLES = 9999
@@ -128,7 +129,7 @@ def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def heatmap_title(metrics: pd.DataFrame) -> str:
     """Return the finding of the heat map, of the hook that is judged."""
-    ev = metrics[metrics["metric"] == "explained_variance"].groupby(["layer", "arm"])["value"].mean().unstack()
+    ev = metrics[metrics["metric"] == TITLED].groupby(["layer", "arm"])["value"].mean().unstack()
     ahead = int((ev[MINED] > ev["random"]).sum())
     return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
 
@@ -144,7 +145,10 @@ def _at_layer(arm: str, layer: int) -> str:
 
 
 def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
-    """Return layer, contrast, metric, difference, low, high, delta: Holm over all layers and contrasts of a metric."""
+    """Return layer, contrast, metric, difference, low, high, delta: Holm over all layers and contrasts of a metric.
+
+    The metric that the titles speak of comes first, and so is the first that a figure shows.
+    """
     rows = []
     layers = sorted(metrics["layer"].unique())
     baselines = [name for name in BASELINES if name in p.arms]
@@ -162,12 +166,12 @@ def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
              "low": c.low, "high": c.high, "delta": c.delta, "n_seeds": c.n_seeds, "verdict": c.verdict}
             for (layer, baseline), c in zip(where, found, strict=True)
         ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(sorted(rows, key=lambda row: row["metric"] != TITLED))
 
 
 def difference_title(table: pd.DataFrame) -> str:
     """Return the finding of the per-layer figure."""
-    ev = table[table["metric"] == "explained_variance"]
+    ev = table[table["metric"] == TITLED]
     told = []
     for contrast, rows in ev.groupby("contrast", sort=False):
         beyond = (rows["verdict"] == "supported").sum()
@@ -217,7 +221,7 @@ def against_gamma(per_layer: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFram
 
 def gamma_title(table: pd.DataFrame) -> str:
     """Return the finding: Spearman's rank correlation of the advantage in explained variance with gamma, and its p."""
-    rows = table[(table["metric"] == "explained_variance") & (table["contrast"] == f"{MINED} - {BASELINES[0]}")]
+    rows = table[(table["metric"] == TITLED) & (table["contrast"] == f"{MINED} - {BASELINES[0]}")]
     n = len(rows)
     if n < MIN_LAYERS_FOR_CORRELATION:
         return f"{n} layers are too few to say whether the advantage follows anisotropy"
