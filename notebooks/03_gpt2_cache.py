@@ -111,7 +111,9 @@ figures.show(
 # %%
 kurtosis = activations.kurtosis_of_random_directions(store, p=run.p)
 figures.show(
-    figures.score_distribution(kurtosis.scores, threshold=None, null_maxima=None, title=kurtosis.title),
+    figures.score_distribution(kurtosis.scores, threshold=None, null_maxima=None, title=kurtosis.title).update_xaxes(
+        title="excess kurtosis along a direction"
+    ),
     "Excess kurtosis of the projection on 500 random unit directions: the activations beside a Gaussian surrogate "
     "(same covariance) and an elliptical one (same norms too).",
 )

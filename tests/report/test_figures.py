@@ -137,6 +137,16 @@ def test_sliders_have_as_many_steps_as_frames(name):
     assert "bdata" not in json.dumps(json.loads(fig.to_json())["frames"])
 
 
+def test_one_frame_has_no_slider_that_could_not_be_moved():
+    assert not figures.mined_slider({"mined": (unit(5), unit(3))}).layout.sliders
+
+
+def test_few_probabilities_are_named_one_by_one_on_a_logarithmic_axis():
+    ticks = draw("toy_curves").layout.xaxis
+    assert list(ticks.tickvals) == sorted(TABLES["toy_curves"]["probability"].unique())
+    assert all("." in text or text == "1" for text in ticks.ticktext)
+
+
 def test_a_slider_step_shows_its_own_frame():
     fig = figures.toy_directions({"a": [[1.0, 0.0]], "b": [[0.0, 0.5]]})
     assert list(fig.frames[1].data[1].x) == [0.0] and list(fig.frames[1].data[1].y) == [0.5]
@@ -291,7 +301,7 @@ def test_dead_latents_have_their_own_bar():
         lambda: figures.recovery_curve(CURVE.assign(miner=EVIL, metric=EVIL), "n_features", EVIL),
         lambda: figures.selectivity(SELECTIVITY.assign(null=0.2, group=EVIL, seed=EVIL, probe=EVIL), EVIL),
         lambda: figures.mined_versus_true({EVIL: np.eye(3)}, EVIL),
-        lambda: figures.mined_slider({EVIL: (unit(3), unit(3))}, EVIL),
+        lambda: figures.mined_slider({EVIL: (unit(3), unit(3)), "end": (unit(3), unit(3))}, EVIL),
         lambda: figures.score_distribution({EVIL: np.arange(9.0)}, 3.0, None, EVIL),
         lambda: figures.spectrum({EVIL: np.arange(1.0, 9)}, EVIL),
         lambda: figures.cosine_histograms({EVIL: {EVIL: np.zeros(3)}}, EVIL),

@@ -92,7 +92,7 @@ def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None
     Parameters
     ----------
     frames : mapping of str to (truth (n, 2), mined (m, 2))
-        Coordinates on one common plane; m may differ between frames and be 0.
+        Coordinates on one common plane; m may differ between frames and be 0. One frame has no slider.
     title : str, optional
         The finding, in words.
 
@@ -134,7 +134,8 @@ def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None
             unit_circle(),
         ]
     )
-    add_slider(fig, data, play=len(data) > 1, active=len(data) - 1)
+    if len(data) > 1:  # a slider that cannot be moved would look broken
+        add_slider(fig, data, play=True, active=len(data) - 1)
     layout = plane_layout(reach)
     layout["xaxis"]["title"], layout["yaxis"]["title"] = "first axis of the plane", "second axis of the plane"
     return finish(fig, title, height=520, legend="right", **layout)

@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 
 from rkcnn_lib.report.figures.controls import Choices, add_slider, finish, log_axis
 from rkcnn_lib.report.figures.inputs import as_array, checked, checked_arrays
-from rkcnn_lib.report.figures.parts import band
+from rkcnn_lib.report.figures.parts import band, number
 from rkcnn_lib.report.figures.style import DIVERGING, MANY_HUES, NEUTRAL, escape, faint, label, short, style_of
 
+MAX_TICKS = 8  # as many probabilities are named one by one on the axis
 CIRCLE = np.linspace(0, 2 * np.pi, 121)
 
 
@@ -152,7 +153,10 @@ def toy_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
             {"yaxis.title.text": label(quantity)},
         )
     choices.close()
-    x_axis = log_axis(table["probability"]) | {"title": "probability that a feature is active"}
+    measured = np.sort(table["probability"].unique())
+    x_axis = log_axis(measured) | {"title": "probability that a feature is active"}
+    if len(measured) <= MAX_TICKS:
+        x_axis |= {"tickmode": "array", "tickvals": measured, "ticktext": [number(p) for p in measured]}
     return finish(fig, title, height=420, legend="right", xaxis=x_axis)
 
 

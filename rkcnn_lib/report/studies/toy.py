@@ -130,7 +130,8 @@ def mine_all(spaces: list[Space], run: Run) -> Mined:
 
         units.append(cached_unit("toy_mining", given | {"seed": seed}, compute))
     table = pd.concat([unit.tables["recovery"] for unit in units], ignore_index=True)
-    cosines = {miner: units[0].arrays[miner].numpy() for miner in (*p.miners, JUDGED) if miner in units[0].arrays}
+    shown = sorted((*p.miners, JUDGED), key=lambda miner: miner != COMPARED)  # first the one that the title is about
+    cosines = {miner: units[0].arrays[miner].numpy() for miner in shown if miner in units[0].arrays}
     return Mined(table, cosines)
 
 
