@@ -157,7 +157,7 @@ figures.show(
 # %%
 frames = toy.from_noise(spaces[0], run)
 figures.show(
-    figures.mined_slider(frames, title="As the signal grows, mined directions appear and lie on the true ones"),
+    figures.mined_slider(frames, title=toy.noise_title(frames)),
     "True and mined directions projected on the first two principal axes of the true ones, seed 0. The share of signal "
     "is the slider; arrows shorter than 1 point out of the plane.",
     hero=True,

@@ -62,22 +62,19 @@ run = start_run("02_probe_validation", globals())
 # same subsets under permuted labels: if the two overlap, the score answers to chance.
 
 # %%
+scores = probing.separation_scores(run, probing.toy_tasks)
 figures.show(
-    figures.score_distribution(
-        probing.separation_scores(run, probing.toy_tasks), threshold=None, null_maxima=None,
-        title="Separation scores on a toy model, one feature's activity as label",
-    ),
-    "All subsets of seed 0, first task; scored on half of the rows.",
-)  # fmt: skip
+    figures.score_distribution(scores, title=probing.scores_title("Toy", scores)),
+    "Separation scores of all subsets, toy model of seed 0, one feature's activity as label; scored on half of the rows.",
+)
 
 # %%
+scores = probing.separation_scores(run, probing.atlas_tasks)
 figures.show(
-    figures.score_distribution(
-        probing.separation_scores(run, probing.atlas_tasks), threshold=None, null_maxima=None,
-        title=f"Separation scores on the embedded language model, {run.p.atlas_labels[0]} as label",
-    ),
-    "All subsets of seed 0; labels permuted by document, so that what belongs together stays together.",
-)  # fmt: skip
+    figures.score_distribution(scores, title=probing.scores_title("Atlas", scores)),
+    f"Separation scores of all subsets on the embedded language model, seed 0, {run.p.atlas_labels[0]} as label; labels "
+    "permuted by document, so that what belongs together stays together.",
+)
 
 # %% [markdown]
 # ## Toy model: winners against random, bottom and all dimensions

@@ -81,8 +81,10 @@ from rkcnn_lib.report.studies import (
     front,
     published_saes,
     sae_panels,
+    sae_titles,
     seed_study,
 )
+from rkcnn_lib.report.studies.verdicts import verdict_title
 
 run = start_run("04_sae_compare", globals())
 
@@ -123,7 +125,7 @@ compared.supply.groupby("arm", sort=False)[["supply", "wanted", "rows", "seconds
 frozen = sae_panels.frozen_dictionaries(compared, store, run)
 run.metrics(frozen.rename(columns={"k": "frozen_k"}).assign(metric="frozen_ev"))
 figures.show(
-    figures.frozen_dictionary(frozen, title=sae_panels.frozen_title(frozen)),
+    figures.frozen_dictionary(frozen, title=sae_titles.frozen_title(frozen)),
     f"Explained variance with k atoms a token, {run.p.frozen_rows} held-out rows; the random arm is the chance level. Lines "
     f"are means, bands the range over {run.p.n_seeds} seeds.",
 )
@@ -144,7 +146,7 @@ judged = published_saes.judge_published(others, store, run)
 run.metrics(judged)
 shown = sae_panels.shown_metrics(pd.concat([compared.metrics, judged]))
 figures.show(
-    figures.arm_metrics(shown, title=sae_panels.metrics_title(compared.metrics)),
+    figures.arm_metrics(shown, title=sae_titles.metrics_title(compared.metrics)),
     f"{run.p.n_seeds} seeds, held-out documents. Dots are seeds, bars 95 % t intervals of the mean over seeds; "
     "choose the metric at the top. L0 is fixed by k, so it is a check here, not a result. Published SAEs, where there "
     "are any, have an L0 and training data of their own and enter no contrast.",
@@ -152,20 +154,22 @@ figures.show(
 
 # %%
 figures.show(
-    figures.training_curves(compared.history, title="What a start buys in steps, and whether it lasts"),
+    figures.training_curves(compared.history, title=sae_titles.history_title(compared.history)),
     f"Training curves, mean and range over {run.p.n_seeds} seeds. An advantage that is gone at the last step was speed, not quality.",
 )
 
 # %%
+not_fired = sae_panels.dead_curves(compared)
 figures.show(
-    figures.dead_curve(sae_panels.dead_curves(compared), title="A latent looks dead until enough tokens are looked at"),
+    figures.dead_curve(not_fired, title=sae_titles.dead_title(not_fired)),
     f"Share of latents that have not fired yet against the number of held-out tokens looked at; mean and range over "
     f"{run.p.n_seeds} seeds.",
 )
 
 # %%
+rates = sae_panels.densities(compared)
 figures.show(
-    figures.density(sae_panels.densities(compared), title="How often latents fire"),
+    figures.density(rates, title=sae_titles.density_title(rates)),
     f"Histogram of the share of held-out tokens on which a latent is active, all {run.p.n_seeds} seeds, log axis; those that never "
     "fire have their own bar.",
 )
@@ -198,7 +202,7 @@ if run.p.front_k:
 
 # %%
 figures.show(
-    figures.cosine_histograms(sae_panels.moved(compared), title=sae_panels.moved_title(compared)),
+    figures.cosine_histograms(sae_panels.moved(compared), title=sae_titles.moved_title(compared)),
     f"rkcnn_lift, all {run.p.n_seeds} seeds: cosine of each latent with its own start, mined latents beside the randomly filled ones "
     "of the same SAE; the slider goes through training.",
 )
@@ -232,7 +236,7 @@ display(agreed.summary)
 # %%
 run.metrics(agreed.along)
 figures.show(
-    figures.training_curves(agreed.along, title="How the agreement of seeds changes while they train"),
+    figures.training_curves(agreed.along, title=sae_titles.along_title(agreed.along)),
     f"{run.p.n_seeds} seeds. Older PWMCC over all latents at the start, 1/16, 1/4 and the end of training; grey: chance level.",
 )
 
@@ -269,7 +273,7 @@ truth = sae_panels.recovery(compared, store)
 if truth is not None:
     run.metrics(truth)
     figures.show(
-        figures.recovery_by_miner(truth.rename(columns={"arm": "miner"}), title=sae_panels.recovery_title(truth)),
+        figures.recovery_by_miner(truth.rename(columns={"arm": "miner"}), title=sae_titles.recovery_title(truth)),
         f"Trained decoders of {run.p.n_seeds} seeds against the true directions, one-to-one and signed; grey: chance with as many random ones.",
     )
 else:
@@ -345,7 +349,7 @@ if world is not None:
 # %%
 verdicts = run.verdicts(sae_panels.verdicts(compared.metrics, needed, agreed, run.p))
 figures.show(
-    figures.paired_differences(verdicts, title=sae_panels.verdict_title(verdicts)),
+    figures.paired_differences(verdicts, title=verdict_title(verdicts)),
     f"Holm-adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the shaded strip is the margin. Choose the metric at the top.",
 )
 verdicts[["hypothesis", "contrast", "difference", "low", "high", "delta", "p", "contrast_verdict", "verdict"]].round(4)

@@ -17,6 +17,8 @@ from rkcnn_lib.report.studies import (
     probe_controls,
     probing,
     sae_panels,
+    sae_titles,
+    toy,
     verdicts,
 )
 
@@ -210,6 +212,33 @@ def test_what_dead_latents_and_agreement_must_be_read_with_is_counted_from_the_s
     assert "rkcnn_lift 0.60 (chance 0.59), random 0.30 (chance 0.62)." in told["seeds agree more"]
     counted = "as 0: rkcnn_lift 0.60, random 0.30: +0.30 against random in place of +0.30."
     assert told["seeds agree more"].endswith(counted)
+
+
+def both(**columns):
+    """A table with the mined arm and the random one, whose numbers are a tenth of its."""
+    table = pd.DataFrame(columns)
+    rivals = table.assign(arm="random", value=table["value"] / 10)
+    return pd.concat([table.assign(arm="rkcnn_lift"), rivals], ignore_index=True)
+
+
+def test_titles_say_what_the_figures_below_them_show():
+    curve = {"step": [1, 50, 160], "value": [30.0, 9.0, 8.0]}
+    told = sae_titles.history_title(both(**curve, metric="loss"))
+    assert told == "Training loss at steps 1 and 160: rkcnn_lift 30 and 8, random 3 and 0.8"
+    along = both(**curve | {"value": [0.5, 0.6, 0.7]}, chance_mean=0.68)
+    told = sae_titles.along_title(along)
+    assert told.endswith(
+        "goes from 0.50 to 0.70 for rkcnn_lift (chance 0.68), from 0.05 to 0.07 for random (chance 0.68)"
+    )
+    dead = both(tokens=[1, 100, 1000], value=[0.9, 0.5, 0.4]).rename(columns={"value": "share"})
+    told = sae_titles.dead_title(dead)
+    assert told.endswith("after all of 1,000 tokens: rkcnn_lift 50% and 40%, random 5% and 4%")
+    told = sae_titles.density_title({"rkcnn_lift": np.array([0.0, 0.0, 0.5]), "random": np.zeros(3)})
+    assert told.endswith("rkcnn_lift 50.00%, random nan%")
+    scores = {"labels": np.arange(100.0) + 50, "permuted labels": np.arange(100.0)}
+    assert probing.scores_title("Toy", scores).startswith("Toy: 55% of subsets")
+    frames = {str(n): (np.zeros((19, 2)), np.zeros((n, 2))) for n in (0, 3, 24)}
+    assert "keeps 0 directions of pure noise and 24 of hidden states with 19 features" in toy.noise_title(frames)
 
 
 def test_labels_with_chance_levels_of_their_own_are_shown_apart_with_the_classifier_beside_every_probe():

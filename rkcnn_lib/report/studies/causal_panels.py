@@ -17,7 +17,7 @@ from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.studies.causal import ENDS, Measured, judged_rank
 from rkcnn_lib.report.studies.causal_prompts import Prompts, shared_prompts
 from rkcnn_lib.report.studies.causal_subspaces import CEILING, CHANCE, MINED, SUBSPACES, VARIANCE
-from rkcnn_lib.report.studies.sae_panels import verdict_title
+from rkcnn_lib.report.studies.verdicts import verdict_title
 
 __all__ = [
     "at_rank",

@@ -18,8 +18,8 @@ from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.studies import agreement
 from rkcnn_lib.report.studies.cells import MINED
 from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
-from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, SHOWN, by_arm, verdict_title
-from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences, sign_flips
+from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, SHOWN, by_arm
+from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences, sign_flips, verdict_title
 from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts

@@ -207,6 +207,13 @@ def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
     return {name: subset_scores(X, subsets, "separation", y=given).cpu().numpy() for name, given in labels.items()}
 
 
+def scores_title(task: str, scores: dict[str, np.ndarray]) -> str:
+    """Return how many subsets score above what permuted labels allow one in twenty."""
+    labels, permuted = scores.values()
+    above = (labels > np.quantile(permuted, 0.95)).mean()
+    return f"{task}: {above:.0%} of subsets score above the 95 % point of permuted labels (by chance 5 %)"
+
+
 def for_figure(table: pd.DataFrame, by_label: bool = False) -> pd.DataFrame:
     """Return the columns that the selectivity figure takes: a view a probe, the RkCNN classifier beside each.
 

@@ -1,4 +1,4 @@
-"""What 04 shows of a comparison: one function a panel, tables in the form the figures take, titles that state."""
+"""What 04 shows of a comparison: one function a panel, tables in the form the figures take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
 from rkcnn_lib.report.studies.agreement import Agreement, agreement_remark
 from rkcnn_lib.report.studies.cells import L0_TOLERANCE, MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import BASELINES, Compared
-from rkcnn_lib.report.studies.verdicts import Values, judge, strongest_other
+from rkcnn_lib.report.studies.verdicts import Values, judge, strongest_other, verdict_title
 from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit, load_unit
 
@@ -57,27 +57,11 @@ def _frozen_cell(store: Any, sae_folder: Path, p: SaeCompare, device: str) -> di
     return cached_unit("frozen", inputs, compute).scalars
 
 
-def frozen_title(frozen: pd.DataFrame) -> str:
-    """Return the finding of the frozen-dictionary figure."""
-    k = frozen["k"].max()
-    means = frozen[frozen["k"] == k].groupby("arm")["value"].mean().sort_values()
-    return (
-        f"Before training, {means.index[-1]} codes best at k = {k} (EV {means.iloc[-1]:.3f}); "
-        f"{MINED} {means[MINED]:.3f}, {UNMINED} {means[UNMINED]:.3f}"
-    )
-
-
 def shown_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
     """Keep the metrics that the figure offers, in order."""
     found = metrics[metrics["metric"].isin(SHOWN)]
     order = found["metric"].map({name: i for i, name in enumerate(SHOWN)})
     return found.loc[order.sort_values(kind="stable").index]
-
-
-def metrics_title(metrics: pd.DataFrame) -> str:
-    """Return the finding of the figure of trained SAEs."""
-    means = metrics[metrics["metric"] == "explained_variance"].groupby("arm")["value"].mean().sort_values()
-    return f"After training, explained variance runs from {means.iloc[0]:.3f} ({means.index[0]}) to {means.iloc[-1]:.3f} ({means.index[-1]})"  # noqa: E501
 
 
 def dead_curves(compared: Compared) -> pd.DataFrame:
@@ -113,13 +97,6 @@ def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
     return {step: {group: np.concatenate(parts) for group, parts in f.items()} for step, f in frames.items()}
 
 
-def moved_title(compared: Compared) -> str:
-    """Return the finding of the figure of how far latents moved."""
-    last = list(moved(compared).values())[-1]
-    medians = {group: np.median(values) if len(values) else float("nan") for group, values in last.items()}
-    return f"Median cosine with the start: mined {medians['mined']:.2f}, random fill {medians['random fill']:.2f}"
-
-
 def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
     """Compare trained decoders with the true directions (live latents), beside chance; None where none are known."""
     truth = getattr(store, "truth", None)
@@ -134,12 +111,6 @@ def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
                 rows.append({"arm": arm, "seed": seed, "metric": measure.__name__, "value": value,
                              "chance_mean": by_chance.mean, "chance_upper": by_chance.upper})  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def recovery_title(truth: pd.DataFrame) -> str:
-    """Return the finding of the figure against the truth."""
-    means = truth[truth["metric"] == "recovery_rate"].groupby("arm")["value"].mean()
-    return f"True directions recovered at cosine 0.9: {MINED} {means[MINED]:.0%}, {UNMINED} {means[UNMINED]:.0%}"
 
 
 def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
@@ -210,13 +181,6 @@ def remarks(compared: Compared, agreed: Agreement) -> dict[str, str]:
     if len(agreed.table):
         found[AGREE] = agreement_remark(agreed.table, n_latents=len(never))
     return found
-
-
-def verdict_title(table: pd.DataFrame) -> str:
-    """Return all verdicts in one line, hypotheses of the same verdict together."""
-    unique = table.drop_duplicates("hypothesis")
-    groups = unique.groupby("verdict", sort=False)["hypothesis"].agg(", ".join)
-    return "; ".join(f"{verdict}: {hypotheses}" for verdict, hypotheses in groups.items())
 
 
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:

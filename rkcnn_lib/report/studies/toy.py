@@ -192,6 +192,15 @@ def from_noise(space: Space, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray
     return frames
 
 
+def noise_title(frames: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Return how many directions the calibrated miner keeps with nothing there and with nothing but signal."""
+    (_, from_noise), *_, (truth, from_signal) = frames.values()
+    return (
+        f"The calibrated miner keeps {len(from_noise)} directions of pure noise and {len(from_signal)} of hidden "
+        f"states with {len(truth)} features"
+    )
+
+
 def checks(mined: Mined, p: ToySuperposition) -> list[Check]:
     """Return 01's gate: the calibrated miner beats chance in every model, and keeps something in every model."""
     rows = mined.table[(mined.table["miner"] == JUDGED) & (mined.table["metric"] == "matched_cosine")]

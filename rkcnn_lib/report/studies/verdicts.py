@@ -160,3 +160,10 @@ def seed_differences(
         return pd.DataFrame()
     difference = (table[arm] - table[baseline]).dropna()
     return -difference if lower_is_better else difference
+
+
+def verdict_title(table: pd.DataFrame) -> str:
+    """Return all verdicts in one line, hypotheses of the same verdict together."""
+    unique = table.drop_duplicates("hypothesis")
+    groups = unique.groupby("verdict", sort=False)["hypothesis"].agg(", ".join)
+    return "; ".join(f"{verdict}: {hypotheses}" for verdict, hypotheses in groups.items())
