@@ -201,8 +201,9 @@ if run.p.front_k:
 # latents below shows movement beside firing rate.
 
 # %%
+moved = sae_panels.moved(compared)
 figures.show(
-    figures.cosine_histograms(sae_panels.moved(compared), title=sae_titles.moved_title(compared)),
+    figures.cosine_histograms(moved, title=sae_titles.moved_title(moved)),
     f"rkcnn_lift, all {run.p.n_seeds} seeds: cosine of each latent with its own start, mined latents beside the randomly filled ones "
     "of the same SAE; the slider goes through training.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -49,3 +50,11 @@ def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float 
         if step < tolerance * spread:
             break
     return point.to(X.dtype)
+
+
+def fingerprint(*tensors: torch.Tensor) -> str:
+    """sha256 over the values of some tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

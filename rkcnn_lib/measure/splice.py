@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rkcnn_lib.tensors import asked, first_position
+from rkcnn_lib.tensors import asked, fingerprint, first_position
 
 
 @torch.no_grad()
@@ -60,7 +59,7 @@ def _ablated(
     same of the clean text: other weights in the same object would not.
     """
     known = _ABLATED.setdefault(lm, {})
-    key = (hook_name, contexts_per_batch, tuple(tokens.shape), _digest(tokens), _digest(mean))
+    key = (hook_name, contexts_per_batch, tuple(tokens.shape), fingerprint(tokens, mean))
     if key not in known or known[key][0] != clean:
         first, sums = first_position(lm), [0.0, 0.0]
         for batch in tokens.split(contexts_per_batch):
@@ -70,10 +69,6 @@ def _ablated(
                 sums[i] += _cross_entropy(log_probs, right)
         known[key] = (clean, *sums)
     return known[key][1:]
-
-
-def _digest(tensor: Tensor) -> bytes:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).digest()
 
 
 def _scores(means: dict[str, float]) -> dict[str, float]:

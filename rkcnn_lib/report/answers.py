@@ -186,7 +186,7 @@ def _readings(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Return for each start that was declared a rival what its contrasts say in words."""
     alone: dict[str, list[str]] = {}
     for row in rows:
-        alone.setdefault(_rivals([row]), []).append(reading(row))
+        alone.setdefault(figures.rival(row.get("contrast")), []).append(reading(row))
     return alone
 
 

@@ -6,7 +6,6 @@ weights, Adam's moments, the dead-latent counter and the step are the whole stat
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -21,14 +20,6 @@ from torch import Tensor
 from rkcnn_lib.sae.trainer import Trainer
 
 STATE_FILE = "checkpoint.json"
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """sha256 over the values of some tensors."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, str]) -> None:

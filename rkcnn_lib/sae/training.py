@@ -19,9 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
-from rkcnn_lib.sae.checkpoints import fingerprint, resume_checkpoint, save_checkpoint
+from rkcnn_lib.sae.checkpoints import resume_checkpoint, save_checkpoint
 from rkcnn_lib.sae.inits import init_from_directions, sample_rows
 from rkcnn_lib.sae.trainer import TrainConfig, Trainer
+from rkcnn_lib.tensors import fingerprint
 
 SCALE_ROWS = 8192
 

@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 
 from rkcnn_lib.report.studies.cells import MINED, UNMINED
-from rkcnn_lib.report.studies.comparison import Compared
-from rkcnn_lib.report.studies.sae_panels import moved
 
 
 def frozen_title(frozen: pd.DataFrame) -> str:
@@ -56,9 +54,9 @@ def density_title(densities: dict[str, np.ndarray]) -> str:
     return f"Tokens on which the median live latent fires: {', '.join(told)}"
 
 
-def moved_title(compared: Compared) -> str:
+def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
     """Return the finding of the figure of how far latents moved."""
-    last = list(moved(compared).values())[-1]
+    last = list(frames.values())[-1]
     medians = {group: np.median(values) if len(values) else float("nan") for group, values in last.items()}
     return f"Median cosine with the start: mined {medians['mined']:.2f}, random fill {medians['random fill']:.2f}"
 
