@@ -185,7 +185,7 @@ def _site(options: argparse.Namespace) -> int:
 
 
 def _single_file(options: argparse.Namespace) -> int:
-    from rkcnn_lib.report.runs import latest_run
+    from rkcnn_lib.report.gates import latest_run
     from rkcnn_lib.report.sharing import single_file
     from rkcnn_lib.report.units import outputs_root
 
@@ -203,7 +203,7 @@ def _single_file(options: argparse.Namespace) -> int:
 
 
 def _pages(profile: str, out: Path | None, also: list[Path] | None = None) -> None:
-    from rkcnn_lib.report.runs import latest_run
+    from rkcnn_lib.report.gates import latest_run
     from rkcnn_lib.report.sharing import run_folders, weight_lines
     from rkcnn_lib.report.site import build_site
     from rkcnn_lib.report.units import outputs_root

@@ -23,6 +23,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from rkcnn_lib.report import params as parameter_models
+from rkcnn_lib.report.gates import PASS, earlier_gates
 from rkcnn_lib.report.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, Parameters
 from rkcnn_lib.report.units import digest, fingerprint, outputs_root
 
@@ -138,30 +139,6 @@ def finished(notebook: str, key: str) -> bool:
     return bool(record) and record["status"] == "finished" and (folder / "notebook.ipynb").is_file()
 
 
-def latest_run(notebook: str, profile: str, model: str | None = None) -> Path | None:
-    """Return the folder of the run of this notebook and profile that finished last, or None.
-
-    With ``model``, runs on another model are passed over; notebooks that name no model always count.
-    """
-    found = []
-    for path in (outputs_root() / "runs" / notebook).glob("*/run.json"):
-        record = json.loads(path.read_text())
-        is_other_model = model is not None and record["parameters"].get("model", model) != model
-        if record["profile"] == profile and record["status"] == "finished" and not is_other_model:
-            found.append((record["finished"], path.parent))
-    return max(found)[1] if found else None
-
-
-def earlier_gates(notebook: str, profile: str, model: str | None = None) -> dict[str, str]:
-    """Return PASS, FAIL or NOT RUN for each notebook before this one, under the same profile and model."""
-    verdicts = {}
-    for name in list(NOTEBOOKS)[: list(NOTEBOOKS).index(notebook)]:
-        folder = latest_run(name, profile.split("--")[0], model)
-        gate = read_run(folder)["gate"] if folder else None
-        verdicts[name] = gate["verdict"] if gate else "NOT RUN"
-    return verdicts
-
-
 def provenance(device: str) -> dict[str, Any]:
     """Return what a reader needs to run this again: commit, versions, device, threads."""
     import torch
@@ -211,7 +188,7 @@ class Run:
     @property
     def gated(self) -> bool:
         """Whether every earlier gate was run and passed; if not, verdicts are marked *ungated*."""
-        return all(verdict == "PASS" for verdict in self.record["earlier_gates"].values())
+        return all(verdict == PASS for verdict in self.record["earlier_gates"].values())
 
     def save(self) -> None:
         """Write run.json as it stands."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from rkcnn_lib.report import answers, glossary, plotly_js
 from rkcnn_lib.report.compare import comparison
+from rkcnn_lib.report.gates import gates_since
 from rkcnn_lib.report.pages import SHORT_TITLES, TITLES, Page, load, position, read_record
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import ASSETS
@@ -59,6 +60,7 @@ def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequ
     others = sorted((read_record(Path(run)) for run in also if Path(run).resolve() not in given), key=position)
     # Pages stay together by notebook; within one, sorting is stable: what leads comes first.
     records = sorted([*records, *others], key=lambda item: position(item)[:2])
+    records = [(folder, gates_since(record, records)) for folder, record in records]
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:

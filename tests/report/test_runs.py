@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib.report import runs
+from rkcnn_lib.report.gates import earlier_gates
 from rkcnn_lib.report.params import ParameterError, defaults, read_parameter_file, resolve
 from rkcnn_lib.report.runs import ROOT, Check, GateFailed, run_folder, run_key, start_run
 from rkcnn_lib.worlds import ModelUnavailable
@@ -80,8 +81,8 @@ def test_controls_other_profiles_and_other_models_do_not_gate():
     finished_run("01_toy_superposition", "FAIL", profile="smoke--gaussian", control="gaussian")
     finished_run("01_toy_superposition", "FAIL", profile="other")
     finished_run("03_gpt2_cache", "FAIL", model="atlas")
-    assert runs.earlier_gates("04_sae_compare", "smoke", "planted")["03_gpt2_cache"] == "NOT RUN"
-    assert set(runs.earlier_gates("04_sae_compare", "smoke", "atlas").values()) == {"FAIL", "NOT RUN"}
+    assert earlier_gates("04_sae_compare", "smoke", "planted")["03_gpt2_cache"] == "NOT RUN"
+    assert set(earlier_gates("04_sae_compare", "smoke", "atlas").values()) == {"FAIL", "NOT RUN"}
 
 
 @pytest.mark.parametrize(("layer", "told"), [(99, "layer = 99"), (-5, "layer = -5")])

@@ -1,0 +1,70 @@
+"""Gates of earlier notebooks: looked up when a notebook starts, and again when pages are made of its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rkcnn_lib.report.params import NOTEBOOKS
+from rkcnn_lib.report.units import outputs_root
+
+PASS, NOT_RUN = "PASS", "NOT RUN"
+Recorded = tuple[Path, dict[str, Any]]  # a run's folder and its run.json
+
+
+def latest_run(notebook: str, profile: str) -> Path | None:
+    """Return the folder of the run of this notebook and profile that finished last, or None."""
+    found = _latest(_kept(notebook), notebook, profile)
+    return found[0] if found else None
+
+
+def earlier_gates(notebook: str, profile: str, model: str | None = None) -> dict[str, str]:
+    """Return PASS, FAIL or NOT RUN for each notebook before this one, under the same profile and model.
+
+    Runs on another model are passed over; notebooks that name no model always count.
+    """
+    before = list(NOTEBOOKS)[: list(NOTEBOOKS).index(notebook)]
+    return {name: _gate(_latest(_kept(name), name, profile, model)) for name in before}
+
+
+def gates_since(record: dict[str, Any], others: Iterable[Recorded]) -> dict[str, Any]:
+    """Return a run's record with the gates that were NOT RUN when it started as ``others`` have judged them since.
+
+    A gate says whether a method works, not what came out, so it counts the same before and after. What failed stays
+    failed. ``gates_since`` in the result names the gates that came later, for pages to say so.
+    """
+    gates, others = record.get("earlier_gates") or {}, list(others)
+    profile, model = str(record.get("profile")), (record.get("parameters") or {}).get("model")
+    missing = [name for name, verdict in gates.items() if verdict == NOT_RUN]
+    judged = {name: _gate(_latest(others, name, profile, model)) for name in missing}
+    came = {name: verdict for name, verdict in judged.items() if verdict != NOT_RUN}
+    if not came:
+        return record
+    gates = gates | came
+    gated = all(verdict == PASS for verdict in gates.values())
+    verdicts = [row | {"gated": gated} for row in record.get("verdicts") or []]
+    return record | {"earlier_gates": gates, "gates_since": sorted(came), "verdicts": verdicts}
+
+
+def _kept(notebook: str) -> list[Recorded]:
+    paths = (outputs_root() / "runs" / notebook).glob("*/run.json")
+    return [(path.parent, json.loads(path.read_text())) for path in paths]
+
+
+def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | None = None) -> Recorded | None:
+    """Return the run of a notebook that finished last, among those of a profile (without variant) and a model."""
+    found = [
+        (folder, record)
+        for folder, record in runs
+        if record["notebook"] == notebook
+        and record.get("profile") == profile.split("--")[0]
+        and record.get("status") == "finished"
+        and (model is None or (record.get("parameters") or {}).get("model", model) == model)
+    ]
+    return max(found, key=lambda run: str(run[1].get("finished")), default=None)
+
+
+def _gate(run: Recorded | None) -> str:
+    return ((run[1].get("gate") or {}).get("verdict") if run else None) or NOT_RUN
