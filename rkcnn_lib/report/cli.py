@@ -9,14 +9,7 @@ from typing import Any
 
 import yaml
 
-from rkcnn_lib.report.params import (
-    NOTEBOOKS,
-    ROOT,
-    ParameterError,
-    check_notebook,
-    read_parameter_file,
-    resolve,
-)
+from rkcnn_lib.report.params import NOTEBOOKS, ROOT, ParameterError, check_notebook, read_parameter_file, resolve
 
 # What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
 KEPT_BY_DRY_RUN = ("model", "revision", "layer", "layers", "hook", "text", "relation")

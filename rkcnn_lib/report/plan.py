@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rkcnn_lib.report.params import Activations, Comparison, Multilayer, Parameters, SaeCompare
 from rkcnn_lib.report.runs import INVENTED_MODELS, finished, run_key
+from rkcnn_lib.report.schemas import Activations, Comparison, Multilayer, Parameters, SaeCompare
 from rkcnn_lib.report.units import outputs_root
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from rkcnn_lib.measure.causal import (
     share_in,
 )
 from rkcnn_lib.report.cards.tokens import readable, token_text, unknown_words
-from rkcnn_lib.report.params import CausalChecks
+from rkcnn_lib.report.schemas import CausalChecks
 from rkcnn_lib.report.studies.causal import Measured
 from rkcnn_lib.report.studies.causal_prompts import Prompts
 from rkcnn_lib.worlds import hook_name

@@ -22,9 +22,17 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from rkcnn_lib.report import params as parameter_models
 from rkcnn_lib.report.gates import PASS, earlier_gates
-from rkcnn_lib.report.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, Parameters
+from rkcnn_lib.report.params import (
+    NOTEBOOK_FOLDER,
+    NOTEBOOKS,
+    ROOT,
+    ParameterError,
+    assignments,
+    check_notebook,
+    validate,
+)
+from rkcnn_lib.report.schemas import NOT_DECIDING, Parameters
 from rkcnn_lib.report.units import digest, fingerprint, outputs_root
 
 FORMAT = 1
@@ -58,7 +66,7 @@ class Check:
 
 def run_key(notebook: str, values: Parameters) -> str:
     """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook."""
-    asked = values.model_dump(exclude=parameter_models.NOT_DECIDING)
+    asked = values.model_dump(exclude=NOT_DECIDING)
     source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text()
     return digest([notebook, asked, input_identity(values), fingerprint(), source])
 
@@ -253,9 +261,9 @@ def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
     GateFailed
         If an earlier notebook's gate failed under the same profile and ``force`` is False.
     """
-    schema = NOTEBOOKS[parameter_models.check_notebook(notebook)]
+    schema = NOTEBOOKS[check_notebook(notebook)]
     known = {name: namespace[name] for name in schema.model_fields if name in namespace}
-    values = parameter_models.validate(notebook, _injected() | known)
+    values = validate(notebook, _injected() | known)
     run = Run(notebook, values)
     failed = [name for name, verdict in run.record["earlier_gates"].items() if verdict == "FAIL"]
     if failed and not values.force:
@@ -277,7 +285,7 @@ def _injected() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for source in cells:
         if source.startswith("# Parameters\n"):
-            found |= parameter_models.assignments(source)
+            found |= assignments(source)
     return found
 
 

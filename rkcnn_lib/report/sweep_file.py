@@ -24,15 +24,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from rkcnn_lib.report.params import (
-    Count,
-    Multilayer,
-    ParameterError,
-    checked,
-    defaults,
-    read_parameter_file,
-    validate,
-)
+from rkcnn_lib.report.params import ParameterError, checked, defaults, read_parameter_file, validate
+from rkcnn_lib.report.schemas import Count, Multilayer
 
 NOTEBOOK = "05_multilayer"
 EVERYWHERE = ("layers", "hooks", "seeds")  # a setting is run at all of these

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import provenance
+from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.sweep_file import Setting, Sweep
 from rkcnn_lib.report.units import COMPUTING, fingerprint
 

@@ -22,8 +22,9 @@ from typing import Any
 
 import pandas as pd
 
-from rkcnn_lib.report.params import Multilayer, ParameterError
+from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.runs import INVENTED_MODELS, input_identity
+from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.studies.activations import invented_store
 from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.report.sweep import Records, Workers, process_count, run_recorded

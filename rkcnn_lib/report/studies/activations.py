@@ -13,8 +13,8 @@ from IPython.display import display
 from scipy import stats
 
 from rkcnn_lib.probe.nulls import surrogate
-from rkcnn_lib.report.params import Cache
 from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
+from rkcnn_lib.report.schemas import Cache
 from rkcnn_lib.worlds import (
     MemoryStore,
     PlantedDictionary,

@@ -26,8 +26,8 @@ from rkcnn_lib.measure.matching import EXACT_UP_TO
 from rkcnn_lib.measure.pairs import bootstrap_pairs, jackknife_pairs
 from rkcnn_lib.measure.recovery import Chance, covariance_factor
 from rkcnn_lib.measure.stability import shared_latents_chance
-from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.cells import MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import Compared, compare
 from rkcnn_lib.report.studies.verdicts import Values

@@ -28,7 +28,7 @@ from rkcnn_lib.measure.effects import (
     tells_apart,
 )
 from rkcnn_lib.measure.subspaces import random_basis, rowspace_part
-from rkcnn_lib.report.params import CausalChecks
+from rkcnn_lib.report.schemas import CausalChecks
 from rkcnn_lib.report.studies.causal_prompts import Pairing, Prompts
 from rkcnn_lib.report.studies.causal_subspaces import (
     CHANCE,

@@ -12,7 +12,7 @@ from IPython.display import HTML, display
 from rkcnn_lib.measure.causal import patched_logits
 from rkcnn_lib.measure.effects import effects
 from rkcnn_lib.report.cards.tokens import readable, token_text
-from rkcnn_lib.report.params import CausalChecks
+from rkcnn_lib.report.schemas import CausalChecks
 from rkcnn_lib.report.studies.causal import Measured, judged_rank
 from rkcnn_lib.report.studies.causal_prompts import Prompts
 from rkcnn_lib.report.studies.causal_subspaces import CEILING, CHANCE, MINED, SAE_SPAN, VARIANCE

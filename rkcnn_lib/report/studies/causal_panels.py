@@ -12,8 +12,8 @@ from rkcnn_lib.measure.causal import patched_logits
 from rkcnn_lib.measure.effects import PROPORTIONS
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.measure.subspaces import random_basis
-from rkcnn_lib.report.params import CausalChecks
 from rkcnn_lib.report.runs import Check, Run
+from rkcnn_lib.report.schemas import CausalChecks
 from rkcnn_lib.report.studies.causal import ENDS, Measured, judged_rank
 from rkcnn_lib.report.studies.causal_prompts import Prompts, shared_prompts
 from rkcnn_lib.report.studies.causal_subspaces import CEILING, CHANCE, MINED, SUBSPACES, VARIANCE

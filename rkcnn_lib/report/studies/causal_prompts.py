@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs
-from rkcnn_lib.report.params import CausalChecks
+from rkcnn_lib.report.schemas import CausalChecks
 from rkcnn_lib.worlds.tasks import Prompt, pair_up, screen, task_prompts
 
 MIN_ENTITIES = 4

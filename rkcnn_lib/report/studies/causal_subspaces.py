@@ -18,7 +18,7 @@ from rkcnn_lib.measure.fourier import key_frequencies
 from rkcnn_lib.measure.fourier_planes import fourier_planes
 from rkcnn_lib.measure.subspaces import captured_variance, leading_basis, random_basis, random_basis_of_variance
 from rkcnn_lib.probe.scores import scatter_matrices
-from rkcnn_lib.report.params import CausalChecks
+from rkcnn_lib.report.schemas import CausalChecks
 from rkcnn_lib.report.studies.causal_prompts import Prompts
 from rkcnn_lib.report.studies.cells import LONG, directions_unit
 from rkcnn_lib.report.units import Unit, cached_unit

@@ -10,7 +10,7 @@ import torch
 from rkcnn_lib.measure.causal import clean_logits, steered_continuation
 from rkcnn_lib.measure.subspaces import rowspace_part
 from rkcnn_lib.report.cards.tokens import token_text
-from rkcnn_lib.report.params import CausalChecks
+from rkcnn_lib.report.schemas import CausalChecks
 from rkcnn_lib.report.studies.causal import Measured, ground, judged_rank
 from rkcnn_lib.report.studies.causal_prompts import Pairing, Prompts
 from rkcnn_lib.report.studies.causal_subspaces import (

@@ -19,8 +19,8 @@ import pandas as pd
 
 from rkcnn_lib.measure import quality
 from rkcnn_lib.probe import mine
-from rkcnn_lib.report.params import VARIANTS, CausalChecks, Comparison
 from rkcnn_lib.report.runs import INVENTED_MODELS
+from rkcnn_lib.report.schemas import VARIANTS, CausalChecks, Comparison
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, save_saelens, train_sae
 from rkcnn_lib.worlds import load_model

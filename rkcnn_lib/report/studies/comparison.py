@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rkcnn_lib.report.params import Comparison, SaeCompare
+from rkcnn_lib.report.schemas import Comparison, SaeCompare
 from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, load_unit, outputs_root

@@ -30,8 +30,8 @@ from rkcnn_lib.measure.fourier_planes import (
     span_energy,
 )
 from rkcnn_lib.measure.recovery import Chance
-from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.agreement import Agreement
 from rkcnn_lib.report.studies.cells import MINED, UNMINED, model_of
 from rkcnn_lib.report.studies.comparison import Compared

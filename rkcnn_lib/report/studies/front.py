@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.cells import MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
 from rkcnn_lib.report.studies.sae_panels import FRONT_HYPOTHESIS

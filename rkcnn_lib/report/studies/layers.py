@@ -13,8 +13,8 @@ from scipy import stats
 from rkcnn_lib.measure.pairs import jackknife_pairs
 from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.report.figures import rival
-from rkcnn_lib.report.params import Multilayer
 from rkcnn_lib.report.runs import Check, Run
+from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.studies import agreement
 from rkcnn_lib.report.studies.cells import MINED
 from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy

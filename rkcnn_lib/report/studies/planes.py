@@ -12,8 +12,8 @@ import torch
 
 from rkcnn_lib.measure import matched_cosine
 from rkcnn_lib.probe import mine
-from rkcnn_lib.report.params import ToySuperposition
 from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.schemas import ToySuperposition
 from rkcnn_lib.report.studies.toy import COMPARED
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator

@@ -16,8 +16,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import draw_subsets
-from rkcnn_lib.report.params import ProbeValidation
 from rkcnn_lib.report.runs import Check, Run
+from rkcnn_lib.report.schemas import ProbeValidation
 from rkcnn_lib.report.studies.probing import Task, Tasks, choose, controlled, over_seeds, probes, seed_unit
 
 ENOUGH = 0.9  # share of what all dimensions have above chance that a subset must reach

@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import quality
-from rkcnn_lib.report.params import ParameterError, SaeCompare
+from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.runs import Run
+from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.cells import splice
 from rkcnn_lib.report.studies.comparison import tidy
 from rkcnn_lib.report.units import Unit, cached_unit

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
-from rkcnn_lib.report.params import SaeCompare
 from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
+from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.agreement import Agreement, agreement_remark
 from rkcnn_lib.report.studies.cells import L0_TOLERANCE, MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import BASELINES, Compared

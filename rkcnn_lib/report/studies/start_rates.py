@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rkcnn_lib.report.params import SaeCompare
+from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.cells import initial_sae
 from rkcnn_lib.report.units import Unit, cached_unit
 

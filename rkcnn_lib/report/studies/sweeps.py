@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from rkcnn_lib.measure.statistics import paired_interval, sign_flip_p
-from rkcnn_lib.report.params import Multilayer, ParameterError
+from rkcnn_lib.report.params import ParameterError
+from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.studies.cells import MINED
 from rkcnn_lib.report.studies.comparison import BASELINES
 from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, by_arm

@@ -15,8 +15,8 @@ from rkcnn_lib.measure.matching import match
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.nulls import surrogate
-from rkcnn_lib.report.params import NOT_DECIDING, ToySuperposition
 from rkcnn_lib.report.runs import Check, Run
+from rkcnn_lib.report.schemas import NOT_DECIDING, ToySuperposition
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
 from rkcnn_lib.worlds.geometry import true_directions
