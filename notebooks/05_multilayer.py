@@ -143,9 +143,9 @@ figures.show(
 # %% [markdown]
 # ## A sign test over layers
 #
-# At how many layers is the difference in favour? `p_layers` is the textbook sign test, which takes layers for
-# independent. They are not: they share seeds, text and model. `p_seeds` turns the sign of a seed at all its layers
-# together; with five seeds it cannot go below 0.0625.
+# At how many layers is the difference in favour (chance: at half of them)? `p_layers` is the textbook sign test, which
+# takes layers for independent. They are not: they share seeds, text and model. `p_seeds` counts cells, a layer of a seed,
+# and lets a coin turn a seed round at all its layers together; with five seeds it cannot go below 0.0625.
 
 # %%
 signs = layer_study.sign_over_layers(metrics, run.p)

@@ -77,18 +77,38 @@ def test_sign_flips_are_all_patterns_with_the_observed_one_first():
     assert sign_flips(pd.DataFrame(np.ones((1, 30))))[0] == 1
 
 
-def test_the_sign_test_over_layers_does_not_count_layers_that_share_their_seeds_as_new():
-    rng = np.random.default_rng(0)
-    shared = rng.normal(0.01, 0.02, 5)  # one draw a seed, the same at all layers
+def signs_over_layers(differences):
+    """The sign test of differences (12 layers, 5 seeds) between two arms."""
     rows = [
-        {"layer": la, "arm": arm, "seed": s, "metric": "explained_variance", "value": shared[s] * (arm == "rkcnn_lift")}
+        {"layer": la, "arm": arm, "seed": s, "metric": "explained_variance",
+         "value": differences[la, s] * (arm == "rkcnn_lift")}
         for la in range(12)
         for arm in ("random", "rkcnn_lift")
         for s in SEEDS
-    ]
+    ]  # fmt: skip
     found = layers.sign_over_layers(pd.DataFrame(rows), resolve("05_multilayer", {"arms": ["random", "rkcnn_lift"]}))
-    assert found["layers_ahead"].item() in (0, 12)
-    assert found["p_layers"].item() < 0.001 and found["p_seeds"].item() == 1.0
+    return found.iloc[0]
+
+
+def test_the_sign_test_over_layers_does_not_count_layers_that_share_their_seeds_as_new():
+    shared = np.tile([0.03, 0.02, 0.02, 0.01, -0.01], (12, 1))  # one draw a seed, the same at all layers
+    found = signs_over_layers(shared)
+    assert found["layers_ahead"] == 12 and found["p_layers"] < 0.001
+    assert found["cells_ahead"] == 48 and found["p_seeds"] == 12 / 32, "four of five coins on one side"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_advantage_of_every_seed_at_every_layer_has_the_smallest_p_that_its_seeds_allow(sign):
+    found = signs_over_layers(sign * np.random.default_rng(0).uniform(0.01, 0.02, (12, 5)))
+    assert found["p_seeds"] == 2 / 32
+
+
+def test_the_sign_test_over_layers_gives_noise_that_seeds_share_its_due():
+    rng = np.random.default_rng(0)
+    p = np.array(
+        [signs_over_layers(rng.normal(size=5) + 0.3 * rng.normal(size=(12, 5)))["p_seeds"] for _ in range(200)]
+    )
+    assert 0.02 < (p <= 2 / 32).mean() < 0.11 and (p <= 0.5).mean() < 0.6
 
 
 def test_an_advantage_that_follows_gamma_is_told_and_too_few_layers_are_not_judged():

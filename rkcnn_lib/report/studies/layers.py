@@ -201,16 +201,18 @@ def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     """Return at how many layers the mean difference is in favour, with two p-values of the sign test.
 
     ``p_layers`` takes layers for independent, which they are not: it is the smaller one, shown for comparison with
-    work that does. ``p_seeds`` turns the sign of a seed at all its layers together, so that what layers share (seed,
-    text, model) counts once; with n seeds it cannot go below 2 ** (1 - n).
+    work that does. ``p_seeds`` counts in how many ``cells`` (a layer of a seed) the difference is in favour, and asks
+    how often coins that turn a seed round at all its layers give a count as far from half: what layers share (seed,
+    text, model) counts once, and with n seeds it cannot go below 2 ** (1 - n).
     """
     rows = []
     for metric, contrast, seeds in _contrasts(metrics, p):
         ahead, n = int((seeds.mean(axis=1) > 0).sum()), len(seeds)
-        off = np.abs((sign_flips(seeds) > 0).sum(axis=1) - n / 2)
-        rows.append({"metric": metric, "contrast": contrast, "layers_ahead": ahead, "layers": n, "chance": n / 2,
+        off = np.abs(sign_flips(np.sign(seeds)).mean(axis=1))  # the first pattern is what was observed
+        rows.append({"metric": metric, "contrast": contrast, "layers_ahead": ahead, "layers": n,
                      "p_layers": float(stats.binomtest(ahead, n).pvalue),
-                     "p_seeds": float((off >= abs(ahead - n / 2)).mean())})  # fmt: skip
+                     "cells_ahead": int((seeds > 0).to_numpy().sum()), "cells": seeds.size,
+                     "p_seeds": float((off >= off[0] - 1e-12).mean())})  # fmt: skip
     return pd.DataFrame(rows)
 
 
