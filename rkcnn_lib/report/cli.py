@@ -138,11 +138,11 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _gate(notebook: str, values: Any) -> str | None:
+def _gate(notebook: str, values: Any) -> str:
+    from rkcnn_lib.report.gates import judged
     from rkcnn_lib.report.runs import read_run, run_folder, run_key
 
-    record = read_run(run_folder(notebook, run_key(notebook, values))) or {}
-    return (record.get("gate") or {}).get("verdict")
+    return judged(read_run(run_folder(notebook, run_key(notebook, values))) or {})
 
 
 def _run(options: argparse.Namespace) -> int:

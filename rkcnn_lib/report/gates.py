@@ -14,6 +14,16 @@ PASS, NOT_RUN = "PASS", "NOT RUN"
 Recorded = tuple[Path, dict[str, Any]]  # a run's folder and its run.json
 
 
+def judged(record: dict[str, Any]) -> str:
+    """Return PASS, FAIL, or NOT RUN where a run has judged no gate."""
+    return (record.get("gate") or {}).get("verdict") or NOT_RUN
+
+
+def all_passed(gates: dict[str, str]) -> bool:
+    """Whether every earlier gate was run and passed; if not, verdicts are marked *ungated*."""
+    return all(verdict == PASS for verdict in gates.values())
+
+
 def latest_run(notebook: str, profile: str) -> Path | None:
     """Return the folder of the run of this notebook and profile that finished last, or None."""
     found = _latest(_kept(notebook), notebook, profile)
@@ -26,7 +36,7 @@ def earlier_gates(notebook: str, profile: str, model: str | None = None) -> dict
     Runs on another model are passed over; notebooks that name no model always count.
     """
     before = list(NOTEBOOKS)[: list(NOTEBOOKS).index(notebook)]
-    return {name: _gate(_latest(_kept(name), name, profile, model)) for name in before}
+    return {name: _latest_gate(_kept(name), name, profile, model) for name in before}
 
 
 def gates_since(record: dict[str, Any], others: Iterable[Recorded]) -> dict[str, Any]:
@@ -38,13 +48,12 @@ def gates_since(record: dict[str, Any], others: Iterable[Recorded]) -> dict[str,
     gates, others = record.get("earlier_gates") or {}, list(others)
     profile, model = str(record.get("profile")), (record.get("parameters") or {}).get("model")
     missing = [name for name, verdict in gates.items() if verdict == NOT_RUN]
-    judged = {name: _gate(_latest(others, name, profile, model)) for name in missing}
-    came = {name: verdict for name, verdict in judged.items() if verdict != NOT_RUN}
+    found = {name: _latest_gate(others, name, profile, model) for name in missing}
+    came = {name: verdict for name, verdict in found.items() if verdict != NOT_RUN}
     if not came:
         return record
     gates = gates | came
-    gated = all(verdict == PASS for verdict in gates.values())
-    verdicts = [row | {"gated": gated} for row in record.get("verdicts") or []]
+    verdicts = [row | {"gated": all_passed(gates)} for row in record.get("verdicts") or []]
     return record | {"earlier_gates": gates, "gates_since": sorted(came), "verdicts": verdicts}
 
 
@@ -66,5 +75,6 @@ def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | 
     return max(found, key=lambda run: str(run[1].get("finished")), default=None)
 
 
-def _gate(run: Recorded | None) -> str:
-    return ((run[1].get("gate") or {}).get("verdict") if run else None) or NOT_RUN
+def _latest_gate(runs: Iterable[Recorded], notebook: str, profile: str, model: str | None) -> str:
+    found = _latest(runs, notebook, profile, model)
+    return judged(found[1]) if found else NOT_RUN

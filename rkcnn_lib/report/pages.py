@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rkcnn_lib.report import answers
+from rkcnn_lib.report import answers, gates
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import Rendered, render_notebook
 
@@ -57,7 +57,7 @@ class Page:
     @property
     def gate(self) -> str:
         """PASS, FAIL, or NOT RUN where the run has judged no gate."""
-        return (self.record.get("gate") or {}).get("verdict") or "NOT RUN"
+        return gates.judged(self.record)
 
     @property
     def profile(self) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from rkcnn_lib.report.gates import PASS, earlier_gates
+from rkcnn_lib.report.gates import all_passed, earlier_gates
 from rkcnn_lib.report.params import (
     NOTEBOOK_FOLDER,
     NOTEBOOKS,
@@ -196,7 +196,7 @@ class Run:
     @property
     def gated(self) -> bool:
         """Whether every earlier gate was run and passed; if not, verdicts are marked *ungated*."""
-        return all(verdict == PASS for verdict in self.record["earlier_gates"].values())
+        return all_passed(self.record["earlier_gates"])
 
     def save(self) -> None:
         """Write run.json as it stands."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from rkcnn_lib.report import answers, glossary, plotly_js
 from rkcnn_lib.report.compare import comparison
-from rkcnn_lib.report.gates import gates_since
+from rkcnn_lib.report.gates import NOT_RUN, gates_since
 from rkcnn_lib.report.pages import SHORT_TITLES, TITLES, Page, load, position, read_record
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import ASSETS
@@ -140,7 +140,7 @@ def _steps(pages: list[Page]) -> list[dict[str, Any]]:
                 "short": SHORT_TITLES.get(name, name),
                 "lead": lead,
                 "others": runs[1:],
-                "gate": lead.gate if lead else "NOT RUN",
+                "gate": lead.gate if lead else NOT_RUN,
             }
         )
     return steps
