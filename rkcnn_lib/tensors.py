@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 
-def asked(lm: Any, tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
-    """Return where a model is asked something and what is right there: a slice of n positions, (contexts, n) tokens.
+class Asked(NamedTuple):
+    """Where a model is asked something, and what counts."""
 
-    A language model is asked for the next token at every position but the last of `tokens` (contexts, positions). A
-    model with another task has an `asked` of its own.
+    where: slice
+    """The n positions of a context at which it is asked."""
+    right: torch.Tensor
+    """(contexts, n) tokens that are right there."""
+    counted: torch.Tensor
+    """(contexts, n) bool: which of them count as targets."""
+
+
+def asked(lm: Any, tokens: torch.Tensor, mask: torch.Tensor) -> Asked:
+    """Say where a model is asked something about `tokens` (contexts, positions), and which answers count.
+
+    A language model is asked for the next token at every position but the last; those count that ``mask`` (contexts,
+    positions; see `rows_that_count`) does, so special tokens are no targets. A model with another task has an `asked`
+    of its own, (contexts, positions) to (where, right), and all of its answers count.
     """
     own = getattr(lm, "asked", None)
-    return own(tokens) if own is not None else (slice(0, tokens.shape[1] - 1), tokens[:, 1:])
+    if own is not None:
+        where, right = own(tokens)
+        return Asked(where, right, torch.ones_like(right, dtype=torch.bool))
+    return Asked(slice(0, tokens.shape[1] - 1), tokens[:, 1:], mask[:, 1:].to(tokens.device))
 
 
 def first_position(lm: Any) -> int:
@@ -24,6 +39,20 @@ def first_position(lm: Any) -> int:
     The first position is an outlier in most language models, whatever its token.
     """
     return getattr(lm, "first_position", 1)
+
+
+def rows_that_count(lm: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Return which rows (contexts, positions) SAEs are trained on: none before `first_position`, no special tokens."""
+    special = torch.tensor(getattr(getattr(lm, "tokenizer", None), "all_special_ids", []), device=tokens.device)
+    mask = ~torch.isin(tokens, special.to(tokens.dtype))
+    mask[:, : first_position(lm)] = False
+    return mask
+
+
+def to_model(lm: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor on the device of the model's weights (as it is, for a model that has none)."""
+    weight = next(iter(lm.parameters()), None) if hasattr(lm, "parameters") else None
+    return tensor if weight is None else tensor.to(weight.device)
 
 
 MEDIAN_ROWS = 16384  # converted at a time

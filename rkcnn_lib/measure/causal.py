@@ -21,6 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rkcnn_lib.tensors import to_model
+
 Mode = Literal["keep", "ablate"]
 Part = Tensor | Callable[[Tensor], Tensor] | None  # a basis (d, r), a function x -> its share in A, the empty subspace
 NO_TOKEN = -1  # fills rows of token sets of unequal size
@@ -82,8 +84,14 @@ class PromptPairs:
 
     def take(self, rows: Tensor) -> PromptPairs:
         """Return some of the pairs."""
-        columns = (self.base, self.donor, self.answer, self.foil, self.positions, self.lengths)
-        return PromptPairs(*(column[rows.to(column.device)] for column in columns))
+        return PromptPairs(*(column[rows.to(column.device)] for column in self._columns()))
+
+    def on(self, lm: Any) -> PromptPairs:
+        """Return the same pairs on the model's device."""
+        return PromptPairs(*(to_model(lm, column) for column in self._columns()))
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        return self.base, self.donor, self.answer, self.foil, self.positions, self.lengths
 
 
 def share_in(x: Tensor, A: Part) -> Tensor:
@@ -114,8 +122,8 @@ def latents_part(sae: Any, latents: Tensor) -> Callable[[Tensor], Tensor]:
         raise ValueError(f"latents = {latents.tolist()}: name at least one of 0 to {d_sae - 1}")
 
     def written(x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1]).to(sae.W_dec.dtype)
-        return (sae.encode(flat)[:, latents] @ sae.W_dec[latents]).reshape(x.shape).to(x.dtype)
+        flat = x.reshape(-1, x.shape[-1]).to(sae.W_dec)
+        return (sae.encode(flat)[:, latents] @ sae.W_dec[latents]).reshape(x.shape).to(x)
 
     return written
 
@@ -156,7 +164,7 @@ def read_activations(
     check_site(lm, hook_name, tokens.shape[1])
     found = []
     for start in range(0, len(tokens), batch_size):
-        batch = tokens[start : start + batch_size]
+        batch = to_model(lm, tokens[start : start + batch_size])
         _, cache = lm.run_with_cache(batch, names_filter=[hook_name])
         acts = cache[hook_name].float()
         if isinstance(positions, int):
@@ -181,7 +189,7 @@ def edited_logits(
     logits (n, vocab) behind each prompt's last token.
     """
     check_site(lm, hook_name, pairs.base.shape[1])
-    rows = []
+    pairs, rows = pairs.on(lm), []
     for start in range(0, len(pairs), batch_size):
         here = slice(start, start + batch_size)
         base, places = pairs.base[here], pairs.positions[here]
@@ -227,7 +235,7 @@ def patched_logits(
 def clean_logits(lm: Any, pairs: PromptPairs, batch_size: int = BATCH) -> Tensor:
     """Return the logits (n, vocab) behind the last token of the base prompts, left alone."""
     check_site(lm, None, pairs.base.shape[1])
-    rows = []
+    pairs, rows = pairs.on(lm), []
     for start in range(0, len(pairs), batch_size):
         base = pairs.base[start : start + batch_size]
         last = pairs.lengths[start : start + batch_size] - 1
@@ -244,7 +252,7 @@ def steered_continuation(
 
     Strength 0 is the model's own continuation. Position 0 is left alone: it is an outlier in most models.
     """
-    tokens = prompt[None]
+    tokens = to_model(lm, prompt[None])
 
     def push(activation: Tensor, hook: Any) -> Tensor:
         moved = activation.clone()

@@ -128,7 +128,7 @@ def entity_proportion(
     trials as there are entities, so that 100 % of few entities is not certainty; and no interval is surer of either
     end than that one, or a single wrong pair would make it so. Fewer than three entities: [0, 1].
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = _numbers(values)
     if values.size and not (values.min() >= 0 and values.max() <= 1):
         raise ValueError("a proportion needs values in [0, 1]; use entity_interval")
     mean, error, n = _jackknife(values, base, donor)
@@ -146,9 +146,13 @@ def entity_proportion(
     return MeanInterval(mean, low, high)
 
 
+def _numbers(values: Tensor | np.ndarray) -> np.ndarray:
+    return torch.as_tensor(values).detach().cpu().double().numpy()
+
+
 def _jackknife(values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str]) -> tuple[float, float, int]:
     """Return the mean, its delete-one-entity standard error (0 below two entities), and the number of entities."""
-    values = np.asarray(values, dtype=np.float64)
+    values = _numbers(values)
     base, donor = np.asarray(base), np.asarray(donor)
     if not len(values) == len(base) == len(donor) or not len(values):
         raise ValueError(f"{len(values)} values, {len(base)} bases, {len(donor)} donors: one of each a pair")

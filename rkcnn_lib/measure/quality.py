@@ -24,6 +24,7 @@ def quality(
     *,
     lm: Any = None,
     tokens: Tensor | None = None,
+    mask: Tensor | None = None,
     hook_name: str | None = None,
     batch_size: int = 1024,
     contexts_per_batch: int = 8,
@@ -39,9 +40,12 @@ def quality(
         Held-out rows; of a store, all rows of `split`.
     lm : TransformerBridge, optional
         Its ``run_with_hooks`` is called with `tokens`; the SAE's reconstruction takes the place of what passes
-        `hook_name`. On one device with the SAE and `tokens`.
+        `hook_name`. On any device, as are the SAE and `tokens`.
     tokens : (n_contexts, context_size) long tensor
         Held-out contexts, at least two tokens each.
+    mask : (n_contexts, context_size) bool tensor, optional
+        The rows that SAEs are trained on (a store's ``context_mask``): the others are left as they are and are no
+        targets. None: all but position 0 and the special tokens of the model's tokenizer.
     hook_name : str
         Full name, such as "blocks.6.hook_mlp_out".
     batch_size, contexts_per_batch : int
@@ -59,8 +63,8 @@ def quality(
         dimensions of the same quantity for each (dimensions that never vary left out).
         With `lm`, in nats: ce_clean, ce_sae, ce_zero, ce_mean (activations replaced by 0, by the mean of X),
         delta_ce = ce_sae - ce_clean, kl = mean KL(clean || spliced); and the scores ce_score_zero,
-        ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm. Position 0
-        is never replaced; the prediction made there still counts, in all of them alike.
+        ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm. Rows that
+        the mask leaves out, special tokens and position 0, are replaced in none of them and are no targets.
         explained_variance_in_model is measured on what passes the hook: far from explained_variance when X
         comes from another place than `hook_name`.
 
@@ -71,14 +75,14 @@ def quality(
     """
     if lm is not None and (tokens is None or hook_name is None):
         raise ValueError('lm needs tokens and hook_name as well, such as hook_name="blocks.6.hook_mlp_out"')
-    if lm is None and (tokens is not None or hook_name is not None):
-        raise ValueError("tokens and hook_name were given without lm")
+    if lm is None and not (tokens is None and mask is None and hook_name is None):
+        raise ValueError("tokens, mask or hook_name were given without lm")
     stream = _Moments()
     for x in _batches(X, batch_size, split):
         stream.add(sae, x)
     result = stream.compute()
     if lm is not None:
-        result |= splice_losses(sae, lm, tokens, hook_name, stream.mean(), contexts_per_batch)
+        result |= splice_losses(sae, lm, tokens, hook_name, stream.mean(), mask, contexts_per_batch)
     return result
 
 

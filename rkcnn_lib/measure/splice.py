@@ -4,71 +4,83 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from rkcnn_lib.tensors import asked, fingerprint, first_position
+from rkcnn_lib.tensors import Asked, asked, fingerprint, rows_that_count, to_model
 
 
 @torch.no_grad()
 def splice_losses(
-    sae: Any, lm: Any, tokens: Tensor, hook_name: str, mean: Tensor, contexts_per_batch: int = 8
+    sae: Any,
+    lm: Any,
+    tokens: Tensor,
+    hook_name: str,
+    mean: Tensor,
+    mask: Tensor | None = None,
+    contexts_per_batch: int = 8,
 ) -> dict[str, float]:
     """Cross entropy and KL in nats with activations at a hook clean, reconstructed, zeroed and at their mean.
 
-    Position 0 is never replaced: its activation is an outlier in most models, and SAEs are not trained on it.
-    All ``context_size - 1`` predictions of a context count, that of position 0 included. A model with a task of its
-    own says where it is asked what, and from which position activations count (see `rkcnn_lib.tensors`). See
+    What SAEs are not trained on, position 0 and special tokens, is never replaced and is no target: `mask` says which
+    rows count. A model with a task of its own says where it is asked what (see `rkcnn_lib.tensors`). See
     `rkcnn_lib.measure.quality` for the arguments and the keys of the answer; `mean` is (d_in,).
     """
     if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] < 2:
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}; give (n_contexts, at least 2)")
-    first = first_position(lm)
-    watch, clean_sum, sae_sum, kl, n_predictions = _Watch(sae, first), 0.0, 0.0, 0.0, 0
-    reconstruct = _replace(lambda x: sae.decode(sae.encode(x)), first)
-    for batch in tokens.split(contexts_per_batch):
-        where, right = asked(lm, batch)
-        n_predictions += right.numel()
-        clean = _log_probs(lm, batch, where, hook_name, watch)
-        if not watch.seen:
+    if mask is not None and mask.shape != tokens.shape:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, tokens {tuple(tokens.shape)}: say of each whether it counts"
+        )
+    tokens = to_model(lm, tokens)
+    mask = rows_that_count(lm, tokens) if mask is None else mask.to(tokens.device, torch.bool)
+    watch, sums, n_predictions = _Watch(sae), dict.fromkeys(("clean", "sae", "kl"), 0.0), 0
+    for batch, counts in zip(tokens.split(contexts_per_batch), mask.split(contexts_per_batch), strict=True):
+        right = asked(lm, batch, counts)
+        n_predictions += int(right.counted.sum())
+        clean = _log_probs(lm, batch, right, hook_name, partial(watch, counts))
+        if not watch.passed:
             raise ValueError(f"no activation passed hook_name={hook_name!r}; this model has no such hook")
-        spliced = _log_probs(lm, batch, where, hook_name, reconstruct)
-        clean_sum += _cross_entropy(clean, right)
-        sae_sum += _cross_entropy(spliced, right)
-        kl += float((clean.exp() * (clean - spliced)).sum(-1).double().sum())
-    zero_sum, mean_sum = _ablated(lm, tokens, hook_name, mean, contexts_per_batch, clean_sum)
-    sums = {"clean": clean_sum, "sae": sae_sum, "zero": zero_sum, "mean": mean_sum, "kl": kl}
+        spliced = _log_probs(lm, batch, right, hook_name, _replace(lambda x: _reconstructed(sae, x), counts))
+        sums["clean"] += _cross_entropy(clean, right)
+        sums["sae"] += _cross_entropy(spliced, right)
+        sums["kl"] += float((clean.exp() * (clean - spliced)).sum(-1).double().sum())
+    if not n_predictions or not watch.seen:
+        raise ValueError("mask leaves no row and no target of these tokens: there is nothing to measure on")
+    sums |= _ablated(lm, tokens, mask, hook_name, mean, contexts_per_batch, sums["clean"])
     return _scores({name: total / n_predictions for name, total in sums.items()}) | {
         "explained_variance_in_model": watch.explained_variance()
     }
 
 
-# For each model: what was asked of it -> cross entropies (clean, zeroed, at the mean), summed over predictions.
-_ABLATED: WeakKeyDictionary[Any, dict[tuple[Any, ...], tuple[float, float, float]]] = WeakKeyDictionary()
+# For each model: what was asked of it -> the clean cross entropy, and those zeroed and at the mean; sums.
+_ABLATED: WeakKeyDictionary[Any, dict[tuple[Any, ...], tuple[float, dict[str, float]]]] = WeakKeyDictionary()
 
 
 def _ablated(
-    lm: Any, tokens: Tensor, hook_name: str, mean: Tensor, contexts_per_batch: int, clean: float
-) -> tuple[float, float]:
+    lm: Any, tokens: Tensor, mask: Tensor, hook_name: str, mean: Tensor, contexts_per_batch: int, clean: float
+) -> dict[str, float]:
     """Summed cross entropies with the activations zeroed and at their mean, which are the same for every SAE.
 
     They are remembered, two of four passes for all SAEs of a hook but the first, for as long as the model says the
     same of the clean text: other weights in the same object would not.
     """
     known = _ABLATED.setdefault(lm, {})
-    key = (hook_name, contexts_per_batch, tuple(tokens.shape), fingerprint(tokens, mean))
+    key = (hook_name, contexts_per_batch, tuple(tokens.shape), fingerprint(tokens, mask, mean))
     if key not in known or known[key][0] != clean:
-        first, sums = first_position(lm), [0.0, 0.0]
-        for batch in tokens.split(contexts_per_batch):
-            where, right = asked(lm, batch)
-            for i, function in enumerate((torch.zeros_like, lambda x: mean.to(x).expand_as(x))):
-                log_probs = _log_probs(lm, batch, where, hook_name, _replace(function, first))
-                sums[i] += _cross_entropy(log_probs, right)
-        known[key] = (clean, *sums)
-    return known[key][1:]
+        sums = {"zero": 0.0, "mean": 0.0}
+        ways = {"zero": torch.zeros_like, "mean": lambda x: mean.to(x).expand_as(x)}
+        for batch, counts in zip(tokens.split(contexts_per_batch), mask.split(contexts_per_batch), strict=True):
+            right = asked(lm, batch, counts)
+            for name, function in ways.items():
+                log_probs = _log_probs(lm, batch, right, hook_name, _replace(function, counts))
+                sums[name] += _cross_entropy(log_probs, right)
+        known[key] = (clean, sums)
+    return known[key][1]
 
 
 def _scores(means: dict[str, float]) -> dict[str, float]:
@@ -82,48 +94,55 @@ def _scores(means: dict[str, float]) -> dict[str, float]:
     return result
 
 
-def _log_probs(lm: Any, tokens: Tensor, where: slice, hook_name: str, hook: Callable[..., Tensor | None]) -> Tensor:
-    """(contexts, n, vocabulary) log-probabilities at the n positions of `where`, hook in place."""
+def _log_probs(lm: Any, tokens: Tensor, right: Asked, hook_name: str, hook: Callable[..., Tensor | None]) -> Tensor:
+    """(n, vocabulary) log-probabilities where an answer counts, hook in place."""
     logits = lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook_name, hook)])
-    return logits[:, where].float().log_softmax(-1)
+    return logits[:, right.where][right.counted.to(logits.device)].float().log_softmax(-1)
 
 
-def _cross_entropy(log_probs: Tensor, right: Tensor) -> float:
-    """Sum over predictions of minus the log-probability of the token that is right."""
-    return -float(log_probs.gather(-1, right[..., None].to(log_probs.device)).double().sum())
+def _cross_entropy(log_probs: Tensor, right: Asked) -> float:
+    """Sum over the answers that count of minus the log-probability of the token that is right."""
+    tokens = right.right[right.counted].to(log_probs.device)
+    return -float(log_probs.gather(-1, tokens[:, None]).double().sum())
 
 
-def _replace(function: Callable[[Tensor], Tensor], first: int) -> Callable[..., Tensor]:
-    """A hook that puts `function` of the rows (n, d_in) in their place, from position `first` on."""
+def _reconstructed(sae: Any, x: Tensor) -> Tensor:
+    """The SAE's reconstruction of rows x (n, d_in), computed where the SAE is, given back where x is."""
+    rows = x.to(sae.W_dec.device) if hasattr(sae, "W_dec") else x
+    return sae.decode(sae.encode(rows)).to(x.device)
+
+
+def _replace(function: Callable[[Tensor], Tensor], mask: Tensor) -> Callable[..., Tensor]:
+    """A hook that puts `function` of the rows (n, d_in) that `mask` (contexts, positions) names in their place."""
 
     def hook(activations: Tensor, hook: Any = None) -> Tensor:
-        rows = activations[:, first:].flatten(0, 1).float()
         replaced = activations.clone()
-        replaced[:, first:] = function(rows).view_as(activations[:, first:]).to(activations.dtype)
+        replaced[mask] = function(activations[mask].float()).to(activations.dtype)
         return replaced
 
     return hook
 
 
 class _Watch:
-    """A hook that changes nothing and measures how well the SAE explains what passes, from position `first` on."""
+    """A hook that changes nothing and measures how well the SAE explains the rows that count of what passes."""
 
-    def __init__(self, sae: Any, first: int) -> None:
+    def __init__(self, sae: Any) -> None:
         self.sae = sae
-        self.first = first
+        self.passed = False
         self.seen = 0
         self.total: Tensor | float = 0.0
         self.square = 0.0
         self.error = 0.0
 
-    def __call__(self, activations: Tensor, hook: Any = None) -> None:
+    def __call__(self, mask: Tensor, activations: Tensor, hook: Any = None) -> None:
+        self.passed = True
         d_in = self.sae.W_dec.shape[1] if hasattr(self.sae, "W_dec") else activations.shape[-1]
         if activations.ndim != 3 or activations.shape[-1] != d_in:
             raise ValueError(
                 f"activations at the hook are {tuple(activations.shape)}; the SAE reads (contexts, positions, {d_in})"
             )
-        x = activations[:, self.first :].flatten(0, 1).float()
-        self.error += float((x - self.sae.decode(self.sae.encode(x))).double().square().sum())
+        x = activations[mask].float()
+        self.error += float((x - _reconstructed(self.sae, x)).double().square().sum())
         self.total = self.total + x.double().sum(0)
         self.square += float(x.double().square().sum())
         self.seen += len(x)

@@ -242,8 +242,8 @@ def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device:
         check_room(missing, job.n_tokens)
         lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
         _check_model(lm, job.facts)
-        packed, special = pack_text(missing, job, lm, stream)
-        manifest = shared_manifest(packed, special, job, lm)
+        packed, mask = pack_text(missing, job, lm, stream)
+        manifest = shared_manifest(packed, mask, job, lm)
         _run(missing, job, lm, packed)
         for target in missing:
             target.finish(manifest)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from rkcnn_lib.tensors import asked, first_position
+from rkcnn_lib.tensors import asked, first_position, rows_that_count
 from rkcnn_lib.worlds.forward import contexts_at_once
 from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id
 from rkcnn_lib.worlds.manifest import FORMAT, FORMAT_VERSION
@@ -55,7 +55,7 @@ class Job:
 def pack_text(
     missing: list[Target], job: Job, lm: TransformerBridge, stream: Iterator[Any] | None
 ) -> tuple[Packed, np.ndarray]:
-    """Return the packed text and which tokens are special; read it back if an interrupted pass left it."""
+    """Return the packed text and which of its rows count; read it back if an interrupted pass left it."""
     bos = bos_token_id(lm)
     if stream is None:
         saved = load_file(saved_tokens(missing))
@@ -74,22 +74,18 @@ def pack_text(
             f"{job.source.name}: {len(packed.document_hashes)} documents, {len(packed.tokens)} contexts, of which "
             f"{int(packed.held_out.sum())} held out: raise n_tokens, or give a text with more and shorter documents"
         )
-    special_ids = sorted(
-        {*(() if lm.tokenizer is None else lm.tokenizer.all_special_ids), *(() if bos is None else (bos,))}
-    )
-    special = np.isin(packed.tokens, special_ids)
-    columns = _columns(packed, special, first_position(lm))
+    mask = rows_that_count(lm, torch.from_numpy(packed.tokens)).numpy()
+    columns = _columns(packed, mask)
     for target in missing:
         replace(target.partial / "tokens.safetensors", lambda new: save_file(columns, new))
-    return packed, special
+    return packed, mask
 
 
-def _columns(packed: Packed, special: np.ndarray, first: int) -> dict[str, torch.Tensor]:
+def _columns(packed: Packed, mask: np.ndarray) -> dict[str, torch.Tensor]:
     n_contexts, size = packed.tokens.shape
-    positions = np.tile(np.arange(size, dtype=np.int32), n_contexts)
     columns = {
-        "tokens": packed.tokens.reshape(-1), "document_ids": packed.document_ids.reshape(-1), "positions": positions,
-        "mask": ((positions >= first) & ~special.reshape(-1)).astype(np.uint8),
+        "tokens": packed.tokens.reshape(-1), "document_ids": packed.document_ids.reshape(-1),
+        "positions": np.tile(np.arange(size, dtype=np.int32), n_contexts), "mask": mask.reshape(-1).astype(np.uint8),
         "document_hashes": packed.document_hashes, "held_out": packed.held_out.astype(np.uint8),
     }  # fmt: skip
     return {name: torch.from_numpy(column) for name, column in columns.items()}
@@ -100,7 +96,7 @@ def saved_tokens(missing: list[Target]) -> Path | None:
     return next((p for t in missing if (p := t.partial / "tokens.safetensors").is_file()), None)
 
 
-def shared_manifest(packed: Packed, special: np.ndarray, job: Job, lm: TransformerBridge) -> dict[str, Any]:
+def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: TransformerBridge) -> dict[str, Any]:
     """Return what the manifests of all targets say alike."""
     facts, notes = job.facts, []
     if not facts.has_tokenizer:
@@ -117,27 +113,25 @@ def shared_manifest(packed: Packed, special: np.ndarray, job: Job, lm: Transform
         "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
         "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),
         "held_out_share": job.held_out_share, "bos_token_id": bos_token_id(lm), "first_position": first_position(lm),
-        "loss": _loss(lm, packed, special), "notes": notes,
+        "loss": _loss(lm, packed, mask), "notes": notes,
         "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 
 
-def _loss(lm: TransformerBridge, packed: Packed, special: np.ndarray) -> dict[str, Any]:
+def _loss(lm: TransformerBridge, packed: Packed, mask: np.ndarray) -> dict[str, Any]:
     """Return the model's mean cross-entropy in nats on the first held-out contexts, wherever it is asked something.
 
-    Special tokens are read but not counted as targets. A trained model is far below log(vocabulary): the number
-    shows a wrong tokenizer or damaged weights at a glance.
+    The same targets count as where an SAE is spliced in: no special tokens. A trained model is far below
+    log(vocabulary): the number shows a wrong tokenizer or damaged weights at a glance.
     """
     chosen = np.flatnonzero(packed.held_out)[:LOSS_CONTEXTS]
     positions = packed.tokens.shape[1]
     size = max(1, min(contexts_at_once(lm, positions), LOGIT_BYTES // (4 * lm.cfg.d_vocab * positions)))
-    special_ids = torch.from_numpy(np.unique(packed.tokens[special])).long().to(lm.cfg.device)
     total, count = 0.0, 0
     for start in range(0, len(chosen), size):
         ids = torch.from_numpy(packed.tokens[chosen[start : start + size]]).long().to(lm.cfg.device)
-        where, right = asked(lm, ids)
-        counted = ~torch.isin(right, special_ids)
+        where, right, counted = asked(lm, ids, torch.from_numpy(mask[chosen[start : start + size]]))
         with torch.no_grad():
             logits = lm(ids, return_type="logits")[:, where].float()
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none")

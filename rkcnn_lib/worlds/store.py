@@ -161,6 +161,16 @@ class Store(ABC):
         ValueError
             If the rows are no tokens, or no context belongs wholly to the split.
         """
+        return torch.from_numpy(self._whole_contexts(self.tokens, split, seed).astype(np.int64))
+
+    def context_mask(self, split: str = "heldout", seed: int = 0) -> torch.Tensor:
+        """Return which positions of `contexts` are rows of the split, (n_contexts, context_size) bool.
+
+        Position 0 and special tokens are not: nothing is trained or judged on them.
+        """
+        return torch.from_numpy(self._whole_contexts(self.mask, split, seed))
+
+    def _whole_contexts(self, column: np.ndarray, split: str, seed: int) -> np.ndarray:
         if split not in SPLITS:
             raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
         if self.tokens[0] < 0:
@@ -168,7 +178,7 @@ class Store(ABC):
         ours = self._of_split(split, seed)[self.document_ids].reshape(-1, self.context_size).all(1)
         if not ours.any():
             raise ValueError(f"no context holds documents of split {split!r} (seed {seed}) only")
-        return torch.from_numpy(self.tokens.reshape(-1, self.context_size)[ours].astype(np.int64))
+        return column.reshape(-1, self.context_size)[ours]
 
     def _of_split(self, split: str, seed: int) -> np.ndarray:
         return split_of(self.document_hashes, seed, self.manifest["held_out_share"]) == split

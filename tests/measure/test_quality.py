@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def lm(tmp_path_factory):
 @pytest.fixture(scope="module")
 def inside(lm):
     """Contexts, and the activations that pass the hook from position 1 on."""
-    tokens = torch.randint(50, (12, 9), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(1, 50, (12, 9), generator=torch.Generator().manual_seed(0))  # the bridge calls 0 special
     seen = []
     with torch.no_grad():
         lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(HOOK, lambda x, hook: seen.append(x[:, 1:]))])
@@ -192,6 +193,55 @@ def test_perfect_sae_costs_nothing(lm, inside):
     assert result["delta_ce"] == 0.0 and result["kl"] == 0.0
     assert result["ce_sae"] == result["ce_clean"]
     assert result["explained_variance_in_model"] == 1.0
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["the store's mask", "the tokenizer's special tokens"])
+def test_what_no_sae_is_trained_on_is_neither_replaced_nor_a_target(lm, inside, given):
+    """Exact on ordinary rows, the mean of text on those of special tokens: such an SAE costs nothing."""
+    special, (tokens, X) = 7, inside
+    tokens = tokens.clone()
+    tokens[:, [3, 6]] = special
+    mask = tokens != special
+    mask[:, 0] = False
+    with torch.no_grad():
+        log_probs = lm(tokens, return_type="logits").log_softmax(-1)[:, :-1]
+
+    class Speaking:
+        run_with_hooks = staticmethod(lm.run_with_hooks)
+        tokenizer = SimpleNamespace(all_special_ids=[special])
+
+    seen = []
+    lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(HOOK, lambda x, hook: seen.append(x.detach()))])
+    acts = torch.cat(seen)
+    spoiled = {tuple(row.tolist()) for row in acts[~mask]}
+
+    class Spoiling:
+        encode = staticmethod(lambda x: x)
+
+        def decode(self, z):
+            bad = torch.tensor([tuple(row.tolist()) in spoiled for row in z])
+            return torch.where(bad[:, None], X.mean(0), z)
+
+    options = {"lm": Speaking(), "tokens": tokens, "hook_name": HOOK} | ({"mask": mask} if given else {})
+    found = quality(Spoiling(), acts[mask], **options)
+    assert found["delta_ce"] == 0.0 == found["kl"] and found["explained_variance_in_model"] == pytest.approx(
+        1, abs=1e-6
+    )
+    everything = torch.ones_like(mask)
+    assert abs(quality(Spoiling(), acts[mask], **options | {"mask": everything})["delta_ce"]) > 1e-3, "else no test"
+    own = -log_probs.gather(-1, tokens[:, 1:, None])[..., 0]
+    assert found["ce_clean"] == pytest.approx(float(own[mask[:, 1:]].mean()), abs=1e-5)
+    empty = quality(empty_sae(torch.zeros(16)), acts[mask], **options)
+    assert empty["ce_sae"] == pytest.approx(empty["ce_zero"], abs=1e-9), "ablations keep the same rows"
+
+
+def test_a_mask_that_fits_no_tokens_or_leaves_nothing_is_refused(lm, inside):
+    tokens, X = inside
+    options = {"lm": lm, "tokens": tokens, "hook_name": HOOK}
+    with pytest.raises(ValueError, match="mask has shape"):
+        quality(perfect_sae(16), X, **options, mask=torch.ones(2, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="nothing to measure"):
+        quality(perfect_sae(16), X, **options, mask=torch.zeros_like(tokens, dtype=torch.bool))
 
 
 def test_clean_loss_is_the_models_own(lm, inside):

@@ -10,6 +10,7 @@ import torch
 
 from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs
 from rkcnn_lib.report.schemas import CausalChecks
+from rkcnn_lib.tensors import rows_that_count
 from rkcnn_lib.worlds.tasks import Prompt, pair_up, screen, task_prompts
 
 MIN_ENTITIES = 4
@@ -85,12 +86,16 @@ def known_prompts(lm: Any, p: CausalChecks, like: Prompts | None = None) -> Prom
     right = {x.text for x in screen(lm, by_role["screening"])}
     entities = {x.entity for x in by_role["screening"]}
     known = entities - {x.entity for x in by_role["screening"] if x.text not in right}
-    selection, evaluation = ([x for x in by_role[r] if x.entity in known] for r in ("selection", "evaluation"))
+    selection, evaluation = (
+        [x for x in by_role[role] if x.entity in known and _may_be_exchanged(lm, x, p.positions)]
+        for role in ("selection", "evaluation")
+    )
     for role, found in (("selection", selection), ("evaluation", evaluation)):
         if len({x.entity for x in found}) < MIN_ENTITIES:
             raise ValueError(
                 f"relation = {task!r}: {p.model} knows {len(known)} of {len(entities)} entities, too few of them for "
-                f"{role}; choose another relation or model"
+                f"{role} (nothing is exchanged at position 0 or at special tokens, on which no SAE is trained); choose "
+                "another relation, positions or model"
             )
     check_disjoint(by_role["screening"], selection, evaluation)
     device = next(lm.parameters()).device
@@ -123,13 +128,21 @@ def as_tensors(drawn: list[tuple[Prompt, Prompt]], positions: str = "both", devi
     def rows(values: Iterable[tuple[int, ...]], size: int, fill: int) -> torch.Tensor:
         return torch.tensor([[*row, *[fill] * (size - len(row))] for row in values], device=device)
 
-    entity, last = [x.entity_position for x in bases], [len(x.ids) - 1 for x in bases]
-    places = {"entity": [entity], "last": [last], "both": [entity, last]}[positions]
     return PromptPairs(
         base=rows((x.ids for x in bases), width, 0),
         donor=rows((x.ids for x in donors), width, 0),
         answer=rows((x.answer_ids for x in bases), n_answers, NO_TOKEN),
         foil=rows((x.answer_ids for x in donors), n_answers, NO_TOKEN),
-        positions=torch.tensor(places).T,
+        positions=torch.tensor([_exchanged(x, positions) for x in bases]),
         lengths=torch.tensor([len(x.ids) for x in bases]),
     )
+
+
+def _exchanged(prompt: Prompt, positions: str) -> list[int]:
+    """Return where a prompt's activations are exchanged."""
+    entity, last = prompt.entity_position, len(prompt.ids) - 1
+    return {"entity": [entity], "last": [last], "both": [entity, last]}[positions]
+
+
+def _may_be_exchanged(lm: Any, prompt: Prompt, positions: str) -> bool:
+    return bool(rows_that_count(lm, torch.tensor([prompt.ids]))[0, _exchanged(prompt, positions)].all())

@@ -196,10 +196,8 @@ def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
     """Return what puts an SAE back into the model: nothing where the activations have no model."""
     if p.model in INVENTED_MODELS:
         return {}
-    contexts = store.contexts("heldout")[: p.splice_contexts]
-    return {
-        "lm": model_of(p, device), "tokens": contexts, "hook_name": store.manifest["hook_name"],
-    }  # fmt: skip
+    tokens, mask = (of("heldout")[: p.splice_contexts] for of in (store.contexts, store.context_mask))
+    return {"lm": model_of(p, device), "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
 
 
 def model_of(p: Comparison, device: str) -> Any:
