@@ -221,13 +221,16 @@ figures.show(
 other = agreement.other_architecture(store, run)
 agreed = agreement.agreement(compared, store, run.p, other)
 run.metrics(agreed.table)
-figures.show(
-    figures.arm_metrics(agreed.table, title=agreed.title),
-    f"One dot a seed, {run.p.n_seeds} in all (its mean over the pairs it is in); grey: chance, directions as the activations lie; choose measure and moment at the top. Shared: "
-    "encoder and decoder name the same partner, both at cosine 0.7. Span: overlap of the spaces of the busiest latents, an "
-    "eighth of the width in number.",
-)
-display(agreed.summary)
+if run.p.n_seeds > 1:
+    figures.show(
+        figures.arm_metrics(agreed.table, title=agreed.title),
+        f"One dot a seed, {run.p.n_seeds} in all (its mean over the pairs it is in); grey: chance, directions as the activations lie; choose measure and moment at the top. Shared: "
+        "encoder and decoder name the same partner, both at cosine 0.7. Span: overlap of the spaces of the busiest latents, an "
+        "eighth of the width in number.",
+    )
+    display(agreed.summary)
+else:
+    print("One seed has no other to agree with: run with -p n_seeds 5 to see whether seeds find the same latents.")
 
 # %% [markdown]
 # The bootstrap resamples seeds and is short with few of them; the verdict rests on the jackknife. The older PWMCC lets
@@ -236,10 +239,11 @@ display(agreed.summary)
 
 # %%
 run.metrics(agreed.along)
-figures.show(
-    figures.training_curves(agreed.along, title=sae_titles.along_title(agreed.along)),
-    f"{run.p.n_seeds} seeds. Older PWMCC over all latents at the start, 1/16, 1/4 and the end of training; grey: chance level.",
-)
+if run.p.n_seeds > 1:
+    figures.show(
+        figures.training_curves(agreed.along, title=sae_titles.along_title(agreed.along)),
+        f"{run.p.n_seeds} seeds. Older PWMCC over all latents at the start, 1/16, 1/4 and the end of training; grey: chance level.",
+    )
 
 # %% [markdown]
 # ## What do single latents say?
@@ -336,7 +340,7 @@ if world is not None:
 # compared.
 
 # %%
-if world is not None:
+if world is not None and run.p.n_seeds > 1:
     display(fourier.beside_reported(agreed, run.p))
 
 # %% [markdown]

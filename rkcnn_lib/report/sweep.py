@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import psutil
 import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
@@ -28,9 +29,15 @@ GIVEN_UP_AFTER = 5  # losses after which the cell itself is taken to kill its wo
 IDLE_LOSSES = 5  # pools that may break with no cell at work before the machine is taken to be unusable
 
 
-def process_count(n_jobs: int | None, device: str) -> int:
-    """Return how many processes work at once: as many as asked, else one a core, or one a GPU."""
-    return n_jobs or (max(1, torch.cuda.device_count()) if device == "cuda" else joblib.cpu_count())
+def process_count(n_jobs: int | None, device: str, bytes_each: float = 0.0) -> int:
+    """Return how many processes work at once: as many as asked, else one a core, or one a GPU.
+
+    ``bytes_each`` is what a process will take: no more are started than the free memory holds.
+    """
+    if n_jobs:
+        return n_jobs
+    n = max(1, torch.cuda.device_count()) if device == "cuda" else joblib.cpu_count()
+    return max(1, min(n, int(psutil.virtual_memory().available // bytes_each))) if bytes_each else n
 
 
 def run_cells(function: Callable[..., Any], cells: list[tuple], n_jobs: int, label: str) -> list[Any]:
@@ -77,7 +84,7 @@ class Workers:
 
     @property
     def threads(self) -> int:
-        """Threads that a cell computes with; results are the same to the bit for the same number."""
+        """Threads that a cell computes with; on the processor results are the same to the bit for the same number."""
         return _threads(self.n_jobs)
 
     @contextlib.contextmanager

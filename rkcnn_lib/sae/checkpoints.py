@@ -1,12 +1,16 @@
-"""Checkpoints of a training run: safetensors and JSON, written whole or not at all, resumed bit for bit.
+"""Checkpoints of a training run: safetensors and JSON, written whole or not at all.
 
 Nothing random happens after the start but the order of the data, which follows from the seed and the step; so
-weights, Adam's moments, the dead-latent counter and the step are the whole state.
+weights, Adam's moments, the dead-latent counter and the step are the whole state. On the processor a resumed run ends
+in the same bits as an undisturbed one. On CUDA the sums of training are made in a fixed order, without atomics, so that
+the same is to be expected of the same card and libraries (it could not be tried: no GPU was at hand); another card
+rounds differently, and a run resumes there all the same.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +24,17 @@ from torch import Tensor
 from rkcnn_lib.sae.trainer import Trainer
 
 STATE_FILE = "checkpoint.json"
+SKETCHED = 64  # values of each tensor by which a start is known again
+ROUNDING = 0.01  # of their root mean square: what another device may make of the same start
 
 
-def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, str]) -> None:
+def sketch(tensor: Tensor) -> list[float]:
+    """Return some values of a tensor, evenly spread, by which the same numbers computed elsewhere are known again."""
+    values = tensor.detach().flatten()
+    return values[:: max(1, len(values) // SKETCHED)].double().tolist()
+
+
+def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     """Write the state of `trainer`; `identity` says what it started from and on what data.
 
     The JSON file names the tensor file and replaces its predecessor in one move, so a run that dies at any
@@ -46,7 +58,7 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, str]) ->
             old.unlink()
 
 
-def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, str]) -> None:
+def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     """Bring a fresh `trainer` to the state in `folder`; leave it alone when there is none.
 
     Raises
@@ -68,7 +80,7 @@ def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, str]) 
     trainer.history = state["history"]
 
 
-def _settings(trainer: Trainer, identity: dict[str, str]) -> dict[str, Any]:
+def _settings(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
     training = asdict(trainer.config)
     del training["checkpoint_every"]  # may change between attempts without changing the result
     settings = {"sae": asdict(trainer.sae.config), "training": training, "identity": identity}
@@ -78,11 +90,20 @@ def _settings(trainer: Trainer, identity: dict[str, str]) -> dict[str, Any]:
 def _compare(path: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
     for part, values in expected.items():
         for name, value in values.items():
-            if state[part].get(name) != value:
+            found = state[part].get(name)
+            if found != value and not _alike(found, value):
+                told = "another" if isinstance(value, list) else f"{found!r}, this run has {value!r}"
                 raise ValueError(
-                    f"{path} was made with {part} {name}={state[part].get(name)!r}, this run has {value!r}; "
-                    "use another checkpoint folder, or delete this one"
+                    f"{path} was made with {part} {name}={told}; use another checkpoint folder, or delete this one"
                 )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two sketches differ by no more than rounding."""
+    if not (isinstance(a, list) and isinstance(b, list) and len(a) == len(b)):
+        return False
+    allowed = ROUNDING * math.hypot(*b) / max(1, len(b)) ** 0.5
+    return all(math.isclose(x, y, rel_tol=ROUNDING, abs_tol=allowed) for x, y in zip(a, b, strict=True))
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:

@@ -128,7 +128,8 @@ class _Encode(torch.autograd.Function):
         grad = grad_values * (values > 0)
         codes = Codes(values, tokens, latents, by_latent, len(centred), W_enc.shape[1])
         grad_W_enc = _bag_by_latent(centred, codes, grad).t()
-        grad_b_enc = grad.new_zeros(W_enc.shape[1]).index_add_(0, latents, grad)
+        # bags, not index_add_: that adds by atomics on a GPU, in an order that differs from run to run
+        grad_b_enc = _bag_by_latent(grad.new_ones(len(centred), 1), codes, grad).squeeze(1)
         return None, grad_W_enc, grad_b_enc, -(W_enc @ grad_b_enc), None
 
 

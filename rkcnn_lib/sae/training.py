@@ -1,4 +1,4 @@
-"""Train one or several SAEs over one stream of activations, with checkpoints that resume bit for bit."""
+"""Train one or several SAEs over one stream of activations, with checkpoints that resume (see `checkpoints`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
-from rkcnn_lib.sae.checkpoints import resume_checkpoint, save_checkpoint
+from rkcnn_lib.sae.checkpoints import resume_checkpoint, save_checkpoint, sketch
 from rkcnn_lib.sae.inits import init_from_directions, sample_rows
 from rkcnn_lib.sae.trainer import TrainConfig, Trainer
 from rkcnn_lib.tensors import fingerprint
@@ -182,7 +182,9 @@ class _Run:
             init = copy.deepcopy(init).to(device)
         self.trainer = Trainer(init, train_config, input_scale(rows))
         self.folder = None if checkpoint is None else Path(checkpoint)
-        self.identity = {"data": fingerprint(rows), "init": fingerprint(*init.state_dict().values())}
+        # The rows are read; the start was computed, and another device computes it a little differently.
+        start = {f"init {name}": sketch(tensor) for name, tensor in init.state_dict().items()}
+        self.identity = {"data": fingerprint(rows)} | start
         self.saved_step: int | None = None
         if self.folder is not None:
             resume_checkpoint(self.trainer, self.folder, self.identity)

@@ -1,11 +1,14 @@
 """The stability panel: one dictionary in three orders agrees wholly, three random ones as chance says."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
+from rkcnn_lib.report import sweep
+from rkcnn_lib.report.studies import agreement as study
 from rkcnn_lib.report.studies.agreement import AFTER, BEFORE, OLDER, PW_MCC, SHARED, SPAN, TOTAL, agreement
 from rkcnn_lib.report.studies.cells import MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import Compared
@@ -14,7 +17,7 @@ from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
 from rkcnn_lib.worlds.store import MemoryStore
 
 D, N = 32, 64
-P = SimpleNamespace(other_architecture=None, n_jobs=1)
+P = SimpleNamespace(other_architecture=None, n_jobs=1, n_seeds=3)
 
 
 def unit(arm, seed, sae, n_live):
@@ -87,3 +90,12 @@ def test_dead_latents_count_in_the_total_only(panel):
 def test_every_number_of_the_summary_stands_beside_its_chance_level(panel):
     shown = panel.summary.drop(columns=["L0", f"{PW_MCC}, bootstrap 95 %"])
     assert shown.map(lambda cell: "(" in cell).all().all() and list(shown.index) == [MINED, UNMINED]
+
+
+def test_no_more_processes_match_at_once_than_memory_holds(monkeypatch):
+    monkeypatch.setattr(study, "_n_latents", lambda folder: 10_000)  # 3.9 GB a process
+    monkeypatch.setattr(sweep.joblib, "cpu_count", lambda: 64)
+    for free, n in ((1e9, 1), (8e9, 2), (1e13, 64)):
+        monkeypatch.setattr(sweep.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert study.matching_processes(None, Path("unit")) == n
+    assert study.matching_processes(5, Path("unit")) == 5, "what was asked for is obeyed"

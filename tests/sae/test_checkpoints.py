@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from rkcnn_lib.sae import SAEConfig, TrainConfig, train_many, train_sae
+from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_many, train_sae
 from tests.sae.planted import planted
 
 X, _ = planted(4000)
@@ -126,6 +127,20 @@ def test_another_run_does_not_take_up_this_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="identity data"):
         train_sae(X + 1, CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
     train_sae(Stream(), CONFIG, replace(TRAIN, checkpoint_every=50), checkpoint=tmp_path, progress=False)
+
+
+def test_a_run_resumes_where_another_device_rounded_its_start_otherwise(tmp_path):
+    start = init_from_directions(CONFIG, X=X, random_state=0)
+    with pytest.raises(Interrupted):
+        train_sae(Stream(25), CONFIG, TRAIN, init=start, checkpoint=tmp_path, progress=False)
+    elsewhere, other = copy.deepcopy(start), init_from_directions(CONFIG, X=X, random_state=1)
+    with torch.no_grad():
+        for tensor in elsewhere.state_dict().values():
+            tensor.mul_(1 + 1e-4 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(ValueError, match="identity init W_dec=another"):
+        train_sae(Stream(), CONFIG, TRAIN, init=other, checkpoint=tmp_path, progress=False)
+    resumed = train_sae(Stream(), CONFIG, TRAIN, init=elsewhere, checkpoint=tmp_path, progress=False)
+    assert_same(train_sae(Stream(), CONFIG, TRAIN, init=start, progress=False), resumed)
 
 
 def test_damage_is_reported(tmp_path):

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -31,7 +30,7 @@ from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.cells import MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import Compared, compare
 from rkcnn_lib.report.studies.verdicts import Values
-from rkcnn_lib.report.sweep import run_cells
+from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
 
@@ -44,6 +43,7 @@ SPAN = "span of the busiest latents"
 LEVELS = ("as activations lie", "any directions")
 SPREAD_ROWS = 8192  # activations whose covariance the first level has
 OTHER_ARMS = (UNMINED, MINED)  # trained with the other architecture too
+BYTES_FIXED, BYTES_A_PAIR = 7e8, 32.0  # a process that has torch; matrices of latents x latents while it matches
 BUSIEST = 1 / 8  # of the width: how many latents that span is of
 
 
@@ -78,16 +78,22 @@ def other_architecture(store: Any, run: Run) -> Compared | None:
 
 
 def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
-    """Measure how well the seeds of each arm agree, before, along and after training, all beside chance."""
+    """Measure how well the seeds of each arm agree, before, along and after training, all beside chance.
+
+    One seed agrees with nobody: all tables are empty then.
+    """
+    if p.n_seeds < 2:
+        nothing = pd.DataFrame(columns=["arm", "seed", "metric", "value", "step"])
+        return Agreement(nothing, nothing, pd.DataFrame(), {}, "One seed: nothing to agree with")
     spread = spread_of(store)
     arms = _folders(compared) | {f"{arm}, {p.other_architecture}": f for arm, f in _folders(other).items()}
     steps = sorted(
         {int(name.rpartition("_")[2]) for unit in compared.units.values() for name in unit.arrays if "_step_" in name}
     )
     cells = list(itertools.product(arms, (AFTER, BEFORE, *steps)))
-    units = run_cells(
-        pairs, [(arms[arm], moment, spread) for arm, moment in cells], p.n_jobs or joblib.cpu_count(), "agreement"
-    )
+    largest = next(iter(arms.values()))[0]  # all have as many latents
+    n_jobs = matching_processes(p.n_jobs, largest)
+    units = run_cells(pairs, [(arms[arm], moment, spread) for arm, moment in cells], n_jobs, "agreement")
     found = dict(zip(cells, units, strict=True))
     rows = [
         {"arm": arm, "metric": f"{measure} {moment}"} | row
@@ -102,7 +108,7 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     ]  # fmt: skip
     cosines = {arm: found[arm, AFTER].arrays[PW_MCC].numpy() for arm in arms}
     by_seed = {arm: dict(enumerate(jackknife_pairs(m))) for arm, m in cosines.items() if len(m) >= 3}
-    if not matched_exactly(next(iter(arms.values()))[0]):  # all have as many latents
+    if not matched_exactly(largest):
         by_seed = {}  # how far the match falls short may differ from arm to arm: shown, not judged
     table = pd.DataFrame(rows)
     l0 = {arm: np.mean([unit_scalars(folder)["l0"] for folder in folders]) for arm, folders in arms.items()}
@@ -111,7 +117,16 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
 
 def matched_exactly(folder: Path) -> bool:
     """Say whether an SAE unit is small enough for the best assignment of its latents to be found."""
-    return len(load_unit(folder).arrays["density"]) <= EXACT_UP_TO
+    return _n_latents(folder) <= EXACT_UP_TO
+
+
+def matching_processes(n_jobs: int | None, folder: Path) -> int:
+    """Return how many processes may match dictionaries of an SAE unit's size at once: memory is the bound."""
+    return process_count(n_jobs, "cpu", BYTES_FIXED + BYTES_A_PAIR * _n_latents(folder) ** 2)
+
+
+def _n_latents(folder: Path) -> int:
+    return len(load_unit(folder).arrays["density"])
 
 
 def spread_of(store: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ from rkcnn_lib.report.studies.cells import MINED
 from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
 from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, SHOWN, by_arm
 from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences, sign_flips, verdict_title
-from rkcnn_lib.report.sweep import process_count, run_cells
+from rkcnn_lib.report.sweep import run_cells
 from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 
@@ -67,7 +67,8 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
         ({cell: folder for cell, folder in folders.items() if cell[0] == layer}, agreement.spread_of(store))
         for layer, store in stores.items()
     ]
-    agreed = pd.concat(run_cells(_agreement_cell, cells, process_count(run.p.n_jobs, run.device), "agreement"))
+    n_jobs = agreement.matching_processes(run.p.n_jobs, next(iter(folders.values())))
+    agreed = pd.concat(run_cells(_agreement_cell, cells, n_jobs, "agreement"))
     metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()})
     pseudo = agreed[agreed["metric"] == "pw_mcc"]
     summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
