@@ -165,6 +165,12 @@ figures.show(
     f"Share of latents that have not fired yet against the number of held-out tokens looked at; mean and range over "
     f"{run.p.n_seeds} seeds.",
 )
+sae_panels.dead_by_origin(compared)
+
+# %% [markdown]
+# Above, the latents that never fire by origin and by time, shares of the latents of that origin, means over seeds. What is
+# dead *at the start* was so before the first step, and TopK gives it no gradient: that number is the fill's, not what
+# training made of mined directions. Compare *died*.
 
 # %%
 rates = sae_panels.densities(compared)

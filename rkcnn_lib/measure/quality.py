@@ -56,11 +56,12 @@ def quality(
     Returns
     -------
     dict
-        n_tokens; l0 (mean active latents a token); dead (share of latents that never fire on these rows: look at
-        100k or more); dead_curve ({"tokens": [...], "dead": [...]}, that share after so many tokens); density
-        ((d_sae,) float64 tensor, share of tokens on which each latent fires); explained_variance
-        ``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)``; explained_variance_standardised, the mean over
-        dimensions of the same quantity for each (dimensions that never vary left out).
+        n_tokens; l0 (mean active latents a token); live (latents that fire at all, a count); dead (share of latents
+        that never fire on these rows: look at 100k or more); dead_curve ({"tokens": [...], "dead": [...]}, that share
+        after so many tokens); density ((d_sae,) float64 tensor, share of tokens on which each latent fires);
+        explained_variance ``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)``;
+        explained_variance_standardised, the mean over dimensions of the same quantity for each (dimensions that never
+        vary left out).
         With `lm`, in nats: ce_clean, ce_sae, ce_zero, ce_mean (activations replaced by 0, by the mean of X),
         delta_ce = ce_sae - ce_clean, kl = mean KL(clean || spliced); and the scores ce_score_zero,
         ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm. Rows that
@@ -163,6 +164,7 @@ class _Moments:
         return {
             "n_tokens": self.n,
             "l0": float(self.fired.sum() / self.n),
+            "live": int((self.fired > 0).sum()),
             "dead": float((self.fired == 0).double().mean()),
             "dead_curve": {
                 "tokens": counts.tolist(),

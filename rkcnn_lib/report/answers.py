@@ -153,7 +153,12 @@ def _seeds_needed(row: dict[str, Any]) -> int:
 
 
 def in_one_sentence(record: dict[str, Any] | None) -> str:
-    """Return the answer to the report's question from its deciding run (04's run.json; None where that was not run)."""
+    """Return the answer to the report's question from its deciding run (04's run.json; None where that was not run).
+
+    A record may hold ``withdrawn``, why what it says cannot be kept: then that is the answer.
+    """
+    if (record or {}).get("withdrawn"):
+        return f"Withdrawn: {record['withdrawn']}"
     found = answers(record or {})
     if not found:
         return f"Not answered yet: {JUDGED_BY} has given no verdict."

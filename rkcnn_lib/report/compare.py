@@ -91,7 +91,9 @@ class Row:
 _TOY = (("axis", None), ("probability", None))
 _SAE = (
     Measure("explained_variance", "explained_variance", "higher"),
+    Measure("live", "live", "higher"),
     Measure("dead", "dead", "lower"),
+    Measure("untrained_dead", "untrained_dead", "lower"),
     Measure("delta_ce", "delta_ce", "lower"),
 )
 LAYOUTS: dict[str, Layout] = {

@@ -70,9 +70,14 @@ class Page:
         return answers.PROVISIONAL.get(self.profile)
 
     @property
+    def withdrawn(self) -> str | None:
+        """Why what the run says cannot be kept, where its record was given such a note (``withdrawn``)."""
+        return f"Withdrawn: {self.record['withdrawn']}" if self.record.get("withdrawn") else None
+
+    @property
     def banners(self) -> list[str]:
         """What a reader must know before reading on."""
-        said = [self.caution] if self.caution else []
+        said = [line for line in (self.caution, self.withdrawn) if line]
         status = self.record.get("status") or "unknown"
         if status != "finished":
             said.append(f"This run did not finish (status: {status}): what follows is partial.")

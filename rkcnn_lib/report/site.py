@@ -83,7 +83,12 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
     (assets / "plotly.min.js").write_text(plotly, encoding="utf-8")
     steps = _steps(pages)
     templates = environment()
-    shared = {"site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles}
+    cautions = dict.fromkeys(page.caution for page in pages if page.caution)
+    withdrawn = [f"{page.number} {page.title}. {page.withdrawn}" for page in pages if page.withdrawn]
+    shared = {
+        "site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles,
+        "banners": [*cautions, *withdrawn],
+    }  # fmt: skip
     for page in pages:
         text = templates.get_template("page.html.j2").render(page=page, here=page.file, **shared)
         _write(work / page.file, text)
@@ -121,7 +126,6 @@ def _index(pages: list[Page], steps: list[dict[str, Any]], compared: dict[str, A
         "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
         "hero": next((page for page in leads.values() if page.rendered.hero), None),
         "overview": answers.overview(record or {}),
-        "banners": list(dict.fromkeys(page.caution for page in pages if page.caution)),
     }
 
 

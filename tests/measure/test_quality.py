@@ -103,7 +103,7 @@ def test_firing_is_counted_latent_by_latent():
     result = quality(sae, X, batch_size=64)
     assert result["density"].tolist() == [1.0, 0.1, 0.001, 0.0]
     assert result["l0"] == pytest.approx(1.101)
-    assert result["dead"] == 0.25
+    assert result["dead"] == 0.25 and result["live"] == 3
     for n, dead in zip(result["dead_curve"]["tokens"], result["dead_curve"]["dead"], strict=True):
         assert dead == (0.5 if n < 500 else 0.25)
     assert result["dead_curve"]["tokens"][0] == 1 and result["dead_curve"]["tokens"][-1] == 1000

@@ -82,3 +82,15 @@ def test_a_variant_starts_from_its_arms_directions_and_changes_one_thing(tmp_pat
     torch.testing.assert_close(start[cells.FROZEN_DECODER].W_dec, plain.W_dec)
     assert not cells.train_config(p, cells.FROZEN_DECODER, 0).train_decoder
     assert cells.train_config(p, cells.DECODER_ONLY, 0) == cells.train_config(p, cells.MINED, 0)
+
+
+def test_dead_latents_are_told_by_where_they_started_and_when_they_died():
+    start = torch.tensor([0.0, 0.2, 0.3, 0.0, 0.0, 0.1])  # two mined ones, then four of the fill
+    end = torch.tensor([0.0, 0.0, 0.3, 0.0, 0.4, 0.0])
+    found = cells.dead_latents(start, end, n_mined=2)
+    assert (found["dead"], found["untrained_dead"]) == pytest.approx((4 / 6, 3 / 6))
+    assert (found["dead_mined"], found["untrained_dead_mined"], found["died_mined"]) == pytest.approx((1, 0.5, 0.5))
+    assert (found["dead_fill"], found["untrained_dead_fill"]) == pytest.approx((0.5, 0.5))
+    assert (found["died_fill"], found["revived_fill"]) == pytest.approx((0.25, 0.25))
+    assert found["dead"] == pytest.approx(found["untrained_dead"] + found["died"] - found["revived"])
+    assert not any(name.endswith("_mined") for name in cells.dead_latents(start, end, n_mined=0))

@@ -53,6 +53,20 @@ def test_counts_figures_and_flags_a_page_without_any(tmp_path):
     assert "no figure" in (tmp_path / "site/02_probe_validation.html").read_text()
 
 
+def test_what_was_withdrawn_is_marked_on_its_page_and_wherever_it_is_cited(tmp_path):
+    why = "the score selected nothing."
+    runs = [
+        write_run(tmp_path / "runs", "04_sae_compare", withdrawn=why, verdicts=[VERDICT]),
+        write_run(tmp_path / "runs", "05_multilayer"),
+    ]
+    index = build_site(runs, tmp_path / "site")
+    for name in ("04_sae_compare.html", "index.html", "compare.html"):
+        assert why in " ".join(line.get_text() for line in read(tmp_path / "site" / name).select(".banner")), name
+    assert read(index).select_one(".headline").get_text().split("Answer", 1)[1].strip() == f"Withdrawn: {why}"
+    assert "withdrawn" in read(index).select(".cards > li")[3].select_one(".kicker").get_text()
+    assert not read(tmp_path / "site/05_multilayer.html").select(".banner")
+
+
 def test_banners_for_small_and_unfinished_runs(tmp_path):
     runs = [
         write_run(tmp_path / "runs", "01_toy_superposition", profile="smoke"),

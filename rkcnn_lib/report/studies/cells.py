@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rkcnn_lib.measure import quality
 from rkcnn_lib.probe import mine
@@ -168,7 +169,8 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, devic
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
         found = quality(sae, held_out, **splice(store, p, device))
         untrained = quality(start, held_out)
-        found |= {f"untrained_{name}": untrained[name] for name in ("explained_variance", "dead")}
+        found["untrained_explained_variance"] = untrained["explained_variance"]
+        found |= dead_latents(untrained["density"], found["density"], inputs["n_mined"])
         curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
         arrays = {"density": found.pop("density"), "W_dec_start": start.W_dec.data}
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
@@ -180,6 +182,33 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, devic
         )
 
     return cached_unit("saes", inputs, compute)
+
+
+def dead_latents(start: torch.Tensor, end: torch.Tensor, n_mined: int) -> dict[str, float]:
+    """Return which latents never fire on held-out tokens, by when and by where they started from.
+
+    Parameters
+    ----------
+    start, end : (d_sae,) tensors
+        Firing rates before and after training, on the same tokens.
+    n_mined : int
+        The first latents started from mined directions, the others are the fill.
+
+    Returns
+    -------
+    dict
+        As shares: dead (at the end), untrained_dead (before any training), died (fired at the start only) and revived
+        (at the end only); of all latents, and of either part with ``_mined`` and ``_fill`` behind the name, where it
+        has any.
+    """
+    fired, fires = start > 0, end > 0
+    events = {"dead": ~fires, "untrained_dead": ~fired, "died": fired & ~fires, "revived": ~fired & fires}
+    parts = {"": slice(None), "_mined": slice(n_mined), "_fill": slice(n_mined, None)}
+    return {
+        event + part: float(latents[rows].double().mean())
+        for part, rows in parts.items() if len(fires[rows])
+        for event, latents in events.items()
+    }  # fmt: skip
 
 
 def _about(store: Any, arm: str, seed: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rkcnn_lib.report.units import unit_scalars
 
 ARMS = (*BASELINES, MINED)
 (METRIC,) = FRONT_HYPOTHESIS
-SHOWN = ("explained_variance", "delta_ce", "kl", "dead")
+SHOWN = ("explained_variance", "live", "delta_ce", "kl", "dead", "untrained_dead")
 
 
 def front(store: Any, run: Run) -> pd.DataFrame:

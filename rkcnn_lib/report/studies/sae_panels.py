@@ -29,8 +29,9 @@ BOUNDS = {"dead": 0.0, "explained_variance": 1.0, "delta_ce": 0.0}  # what no SA
 FRONT_HYPOTHESIS = {"l0_at_equal_ev": ("fewer active latents for the same variance", "delta_l0", True)}
 AGREE = "seeds agree more"
 SHOWN = (
-    "explained_variance", "untrained_explained_variance", "explained_variance_standardised", "dead", "untrained_dead",
-    "l0", "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
+    "explained_variance", "untrained_explained_variance", "explained_variance_standardised", "live", "dead",
+    "untrained_dead", "died", "dead_mined", "dead_fill", "untrained_dead_mined", "untrained_dead_fill", "l0",
+    "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
 )  # fmt: skip
 
 
@@ -70,6 +71,25 @@ def dead_curves(compared: Compared) -> pd.DataFrame:
         [unit.tables["dead_curve"].assign(arm=arm, seed=seed) for (arm, seed), unit in compared.units.items()],
         ignore_index=True,
     )
+
+
+def dead_by_origin(compared: Compared) -> pd.DataFrame:
+    """Return a row an arm and origin (mined, fill): latents, and shares dead at the start, died, revived, dead; means.
+
+    A latent that is dead before the first step gets no gradient from TopK: that measures the start, not training.
+    """
+    rows = []
+    for (arm, _), unit in compared.units.items():
+        n_mined, n = int(unit.scalars["n_mined"]), len(unit.arrays["density"])
+        for origin, latents in (("mined", n_mined), ("fill", n - n_mined)):
+            shares = {
+                name: unit.scalars.get(f"{name}_{origin}") for name in ("untrained_dead", "died", "revived", "dead")
+            }
+            if latents:
+                rows.append({"arm": arm, "origin": origin, "latents": latents} | shares)
+    found = pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean()
+    named = {"untrained_dead": "dead at the start", "dead": "dead at the end"}
+    return found.rename(columns=named).round(3).astype({"latents": int})
 
 
 def densities(compared: Compared) -> dict[str, np.ndarray]:
