@@ -71,12 +71,18 @@ def planted_reader(monkeypatch, silent=()):
     rates = torch.full((D,), 0.25)
     rates[list(silent)] = 0
     turned = torch.eye(D) * 0.8 + torch.eye(D).roll(1, 1) * 0.6
-    arrays = {"density": rates, "W_dec_start": turned, "W_dec_step_0": turned, "W_dec_step_5": torch.eye(D)}
+    before = torch.tensor([0.5, 0.0, 0.5, 0.0])
+    arrays = {
+        "density": rates,
+        "density_start": before,
+        "W_dec_start": turned,
+        "W_dec_step_0": turned,
+        "W_dec_step_5": torch.eye(D),
+    }
     units = {cell: Unit(scalars={"n_mined": 2 * (cell[0] == book.MINED)}, arrays=arrays) for cell in saes}
     monkeypatch.setattr(reader, "model_of", lambda p, device: LM)
     monkeypatch.setattr(reader, "spread_of", lambda store: np.eye(D))
     monkeypatch.setattr(reader, "mined_unit", lambda *_: Unit(arrays={"directions": torch.eye(D)[[1, 3]]}))
-    monkeypatch.setattr(reader, "start_rates", lambda *_: np.array([0.5, 0.0, 0.5, 0.0]))
     monkeypatch.setattr(reader.Reader, "_sae", lambda self, arm, seed: saes[arm, seed])
     run = SimpleNamespace(p=SimpleNamespace(model="atlas", heldout_rows=10, n_cards=8), device="cpu")
     return reader.Reader(SimpleNamespace(units=units), Store(), run)

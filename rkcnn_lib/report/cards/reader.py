@@ -15,7 +15,6 @@ from rkcnn_lib.report.runs import INVENTED_MODELS, Run
 from rkcnn_lib.report.studies.agreement import spread_of
 from rkcnn_lib.report.studies.cells import MINED, mined_unit, model_of
 from rkcnn_lib.report.studies.comparison import Compared
-from rkcnn_lib.report.studies.start_rates import start_rates
 from rkcnn_lib.sae import SAE, load_saelens
 
 QUANTILES = (1.0, 1.0, 0.9, 0.75, 0.5, 0.25, 0.1)  # of a latent's positive activations: one context each
@@ -78,7 +77,6 @@ class Reader:
         self.rows, self.counted = held_out[:ROWS], min(run.p.heldout_rows, len(held_out))
         self.saes = functools.lru_cache(maxsize=16)(self._sae)
         self.codes = functools.lru_cache(maxsize=4)(self._codes)
-        self.rates_before = functools.lru_cache(maxsize=None)(self._rates_before)
         self.chance = functools.lru_cache(maxsize=None)(self._chance)
         self._unembedding = functools.lru_cache(maxsize=1)(lambda: self.lm.W_U.detach().float().cpu())
         self._spread = functools.lru_cache(maxsize=1)(lambda: spread_of(store))
@@ -118,7 +116,7 @@ class Reader:
         moved = self._moved(arm, seed, latents)
         raised, lowered = self._favoured(arm, seed, latents)
         contexts, largest = self._contexts(arm, seed, latents)
-        rates, before = self.rates(arm, seed), self.rates_before(arm, seed)
+        rates, before = (self.compared.units[arm, seed].arrays[name] for name in ("density", "density_start"))
         n_mined = self.n_mined(arm, seed)
         return [
             Card(
@@ -150,10 +148,6 @@ class Reader:
         with torch.no_grad():
             read = [sae.encode(self.store.take(part).to(self.device)).float().cpu().numpy() for part in parts]
         return sparse.vstack([sparse.csr_array(part) for part in read], format="csc")
-
-    def _rates_before(self, arm: str, seed: int) -> np.ndarray:
-        unit = self.compared.units[arm, seed]
-        return start_rates(self.store, self.p, arm, seed, unit, self.device)
 
     def _moved(self, arm: str, seed: int, latents: list[int]) -> list[list[float]]:
         arrays = self.compared.units[arm, seed].arrays

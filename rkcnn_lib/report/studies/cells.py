@@ -172,7 +172,11 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, devic
         found["untrained_explained_variance"] = untrained["explained_variance"]
         found |= dead_latents(untrained["density"], found["density"], inputs["n_mined"])
         curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
-        arrays = {"density": found.pop("density"), "W_dec_start": start.W_dec.data}
+        arrays = {
+            "density": found.pop("density"),
+            "density_start": untrained["density"],
+            "W_dec_start": start.W_dec.data,
+        }
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
         return Unit(
             scalars=found | {"seconds": seconds, "n_mined": inputs["n_mined"]} | ({"l1": p.l1} if p.l1 else {}),
