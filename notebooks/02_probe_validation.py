@@ -51,7 +51,7 @@ force: bool = False  # go on although an earlier gate failed
 # %%
 from rkcnn_lib.report import figures
 from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import probe_controls, probing
+from rkcnn_lib.report.studies import neighbourhoods, probe_controls, probing
 
 run = start_run("02_probe_validation", globals())
 
@@ -109,6 +109,38 @@ label_table = probing.by_label(atlas_table)
 label_table
 
 # %% [markdown]
+# ## The score that 04 selects by
+#
+# 04, 05 and 06 have no labels. There a subset's k nearest rows to a random anchor are its class, and the score is how well
+# they separate in the coordinates that the subset did not look at. It never sees what the rows have in common: on toy models
+# the strongest active feature, on the language model the token. Do the rows of the best subsets share that more often than
+# those of random subsets, and than under permuted types?
+
+# %%
+toy_shared = neighbourhoods.study(run, probing.toy_tasks)
+run.metrics(toy_shared.assign(metric="purity"))
+figures.show(
+    figures.selectivity(
+        toy_shared.assign(null=toy_shared["chance_upper"]), title="Toy. " + neighbourhoods.title(toy_shared),
+        measured="rows that share their anchor's strongest feature (share)",
+    ),
+    f"The best, random and worst {run.p.n_directions} of {run.p.n_subsets} subsets by the separation of their {run.p.n_neighbours} "
+    f"nearest rows; dots are {run.p.n_seeds} seeds; grey: permuted types, mean and 95 % point.",
+)  # fmt: skip
+
+# %%
+atlas_shared = neighbourhoods.study(run, probing.atlas_tasks)
+run.metrics(atlas_shared.assign(metric="purity"))
+figures.show(
+    figures.selectivity(
+        atlas_shared.assign(null=atlas_shared["chance_upper"]), title="Atlas. " + neighbourhoods.title(atlas_shared),
+        measured="rows that share their anchor's token (share)",
+    ),
+    f"The same on the embedded language model; dots are {run.p.n_seeds} corpora. A subset that finds one token again and again has "
+    "found something of the model's, if nothing deep.",
+)  # fmt: skip
+
+# %% [markdown]
 # ## How small may a subset be?
 #
 # Were a label to be had from all dimensions only, a score of subsets would be beside the point; the gate fails then. Top
@@ -157,9 +189,11 @@ run.note(seeds=list(range(run.p.n_seeds)))
 run.gate(
     [
         *probing.checks(toy_table, "toy"),
+        *neighbourhoods.checks(toy_shared, "toy"),
         probe_controls.check(toy_sizes, toy_table, "toy"),
         *probing.checks(atlas_table, "atlas"),
+        *neighbourhoods.checks(atlas_shared, "atlas"),
         probe_controls.check(atlas_sizes, atlas_table, "atlas"),
     ]
 )
-run.finish(probing.headline(toy_table, atlas_table))
+run.finish(probing.headline(toy_table, atlas_table) + " " + neighbourhoods.headline(toy_shared, atlas_shared))

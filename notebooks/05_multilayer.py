@@ -30,7 +30,7 @@ more_hooks: list = []  # further hooks that are compared, for the heat map; only
 text: str = None  # None: the hub's list (atlas: its own); a .txt, .jsonl or .parquet file; "atlas"
 n_tokens: int = 1_000_000  # tokens to capture
 context_size: int = 128  # tokens in a context
-arms: list = ["random", "rkcnn_lift", "lift_unselected"]  # starts compared
+arms: list = ["random", "covariance", "kmeans_refined", "rkcnn_lift", "lift_unselected"]  # starts compared
 variants: list = []  # as in 04: rkcnn_lift_decoder_only, random_frozen_decoder
 n_seeds: int = 5  # below 5 every verdict is inconclusive
 architecture: str = "topk"  # topk, batchtopk or relu
@@ -116,7 +116,7 @@ figures.show(
 # %% [markdown]
 # ## Where is the difference?
 #
-# The declared contrasts at every layer. Intervals are Holm-adjusted over all layers and both contrasts of a metric, so
+# The declared contrasts at every layer. Intervals are Holm-adjusted over all layers and contrasts of a metric, so
 # that one layer in many does not look like a finding.
 
 # %%

@@ -83,8 +83,9 @@ class NeighbourLift:
 
 @dataclass(frozen=True)
 class PseudoClasses:
-    """What each subset found: mean of its neighbours (h, d) and separation in the complement (h,)."""
+    """What each subset found: its rows (h, k), their mean (h, d) and its separation in the complement (h,)."""
 
+    rows: torch.Tensor
     means: torch.Tensor
     scores: torch.Tensor
 
@@ -109,7 +110,7 @@ def pseudo_classes(
         ``S = ||mean_c||^2 / mean_i ||x_i - mean_c||^2`` over the class, in the complement of the subset's span
         (RkCNN's BV / WV for one class against a rest whose mean is 0).
     """
-    means, scores = [], []
+    found, means, scores = [], [], []
     squares = T.square()
     for part in chunks(len(subsets), len(T) + k * T.shape[1] + subsets.size * T.shape[1], max_elements):
         near = _nearest(T, squares, subsets, part, anchors[part], k)  # (c, k)
@@ -120,9 +121,10 @@ def pseudo_classes(
         # Lengths in the complement: full length less the part in the subset, whose basis is orthonormal.
         between = mean.square().sum(1) - seen.mean(1).square().sum(1)
         within = (rows.square().sum(2) - seen.square().sum(2)).mean(1) - between
+        found.append(near)
         means.append(mean)
         scores.append(between.clamp_min(0.0) / within.clamp_min(torch.finfo(T.dtype).eps))
-    return PseudoClasses(torch.cat(means), torch.cat(scores).double())
+    return PseudoClasses(torch.cat(found), torch.cat(means), torch.cat(scores).double())
 
 
 def _nearest(

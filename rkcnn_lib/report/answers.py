@@ -19,7 +19,11 @@ PROVISIONAL = {
     "smoke": "A smoke run: sizes of seconds, no conclusions.",
     "quick": "A quick run: small models and few seeds. It shows that everything works; it settles nothing.",
 }
-RIVALS = {"lift_unselected": "the same search without its score (lift_unselected)", "random": "random ones"}
+RIVALS = {
+    "random": "random ones",
+    "covariance": "directions that merely lie as the activations do (covariance)",
+    "lift_unselected": "the same search without its score (lift_unselected)",
+}
 MANY = 200  # seeds beyond which a forecast says "many"
 
 

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 ARMS = (
-    "random", "datapoint", "pca", "ica", "kmeans", "datapoint_refined", "kmeans_refined", "rkcnn_coordinate",
-    "rkcnn_lift", "lift_unselected", "lift_bottom", "rkcnn_null",
+    "random", "covariance", "datapoint", "pca", "ica", "kmeans", "datapoint_refined", "kmeans_refined",
+    "rkcnn_coordinate", "rkcnn_lift", "lift_unselected", "lift_bottom", "rkcnn_null",
 )  # fmt: skip
 # What takes an arm's directions and changes one thing else: the first starts the decoder only (the encoder stays
 # random, as in the first implementation), the second, a reference, never trains its random decoder.

@@ -201,7 +201,7 @@ def test_arms_keep_colour_and_marker_across_figures():
 
 def test_no_two_arms_look_the_same():
     pairs = {(figures.ARM_COLOURS[a], figures.ARM_MARKERS[a]) for a in figures.ARM_COLOURS}
-    assert len(pairs) == len(set(figures.ARM_COLOURS.values())) == len(set(figures.ARM_MARKERS.values())) == 12
+    assert len(pairs) == len(set(figures.ARM_COLOURS.values())) == len(set(figures.ARM_MARKERS.values())) == 13
 
 
 def test_colours_are_readable_on_white_and_on_a_dark_page():

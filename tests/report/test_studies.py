@@ -13,6 +13,7 @@ from rkcnn_lib.report.studies import (
     causal,
     causal_subspaces,
     layers,
+    neighbourhoods,
     planes,
     probe_controls,
     probing,
@@ -55,7 +56,7 @@ def layer_metrics(gain, n_layers=4, n_seeds=5):
     return pd.DataFrame([
         {"layer": la, "arm": arm, "seed": s, "metric": m, "value": rng.normal(0.8, 0.01) + gain * (arm == "rkcnn_lift")}
         for la in range(n_layers)
-        for arm in ("random", "lift_unselected", "rkcnn_lift")
+        for arm in ("random", "covariance", "lift_unselected", "rkcnn_lift")
         for s in range(n_seeds)
         for m in ("explained_variance", "dead", "delta_ce")
     ])  # fmt: skip
@@ -75,7 +76,7 @@ def test_the_best_of_many_layers_of_noise_is_within_its_null():
 
 def test_layer_differences_are_corrected_over_all_layers():
     table = layers.differences(layer_metrics(0.0), multilayer())
-    assert len(table) == 4 * 2 * 3 and (table["verdict"] != "supported").all()
+    assert len(table) == 4 * 3 * 3 and (table["verdict"] != "supported").all()
     one_layer = layers.differences(layer_metrics(0.0).query("layer == 0"), multilayer())
     same = table.query("layer == 0").merge(one_layer, on=["contrast", "metric"])
     assert (same["high_x"] - same["low_x"] >= same["high_y"] - same["low_y"] - 1e-12).all()
@@ -252,3 +253,39 @@ def test_labels_with_chance_levels_of_their_own_are_shown_apart_with_the_classif
     assert set(views.groups) == {"topic, kNN", "topic, logistic", "number, kNN", "number, logistic"}
     assert (views["chance_mean"].nunique() == 1).all() and all("ensemble" in set(v) for _, v in views["group"])
     assert set(probing.for_figure(pd.DataFrame(rows))["probe"]) == {"kNN", "logistic"}
+
+
+def clustered_task(structure, seed=0):
+    """Rows of ten types that lie on rays of their own, beside as many that lie anywhere; or noise alone."""
+    rng = np.random.default_rng(seed)
+    types = rng.integers(0, 10, 3000)
+    X = torch.tensor(rng.normal(size=(3000, 16)), dtype=torch.float32)
+    if structure:
+        rays = torch.tensor(rng.normal(size=(10, 16)) * 2, dtype=torch.float32)
+        clear = torch.tensor(rng.random(3000) < 0.5)
+        X = torch.where(clear[:, None], rays[types] + 0.3 * X, X)
+    return probing.Task("planted", "any", X, np.zeros(3000, int), np.arange(3000), types)
+
+
+def purities(structure, n_seeds=5):
+    p = resolve("02_probe_validation", {"n_subsets": 300, "n_directions": 30, "n_permutations": 19, "n_neighbours": 5})
+    found = [
+        neighbourhoods._neighbourhoods_of_task(clustered_task(structure, seed), p, seed) for seed in range(n_seeds)
+    ]
+    return pd.concat(found)
+
+
+def test_the_score_that_04_uses_finds_rows_of_one_type_where_there_are_such_and_chance_in_noise():
+    real, noise = purities(True), purities(False)
+    groups = real.groupby("group")["value"].mean()
+    assert groups["top"] > 0.9 > groups["random"] + 0.2 and groups["random"] > groups["bottom"]
+    assert real["chance_mean"].mean() == pytest.approx(0.1, abs=0.02)
+    assert all(check.passed for check in neighbourhoods.checks(real, "planted"))
+    assert noise.groupby("group")["value"].mean()["top"] == pytest.approx(0.1, abs=0.03)
+    assert not all(check.passed for check in neighbourhoods.checks(noise, "noise")), "noise must not pass 02's gate"
+
+
+def test_purity_leaves_the_anchor_out():
+    types = np.array([0, 0, 1, 1, 0])
+    rows, anchors = np.array([[0, 1, 2], [3, 2, 4]]), np.array([0, 3])
+    assert neighbourhoods.purity(types, rows, anchors).tolist() == [0.5, 0.5]

@@ -161,7 +161,9 @@ def recovery_by_miner(table: pd.DataFrame, title: str | None = None) -> go.Figur
     return dot_plot(table, "miner", title)
 
 
-def selectivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def selectivity(
+    table: pd.DataFrame, title: str | None = None, measured: str = "balanced accuracy on new rows (share)"
+) -> go.Figure:
     """How well the best, random and worst subsets (and the full space) separate labels, beside permuted ones.
 
     Parameters
@@ -173,6 +175,8 @@ def selectivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         in the interval.
     title : str, optional
         The finding, in words.
+    measured : str
+        What a value is, for the axis.
 
     Raises
     ------
@@ -201,7 +205,7 @@ def selectivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         axis = window(part["value"], keep=bands)
         choices.add(f"probe: {escape(probe)}" if probe else "value", traces, {"xaxis.range": axis})
     choices.close()
-    x_axis = {"title": "balanced accuracy on new rows (share)"}
+    x_axis = {"title": measured}
     return finish(fig, title, height=110 + 62 * len(groups), legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
 
 

@@ -28,6 +28,7 @@ class Style:
 # Cool colours for the rivals, warm ones for RkCNN and what isolates it from its parts.
 _STYLES: dict[str, Style] = {
     "random": Style("#59937f", "circle"),
+    "covariance": Style("#7d7f16", "triangle-right"),
     "datapoint": Style("#0d93f2", "square"),
     "pca": Style("#206c7f", "triangle-up"),
     "ica": Style("#5946f2", "triangle-down"),
@@ -64,8 +65,8 @@ _ALIASES: dict[str, str] = {
     "ablate": "rkcnn_coordinate",
     "steer": "kmeans",
 }
-_SPARE_COLOURS = ("#7d7f16", "#8a6fb0", "#2f9447", "#9c7a52", "#d0527a", "#4f83a8")
-_SPARE_MARKERS = ("square-cross", "diamond-tall", "triangle-right", "hourglass", "bowtie", "circle-cross")
+_SPARE_COLOURS = ("#8a6fb0", "#2f9447", "#9c7a52", "#d0527a", "#4f83a8")
+_SPARE_MARKERS = ("square-cross", "diamond-tall", "hourglass", "bowtie", "circle-cross")
 
 ARM_COLOURS: dict[str, str] = {name: style.colour for name, style in _STYLES.items()}
 ARM_MARKERS: dict[str, str] = {name: style.marker for name, style in _STYLES.items()}

@@ -28,12 +28,12 @@ from rkcnn_lib.worlds.tasks import Prompt
 MINED, SHUFFLED, CHANCE, CHANCE_OF_VARIANCE = "mined", "mined_shuffled", "random", "random_variance"
 VARIANCE, CEILING, SAE_SPAN, SAE_LATENTS = "pca", "das", "sae", "sae_latents"
 CIRCUIT = "circuit"
-MINERS = {MINED: "rkcnn_lift", "kmeans": "kmeans", "datapoint": "datapoint"}
+MINERS = {MINED: "rkcnn_lift", "kmeans": "kmeans_refined", "datapoint": "datapoint_refined"}
 SUBSPACES = {
     MINED: "RkCNN's directions, those first that separate the answers of selection prompts best",
     SHUFFLED: "the same directions, chosen by the answers of other prompts (shuffled labels)",
-    "kmeans": "k-means centres of the same activations, chosen like the mined directions",
-    "datapoint": "random activations, chosen like the mined directions",
+    "kmeans": "k-means centres of the same activations, refined and chosen like the mined directions",
+    "datapoint": "random activations, refined and chosen like the mined directions",
     SAE_SPAN: "decoder rows of the SAE latents of largest attribution (activation x gradient)",
     SAE_LATENTS: "the same latents exchanged as latents: their activations, not their span",
     "class_means": "span of the answers' mean activations: given the labels; beyond their number arbitrary",

@@ -20,7 +20,9 @@ from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, load_unit, outputs_root
 from rkcnn_lib.sae import load_saelens
 
-BASELINES = ("random", "lift_unselected")  # the contrasts declared beforehand: rkcnn_lift minus each of these
+# The contrasts declared beforehand, rkcnn_lift minus each of these: is mining needed, or do directions do that merely
+# lie as the activations do; and what does the score add to the same search?
+BASELINES = ("random", "covariance", "lift_unselected")
 
 
 def run_grid(

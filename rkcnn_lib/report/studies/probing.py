@@ -68,11 +68,12 @@ class Task:
 
 
 def controlled(task: Task, control: str, seed: int) -> Task:
-    """Return the task as it is, or with its activations replaced by noise, or its labels permuted by group."""
+    """Return the task as it is, or its activations replaced by noise, or its labels and types permuted by group."""
     if control == "gaussian":
         return replace(task, X=surrogate(task.X, "gaussian", seed))
     if control == "permuted":
-        return replace(task, y=permute_labels(task.y, task.groups, seed))
+        permuted = (permute_labels(given, task.groups, seed) for given in (task.y, task.types))
+        return replace(task, **dict(zip(("y", "types"), permuted, strict=True)))
     return task
 
 

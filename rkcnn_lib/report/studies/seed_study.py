@@ -24,7 +24,7 @@ from rkcnn_lib.worlds.geometry import true_directions
 N_FEATURES, N_HIDDEN, PROBABILITY = 5, 2, 0.1
 N_LATENTS, N_SEEDS, N_ROWS = 5, 20, 8000
 STEPS, SHOWN = 2000, (0, 10, 30, 100, 300, 1000, 2000)
-STARTS = ("random", "datapoint", "kmeans", "lift_unselected", "rkcnn_lift", "truth")
+STARTS = ("random", "covariance", "datapoint_refined", "kmeans_refined", "lift_unselected", "rkcnn_lift", "truth")
 MET = 0.97  # mean matched cosine from which the true directions count as found; chance is shown beside it
 
 
