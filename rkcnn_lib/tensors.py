@@ -87,3 +87,15 @@ def fingerprint(*tensors: torch.Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def add_at(total: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> None:
+    """Add values (n, ...) to the rows of `total` that index (n,) names, several to one row, in an order that is fixed.
+
+    On CUDA `index_add_` adds by atomics, in another order each time; `index_put_` sorts there. On the processor it is
+    the other way round.
+    """
+    if total.is_cuda:
+        total.index_put_((index,), values, accumulate=True)
+    else:
+        total.index_add_(0, index, values)

@@ -67,7 +67,7 @@ def calibrate(
     n_surrogates : int
     full : bool
         Search every surrogate anew. Otherwise the directions found, made up with random ones to the number of
-        starts, are re-scored on the surrogates' held-out half.
+        candidates, are re-scored on the surrogates' held-out half.
     seed : int
     """
     X, y = data.X, data.y
@@ -86,14 +86,15 @@ def calibrate(
 
 
 def _with_random_fill(data: Halves, found: Found, options: SearchOptions, seed: int) -> Found:
-    """The directions found and random ones, as many together as starts were lifted (at least r)."""
-    n_fill = max(0, max(found.n_lifted, options.n_lifted) - len(found.filters))
+    """The directions found and random ones, as many together as there were candidates (at least r)."""
+    n_candidates = sum(row["candidates"] for row in found.funnel)
+    n_fill = max(0, max(n_candidates, options.n_directions) - len(found.filters))
     rng = np.random.RandomState(seed)
     noise = torch.as_tensor(rng.standard_normal((n_fill, data.X.shape[1])), device=data.X.device)
     white = whiten(data.X[torch.as_tensor(data.searched, device=data.X.device)], options.shrinkage)
     filters = torch.cat([found.filters, white.filters(noise)])
     targets = None if found.targets is None else np.concatenate([found.targets, rng.choice(found.targets, n_fill)])
-    return Found(filters, filters, found.origin, found.n_lifted, targets)
+    return Found(filters, filters, found.origin, found.funnel, targets)
 
 
 def split_rows(n: int, y: np.ndarray | None, groups: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:

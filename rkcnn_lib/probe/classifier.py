@@ -107,7 +107,7 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             For bad parameters, NaN or infinite values, labels of another length or of one class.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
+        X, y = validate_data(self, *(_on_host(given) for given in (X, y)), dtype=np.float64)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -123,7 +123,8 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
         m = max(1, round(d**0.5)) if self.subset_size is None else self.subset_size
         rng = check_random_state(self.random_state)
         self.subsets_ = draw_subsets(d, m, self.n_subsets, self.subsets, rng)
-        self._rows = torch.from_numpy(np.array(X))  # a copy: memory maps are read-only
+        self._scale = float(np.abs(X).max()) or 1.0  # distances are compared only: squares of 1e300 would overflow
+        self._rows = torch.from_numpy(X / self._scale)
         self._codes = torch.from_numpy(codes)
         scores = subset_scores(self._rows, self.subsets_, "separation", y=codes).numpy()
         self.scores_ = scores
@@ -134,7 +135,8 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Posterior probabilities, (n, L), rows summing to 1, columns in the order of `classes_`."""
         check_is_fitted(self)
-        rows = torch.from_numpy(np.array(validate_data(self, X, reset=False, dtype=np.float64)))
+        rows = torch.from_numpy(validate_data(self, _on_host(X), reset=False, dtype=np.float64) / self._scale)
+        rows = rows.clamp(-1e100, 1e100)  # farther than that nobody is near
         total = torch.zeros(len(rows), len(self.classes_), dtype=torch.float64)
         for subset, weight in zip(self.selected_, self.weights_, strict=True):
             train = self.subsets_.restrict(self._rows, int(subset))
@@ -159,6 +161,10 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
             nearest.append(torch.cat([near, near[:, -1:].expand(-1, self.k - near.shape[1])], dim=1))
         per_k = kcnn_posterior(torch.stack(nearest, dim=-1))  # (n, k, L)
         return per_k.mean(1) if self.ensemble else per_k[:, -1]
+
+
+def _on_host(given: Any) -> Any:
+    return given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given
 
 
 def _shares(scores: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rkcnn_lib.probe.found import SearchOptions, distinct
+from rkcnn_lib.probe.found import SearchOptions
 from rkcnn_lib.probe.lift import ascend, skew_sign, whiten
 from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.scores import principal_directions, subset_scores
@@ -30,10 +30,6 @@ class ContrastLift:
         self.rows = self.white.apply(X)
         self.origin = self.white.mean.to(X.dtype)
 
-    def share(self, n_subsets: int, stage: int) -> slice:
-        """Return the subsets that a round looks through: all, for on another residual each has another direction."""
-        return slice(0, n_subsets)
-
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
         """Score (h,) of every subset on the residual (n, d), and the raw direction (h, d) it would start from."""
         size = self.options.max_elements
@@ -56,11 +52,9 @@ class ContrastLift:
             u = ascend(Z, own.patterns(u).to(Z.dtype), max_iter=max(1, options.max_iter // 4), **arguments)
         return u * skew_sign(Z, u, options.max_elements)
 
-    def merge(self, U: torch.Tensor, new: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Rows of [U; new] to keep: of near-copies the one with the highest contrast."""
-        joined = torch.cat([U, new])
-        value = projection_contrast(self.rows, joined, self.options.contrast, self.options.max_elements)
-        return distinct(self.white.patterns(joined), value, self.options.merge_cosine)
+    def compared(self, U: torch.Tensor) -> torch.Tensor:
+        """What tells near-copies: the patterns of the whitened directions (s, d)."""
+        return self.white.patterns(U)
 
     def patterns(self, U: torch.Tensor) -> torch.Tensor:
         """Unit patterns (s, d) of raw space, float64."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS
 
 SELECTIONS = ("best", "random", "worst")
+MIN_RATIO = 3  # candidates for each place, or the score does not select (Lu & Gweon 2025: r << h)
 BLOCK = 256  # directions compared among themselves at once
 
 
@@ -17,11 +19,11 @@ BLOCK = 256  # directions compared among themselves at once
 class SearchOptions:
     """What a search does; see `RkCNNMiner` for the meaning of each."""
 
-    n_lifted: int
-    score: str = "kurtosis"
+    n_directions: int
+    score: str = "neighbours"
     lift: bool = True
     select: str = "best"
-    n_stages: int = 4
+    n_stages: int = 6
     n_refinements: int = 3
     merge_cosine: float = 0.9
     shrinkage: float | str = "auto"
@@ -30,6 +32,11 @@ class SearchOptions:
     n_neighbours: int = 16
     max_elements: int = MAX_ELEMENTS
     seed: int = 0
+
+    @property
+    def places(self) -> int:
+        """How many directions a round may keep."""
+        return -(-self.n_directions // self.n_stages)
 
     @property
     def contrast(self) -> str:
@@ -48,36 +55,82 @@ class Found:
         Subset from which each was started.
     targets : array of shape (s,) or None
         With labels, the class each points to.
-    n_lifted : int
-        Starts that were lifted, all stages together.
+    funnel : list of dict
+        A row a round: round, drawn (subsets), candidates (distinct directions they lead to, apart from what is kept
+        already), places (how many may be kept) and kept.
     """
 
     filters: torch.Tensor
     directions: torch.Tensor
     origin: torch.Tensor
-    n_lifted: int
+    funnel: list[dict[str, int]]
     targets: np.ndarray | None = None
 
 
-def choose(scores: torch.Tensor, starts: torch.Tensor, options: SearchOptions, stage: int = 0) -> torch.Tensor:
-    """Indices of the subsets to lift: the best, the worst or random ones, none of them near-copies of each other.
+class SelectionWarning(UserWarning):
+    """A score had little or nothing to select from: fewer than `MIN_RATIO` candidates for each place."""
 
-    Without the second condition the best are many views of a few dense spots, and hardly any direction is found.
+
+def check_selection(funnel: list[dict[str, int]]) -> None:
+    """Warn, with the numbers of every such round, if a round had fewer than `MIN_RATIO` candidates for each place."""
+    loose = [row for row in funnel if row["candidates"] < MIN_RATIO * row["places"]]
+    if loose:
+        told = "; ".join(f"round {row['round']}: {row['candidates']} for {row['places']}" for row in loose)
+        warnings.warn(
+            f"fewer than {MIN_RATIO} distinct candidates a place, so the score hardly selects ({told}): draw more "
+            "subsets, or ask for fewer directions",
+            SelectionWarning,
+            stacklevel=3,
+        )
+
+
+def choose(
+    scores: torch.Tensor,
+    directions: torch.Tensor,
+    options: SearchOptions,
+    places: int,
+    stage: int = 0,
+    kept: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, int]:
+    """Choose among the distinct directions that subsets lead to: the best, the worst or random ones.
+
+    Near-copies are merged first, and the first drawn stays: no score has a say in what is a candidate, so all ways to
+    select have one pool. A candidate's score is the mean over all subsets that lead to it, its near-copies: one
+    subset's is noisy.
 
     Parameters
     ----------
     scores : torch.Tensor of shape (h,)
-    starts : torch.Tensor of shape (h, d)
-        Unit direction that each subset would be lifted from.
+    directions : torch.Tensor of shape (h, d)
+        Unit direction that each subset leads to.
     options : SearchOptions
-        `select`, `n_lifted` (the most that are returned) and `merge_cosine`.
+        `select`, `merge_cosine` and `seed`.
+    places : int
+        The most that are chosen.
+    stage : int
+    kept : torch.Tensor of shape (s, d), optional
+        Directions kept before: what lies near one of them is no candidate.
+
+    Returns
+    -------
+    chosen : torch.Tensor, int64
+        Rows of `directions`: best (or worst) first, random ones as drawn.
+    n_candidates : int
     """
+    known = directions[:0] if kept is None else kept
+    scores = scores.double().nan_to_num().clamp(-1e300, 1e300)
+    joined = torch.cat([known, directions])
+    first = distinct(joined, -torch.arange(len(joined), device=joined.device), options.merge_cosine)
+    candidates = first[first >= len(known)] - len(known)
     if options.select == "random":
-        rank = torch.as_tensor(np.random.RandomState(options.seed + stage).permutation(len(scores)))
-        rank = rank.to(scores)
-    else:
-        rank = scores if options.select == "best" else -scores
-    return distinct(starts, rank, options.merge_cosine, options.n_lifted)
+        picked = np.random.RandomState([options.seed, stage]).permutation(len(candidates))[:places]
+        return candidates[torch.as_tensor(np.sort(picked), device=candidates.device)], len(candidates)
+    near = directions[candidates] @ directions.T > options.merge_cosine
+    near[torch.arange(len(candidates), device=near.device), candidates] = True
+    near = near.double()
+    value = (near @ scores) / near.sum(1)
+    rank = value.argsort(descending=options.select == "best", stable=True)
+    return candidates[rank[:places]], len(candidates)
 
 
 def distinct(

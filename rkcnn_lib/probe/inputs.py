@@ -13,6 +13,16 @@ from rkcnn_lib.probe.moments import chunks
 from rkcnn_lib.probe.scores import check_labels
 
 
+def as_matrix(X: Any) -> torch.Tensor:
+    """Rows given as a tensor, an array (of any strides) or a DataFrame, as a checked tensor; ValueError otherwise."""
+    if not isinstance(X, torch.Tensor):
+        X = np.ascontiguousarray(X)
+        if X.dtype.kind not in "fiubc":
+            raise ValueError(f"X holds {X.dtype}; numbers are needed")
+        X = torch.as_tensor(X)
+    return check_tensor(X)
+
+
 def check_tensor(X: torch.Tensor) -> torch.Tensor:
     """X itself if it is a finite real matrix of two rows or more; ValueError otherwise."""
     if X.ndim != 2 or min(X.shape) == 0:

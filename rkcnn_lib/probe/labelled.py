@@ -15,13 +15,14 @@ from rkcnn_lib.probe.subsets import Subsets
 def search_labelled(X: torch.Tensor, subsets: Subsets, y: np.ndarray, options: SearchOptions) -> Found:
     """Return the distinct directions that the chosen subsets of X (n, d) with labels y (n,) vote for.
 
-    The full-space lift no longer depends on the subset, so at most one direction a class is found. Without lift a
+    The full-space lift no longer depends on the subset, so at most one direction a class is found (and there is no
+    funnel: the score decides only which classes are voted for). Without lift a
     direction is Fisher's within its subset. Labels of one class (those permuted by group can leave one in a half)
     give none.
     """
     if len(np.unique(y)) < 2:
         none = X.new_zeros(0, X.shape[1], dtype=torch.float64)
-        return Found(none, none, torch.zeros(0, dtype=torch.long, device=X.device), 0, y[:0])
+        return Found(none, none, torch.zeros(0, dtype=torch.long, device=X.device), [], y[:0])
     scores = subset_scores(X, subsets, options.score, y=y, max_elements=options.max_elements)
     targets, difference, best = _class_of_each(X, subsets, y)
     if options.lift:
@@ -29,9 +30,9 @@ def search_labelled(X: torch.Tensor, subsets: Subsets, y: np.ndarray, options: S
         filters, patterns = filters[best], patterns[best]
     else:
         filters, patterns = _fisher_within(X, subsets, y, difference[best])
-    picked = choose(scores.nan_to_num(posinf=1e300), patterns, options)
+    picked, _ = choose(scores, patterns, options, options.n_directions)
     named = targets[best[picked].cpu().numpy()]
-    return Found(filters[picked], patterns[picked], picked, len(picked) if options.lift else 0, named)
+    return Found(filters[picked], patterns[picked], picked, [], named)
 
 
 def _class_of_each(X: torch.Tensor, subsets: Subsets, y: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rkcnn_lib.probe.calibration import Halves, calibrate, split_rows
-from rkcnn_lib.probe.found import SELECTIONS, Found, SearchOptions
+from rkcnn_lib.probe.found import SELECTIONS, Found, SearchOptions, check_selection
 from rkcnn_lib.probe.inputs import centred, check_side, check_tensor, some_rows, varying_columns
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, contrast_of
 from rkcnn_lib.probe.neighbours import NEIGHBOURS
@@ -38,9 +38,9 @@ class _ScoreParameter:
 class RkCNNMiner(TransformerMixin, BaseEstimator):
     """Mine feature directions from activations by random-subset probing.
 
-    h random subsets are drawn and scored; the r best are lifted to the full space (without labels in
-    `n_stages` rounds, each scoring the same subsets on what the directions so far leave unexplained);
-    near-copies are merged, directions oriented, and those kept whose score on rows that the search did not
+    h random subsets are drawn, scored and lifted to the full space; near-copies are merged and the best kept
+    (without labels in `n_stages` rounds, each on what the directions so far leave unexplained, with r / n_stages
+    places); directions are oriented, and those kept whose score on rows that the search did not
     see beats the 95 % point of the *maximum* of the same search on null data.
 
     Parameters
@@ -50,9 +50,11 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     subset_size : int or None, default None
         m; None is round(sqrt(d)) of the columns that vary.
     n_directions : int, default 200
-        r: subsets lifted a round, and the most directions returned. Cut to h // 3, with a warning, when larger.
+        r: the most directions returned, r / n_stages of them a round. Cut to h // 3, with a warning, when larger.
+        With fewer than 3 distinct candidates for each place of a round a `SelectionWarning` gives the numbers: the
+        score then hardly selects.
     subsets : {"coordinate", "rotated"}, default "coordinate"
-    score : str, default "kurtosis"
+    score : str, default "neighbours"
         Selects subsets (see `subset_scores`). "kurtosis", "logcosh" (bounded: for heavy-tailed activations)
         and "skew" are also the contrast that the lift climbs and that `scores_` reports; the other unlabelled
         scores leave those to kurtosis. "neighbours": each subset finds the nearest neighbours of a random row and
@@ -67,17 +69,19 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         rows, all distinct directions returned, `threshold_` None; scores are then optimistic.
     random_state : int, RandomState or None, default 0
     select : {"best", "random", "worst"}, default "best"
-        Which subsets are lifted; the other two are controls.
-    n_stages : int, default 4
+        Which candidates are kept; the other two are controls. With "random" nothing ranks by a score: the first
+        drawn of near-copies stays, and directions are returned in the order drawn.
+    n_stages : int, default 6
+        Rounds. More of them have fewer places each, and so more candidates for a place.
     n_refinements : int, default 3
         Passes of sparse coding that sharpen the directions together at the end (see `rkcnn_lib.probe.refine`);
         without labels and with lift only.
     n_surrogates : int, default 99
         Maxima behind the threshold; at least 99.
     full_null_size : float, default 2e7
-        The search is re-run in full on every surrogate when rows * columns * r * n_stages (10 h in place of
-        r for "neighbours") is at most this.
-        Above, the directions found, made up with random ones to the number of starts lifted, are re-scored on
+        The search is re-run in full on every surrogate when rows * columns * h * n_stages (10 h for
+        "neighbours") is at most this.
+        Above, the directions found, made up with random ones to the number of candidates, are re-scored on
         every surrogate's held-out rows. That is valid because no direction has seen those rows, on the data as
         on the surrogates. `null_mode_` says which was done.
     normalise : bool, default False
@@ -111,8 +115,11 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         Subset each direction was started from.
     targets_ : array of shape (n_kept,) or None
         With labels, the class each direction points to.
-    n_kept_, n_distinct_, n_starts_, n_lifted_ : int
-        Directions returned; distinct ones before the threshold; subsets drawn; lifts done, all rounds.
+    n_kept_, n_distinct_ : int
+        Directions returned; distinct ones before the threshold.
+    funnel_ : list of dict
+        What selection had to work with, a row a round: round, drawn, candidates (distinct after the lift, apart from
+        what is kept already), places, kept. Empty with labels.
     mean_ : (d,)
     score_ : str
 
@@ -144,13 +151,13 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         subset_size: int | None = None,
         n_directions: int = 200,
         subsets: str = "coordinate",
-        score: str = "kurtosis",
+        score: str = NEIGHBOURS,
         lift: bool = True,
         null: str | None = "elliptical",
         random_state: int | np.random.RandomState | None = 0,
         *,
         select: str = "best",
-        n_stages: int = 4,
+        n_stages: int = 6,
         n_refinements: int = 3,
         n_surrogates: int = MIN_SURROGATES,
         full_null_size: float = 2e7,
@@ -210,13 +217,14 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         self.threshold_ = self.null_maxima_ = self.null_mode_ = None
         if self.null is not None:
             calibration = calibrate(
-                data, subsets, options, found, self.null, self.n_surrogates, self._in_full(work, options), int(seeds[3])
+                data, subsets, options, found, self.null, self.n_surrogates, self._in_full(work), int(seeds[3])
             )
             self.threshold_, self.null_maxima_ = calibration.threshold, calibration.maxima
             self.null_mode_ = calibration.mode
         self._store(X, found, scores, columns, mean)
         self.subsets_ = drawn.expand(columns.cpu(), len(mean))
-        self.n_starts_, self.n_lifted_ = len(drawn), found.n_lifted
+        self.funnel_ = found.funnel
+        check_selection(found.funnel)
         return self
 
     def transform(self, X: Any) -> Any:
@@ -247,6 +255,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         name = self.__dict__["score"]
         if name in LABELLED_SCORES and y is None:
             raise ValueError(f"score={name!r} needs labels; give y")
+        if name == NEIGHBOURS and y is None and not self.lift:
+            raise ValueError("score='neighbours' is a lift of its own; use lift=True or another score")
         return name if y is None or name in LABELLED_SCORES else "separation"
 
     def _check_parameters(self) -> None:
@@ -254,13 +264,17 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         for name, allowed in (("subsets", KINDS), ("score", (*SCORES, NEIGHBOURS)), ("select", SELECTIONS)):
             if given[name] not in allowed:
                 raise ValueError(f"{name}={given[name]!r} is unknown; choose one of {allowed}")
-        if given["score"] == NEIGHBOURS and not self.lift:
-            raise ValueError("score='neighbours' is a lift of its own; use lift=True or another score")
         if self.null is not None and self.null not in NULLS:
             raise ValueError(f"null={self.null!r} is unknown; choose one of {NULLS} or None")
         for name in ("n_subsets", "n_directions", "n_stages", "max_steps", "max_rows", "max_elements"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} given; it must be at least 1")
+        if not 0 < self.merge_cosine <= 1:
+            raise ValueError(f"merge_cosine={self.merge_cosine} given; it must be above 0 and at most 1")
+        if self.shrinkage != "auto" and not (not isinstance(self.shrinkage, str) and 0 <= self.shrinkage <= 1):
+            raise ValueError(f"shrinkage={self.shrinkage!r} given; it must be 'auto' or a number in [0, 1]")
+        if not isinstance(self.normalise, bool):
+            raise ValueError(f"normalise={self.normalise!r} given; it must be True or False")
         if self.n_subsets < 3:
             raise ValueError(f"n_subsets={self.n_subsets} given; at least 3 are needed to select a third of them")
         if self.null is not None and self.n_surrogates < MIN_SURROGATES:
@@ -277,10 +291,10 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         array = validate_data(self, X, ensure_min_samples=2)
         return torch.from_numpy(np.array(array if array.dtype.kind == "f" else array.astype(np.float32)))
 
-    def _in_full(self, work: torch.Tensor, options: SearchOptions) -> bool:
+    def _in_full(self, work: torch.Tensor) -> bool:
         """Whether the search is cheap enough to be run again on every surrogate."""
         # What a round's cost grows with; looking for neighbours costs about ten lifts a subset.
-        each = 10 * self.n_subsets / self.n_stages if self.score_ == NEIGHBOURS else options.n_lifted
+        each = self.n_subsets * (10 if self.score_ == NEIGHBOURS else 1)
         return work.numel() * each * self.n_stages <= self.full_null_size
 
     def _subset_size(self, n: int, n_varying: int) -> int:
@@ -302,7 +316,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             )
         self._r = r
         return SearchOptions(
-            n_lifted=r,
+            n_directions=r,
             score=self.score_,
             lift=self.lift,
             select=self.select,
@@ -317,7 +331,9 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
 
     def _store(self, X: Any, found: Found, scores: torch.Tensor, columns: torch.Tensor, mean: torch.Tensor) -> None:
         """Rank, apply the threshold, expand to all columns and hand back in the kind of X."""
-        order = scores.argsort(descending=True, stable=True)
+        order = torch.arange(len(scores), device=scores.device)
+        if self.select != "random":
+            order = scores.argsort(descending=True, stable=True)
         if self.threshold_ is not None:
             order = order[scores[order] > self.threshold_]
         order = order[: self._r]

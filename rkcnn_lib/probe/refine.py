@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import normalize
 
 from rkcnn_lib.probe.moments import MAX_ELEMENTS, block_size, chunks
+from rkcnn_lib.tensors import add_at
 
 RIDGE = 1e-3  # towards the directions as they are, as a share of a direction's mean energy: rare ones move less
 
@@ -106,9 +107,9 @@ def refine(
             residual = part - codes.decode(U)
             pairs = codes.picked[:, :, None] * len(U) + codes.picked[:, None, :]
             products = codes.values[:, :, None] * codes.values[:, None, :]
-            energy.view(-1).index_add_(0, pairs.flatten(), products.flatten().double())
+            add_at(energy.view(-1), pairs.flatten(), products.flatten().double())
             for step in range(n_steps):
-                slope.index_add_(0, codes.picked[:, step], codes.values[:, step, None] * residual)
+                add_at(slope, codes.picked[:, step], codes.values[:, step, None] * residual)
             left += residual.sum(0, dtype=torch.float64)
         energy.diagonal().add_(RIDGE * energy.diagonal().mean().clamp_min(1e-30))
         U = normalize(U + torch.linalg.solve(energy, slope.double()).to(U.dtype), dim=1)

@@ -14,24 +14,26 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from torch.nn.functional import normalize
 
+from rkcnn_lib.probe.inputs import as_matrix, centred
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.probe.refine import refine
 
 
-def _centred(X: torch.Tensor) -> torch.Tensor:
-    return X - X.mean(0, dtype=torch.float64).to(X.dtype)
-
-
 def _random(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     return torch.as_tensor(rng.standard_normal((n, X.shape[1])), device=X.device)
 
 
+def _covariance(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(covariance(X)[1])
+    noise = torch.as_tensor(rng.standard_normal((n, X.shape[1])), device=X.device)
+    return (noise * values.clamp_min(0).sqrt()) @ vectors.T
+
+
 def _datapoint(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
-    centred = _centred(X)
-    rows = np.flatnonzero((centred.norm(dim=1) > 0).cpu().numpy())
-    return centred[torch.as_tensor(rng.permutation(rows)[:n], device=X.device)]
+    rows = np.flatnonzero((X.norm(dim=1) > 0).cpu().numpy())
+    return X[torch.as_tensor(rng.permutation(rows)[:n], device=X.device)]
 
 
 def _with_both_signs(D: torch.Tensor, n: int) -> torch.Tensor:
@@ -55,21 +57,19 @@ def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState, max_iter: int = 20
         max_iter=max_iter,
         random_state=rng,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # overcomplete data have no exact solution to reach
-        model.fit(X.cpu().numpy())
+    model.fit(X.double().cpu().numpy())
     patterns = torch.as_tensor(model.mixing_.T, device=X.device)  # (components, d)
     filters = torch.as_tensor(model.components_, device=X.device, dtype=X.dtype)
-    best = projection_contrast(_centred(X), filters).argsort(descending=True)
+    best = projection_contrast(X, filters).argsort(descending=True)
     return _with_both_signs(patterns[best], n)
 
 
 def _kmeans(
     X: torch.Tensor, n: int, rng: np.random.RandomState, normalise: bool = True, batch_size: int = 4096
 ) -> torch.Tensor:
-    tokens = _centred(X)
-    if normalise:
-        tokens = normalize(tokens, dim=1, eps=1e-9)
+    if not isinstance(normalise, bool):
+        raise ValueError(f"normalise={normalise!r} given; it must be True or False")
+    tokens = normalize(X, dim=1, eps=1e-9) if normalise else X
     n_clusters = min(n, len(X))
     model = MiniBatchKMeans(n_clusters=n_clusters, batch_size=max(batch_size, n_clusters), n_init=1, random_state=rng)
     with warnings.catch_warnings():
@@ -85,14 +85,19 @@ def _refined(miner: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         X: torch.Tensor, n: int, rng: np.random.RandomState, n_refinements: int = 3, **options: Any
     ) -> torch.Tensor:
         D = miner(X, n, rng, **options).to(X.dtype)
-        return refine(_centred(X), normalize(D[D.norm(dim=1) > 0], dim=1), n_refinements)
+        return refine(X, normalize(D[D.norm(dim=1) > 0], dim=1), n_refinements)
 
     return mined
 
 
-def _rkcnn(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
-    options = {"n_subsets": 3 * n, "null": None, "random_state": rng, **options}
-    return RkCNNMiner(n_directions=n, **options).fit(X).directions_
+def _rkcnn(
+    X: torch.Tensor, n: int, rng: np.random.RandomState, funnel: list[dict[str, int]] | None = None, **options: Any
+) -> torch.Tensor:
+    options = {"n_subsets": 6 * n, "null": None, "random_state": rng, **options}
+    miner = RkCNNMiner(n_directions=n, **options).fit(X)
+    if funnel is not None:
+        funnel += miner.funnel_
+    return miner.directions_
 
 
 def _rkcnn_coordinate(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
@@ -115,6 +120,7 @@ def _rkcnn_null(
 
 _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "random": _random,
+    "covariance": _covariance,
     "datapoint": _datapoint,
     "pca": _pca,
     "ica": _ica,
@@ -141,10 +147,12 @@ def mine(
         One of `METHODS`.
 
         - "random": uniform on the sphere.
+        - "covariance": Gaussian with the rows' covariance, brought to norm 1: what lies as the activations do, nothing
+          mined.
         - "datapoint": random rows minus the mean; at most n.
         - "pca": principal directions, each with both signs; at most 2d.
-        - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. Option:
-          max_iter (200).
+        - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. It warns where it
+          does not converge, as on overcomplete data. Option: max_iter (200).
         - "kmeans": MiniBatchKMeans centres of the centred rows; at most n. Options: normalise (True: rows scaled
           to norm 1, spherical clusters), batch_size (4096).
         - "datapoint_refined", "kmeans_refined": the same, sharpened by the passes of sparse coding that end an
@@ -152,15 +160,17 @@ def mine(
           n_refinements (3).
         - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
           with zeros, subsets chosen by kurtosis, no lift and no merging.
-        - "rkcnn_lift": `RkCNNMiner`, from 3 n_directions subsets unless n_subsets says otherwise.
-        - "lift_unselected", "lift_bottom": the same lift, starts and compute, but random or the worst-scoring
-          subsets are lifted.
+        - "rkcnn_lift": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
+        - "lift_unselected", "lift_bottom": the same subsets, lift and compute, but random candidates or those that
+          score worst are kept.
         - "rkcnn_null": the same search on surrogate data. Option: surrogates ("elliptical").
 
-        The RkCNN methods take every option of `RkCNNMiner`. Their `null` is None by default: all distinct
+        The RkCNN methods take every option of `RkCNNMiner`, and ``funnel``, a list to which the miner's `funnel_` is
+        added. Their `null` is None by default: all distinct
         directions ranked by score, which is the supply that an initialisation wants, not a claim that each
         is a feature. They merge near-copies, so they return fewer than asked for where the data hold fewer.
-    X : array or torch.Tensor of shape (n, d)
+    X : array, DataFrame or torch.Tensor of shape (n, d)
+        Rows; centred in float64 and scaled before anything else, so neither an offset nor a unit matters.
     n_directions : int
     random_state : int, RandomState or None
 
@@ -172,19 +182,15 @@ def mine(
     Raises
     ------
     ValueError
-        For an unknown method, an option it does not take, or X that is not a finite matrix of two rows or more.
+        For an unknown method, an option it does not take, or X that is not a finite real matrix of two rows or more.
     """
     if method not in _MINERS:
         raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}")
     if n_directions < 1:
         raise ValueError(f"n_directions={n_directions} given; at least 1 is needed")
-    data = torch.as_tensor(X)
-    if data.ndim != 2 or len(data) < 2 or data.shape[1] < 1:
-        raise ValueError(f"X has shape {tuple(data.shape)}; at least two rows and one column are needed")
-    dtype = torch.float64 if data.dtype == torch.float64 else torch.float32
-    data = data.detach().to(torch.float32)
-    if not bool(torch.isfinite(data).all()):
-        raise ValueError("X holds NaN or infinite values; drop those rows first")
+    given = as_matrix(X)
+    dtype = torch.float64 if given.dtype == torch.float64 else torch.float32
+    data, _ = centred(given, torch.arange(given.shape[1], device=given.device), normalise=False)
     try:
         D = _MINERS[method](data, n_directions, check_random_state(random_state), **options)
     except TypeError as error:

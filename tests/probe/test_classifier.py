@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_iris
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from rkcnn_lib.probe import RandomKCNNClassifier, kcnn_posterior
@@ -91,3 +92,13 @@ def test_bad_parameters_are_refused() -> None:
             RandomKCNNClassifier(**bad).fit(X, y)
     with pytest.raises(ValueError, match="class"):
         RandomKCNNClassifier().fit(X, np.zeros(20))
+
+
+def test_tensors_are_taken_and_enormous_numbers_classified() -> None:
+    X, y = load_iris(return_X_y=True)
+    plain = RandomKCNNClassifier().fit(X, y)
+    tensors = RandomKCNNClassifier().fit(torch.as_tensor(X), torch.as_tensor(y))
+    np.testing.assert_array_equal(tensors.predict_proba(torch.as_tensor(X)), plain.predict_proba(X))
+    huge = RandomKCNNClassifier().fit(X * 1e300, y)
+    assert huge.score(X * 1e300, y) == plain.score(X, y) > 0.95
+    assert np.isfinite(plain.predict_proba(np.full((1, 4), 1e300))).all()

@@ -111,7 +111,9 @@ def test_kind_and_precision_come_back_as_they_went_in() -> None:
 
 def test_directions_are_unit_signed_to_the_right_and_not_copies() -> None:
     X, _ = sparse_world(30, 16, 0.05, 4000, 5)
-    miner = RkCNNMiner(n_subsets=90, n_directions=30, null=None).fit(-X)  # all features point the other way
+    miner = RkCNNMiner(n_subsets=90, n_directions=30, score="kurtosis", null=None).fit(
+        -X
+    )  # all features point the other way
     torch.testing.assert_close(miner.directions_.norm(dim=1), torch.ones(miner.n_kept_))
     P = miner.transform(-X)
     assert ((P**3).mean(0) > 0).all()
@@ -142,14 +144,14 @@ def test_outlier_dimensions_and_tokens_never_give_nan(score: str, normalise: boo
 def test_few_coordinates_are_made_up_by_rotated_subsets_and_counted() -> None:
     X, _ = sparse_world(8, 5, 0.1, 500, 0)
     miner = RkCNNMiner(n_subsets=60, subset_size=2, n_directions=20, null=None).fit(X)
-    assert (miner.subsets_.n_coordinate, miner.subsets_.n_rotated, miner.n_starts_) == (10, 50, 60)
-    assert miner.n_lifted_ == 80 and len(miner.origin_) == miner.n_kept_
+    assert (miner.subsets_.n_coordinate, miner.subsets_.n_rotated) == (10, 50)
+    assert [row["drawn"] for row in miner.funnel_] == [60] * 6 and len(miner.origin_) == miner.n_kept_
 
 
 def test_more_directions_than_a_third_of_the_subsets_are_cut_with_a_warning() -> None:
     X, _ = sparse_world(20, 16, 0.05, 800, 0)
     with pytest.warns(UserWarning, match="cut to 10"):
-        miner = RkCNNMiner(n_subsets=30, n_directions=30, null=None, lift=False).fit(X)
+        miner = RkCNNMiner(n_subsets=30, n_directions=30, null=None).fit(X)
     assert miner.n_kept_ <= 10 and miner.n_directions == 30
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from sklearn.exceptions import ConvergenceWarning
 from torch.nn.functional import normalize
 
 from rkcnn_lib.probe import METHODS, mine
@@ -28,6 +30,78 @@ def test_every_method_gives_unit_seeded_directions_in_the_kind_given(method: str
     array = mine(method, X[:2000].numpy(), 24, random_state=1)
     assert isinstance(array, np.ndarray)
     np.testing.assert_allclose(array, D.numpy(), atol=1e-5)
+
+
+CENTRED = (X[:1500] - X[:1500].mean(0)).double()
+SAME = {
+    "offset in one dimension": CENTRED + 1e5 * torch.eye(20)[3],
+    "offset in all dimensions": CENTRED + 1e5,
+    "tiny": CENTRED * 1e-12,
+    "huge": CENTRED * 1e37,
+    "array of reversed columns and back": CENTRED.numpy()[:, ::-1].copy()[:, ::-1],
+    "every row upside down in memory": CENTRED.numpy()[::-1].copy()[::-1],
+    "DataFrame": pd.DataFrame(CENTRED.numpy()),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore")
+def test_neither_offset_nor_scale_nor_kind_of_the_rows_matters_to_any_method(method: str) -> None:
+    plain = torch.as_tensor(mine(method, CENTRED, 24))
+    for name, given in SAME.items():
+        D = torch.as_tensor(np.asarray(mine(method, given, 24)))
+        assert D.shape == plain.shape, name
+        C = (D @ plain.T).numpy()
+        rows, columns = linear_sum_assignment(-C)
+        assert C[rows, columns].mean() > 0.98, (name, C[rows, columns].mean())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore")
+def test_constant_columns_and_duplicate_rows_do_no_harm_and_complex_rows_are_refused(method: str) -> None:
+    wide = torch.cat([CENTRED, torch.full((len(CENTRED), 1), 7.0)], dim=1)
+    for given in (wide, torch.cat([CENTRED, CENTRED[:300]])):
+        D = mine(method, given, 24)
+        assert 0 < len(D) <= 24 and torch.isfinite(D).all()
+        torch.testing.assert_close(D.norm(dim=1), torch.ones(len(D), dtype=D.dtype))
+    for given in (CENTRED.to(torch.complex64), CENTRED.numpy().astype(complex)):
+        with pytest.raises(ValueError, match="complex"):
+            mine(method, given, 24)
+    with pytest.raises(ValueError, match="numbers are needed"):
+        mine(method, np.array([["a", "b"], ["c", "d"]]), 2)
+
+
+def test_ica_finds_the_same_features_wherever_the_rows_lie() -> None:
+    S = (torch.rand(4000, 12, generator=G) < 0.1).float() * torch.rand(4000, 12, generator=G)
+    mixing = normalize(torch.randn(12, 12, generator=G), dim=1)
+    rows = (S @ mixing).double()
+    found = []
+    for offset in (0.0, 1e3 * torch.eye(12)[0], 1e5 * torch.eye(12)[0], 1e5):
+        D = torch.as_tensor(mine("ica", rows + offset, 24)).float()
+        found.append(float((D @ mixing.T).amax(0).mean()))
+    assert found[0] > 0.95 and max(found) - min(found) < 0.02, found
+
+
+def test_ica_says_where_it_does_not_converge() -> None:
+    with pytest.warns(ConvergenceWarning):
+        mine("ica", X[:500], 40, max_iter=2)
+
+
+def test_directions_of_the_covariance_have_it_and_nothing_more() -> None:
+    scales = torch.linspace(0.1, 3, 20)
+    D = mine("covariance", torch.randn(4000, 20, generator=G) * scales + 5.0, 6000)
+    share = D.square().mean(0)
+    torch.testing.assert_close(share, scales.square() / scales.square().sum(), rtol=0.2, atol=0.004)
+
+
+def test_switches_are_true_or_false() -> None:
+    with pytest.raises(ValueError, match="normalise"):
+        mine("kmeans", X, 3, normalise="no")
+    with pytest.raises(ValueError, match="normalise"):
+        mine("rkcnn_lift", X, 3, normalise="no")
+    for cosine in (float("nan"), 0.0, 1.5):
+        with pytest.raises(ValueError, match="merge_cosine"):
+            mine("rkcnn_lift", X, 3, merge_cosine=cosine)
 
 
 def test_lift_recovers_what_coordinates_null_and_random_do_not() -> None:

@@ -1,0 +1,121 @@
+"""Selection selects: candidates outnumber places, the score changes what is kept, and its control never uses it."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from rkcnn_lib.probe import RkCNNMiner, mine, search
+from rkcnn_lib.probe.found import MIN_RATIO, SearchOptions, SelectionWarning, choose
+from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture
+from rkcnn_lib.worlds.geometry import true_directions
+from rkcnn_lib.worlds.planted import PlantedDictionary
+from tests.probe.planted import recovery
+
+BEST, RANDOM, WORST = METHODS = ("rkcnn_lift", "lift_unselected", "lift_bottom")
+
+
+def planted(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """200 features in 48 dimensions whose rates follow Zipf's law, so that many subsets see none of them clearly."""
+    world = PlantedDictionary(200, 48, mean_active=3, noise=0.05, random_state=seed)
+    return world.sample(4000)[0], world.directions
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    store = open_or_capture(
+        "atlas", layer=2, hook="mlp_out", n_tokens=30_000, root=tmp_path_factory.mktemp("cache"), device="cpu"
+    )
+    return store.matrix("mine", n_rows=10_000)
+
+
+def chosen_by_round(X: torch.Tensor, method: str, monkeypatch: pytest.MonkeyPatch, **options: int) -> list[set[int]]:
+    rounds: list[set[int]] = []
+
+    def watched(*arguments):
+        found = choose(*arguments)
+        rounds.append(set(found[0].tolist()))
+        return found
+
+    monkeypatch.setattr(search, "choose", watched)
+    mine(method, X, **options)
+    return rounds
+
+
+@pytest.mark.parametrize("world", ["atlas", "planted"])
+def test_best_random_and_worst_keep_different_subsets_in_every_round(world, atlas, monkeypatch) -> None:
+    X, options = (atlas, {"n_directions": 120}) if world == "atlas" else (planted(0)[0], {})
+    options = {"n_directions": 128, "n_subsets": 480} | options
+    kept = {method: chosen_by_round(X, method, monkeypatch, **options) for method in METHODS}
+    for a, b in ((BEST, RANDOM), (BEST, WORST), (RANDOM, WORST)):
+        for one, other in zip(kept[a], kept[b], strict=True):
+            assert len(one & other) / len(one | other) < 0.5, (a, b)
+
+
+def test_candidates_outnumber_the_places_of_every_round_on_a_language_model(atlas) -> None:
+    funnel: list[dict[str, int]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SelectionWarning)
+        mine(BEST, atlas, 120, n_subsets=480, funnel=funnel)
+    assert [row["round"] for row in funnel] == [1, 2, 3, 4, 5, 6]
+    assert all(row["candidates"] >= MIN_RATIO * row["places"] for row in funnel)
+    assert all(row["kept"] == row["places"] == 20 and row["drawn"] == 480 for row in funnel)
+
+
+def test_what_the_score_selects_is_nearer_the_truth_than_chance_selects_and_what_it_rejects_farther() -> None:
+    found = {method: [] for method in METHODS}
+    for seed in range(10):
+        X, truth = planted(seed)
+        for method in METHODS:
+            D = mine(method, X, 96, random_state=seed, n_subsets=480, n_refinements=0)
+            found[method].append(recovery(D, truth))
+    best, random, worst = (sum(found[method]) / 10 for method in METHODS)
+    assert best > random + 0.1 and random > worst, (best, random, worst)
+
+
+def test_no_score_has_a_say_in_what_the_unscored_twin_keeps(monkeypatch) -> None:
+    """Scores are replaced by noise: the control keeps the same directions in the same order, the miner others."""
+    X, _ = planted(1)
+    options = {"n_directions": 60, "n_subsets": 360}
+    before = {method: mine(method, X, **options) for method in (BEST, RANDOM)}
+    noise = torch.Generator().manual_seed(7)
+
+    def shuffled(scores, *arguments):
+        return choose(torch.rand(len(scores), generator=noise, dtype=torch.float64), *arguments)
+
+    monkeypatch.setattr(search, "choose", shuffled)
+    monkeypatch.setattr(search, "concentration", lambda X, U, *_: torch.rand(len(U), generator=noise).double())
+    assert torch.equal(mine(RANDOM, X, **options), before[RANDOM])
+    after = mine(BEST, X, **options)
+    assert len(after) != len(before[BEST]) or not torch.allclose(after, before[BEST])
+
+
+def test_near_copies_are_merged_into_the_first_drawn_and_share_one_score() -> None:
+    D = torch.eye(4)[[0, 0, 1, 2, 2, 3]]
+    scores = torch.tensor([0.0, 9.0, 4.0, 4.0, 8.0, 1.0])  # means: 4.5, 4, 6, 1
+    options = SearchOptions(n_directions=2, n_stages=1)
+    assert choose(scores, D, options, 2)[0].tolist() == [3, 0]
+    assert choose(scores, D, options, 9) == (pytest.approx(torch.tensor([3, 0, 2, 5])), 4)
+    kept = choose(scores, D, options, 9, 0, torch.eye(4)[[2]])
+    assert kept[0].tolist() == [0, 2, 5] and kept[1] == 3, "what lies near a kept direction is no candidate"
+
+
+def test_a_score_without_anything_to_select_from_is_told_with_the_numbers() -> None:
+    X = torch.eye(3)[torch.arange(3000) % 3] + 0.01 * torch.randn(3000, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(SelectionWarning, match=r"round 1: \d+ for 2"):
+        miner = RkCNNMiner(n_subsets=36, n_directions=12, null=None).fit(X)
+    assert any(row["candidates"] < MIN_RATIO * row["places"] for row in miner.funnel_)
+
+
+@pytest.mark.parametrize(("n_features", "d", "p", "n", "least"), [(256, 64, 0.01, 384, 0.98), (40, 10, 0.05, 60, 0.8)])
+@pytest.mark.filterwarnings("ignore::rkcnn_lib.probe.found.SelectionWarning")  # so few features are soon all found
+def test_the_default_miner_recovers_features_in_superposition(n_features, d, p, n, least) -> None:
+    model = ToyModel(n_features, d, p, random_state=0)
+    model.train(1500, progress=False)
+    X = SyntheticSparseDataGenerator(n_features, p, random_state=100).sample(15_000) @ model.W
+    truth = true_directions(model.W)
+    default = RkCNNMiner(n_subsets=3 * n, n_directions=n, null=None).fit(X).directions_
+    assert recovery(default, truth) >= least
+    assert recovery(mine(BEST, X, n, n_subsets=3 * n), truth) >= least
