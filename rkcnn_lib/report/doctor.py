@@ -79,11 +79,26 @@ def _atlas() -> str:
 
 
 def _optional() -> None:
-    from rkcnn_lib.worlds.language import hub_reachable
-
-    if hub_reachable():
+    problem = _hub()
+    if problem is None:
         print("ok    hub: reachable, `model: gpt2` and any other hub model will be downloaded")
     else:
-        print("note  hub: not reachable; run `model: atlas`, a local folder, `gemma`, or a model already downloaded")
+        print(f"note  hub: {problem}; run `model: atlas`, a local folder, `gemma`, or a model already downloaded")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     print(f"ok    browser: {browser}" if browser else "note  browser: none; the tests of the pages will be skipped")
+
+
+def _hub() -> str | None:
+    """Return why GPT-2 could not be downloaded, or None; an answer alone (401 from a proxy, say) is no download."""
+    from huggingface_hub import HfApi
+
+    from rkcnn_lib.worlds.hub import hub_problem, patiently, refusal
+
+    problem = hub_problem()
+    if problem is not None:
+        return f"not reachable, {problem}"
+    try:
+        patiently(lambda: HfApi().model_info("gpt2"))
+    except Exception as error:
+        return f"answers, but {refusal(error, 'gpt2')}"
+    return None

@@ -203,14 +203,15 @@ def capture_layers(
     root = outputs_root() / "cache" if root is None else Path(root)
     failed: list[str] = []
     for source in _sources(facts, text, seed):
-        common = {
-            "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
-            "context_size": context_size, "held_out_share": held_out_share, "dtype": dtype, "seed": seed,
-            "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": FORMAT_VERSION,
-        }  # fmt: skip
-        targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
-        job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, held_out_share, batch_size)
         try:
+            source = source.pinned()
+            common = {
+                "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
+                "context_size": context_size, "held_out_share": held_out_share, "dtype": dtype, "seed": seed,
+                "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": FORMAT_VERSION,
+            }  # fmt: skip
+            targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
+            job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, held_out_share, batch_size)
             _fill([target for target in targets.values() if not target.is_whole], job, lm, device)
         except TextUnavailable as error:
             failed.append(str(error))

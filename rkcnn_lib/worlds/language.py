@@ -15,13 +15,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rkcnn_lib.worlds.devices import pick_device
-from rkcnn_lib.worlds.hub import ModelUnavailable, check_folder, hub_folder, hub_problem, hub_reachable
+from rkcnn_lib.worlds.hub import TOKENIZERS, ModelUnavailable, check_folder, has_tokenizer, hub_folder
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -32,8 +33,6 @@ __all__ = [
     "ModelUnavailable",
     "bos_token_id",
     "check_layer",
-    "hub_problem",
-    "hub_reachable",
     "load_model",
     "model_facts",
     "pick_device",
@@ -46,14 +45,6 @@ TITLES = {
     "modadd": "modadd, the embedded transformer that adds modulo 113",
 }
 EMBEDDED = ("atlas", "modadd")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    "vocab.json",
-)
 # One configuration value, many spellings; the first that is there counts.
 CONFIG_KEYS = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -81,7 +72,7 @@ class ModelFacts:
     n_layers, d_model, d_mlp, n_ctx, vocab_size : int
         Blocks, residual width, MLP width, longest context and vocabulary size.
     has_tokenizer : bool
-        False: text is encoded as UTF-8 bytes.
+        False: text is encoded as UTF-8 bytes (local folders only).
     task : {"next token", "modular addition"}
         What the model was trained on; a modular-addition model reads its own pairs and nothing else.
     """
@@ -113,7 +104,7 @@ def model_facts(name: str, revision: str | None = None) -> ModelFacts:
     Raises
     ------
     ModelUnavailable
-        If the files are not here and the hub cannot be reached.
+        If the files are not here and cannot be had from the hub.
     ValueError
         If the name is no folder and no possible hub name, or the configuration is no causal language model's.
     """
@@ -128,7 +119,7 @@ def model_facts(name: str, revision: str | None = None) -> ModelFacts:
         title=TITLES.get(name, name if source == "hub" else folder.name),
         source=source,
         identity=f"commit:{commit}" if commit else f"sha256:{_hash_folder(folder)}",
-        has_tokenizer=adds or _has_tokenizer(folder),
+        has_tokenizer=adds or has_tokenizer(folder),
         task="modular addition" if adds else "next token",
         **numbers,
     )
@@ -164,7 +155,7 @@ def load_model(
     Raises
     ------
     ModelUnavailable
-        If the files are not here and the hub cannot be reached; the message names the ways on.
+        If the files are not here and cannot be had from the hub; the message says why and names the ways on.
     ValueError, RuntimeError
         For a name, folder, dtype or device that cannot work.
     """
@@ -186,7 +177,7 @@ def load_model(
         # The bridge invents <|endoftext|> for tokenizers without such a token, with an id past the embedding.
         lm.tokenizer.bos_token = None
         lm.cfg.default_prepend_bos = False
-    if not _has_tokenizer(folder):
+    if not has_tokenizer(folder):
         if lm.cfg.d_vocab < 256:
             lm.tokenizer = None
         else:
@@ -239,7 +230,7 @@ def _find(name: str, revision: str | None, weights: bool) -> tuple[Path, str]:
 
 def _read_config(folder: Path) -> dict[str, int]:
     """Read the sizes, from the JSON alone where it spells them out, else through transformers' defaults."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = config.get("text_config", config)
     found = {ours: next((config[k] for k in keys if config.get(k)), None) for ours, keys in CONFIG_KEYS.items()}
     if config.get("model_type") == "gpt2" and found["d_mlp"] is None and found["d_model"]:
@@ -256,14 +247,10 @@ def _read_config(folder: Path) -> dict[str, int]:
     return {key: int(value) for key, value in found.items()}
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in TOKENIZER_FILES)
-
-
 def _hash_folder(folder: Path) -> str:
     """Hash configuration, weights and tokenizer files; a file is read again only when size or time changed."""
     digest = hashlib.sha256()
-    names = {"config.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", *TOKENIZER_FILES}
+    names = {"config.json", "tokenizer_config.json", "special_tokens_map.json", *chain.from_iterable(TOKENIZERS)}
     for path in sorted(folder.iterdir()):
         if path.name in names or path.suffix == ".safetensors":
             stat = path.stat()
@@ -278,7 +265,7 @@ def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def _tokenizer(folder: Path) -> Any:
-    if not _has_tokenizer(folder):
+    if not has_tokenizer(folder):
         return byte_tokenizer()
     from transformers import AutoTokenizer
 

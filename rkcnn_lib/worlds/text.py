@@ -7,18 +7,21 @@ only where it is asked for by name.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import re
-import threading
+import select
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from rkcnn_lib.worlds.hub import hub_problem
+from rkcnn_lib.worlds.hub import hub_problem, patiently, refusal
 
 __all__ = ["Document", "TextSource", "TextUnavailable", "text_sources"]
 
@@ -31,7 +34,8 @@ HUB_TEXTS = (
 WAYS_ON = "Ways on without the hub: a local file, `text: /path/file.txt` (or .jsonl, .parquet), or `text: atlas`."
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 HEADING = re.compile(r"^ ?= [^=].* = *$")  # " = Title = " and not " = = Section = = "
-FIRST_DOCUMENT_SECONDS = 60.0
+SILENT_SECONDS = 100.0  # without a byte from the hub's text, at its beginning or later: it is given up
+READER = Path(__file__).with_name("hub_rows.py")
 
 
 class TextUnavailable(RuntimeError):
@@ -55,18 +59,25 @@ class TextSource:
     name : str
         For the manifest, such as ``"hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"``.
     identity : str
-        What the cache key holds: the file's SHA-256, the dataset's name and revision, or the generator's seed.
+        What the cache key holds: the file's SHA-256, the dataset's name and (pinned) commit, or the generator's seed.
     open : callable
         Returns an iterator over :class:`Document`; raises :class:`TextUnavailable` with one line.
     continued : bool
         Whether a document cut at a context's end goes on in the next one. Not so for atlas, whose contexts always
         begin with a document.
+    pin : callable, optional
+        See :meth:`pinned`.
     """
 
     name: str
     identity: str
     open: Callable[[], Iterator[Document]]
     continued: bool = True
+    pin: Callable[[], TextSource] | None = None
+
+    def pinned(self) -> TextSource:
+        """Return the source with its data set's commit in the identity; TextUnavailable if that cannot be told."""
+        return self if self.pin is None else self.pin()
 
 
 def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource]:
@@ -77,8 +88,8 @@ def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource
     text : str or None
         None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
         parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016),
-        streamed. These three were written against the libraries' documentation and could not be tried where
-        this was written, for want of a network. ``"atlas"``: atlas's generator. Else a local file: ``.txt``
+        streamed. These three were tried against a stand-in of the hub and not the hub itself, for want of a
+        network. ``"atlas"``: atlas's generator. Else a local file: ``.txt``
         (a document starts at a heading `` = Title = `` where there are such, else at a blank line), ``.jsonl``
         (field ``text``) or ``.parquet`` (column ``text``).
     model : str
@@ -166,54 +177,80 @@ def _hub(
 ) -> TextSource:
     name = " ".join(filter(None, ("hub:", dataset, config, revision and f"at {revision}", "(train)")))
 
-    def open_() -> Iterator[Document]:
-        if problem():
-            raise TextUnavailable(f"{name}: {problem()}")
-        return _stream(name, dataset, config, revision, is_lines)
+    def pin() -> TextSource:
+        commit = _commit(name, dataset, revision, problem)
 
-    return TextSource(name, name, open_)
+        def open_() -> Iterator[Document]:
+            if problem():
+                raise TextUnavailable(f"{name}: {problem()}")
+            return _stream(name, dataset, config, commit, is_lines)
 
+        return TextSource(name, f"{name} commit:{commit}", open_)
 
-def _stream(name: str, dataset: str, config: str | None, revision: str | None, is_lines: bool) -> Iterator[Document]:
-    """Open a hub dataset as a stream; the first document must come within a minute."""
-
-    def begin() -> Iterator[Document]:
-        from datasets import load_dataset
-
-        rows = load_dataset(dataset, config, revision=revision, split="train", streaming=True)
-        texts = (row["text"] for row in rows)
-        documents = _by_heading(texts) if is_lines else (Document(text) for text in texts if text.strip())
-        return chain([next(documents)], documents)
-
-    outcome = _within(FIRST_DOCUMENT_SECONDS, begin)
-    if isinstance(outcome, BaseException):
-        reason = (str(outcome).strip().splitlines() or [""])[0]
-        raise TextUnavailable(f"{name}: {type(outcome).__name__} {reason}".rstrip())
-    return _guarded(name, outcome)
+    return TextSource(name, name, lambda: pin().open(), pin=pin)
 
 
-def _guarded(name: str, documents: Iterator[Document]) -> Iterator[Document]:
-    """Turn whatever a remote stream breaks off with into TextUnavailable."""
+def _commit(name: str, dataset: str, revision: str | None, problem: Callable[[], str | None]) -> str:
+    """Return a data set's commit: the one this machine took before, as with models, else the hub's own.
+
+    So a second run finds the first one's capture, with the hub or without it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    asked = {"repo_id": dataset, "repo_type": "dataset", "revision": revision}
+    with contextlib.suppress(RevisionResolutionError):
+        return HfApi().resolve_revision(**asked, local_files_only=True).resolved
+    if problem():
+        raise TextUnavailable(f"{name}: {problem()}")
     try:
-        yield from documents
+        return patiently(lambda: HfApi().resolve_revision(**asked)).resolved  # noted beside the hub's cached files
     except Exception as error:
-        raise TextUnavailable(f"{name}: broke off, {type(error).__name__} {error}".replace("\n", " ")) from None
+        raise TextUnavailable(f"{name}: {refusal(error, dataset, revision, 'dataset')}") from None
 
 
-def _within(seconds: float, function: Callable[[], Any]) -> Any:
-    """Return what a function returns, or the exception it ends in; TimeoutError if it takes too long."""
-    outcome: list[Any] = [TimeoutError(f"nothing came within {seconds:.0f} s")]
+def _stream(name: str, dataset: str, config: str | None, commit: str, is_lines: bool) -> Iterator[Document]:
+    """Open a hub dataset as a stream; its first document must come before the stream counts as silent."""
+    texts = _rows(name, [dataset, config or "", commit])
+    documents = _by_heading(texts) if is_lines else (Document(text) for text in texts if text.strip())
+    first = next(documents, None)
+    if first is None:
+        raise TextUnavailable(f"{name}: it holds no text")
+    return chain([first], documents)
 
-    def work() -> None:
-        try:
-            outcome[0] = function()
-        except BaseException as error:
-            outcome[0] = error
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return outcome[0]
+def _rows(name: str, words: list[str]) -> Iterator[str]:
+    """Yield the rows of a hub dataset, read by a process that is ended with the iterator or when nothing comes."""
+    command = [sys.executable, "-P", str(READER), *words]
+    reader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    count, held = 0, b""
+    try:
+        while True:
+            is_ready, _, _ = select.select([reader.stdout], [], [], SILENT_SECONDS)
+            if not is_ready:
+                raise _broken(name, count, f"nothing came for {SILENT_SECONDS:.0f} s")
+            raw = os.read(reader.stdout.fileno(), 2**16)
+            if not raw:
+                raise _broken(name, count, f"its reader ended with {reader.wait()}")
+            *lines, held = (held + raw).split(b"\n")
+            for row in map(json.loads, lines):
+                if isinstance(row, dict) and row["end"]:
+                    raise _broken(name, count, row["end"])
+                if isinstance(row, dict):
+                    return
+                count += 1
+                yield row or ""
+    finally:
+        reader.kill()
+        reader.wait()
+        reader.stdout.close()
+
+
+def _broken(name: str, count: int, why: str) -> TextUnavailable:
+    """A text that breaks off is no shorter text: what it is would depend on the network."""
+    return TextUnavailable(
+        f"{name}: {f'broke off after {count:,} rows, which are thrown away: ' if count else ''}{why}"
+    )
 
 
 def _atlas(model: str, seed: int) -> TextSource:

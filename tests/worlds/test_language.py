@@ -105,7 +105,7 @@ def test_a_hub_that_hangs_does_not_hang_us(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.3)
     began = time.monotonic()
-    assert hub_module.hub_problem() is not None and not hub_module.hub_reachable()
+    assert hub_module.hub_problem() is not None
     assert time.monotonic() - began < 4
     server.shutdown()
 
@@ -123,6 +123,7 @@ def test_hub_answers_count_as_reachable_even_when_they_refuse(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert hub_module.hub_problem() is None
+    monkeypatch.setattr(hub_module, "WAITS", (0.01,))
     assert "503" in hub_module.hub_problem("down")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in hub_module.hub_problem()

@@ -53,54 +53,79 @@ def test_a_file_is_known_by_its_content(tmp_path):
     assert a == b != c
 
 
-def test_the_hub_list_fails_in_one_line_each(monkeypatch):
+def test_the_hub_list_fails_in_one_line_each(monkeypatch, tmp_path):
     asked = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(text_module, "hub_problem", lambda: asked.append(1) or "no network")
     sources = text_sources(None, "gpt2")
     assert ["openwebtext" in sources[0].name, "103" in sources[1].name, "wikitext-2" in sources[2].name] == [True] * 3
     for source in sources:
-        with pytest.raises(TextUnavailable) as error:
-            source.open()
-        assert str(error.value) == f"{source.name}: no network"
+        for act in (source.open, source.pinned):
+            with pytest.raises(TextUnavailable) as error:
+                act()
+            assert str(error.value) == f"{source.name}: no network"
     assert len(asked) == 1
 
 
-def test_hub_datasets_are_streamed_and_their_failures_told(monkeypatch):
-    datasets = pytest.importorskip("datasets")
+@pytest.fixture
+def wikitext(monkeypatch, tmp_path):
+    """WikiText of the hub, whose commit this machine knows, read by a process that runs the code given."""
+    (tmp_path / "datasets--Salesforce--wikitext" / "refs").mkdir(parents=True)
+    (tmp_path / "datasets--Salesforce--wikitext" / "refs" / "main").write_text("c0" * 20)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(text_module, "hub_problem", lambda: None)
-    calls = []
+    monkeypatch.setattr(text_module, "READER", tmp_path / "reader.py")
 
-    def load_dataset(name, config, **options):
-        calls.append((name, config, options))
-        if "openwebtext" in name:
-            raise RuntimeError("Dataset scripts are no longer supported\nsecond line")
-        if config == "wikitext-103-raw-v1":
-            return iter([{"text": " = A = \n"}, {"text": " body \n"}, {"text": " = B = \n"}])
-        return broken()
+    def source(code):
+        (tmp_path / "reader.py").write_text(f"import json, sys, time\n{code}")
+        return text_sources("auto", "gpt2")[1].pinned()
 
-    def broken():
-        yield {"text": " = A = \n"}
-        yield {"text": " = B = \n"}
-        raise ConnectionError("reset by peer")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    web, large, small = text_sources("auto", "gpt2")
-    with pytest.raises(TextUnavailable, match=r"openwebtext.*RuntimeError Dataset scripts.*supported$"):
-        web.open()
-    assert calls[0][2] == {"revision": "refs/convert/parquet", "split": "train", "streaming": True}
-    assert [document.text for document in large.open()] == [" = A = \n body \n", " = B = \n"]
-    with pytest.raises(TextUnavailable, match="broke off, ConnectionError reset by peer"):
-        list(small.open())
+    return source
 
 
-def test_a_dataset_that_hangs_is_given_up(monkeypatch):
-    import threading
+ROWS = "print(json.dumps(' = A = \\n')); print(json.dumps(' body \\n')); print(json.dumps(' = B = \\n'), flush=True)"
 
-    monkeypatch.setattr(text_module, "FIRST_DOCUMENT_SECONDS", 0.2)
-    monkeypatch.setattr(text_module, "hub_problem", lambda: None)
-    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: threading.Event().wait(20))
-    with pytest.raises(TextUnavailable, match="nothing came within"):
-        text_sources(None, "gpt2")[0].open()
+
+def test_a_hub_text_is_read_to_its_end_at_the_commit_in_its_identity(wikitext):
+    source = wikitext(f"{ROWS}; print(json.dumps(' '.join(sys.argv[1:]))); print(json.dumps({{'end': None}}))")
+    asked = f"Salesforce/wikitext wikitext-103-raw-v1 {'c0' * 20}"
+    assert [document.text for document in source.open()] == [" = A = \n body \n", f" = B = \n{asked}"]
+    assert source.identity == f"{source.name} commit:{'c0' * 20}" and source.pinned() is source
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ("print(json.dumps({'end': 'ConnectionError: reset'}))", "after 3 rows, which are thrown away: Conn.*: reset$"),
+        ("sys.exit(3)", "after 3 rows, which are thrown away: its reader ended with 3$"),
+        ("time.sleep(60)", "after 3 rows, which are thrown away: nothing came for 1 s$"),
+    ],
+)
+def test_a_hub_text_that_breaks_off_is_thrown_away_and_says_so(wikitext, monkeypatch, then, said):
+    monkeypatch.setattr(text_module, "SILENT_SECONDS", 1.0)
+    with pytest.raises(TextUnavailable, match=said):
+        list(wikitext(f"{ROWS}; {then}").open())
+
+
+def test_a_hub_text_that_is_silent_from_the_start_or_empty_is_given_up_before_the_model_is_loaded(
+    wikitext, monkeypatch
+):
+    monkeypatch.setattr(text_module, "SILENT_SECONDS", 0.3)
+    with pytest.raises(TextUnavailable, match=r"\(train\): nothing came for 0 s$"):
+        wikitext("time.sleep(60)").open()
+    monkeypatch.setattr(text_module, "SILENT_SECONDS", 20.0)
+    with pytest.raises(TextUnavailable, match="holds no text"):
+        wikitext("print(json.dumps({'end': None}))").open()
+
+
+def test_a_hub_text_that_is_not_read_to_its_end_leaves_no_process(wikitext, monkeypatch):
+    begun = []
+    real = text_module.subprocess.Popen
+    monkeypatch.setattr(text_module.subprocess, "Popen", lambda *a, **k: begun.append(real(*a, **k)) or begun[-1])
+    documents = wikitext("while True: print(json.dumps(' = A = \\n'))").open()
+    next(documents)
+    del documents
+    assert len(begun) == 1 and begun[0].returncode is not None
 
 
 @pytest.mark.parametrize(

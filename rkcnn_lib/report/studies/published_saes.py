@@ -18,7 +18,7 @@ from rkcnn_lib.report.studies.cells import splice
 from rkcnn_lib.report.studies.comparison import tidy
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, load_saelens
-from rkcnn_lib.worlds.hub import hub_problem
+from rkcnn_lib.worlds.hub import ModelUnavailable, fetched
 
 CENTRED = "#centred"
 
@@ -57,23 +57,20 @@ def folder_of(spec: str) -> Path:
         raise ParameterError(
             f"published = {spec!r}: no folder with a cfg.json (or, on the hub: 'owner/repository:path')"
         )
-    from huggingface_hub import snapshot_download
-
     repository, path = name.split(":", 1)
-    wanted = {"allow_patterns": [f"{path}/cfg.json", f"{path}/sae_weights.safetensors"]}
-    for is_local in (True, False):
-        problem = None if is_local else hub_problem(f"api/models/{repository}")
-        if problem:
-            raise ParameterError(f"published = {spec!r} is not on this machine and cannot be fetched: {problem}")
-        try:
-            folder = Path(snapshot_download(repository, local_files_only=is_local, **wanted)) / path
-        except Exception as error:
-            if not is_local:
-                raise ParameterError(f"published = {spec!r} cannot be fetched: {error}") from error
-            continue
-        if (folder / "sae_weights.safetensors").is_file():
-            return folder
-    raise ParameterError(f"published = {spec!r}: the repository has no {path}/sae_weights.safetensors")
+    weights = f"{path}/sae_weights.safetensors"
+    try:
+        folder = fetched(
+            repository,
+            None,
+            [f"{path}/cfg.json", weights],
+            lambda here: None if (here / weights).is_file() else weights,
+        )
+    except ModelUnavailable as error:
+        raise ParameterError(f"published = {spec!r}: {error}") from error
+    if (folder / weights).is_file():
+        return folder / path
+    raise ParameterError(f"published = {spec!r}: the repository has no {weights}")
 
 
 def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
