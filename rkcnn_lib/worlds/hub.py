@@ -105,8 +105,14 @@ def refusal(error: Exception, name: str, revision: str | None = None, kind: str 
     log_in = "log in (`hf auth login`, or set HF_TOKEN)"
     if isinstance(error, errors.GatedRepoError):
         return f"the hub's {kind} {name} is gated: ask for access on {page}, then {log_in}"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"the hub shows no {kind} {name}: check the name (owner/name); if it is private, {log_in}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401 and "Invalid credentials" in str(error):
+        return f"the hub does not know your token: {log_in} again"
+    if status == 401 or isinstance(error, errors.RepositoryNotFoundError):  # to strangers 401 is all the hub says
+        return (
+            f"the hub shows no {kind} {name} (it answers {status}): check the name (owner/name); "
+            f"if it is private, {log_in}"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the hub's {kind} {name} has no revision {revision or 'main'}: {page}/tree/main lists what it has"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
