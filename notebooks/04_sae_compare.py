@@ -109,13 +109,13 @@ activations.describe(store)
 compared = comparison.compare(store, run.p, run.device)
 run.note(seeds=list(range(run.p.n_seeds)), units=comparison.unit_list(compared))
 run.metrics(compared.metrics)
-compared.supply.groupby("arm", sort=False)[["supply", "wanted", "rows", "seconds"]].mean().round(1).astype(
-    {"wanted": int, "rows": int}
-)
+sae_panels.funnel(compared.supply)
 
 # %% [markdown]
-# The table is the supply, mean over seeds: how many *distinct* directions each arm found of those wanted, and what that
-# cost. A miner whose starts all fall into a few basins supplies few, and then every arm is held to that few.
+# The table is the funnel, means over seeds: subsets drawn in all rounds, the distinct directions they led to (candidates),
+# how many of those could be kept (places), how many candidates there were for a place in the tightest round, what was kept,
+# and what was left of it as distinct directions after refinement (supply) of those wanted. With fewer than three candidates
+# a place the score would select nothing, and the run is refused. Every arm is held to the smallest supply.
 #
 # ## Before any training: how good are the directions themselves?
 #

@@ -94,7 +94,9 @@ run.note(
     data={f"{hook} {layer}": store.manifest for hook, of_hook in by_hook.items() for layer, store in of_hook.items()},
 )
 run.metrics(metrics)
-supply.groupby(["layer", "arm"])[["supply", "wanted", "seconds"]].mean().round(1).astype({"wanted": int})
+supply.groupby(["layer", "arm"])[["candidates_a_place", "supply", "wanted", "seconds"]].mean().round(1).astype(
+    {"wanted": int}
+)
 
 # %% [markdown]
 # Seeds agree if their dictionaries hold the same directions, matched one-to-one (PW-MCC, from three seeds on). Two

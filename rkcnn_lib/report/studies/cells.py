@@ -20,6 +20,8 @@ import torch
 
 from rkcnn_lib.measure import quality
 from rkcnn_lib.probe import mine
+from rkcnn_lib.probe.found import MIN_RATIO, SelectionWarning
+from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.runs import INVENTED_MODELS
 from rkcnn_lib.report.schemas import VARIANTS, CausalChecks, Comparison
 from rkcnn_lib.report.units import Unit, cached_unit
@@ -67,7 +69,8 @@ def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> U
 def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: int, seed: int, device: str) -> Unit:
     """Return at most ``wanted`` directions of an arm, mined on that seed's own documents and subsets (cached)."""
     options: dict[str, Any] = {}
-    if arm.startswith(("rkcnn", "lift")):
+    selects = arm.startswith(("rkcnn", "lift"))
+    if selects:
         options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
         if arm != "rkcnn_coordinate":
             options["score"] = p.score
@@ -78,13 +81,39 @@ def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: 
 
     def compute(scratch: Path) -> Unit:
         X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
-        began = time.perf_counter()
-        directions = mine(arm, X, n_directions=wanted, random_state=seed, **options)
+        began, funnel = time.perf_counter(), []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SelectionWarning)  # refused below, also where the unit is only read
+            told = {"funnel": funnel} if selects else {}
+            directions = mine(arm, X, n_directions=wanted, random_state=seed, **options, **told)
         seconds = time.perf_counter() - began
         scalars = {"supply": len(directions), "wanted": wanted, "seconds": seconds, "rows": len(X)}
-        return Unit(scalars=scalars, arrays={"directions": directions.float()})
+        return Unit(
+            scalars=scalars, arrays={"directions": directions.float()},
+            tables={"funnel": pd.DataFrame(funnel)} if selects else {},
+        )  # fmt: skip
 
-    return cached_unit("directions", inputs, compute)
+    unit = cached_unit("directions", inputs, compute)
+    if selects:
+        check_funnel(unit.tables["funnel"], arm, seed)
+    return unit
+
+
+def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
+    """Refuse a search whose score had nothing to select from: it would be compared with itself.
+
+    Raises
+    ------
+    ParameterError
+        With the numbers of the rounds that had fewer than three candidates a place, and what to do.
+    """
+    loose = funnel[funnel["candidates"] < MIN_RATIO * funnel["places"]]
+    if len(loose):
+        told = "; ".join(f"round {row.round}: {row.candidates} for {row.places}" for row in loose.itertuples())
+        raise ParameterError(
+            f"{arm}, seed {seed}: fewer than {MIN_RATIO} distinct candidates for a place ({told}): the score selects "
+            "nothing. Give fewer n_directions, more n_subsets or more mining_rows"
+        )
 
 
 def initial_sae(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> SAE:

@@ -44,7 +44,8 @@ def run_grid(
     Returns
     -------
     supply : DataFrame
-        layer, arm, seed, supply, wanted, seconds, rows.
+        layer, arm, seed, supply, wanted, seconds, rows; of the arms that select also their funnel, summed over rounds
+        (drawn, candidates, places, kept) and candidates_a_place, in the tightest round.
     folders : dict
         (layer, arm, seed) to the folder of its finished SAE unit.
     """
@@ -70,7 +71,16 @@ def mined_counts(supply: pd.DataFrame) -> dict[tuple[int, int], int]:
 
 
 def _mine_cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> dict[str, Any]:
-    return mined_unit(store, p, arm, seed, device).scalars
+    unit = mined_unit(store, p, arm, seed, device)
+    return unit.scalars | _selection(unit.tables.get("funnel"))
+
+
+def _selection(funnel: pd.DataFrame | None) -> dict[str, Any]:
+    """Return what a score had to select from, over all rounds; nothing for an arm without one."""
+    if funnel is None:
+        return {}
+    sums = funnel[["drawn", "candidates", "places", "kept"]].sum().to_dict()
+    return sums | {"candidates_a_place": float((funnel["candidates"] / funnel["places"]).min())}
 
 
 def _sae_cell(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
+from rkcnn_lib.probe.found import MIN_RATIO
 from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
 from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.agreement import Agreement, agreement_remark
@@ -28,6 +29,8 @@ HYPOTHESES = {
 BOUNDS = {"dead": 0.0, "explained_variance": 1.0, "delta_ce": 0.0}  # what no SAE surpasses
 FRONT_HYPOTHESIS = {"l0_at_equal_ev": ("fewer active latents for the same variance", "delta_l0", True)}
 AGREE = "seeds agree more"
+DEAD_TOLERANCE = 0.01  # of an arm's latents: mined ones that are dead at the start, beyond the fill
+MIN_FIRINGS = 100  # of the mean latent on the held-out tokens: one that fires a thirtieth as often is still seen
 SHOWN = (
     "explained_variance", "untrained_explained_variance", "explained_variance_standardised", "live", "dead",
     "untrained_dead", "died", "dead_mined", "dead_fill", "untrained_dead_mined", "untrained_dead_fill", "l0",
@@ -203,9 +206,23 @@ def remarks(compared: Compared, agreed: Agreement) -> dict[str, str]:
     return found
 
 
+def funnel(supply: pd.DataFrame) -> pd.DataFrame:
+    """Return a row an arm, means over seeds: what was drawn, could be chosen, was chosen, was supplied.
+
+    ``supply`` is that of `comparison.run_grid`, layers aside.
+    """
+    columns = ["drawn", "candidates", "places", "candidates_a_place", "kept", "supply", "wanted", "rows", "seconds"]
+    there = [name for name in columns if name in supply]
+    return supply.groupby("arm", sort=False)[there].mean().round(1).astype(object).fillna("")
+
+
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
-    """Return 04's gate: every SAE learned something, and arms are compared at the same L0."""
+    """Return 04's gate: was the treatment applied, do arms differ in nothing else, can the numbers mean anything?"""
     metrics = compared.metrics
+    equal = {name: _spread(compared, name) for name in ("rows mined", "tokens trained on", "held-out tokens")}
+    tightest = float(compared.supply.get("candidates_a_place", pd.Series(dtype=float)).min())
+    over_fill = _dead_beyond_fill(compared, p)
+    firings = metrics[metrics["metric"] == "n_tokens"]["value"].min() * p.k / _n_latents(compared)
     ev = metrics[metrics["metric"] == "explained_variance"]["value"]
     l0 = metrics[metrics["metric"] == "l0"].groupby("arm")["value"].mean()
     spread = float(l0.max() / l0.min() - 1) if l0.min() > 0 else float("inf")
@@ -213,8 +230,63 @@ def checks(compared: Compared, p: SaeCompare) -> list[Check]:
     return [
         Check("smallest explained variance of any SAE", float(ev.min()), "> 0 (0: predicting the mean)", ev.min() > 0),
         Check("L0 of the arms, largest over smallest, minus 1", spread, f"<= {L0_TOLERANCE}", spread <= L0_TOLERANCE),
+        Check(
+            "candidates for a place, in the tightest round of any seed",
+            tightest,
+            f">= {MIN_RATIO} (else the score selects nothing)",
+            tightest >= MIN_RATIO,
+        ),
+        *(
+            Check(
+                f"{name}, most and least of any arm of a seed",
+                f"{low:,} to {high:,}" if low < high else f"{low:,}",
+                "equal",
+                low == high,
+            )
+            for name, (low, high) in equal.items()
+        ),
+        Check(
+            "share of any arm's latents that is dead before training, beyond its fill",
+            over_fill,
+            f"<= {DEAD_TOLERANCE}",
+            over_fill <= DEAD_TOLERANCE,
+        ),
+        Check(
+            "times that the mean latent fires on the held-out tokens",
+            float(firings),
+            f">= {MIN_FIRINGS} (else dead latents are merely rare)",
+            bool(firings >= MIN_FIRINGS),
+        ),
         Check("every number is finite", "yes" if finite else "no", "yes", finite),
     ]
+
+
+def _n_latents(compared: Compared) -> int:
+    return len(next(iter(compared.units.values())).arrays["density"])
+
+
+def _spread(compared: Compared, what: str) -> tuple[int, int]:
+    """Return the least and the most that arms of one seed have of what they must have alike, where farthest apart."""
+    if what == "rows mined":
+        values = compared.supply.set_index("seed")["rows"]
+    elif what == "held-out tokens":
+        values = compared.metrics[compared.metrics["metric"] == "n_tokens"].set_index("seed")["value"]
+    else:
+        last = {cell: unit.tables["history"]["tokens"].iloc[-1] for cell, unit in compared.units.items()}
+        values = pd.Series(last.values(), index=[seed for _, seed in last])
+    ends = values.groupby(level=0).agg(["min", "max"])
+    low, high = ends.loc[(ends["max"] - ends["min"]).idxmax()]
+    return int(low), int(high)
+
+
+def _dead_beyond_fill(compared: Compared, p: SaeCompare) -> float:
+    """Return the largest share of an arm's latents that is dead before training, less its random fill; seeds' mean."""
+    beyond: dict[str, list[float]] = {}
+    for (arm, _), unit in compared.units.items():
+        if arm in p.arms:
+            fill = 1 - unit.scalars["n_mined"] / len(unit.arrays["density"])
+            beyond.setdefault(arm, []).append(unit.scalars["untrained_dead"] - fill)
+    return float(max(np.mean(values) for values in beyond.values()))
 
 
 def headline(table: pd.DataFrame, run: Run) -> str:
