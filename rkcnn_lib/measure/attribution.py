@@ -30,5 +30,5 @@ def latent_attribution(lm: Any, pairs: PromptPairs, hook_name: str, sae: Any) ->
     slopes = torch.cat(torch.autograd.grad(difference.sum(), seen))  # (n, k, d)
     x = torch.cat(seen).detach()
     with torch.no_grad():
-        codes = sae.encode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        codes = sae.encode(x.flatten(0, 1).to(sae.W_dec)).unflatten(0, x.shape[:2])
         return (codes * (slopes.to(codes) @ sae.W_dec.T)).sum(1).abs().mean(0).cpu()

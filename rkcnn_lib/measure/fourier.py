@@ -36,7 +36,8 @@ def waves(values: Tensor, frequencies: Sequence[int], p: int) -> Tensor:
     if not len(frequencies) or len(set(frequencies)) < len(frequencies) or not all(1 <= k <= half for k in frequencies):
         raise ValueError(f"frequencies = {list(frequencies)}: expected different ones within 1 to {half} (p = {p})")
     # k v mod p first: the phase stays small and therefore exact.
-    phases = torch.as_tensor(values).long()[:, None] * torch.tensor(list(frequencies)) % p * (2 * np.pi / p)
+    values = torch.as_tensor(values).long()
+    phases = values[:, None] * torch.tensor(list(frequencies), device=values.device) % p * (2 * np.pi / p)
     return torch.stack([phases.double().cos(), phases.double().sin()], dim=2).flatten(1)
 
 
@@ -158,8 +159,8 @@ def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor |
         full, restricted, excluded, uniform (= ln p).
     """
     p = _modulus(logits)
-    right = _sums(p)
-    counted = torch.ones(p * p, dtype=torch.bool) if counted is None else counted
+    right = _sums(p, logits.device)
+    counted = torch.ones_like(right, dtype=torch.bool) if counted is None else counted.to(logits.device)
     versions = {
         "full": logits.double(),
         "restricted": restricted_logits(logits, frequencies),
@@ -219,7 +220,7 @@ def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_dra
     shares = neuron_frequencies(neurons)
     others = _other_frequencies(keys, p, n_draws, random_state=0)
     figures = {
-        "accuracy": float((logits.argmax(1) == _sums(p))[counted].double().mean()),
+        "accuracy": float((logits.argmax(1) == _sums(p, logits.device))[counted.to(logits.device)].double().mean()),
         "key_power": strongest_share(W_E, len(keys)),
         "neuron_share": float(shares.amax(1).mean()),
         "neurons_at_keys": float(torch.isin(shares.argmax(1) + 1, torch.tensor(keys)).double().mean()),
@@ -254,12 +255,12 @@ def _chance(draws: Sequence[float]) -> Chance:
 def _along_sums(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
     """Projection of each column, a function of all pairs, on its waves in a + b (orthogonal, squared norm p^2 / 2)."""
     p = _modulus(logits)
-    W = waves(_sums(p), frequencies, p)
+    W = waves(_sums(p, logits.device), frequencies, p)
     return W @ (W.T @ logits.double()) * (2 / p**2)
 
 
-def _sums(p: int) -> Tensor:
-    numbers = torch.arange(p)
+def _sums(p: int, device: torch.device | None = None) -> Tensor:
+    numbers = torch.arange(p, device=device)
     return ((numbers[:, None] + numbers) % p).flatten()
 
 

@@ -127,7 +127,7 @@ def latent_fit(
     A latent that is a narrow bump in one plane has an R^2 well below 1, since a bump is no cosine.
     """
     fitted, truth = Z.detach().double().cpu(), Z_heldout.detach().double().cpu()
-    W, W_heldout = waves(sums, frequencies, p), waves(sums_heldout, frequencies, p)
+    W, W_heldout = (waves(torch.as_tensor(some).cpu(), frequencies, p) for some in (sums, sums_heldout))
     columns = [slice(2 * i, 2 * i + 2) for i in range(len(frequencies))]
     inside = torch.stack([_r2(W[:, c], fitted, W[:, c], fitted) for c in columns])  # (K, m)
     chosen = inside.nan_to_num(-torch.inf).argmax(0)

@@ -98,7 +98,7 @@ def random_basis_of_variance(X: Tensor, rank: int, share: float, generator: torc
     centred = X.double() - X.double().mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(X))
     values = values.clamp_min(float(values[-1]) * 1e-9)
-    start = torch.randn(d, rank, generator=generator, dtype=torch.float64)
+    start = torch.randn(d, rank, generator=generator, dtype=torch.float64).to(X.device)
     logs, shares = values.log() - values.log().mean(), values / values.sum()
 
     def turned(t: float) -> Tensor:

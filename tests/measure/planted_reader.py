@@ -54,7 +54,8 @@ class PlantedReader(torch.nn.Module):
         activation = self.embed[tokens]
         for name, function in fwd_hooks:
             assert name == HOOK
-            activation = function(activation, SimpleNamespace(name=name))
+            changed = function(activation, SimpleNamespace(name=name))
+            activation = activation if changed is None else changed
         return activation @ self.readout + self.bias
 
     def run_with_cache(self, tokens, names_filter):
