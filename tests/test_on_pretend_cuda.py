@@ -66,11 +66,7 @@ def test_every_public_call_is_made():
     assert set(CALLS) == public_names()
 
 
-TENSORS_TO_SCIKIT = "RandomKCNNClassifier.fit hands a CUDA tensor to scikit-learn, which wants an array"
-KNOWN = {"probe.RandomKCNNClassifier": pytest.mark.xfail(strict=True, reason=TENSORS_TO_SCIKIT)}
-
-
-@pytest.mark.parametrize("case", [pytest.param(name, marks=KNOWN.get(name, ())) for name in CALLS | FURTHER])
+@pytest.mark.parametrize("case", CALLS | FURTHER)
 def test_a_public_call_takes_tensors_on_cuda(outcomes, case):
     assert outcomes[case] == ""
 
