@@ -84,7 +84,11 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
     steps = _steps(pages)
     templates = environment()
     cautions = dict.fromkeys(page.caution for page in pages if page.caution)
-    withdrawn = [f"{page.number} {page.title}. {page.withdrawn}" for page in pages if page.withdrawn]
+    withdrawn = [
+        f"{page.number} {SHORT_TITLES.get(page.notebook, page.title)}. {page.withdrawn}"
+        for page in pages
+        if page.withdrawn
+    ]
     shared = {
         "site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles,
         "banners": [*cautions, *withdrawn],
