@@ -107,6 +107,7 @@ ON_A_POD = {  # what a machine with a GPU is asked for beside the smoke report
     ),
     "04 on the MLP's hidden layer": ("04_sae_compare", None, {"hook": "mlp_post", "expansion": 0.5}),
     "04 with a published SAE": ("04_sae_compare", None, {"published": ["PUBLISHED"]}),
+    "04 with one seed": ("04_sae_compare", None, {"n_seeds": 1}),
     "04 on the toy model": ("04_sae_compare", None, {"model": "toy"}),
     "04 on planted directions": ("04_sae_compare", None, {"model": "planted"}),
 }
