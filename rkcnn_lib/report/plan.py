@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rkcnn_lib.probe.neighbours import MAX_ROWS
 from rkcnn_lib.report.runs import INVENTED_MODELS, finished, run_key
 from rkcnn_lib.report.schemas import Activations, Comparison, Multilayer, Parameters, SaeCompare
 from rkcnn_lib.report.units import outputs_root
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rkcnn_lib.sae import SAEConfig
 
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
-ASCENT_STEPS = 60  # fixed-point steps that a lift takes at most, each two products of rows x d by d x starts
+SEARCH_PRODUCTS = 30  # of rows x d by d x subsets in a search: six rounds of two to find neighbours, three to lift
 TOY_SECONDS = 60.0  # 01, 02 and 06 have no long part of their own: a minute each, as measured on 2 cores
 RELU_TRIALS = 4  # trainings until an L1 penalty gives the L0 asked for, as measured on falling curves: 2 to 5
 PARAMETERS_PER_BLOCK = 12  # x d_model^2 weights in a transformer block: 4 in attention, 8 in the MLP
@@ -134,7 +135,8 @@ def _grid_cost(values: Comparison, hook: str, layers: int, device: str, rate: fl
     config = sae_config(values, d_in)
     cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
     training = trained * values.steps * step_seconds(config, values.batch_size, device)
-    mining = cells * 4.0 * values.mining_rows * d_in * values.n_directions * ASCENT_STEPS / (0.5 * rate)
+    rows = min(values.mining_rows, MAX_ROWS)
+    mining = cells * 2.0 * rows * d_in * values.n_subsets * SEARCH_PRODUCTS / (0.5 * rate)
     weights = 2.0 * d_in * config.d_sae * 4
     jobs = process_count(values.n_jobs, device)
     memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * config.d_sae * 3)
