@@ -71,13 +71,13 @@ def test_the_hub_list_fails_in_one_line_each(monkeypatch, tmp_path):
 def wikitext(monkeypatch, tmp_path):
     """WikiText of the hub, whose commit this machine knows, read by a process that runs the code given."""
     (tmp_path / "datasets--Salesforce--wikitext" / "refs").mkdir(parents=True)
-    (tmp_path / "datasets--Salesforce--wikitext" / "refs" / "main").write_text("c0" * 20)
+    (tmp_path / "datasets--Salesforce--wikitext" / "refs" / "main").write_text("c0" * 20, encoding="utf-8")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(text_module, "hub_problem", lambda: None)
     monkeypatch.setattr(text_module, "READER", tmp_path / "reader.py")
 
     def source(code):
-        (tmp_path / "reader.py").write_text(f"import json, sys, time\n{code}")
+        (tmp_path / "reader.py").write_text(f"import json, sys, time\n{code}", encoding="utf-8")
         return text_sources("auto", "gpt2")[1].pinned()
 
     return source
