@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,17 +70,16 @@ class SelectionWarning(UserWarning):
     """A score had little or nothing to select from: fewer than `MIN_RATIO` candidates for each place."""
 
 
-def check_selection(funnel: list[dict[str, int]]) -> None:
-    """Warn, with the numbers of every such round, if a round had fewer than `MIN_RATIO` candidates for each place."""
-    loose = [row for row in funnel if row["candidates"] < MIN_RATIO * row["places"]]
-    if loose:
-        told = "; ".join(f"round {row['round']}: {row['candidates']} for {row['places']}" for row in loose)
-        warnings.warn(
-            f"fewer than {MIN_RATIO} distinct candidates a place, so the score hardly selects ({told}): draw more "
-            "subsets, or ask for fewer directions",
-            SelectionWarning,
-            stacklevel=3,
-        )
+def selects_nothing(funnel: list[dict[str, int]]) -> str:
+    """Say, with the numbers, which rounds had fewer than `MIN_RATIO` candidates for each place; "" if none had."""
+    tight = [row for row in funnel if row["candidates"] < MIN_RATIO * row["places"]]
+    if not tight:
+        return ""
+    told = "; ".join(f"round {row['round']}: {row['candidates']} for {row['places']}" for row in tight)
+    return (
+        f"fewer than {MIN_RATIO} distinct candidates a place, so the score hardly selects ({told}): draw more subsets, "
+        "from more rows, or ask for fewer directions"
+    )
 
 
 def choose(

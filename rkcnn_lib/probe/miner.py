@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rkcnn_lib.probe.calibration import Halves, calibrate, split_rows
-from rkcnn_lib.probe.found import SELECTIONS, Found, SearchOptions, check_selection
+from rkcnn_lib.probe.found import SELECTIONS, Found, SearchOptions, SelectionWarning, selects_nothing
 from rkcnn_lib.probe.inputs import centred, check_side, check_tensor, some_rows, varying_columns
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, contrast_of
 from rkcnn_lib.probe.neighbours import NEIGHBOURS
@@ -224,7 +224,9 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         self._store(X, found, scores, columns, mean)
         self.subsets_ = drawn.expand(columns.cpu(), len(mean))
         self.funnel_ = found.funnel
-        check_selection(found.funnel)
+        problem = selects_nothing(found.funnel)
+        if problem:
+            warnings.warn(problem, SelectionWarning, stacklevel=2)
         return self
 
     def transform(self, X: Any) -> Any:

@@ -20,7 +20,7 @@ import torch
 
 from rkcnn_lib.measure import quality
 from rkcnn_lib.probe import mine
-from rkcnn_lib.probe.found import MIN_RATIO, SelectionWarning
+from rkcnn_lib.probe.found import SelectionWarning, selects_nothing
 from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.runs import INVENTED_MODELS
 from rkcnn_lib.report.schemas import VARIANTS, CausalChecks, Comparison
@@ -107,13 +107,9 @@ def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
     ParameterError
         With the numbers of the rounds that had fewer than three candidates a place, and what to do.
     """
-    loose = funnel[funnel["candidates"] < MIN_RATIO * funnel["places"]]
-    if len(loose):
-        told = "; ".join(f"round {row.round}: {row.candidates} for {row.places}" for row in loose.itertuples())
-        raise ParameterError(
-            f"{arm}, seed {seed}: fewer than {MIN_RATIO} distinct candidates for a place ({told}): the score selects "
-            "nothing. Give fewer n_directions, more n_subsets or more mining_rows"
-        )
+    problem = selects_nothing(funnel.to_dict("records"))
+    if problem:
+        raise ParameterError(f"{arm}, seed {seed}: {problem} (n_subsets, mining_rows, n_directions)")
 
 
 def initial_sae(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> SAE:
