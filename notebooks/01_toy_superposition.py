@@ -115,8 +115,10 @@ figures.show(
 # Every miner sees the same hidden states and returns at most the same number of directions. They are matched one to one
 # with the true directions, signs included. Chance is the same matching with as many random unit directions: in five
 # dimensions it is high, which is why a cosine alone means nothing here. `lift_unselected` is `rkcnn_lift` with subsets
-# taken at random instead of by score: what lies between them is what the score adds. `rkcnn_lift_calibrated` keeps only
-# directions that beat the maximum of the same search on a surrogate without features; the gate judges it alone.
+# taken at random instead of by score: what lies between them is what the score adds. So small a world is soon
+# exhausted: in the last rounds fewer than three candidates are left for a place, and the score has a choice in the
+# first ones only. `rkcnn_lift_calibrated` keeps only directions that beat the maximum of the same search on a surrogate
+# without features; the gate judges it alone.
 
 # %%
 mined = toy.mine_all(spaces, run)

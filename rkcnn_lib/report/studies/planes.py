@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from rkcnn_lib.measure import matched_cosine
 from rkcnn_lib.probe import mine
+from rkcnn_lib.probe.found import SelectionWarning
 from rkcnn_lib.report.runs import Run
 from rkcnn_lib.report.schemas import ToySuperposition
 from rkcnn_lib.report.studies.toy import COMPARED
@@ -96,7 +98,9 @@ def states(planes: Planes, probability: float, instance: int) -> tuple[torch.Ten
 def mine_plane(X: torch.Tensor, p: ToySuperposition, miner: str = COMPARED) -> torch.Tensor:
     """Return at most PLANE_DIRECTIONS directions of the plane."""
     options = {"score": p.score, "n_subsets": 60} if miner in ("rkcnn_lift", "lift_unselected", "lift_bottom") else {}
-    return mine(miner, X, n_directions=PLANE_DIRECTIONS, random_state=0, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SelectionWarning)  # a plane has room for few distinct directions
+        return mine(miner, X, n_directions=PLANE_DIRECTIONS, random_state=0, **options)
 
 
 def mine_planes(planes: Planes, run: Run) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rkcnn_lib.measure import chance, matched_cosine, precision, recovery_rate
 from rkcnn_lib.measure.matching import match
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import mine
+from rkcnn_lib.probe.found import SelectionWarning
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.schemas import NOT_DECIDING, ToySuperposition
@@ -109,7 +111,9 @@ def mine_one(X: torch.Tensor, p: ToySuperposition, miner: str, seed: int) -> tor
             options |= {"score": p.score}
     if miner == JUDGED:
         options |= {"null": p.null}
-    return mine(method, X, n_directions=p.n_directions, random_state=seed, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SelectionWarning)  # so small a world is soon exhausted: the notebook says so
+        return mine(method, X, n_directions=p.n_directions, random_state=seed, **options)
 
 
 def mine_all(spaces: list[Space], run: Run) -> Mined:
