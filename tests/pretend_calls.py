@@ -184,7 +184,7 @@ CALLS: dict[str, Callable] = {
     ],
     "probe.Consistency": lambda: probe.knn_label_consistency(X(), labels()).share >= 0,
     "probe.RandomKCNNClassifier": lambda: probe.RandomKCNNClassifier(30).fit(X(), labels()).predict_proba(X()[:9]),
-    "probe.RkCNNMiner": lambda: miner(n_stages=2, max_steps=3).fit(X()[:60]).transform(X()).is_cuda,
+    "probe.RkCNNMiner": lambda: miner(n_stages=2, max_steps=3, score="kurtosis").fit(X()[:60]).transform(X()).is_cuda,
     "probe.Subsets": lambda: subsets("rotated").restrict(X(), 3).is_cuda and subsets().basis(0).is_cuda,
     "probe.Surrogate": lambda: probe.Surrogate(X(), "gaussian").draw(torch.Generator("cuda")).is_cuda,
     "probe.Whitening": lambda: (white := probe.whiten(X())).patterns(white.from_filters(white.filters(unit()))).is_cuda,
@@ -316,7 +316,7 @@ FURTHER: dict[str, Callable] = {
     "training on CUDA from rows on the CPU": lambda: trained(rows=X().cpu(), device="cuda").W_dec.is_cuda,
     "a labelled miner": lambda: miner(null="labels", score="separation").fit(X()[:60], labels()[:60]),
     "a miner by neighbours": lambda: miner(null="gaussian", score="neighbours", full_null_size=0).fit(X()[:60]),
-    "a miner without lift": lambda: miner(lift=False, null=None).fit(X()),
+    "a miner without lift": lambda: miner(lift=False, null=None, score="kurtosis").fit(X()),
 }  # fmt: skip
 
 

@@ -25,13 +25,13 @@ move marked tensors; what they compute is unmarked).
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -104,12 +104,23 @@ def _asked(device: Any) -> torch.device | None:
     return {"cuda": CUDA, "cpu": CPU}.get(kind)
 
 
+def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors among some arguments or results, in order, and those in lists of them."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
+
+
 class _Watch(TorchDispatchMode):
     """Sees every operation below autograd: where its operands are, and so where its results are."""
 
     def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
-        operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        operands = _tensors(args) + _tensors(kwargs.values())
         made = "device" in kwargs and "pin_memory" in kwargs  # by a call from Python; only that names both
         where = _asked(kwargs["device"]) if made or _asked(kwargs.get("device")) == CUDA else None
         if where is None and not operands and "device" in kwargs:
@@ -121,9 +132,8 @@ class _Watch(TorchDispatchMode):
         _check_generator(kwargs, where)
         out = op(*args, **kwargs)
         if where != CPU and op._schema.name != "aten::set_":  # which hands over a storage, and so its mark
-            for t in tree_leaves(out):
-                if isinstance(t, torch.Tensor):
-                    _mark(t, where)
+            for t in _tensors((out,)):
+                _mark(t, where)
         return out
 
 

@@ -76,9 +76,9 @@ def test_a_public_call_takes_tensors_on_cuda(outcomes, case):
 SMALLER = {
     "01_toy_superposition": {
         "plane_steps": 20, "toy_steps": 50, "n_samples": 600, "n_subsets": 36, "n_directions": 12,
-        "curve_features": [8], "miners": ["random", "kmeans", "rkcnn_coordinate", "rkcnn_lift"],
+        "curve_features": [8], "miners": ["random", "kmeans", "rkcnn_coordinate", "rkcnn_lift"], "null": None,
     },
-    "02_probe_validation": {"toy_steps": 50, "n_samples": 600, "n_contexts": 16, "n_ensemble": 2, "curve_sizes": [4]},
+    "02_probe_validation": {"toy_steps": 50, "n_samples": 500, "n_contexts": 8, "n_ensemble": 2, "curve_sizes": [4]},
     "03_gpt2_cache": {"n_tokens": 6000, "n_statistics": 1000},
     "04_sae_compare": {
         "n_tokens": 6000, "arms": ["random", "rkcnn_lift"], "steps": 6, "n_subsets": 36, "n_directions": 12,
@@ -147,6 +147,7 @@ def on_a_pod(tmp_path_factory) -> dict[str, str]:
     return all_run(runs, folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ON_A_POD)
 def test_what_a_pod_is_asked_for_runs_on_cuda(on_a_pod, run):
     assert on_a_pod[run] == ""
