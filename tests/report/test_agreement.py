@@ -99,3 +99,8 @@ def test_no_more_processes_match_at_once_than_memory_holds(monkeypatch):
         monkeypatch.setattr(sweep.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
         assert study.matching_processes(None, Path("unit")) == n
     assert study.matching_processes(5, Path("unit")) == 5, "what was asked for is obeyed"
+
+
+def test_one_seed_agrees_with_nobody_and_nothing_is_judged():
+    alone = agreement(None, None, SimpleNamespace(n_seeds=1))
+    assert alone.table.empty and alone.along.empty and alone.summary.empty and not alone.by_seed
