@@ -51,7 +51,7 @@ class PlantedReader(torch.nn.Module):
         return self.run_with_hooks(tokens)
 
     def run_with_hooks(self, tokens, return_type="logits", fwd_hooks=()):
-        activation = self.embed[tokens]
+        activation = torch.nn.functional.embedding(tokens, self.embed)
         for name, function in fwd_hooks:
             assert name == HOOK
             changed = function(activation, SimpleNamespace(name=name))
@@ -59,4 +59,4 @@ class PlantedReader(torch.nn.Module):
         return activation @ self.readout + self.bias
 
     def run_with_cache(self, tokens, names_filter):
-        return self(tokens), {HOOK: self.embed[tokens]}
+        return self(tokens), {HOOK: torch.nn.functional.embedding(tokens, self.embed)}
