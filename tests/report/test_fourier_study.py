@@ -33,7 +33,7 @@ def home(tmp_path_factory):
     p = resolve("04_sae_compare", {
         "profile": "test", "model": str(root / "model"), "layer": 0, "hook": "mlp_out", "n_tokens": 3 * P * P,
         "context_size": 3, "arms": ["random", "rkcnn_lift"], "n_seeds": 2, "expansion": 2.0, "k": 4, "variants": [],
-        "steps": 20, "batch_size": 128, "lr": 1e-3, "n_subsets": 60, "n_directions": 20, "mining_rows": 200,
+        "steps": 20, "batch_size": 128, "lr": 1e-3, "n_subsets": 60, "n_directions": 12, "mining_rows": 200,
         "heldout_rows": 200, "splice_contexts": 50, "front_k": [], "n_jobs": 1, "device": "cpu",
     })  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
