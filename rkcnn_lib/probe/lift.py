@@ -68,6 +68,12 @@ class Whitening:
         return normalize(D.to(torch.float64) @ self.inverse_root, dim=1)
 
 
+def check_shrinkage(shrinkage: float | str) -> None:
+    """Raise ValueError unless it is "auto" or a number in [0, 1]."""
+    if shrinkage != "auto" and (isinstance(shrinkage, str) or not 0 <= shrinkage <= 1):
+        raise ValueError(f"shrinkage={shrinkage!r} given; it must be 'auto' or a number in [0, 1]")
+
+
 def whiten(X: torch.Tensor, shrinkage: float | str = "auto", max_elements: int = MAX_ELEMENTS) -> Whitening:
     """Whitening of X (n, d) with ``Sigma = (1 - s) S + s (tr S / d) I``.
 
@@ -82,13 +88,9 @@ def whiten(X: torch.Tensor, shrinkage: float | str = "auto", max_elements: int =
     ValueError
         If shrinkage is out of range.
     """
+    check_shrinkage(shrinkage)
     mean, cov = covariance(X, max_elements)
-    if shrinkage == "auto":
-        share = ledoit_wolf_shrinkage(X, mean, cov)
-    elif not isinstance(shrinkage, str) and 0 <= shrinkage <= 1:
-        share = float(shrinkage)
-    else:
-        raise ValueError(f"shrinkage={shrinkage!r} given; it must be 'auto' or a number in [0, 1]")
+    share = ledoit_wolf_shrinkage(X, mean, cov) if shrinkage == "auto" else float(shrinkage)
     d = len(cov)
     eye = torch.eye(d, dtype=cov.dtype, device=cov.device)
     values, vectors = torch.linalg.eigh((1 - share) * cov + share * cov.trace() / d * eye)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from rkcnn_lib.probe.calibration import Halves, calibrate, split_rows
 from rkcnn_lib.probe.found import SELECTIONS, Found, SearchOptions, SelectionWarning, selects_nothing
 from rkcnn_lib.probe.inputs import centred, check_side, check_tensor, some_rows, varying_columns
+from rkcnn_lib.probe.lift import check_shrinkage
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, contrast_of
 from rkcnn_lib.probe.neighbours import NEIGHBOURS
 from rkcnn_lib.probe.nulls import SURROGATES
@@ -273,8 +274,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
                 raise ValueError(f"{name}={getattr(self, name)} given; it must be at least 1")
         if not 0 < self.merge_cosine <= 1:
             raise ValueError(f"merge_cosine={self.merge_cosine} given; it must be above 0 and at most 1")
-        if self.shrinkage != "auto" and not (not isinstance(self.shrinkage, str) and 0 <= self.shrinkage <= 1):
-            raise ValueError(f"shrinkage={self.shrinkage!r} given; it must be 'auto' or a number in [0, 1]")
+        check_shrinkage(self.shrinkage)
         if not isinstance(self.normalise, bool):
             raise ValueError(f"normalise={self.normalise!r} given; it must be True or False")
         if self.n_subsets < 3:

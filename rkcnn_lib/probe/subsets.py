@@ -61,11 +61,6 @@ class Subsets:
             return X[:, self.indices[i]]
         return X @ self.bases[i - self.n_coordinate].to(X.dtype).T
 
-    def take(self, index: torch.Tensor) -> Subsets:
-        """Return the subsets of these numbers, which must ascend (coordinate ones stay first)."""
-        rotated = index >= self.n_coordinate
-        return Subsets(self.d, self.indices[index[~rotated]], self.bases[index[rotated] - self.n_coordinate])
-
     def to(self, device: str | torch.device) -> Subsets:
         """The same subsets on another device."""
         return Subsets(self.d, self.indices.to(device), self.bases.to(device))

@@ -13,7 +13,7 @@ import torch
 
 from rkcnn_lib.probe.neighbours import MAX_ROWS
 from rkcnn_lib.report.runs import INVENTED_MODELS, finished, run_key
-from rkcnn_lib.report.schemas import Activations, Comparison, Multilayer, Parameters, SaeCompare
+from rkcnn_lib.report.schemas import Activations, Comparison, Multilayer, Parameters, SaeCompare, searches
 from rkcnn_lib.report.units import outputs_root
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def _grid_cost(values: Comparison, hook: str, layers: int, device: str, rate: fl
     cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
     training = trained * values.steps * step_seconds(config, values.batch_size, device)
     rows = min(values.mining_rows, MAX_ROWS)
-    searches = sum(arm.startswith(("rkcnn", "lift")) for arm in values.arms) * values.n_seeds * layers
-    mining = searches * 2.0 * rows * d_in * values.n_subsets * SEARCH_PRODUCTS / (0.5 * rate)
+    n_searches = sum(map(searches, values.arms)) * values.n_seeds * layers
+    mining = n_searches * 2.0 * rows * d_in * values.n_subsets * SEARCH_PRODUCTS / (0.5 * rate)
     weights = 2.0 * d_in * config.d_sae * 4
     jobs = process_count(values.n_jobs, device)
     memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * config.d_sae * 3)

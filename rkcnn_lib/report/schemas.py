@@ -14,6 +14,13 @@ ARMS = (
     "random", "covariance", "datapoint", "pca", "ica", "kmeans", "datapoint_refined", "kmeans_refined",
     "rkcnn_coordinate", "rkcnn_lift", "lift_unselected", "lift_bottom", "rkcnn_null",
 )  # fmt: skip
+
+
+def searches(arm: str) -> bool:
+    """Say whether an arm's directions come from a search by random subsets, scored or not."""
+    return arm.startswith(("rkcnn", "lift"))
+
+
 # What takes an arm's directions and changes one thing else: the first starts the decoder only (the encoder stays
 # random, as in the first implementation), the second, a reference, never trains its random decoder.
 VARIANTS = {"rkcnn_lift_decoder_only": "rkcnn_lift", "random_frozen_decoder": "random"}

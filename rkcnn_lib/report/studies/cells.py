@@ -23,7 +23,7 @@ from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.found import SelectionWarning, selects_nothing
 from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.runs import INVENTED_MODELS
-from rkcnn_lib.report.schemas import VARIANTS, CausalChecks, Comparison
+from rkcnn_lib.report.schemas import VARIANTS, CausalChecks, Comparison, searches
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, save_saelens, train_sae
 from rkcnn_lib.worlds import load_model
@@ -61,7 +61,7 @@ def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> U
     """Return an arm's directions for one seed: as many as it is to start latents from."""
     arm = base_arm(arm)
     wanted = round(p.fraction_mined * round(p.expansion * store.d_in))
-    if arm.startswith(("rkcnn", "lift")):
+    if searches(arm):
         wanted = min(wanted, p.n_directions)
     return directions_unit(store, p, arm, wanted, seed, device)
 
@@ -69,7 +69,7 @@ def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> U
 def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: int, seed: int, device: str) -> Unit:
     """Return at most ``wanted`` directions of an arm, mined on that seed's own documents and subsets (cached)."""
     options: dict[str, Any] = {}
-    selects = arm.startswith(("rkcnn", "lift"))
+    selects = searches(arm)
     if selects:
         options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
         if arm != "rkcnn_coordinate":
