@@ -59,7 +59,7 @@ def ours(folder: str, layer: int, tokens: int, batch: int) -> dict[str, float]:
     module._loss = lambda *_: {"nats": None, "n_tokens": 0, "split": "heldout"}
     with tempfile.TemporaryDirectory() as root:
         text = Path(root) / "text.txt"
-        text.write_text("\n\n".join(f"{i} " + "abcdefgh " * 40 for i in range(tokens // 300)))
+        text.write_text("\n\n".join(f"{i} " + "abcdefgh " * 40 for i in range(tokens // 300)), encoding="utf-8")
         options: dict[str, Any] = {"layer": layer, "hook": "mlp_out", "text": str(text), "root": root, "lm": lm}
         open_or_capture(folder, n_tokens=20 * CONTEXT, batch_size=batch // CONTEXT, **options)  # warm-up
         began = time.perf_counter()

@@ -46,7 +46,7 @@ def swept(n_jobs: int, caches: Path, steps: int, seeds: list[int]) -> dict[str, 
     """Run the sweep into an empty outputs folder and return what it took."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sweep.yaml"
-        file.write_text(SWEEP.format(steps=steps, n_jobs=n_jobs, seeds=seeds))
+        file.write_text(SWEEP.format(steps=steps, n_jobs=n_jobs, seeds=seeds), encoding="utf-8")
         outputs = Path(folder) / "outputs"
         outputs.mkdir()
         (outputs / "cache").symlink_to(caches)

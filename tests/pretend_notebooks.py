@@ -28,7 +28,7 @@ def run(notebook: str, parameters: dict) -> str:
     space: dict = {"__name__": notebook}
     caught = len(pretend_cuda.MISTAKES)
     line = 1
-    for cell in re.split(r"^(?=# %%)", source.read_text(), flags=re.MULTILINE):
+    for cell in re.split(r"^(?=# %%)", source.read_text(encoding="utf-8"), flags=re.MULTILINE):
         head = cell.split("\n", 1)[0]
         if head.startswith("# %%") and "[markdown]" not in head:
             body = "\n" * (line - 1) + cell  # so that a traceback gives the line in the notebook
@@ -54,5 +54,5 @@ if __name__ == "__main__":
     pretend_cuda.install()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    runs = json.loads(Path(sys.argv[1]).read_text())
+    runs = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     print(json.dumps({name: run(notebook, parameters) for name, (notebook, parameters) in runs.items()}))

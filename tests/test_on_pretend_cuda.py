@@ -115,13 +115,13 @@ ON_A_POD = {  # what a machine with a GPU is asked for beside the smoke report
 
 def run_of(notebook: str, file: str | None = None, given: dict | None = None) -> tuple[str, dict]:
     """A notebook and its parameters: of its smoke run or another file, made smaller, with some of one's own."""
-    values = yaml.safe_load((ROOT / "params" / f"{file or 'smoke/' + notebook}.yaml").read_text())
+    values = yaml.safe_load((ROOT / "params" / f"{file or 'smoke/' + notebook}.yaml").read_text(encoding="utf-8"))
     fixed = {"device": "cuda", "n_jobs": 1, "force": True}
     return notebook, values | SMALLER[notebook] | (given or {}) | fixed
 
 
 def all_run(runs: dict[str, tuple[str, dict]], folder: Path) -> dict[str, str]:
-    (folder / "runs.json").write_text(json.dumps(runs))
+    (folder / "runs.json").write_text(json.dumps(runs), encoding="utf-8")
     return tried(
         "tests.pretend_notebooks", str(folder / "runs.json"), RKCNN_OUTPUTS=str(folder / "out"), OMP_NUM_THREADS="1"
     )

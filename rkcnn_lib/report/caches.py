@@ -1,16 +1,14 @@
-"""``rkcnn cache``: which activations lie on this machine and are whole; push them elsewhere, or remove them."""
+"""``rkcnn cache``: which activations lie on this machine and are whole; remove them."""
 
 from __future__ import annotations
 
-import fcntl
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from rkcnn_lib.worlds import remote
+from rkcnn_lib.files import alone_at, outputs_root, remove_folder
 from rkcnn_lib.worlds.manifest import CacheError, read_manifest
-from rkcnn_lib.worlds.store import ActivationStore, outputs_root
+from rkcnn_lib.worlds.store import ActivationStore
 
 PARTIAL = ".partial"
 
@@ -31,6 +29,8 @@ def chosen(names: Iterable[str], root: Path | None = None) -> list[Path]:
     """
     folders, found = cache_folders(root), []
     for name in names:
+        if not name:
+            raise ValueError("an empty name stands for no cache: give one that `rkcnn cache ls` shows")
         fits = [path for path in folders if path.name == name] or [p for p in folders if p.name.startswith(name)]
         if len(fits) != 1:
             there = "\n".join(f"  {path.name}" for path in folders) or "  none"
@@ -73,26 +73,18 @@ def verify(names: list[str]) -> int:
     return min(damaged, 1)
 
 
-def push(names: list[str]) -> int:
-    """Copy whole caches (all, or those named) to ``$RKCNN_CACHE_URL``."""
-    for folder in chosen(names):
-        if PARTIAL in folder.name:
-            print(f"{folder.name}: unfinished, not pushed")
-        else:
-            print(f"{folder.name}: {remote.push(folder)}", flush=True)
-    return 0
-
-
 def remove(names: list[str]) -> int:
-    """Remove the caches named (never all of them unnamed), unless one is being written."""
+    """Remove the caches named (never all of them unnamed), unless one is being written; list first what will go."""
     if not names:
         raise ValueError("rkcnn cache rm needs names, such as `rkcnn cache ls` shows")
-    for folder in chosen(names):
-        with folder.with_name(f".{folder.name.partition(PARTIAL)[0]}.lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"{folder.name} is being written by another process; end that first") from None
-            shutil.rmtree(folder)
+    folders = chosen(names)
+    print("\n".join(f"removing {describe(folder)}" for folder in folders), flush=True)
+    for folder in folders:
+        whole = folder.with_name(folder.name.partition(PARTIAL)[0])
+        try:
+            with alone_at(whole, f"is writing {folder.name}", timeout=0):
+                remove_folder(folder)
+        except TimeoutError as error:
+            raise ValueError(f"{error}; end it first") from None
         print(f"removed {folder.name}")
     return 0

@@ -76,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     site.set_defaults(call=_site)
 
-    cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove, push to $RKCNN_CACHE_URL")
-    cache.add_argument("action", choices=("ls", "verify", "rm", "push"))
+    cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove")
+    cache.add_argument("action", choices=("ls", "verify", "rm"))
     cache.add_argument("names", nargs="*", metavar="NAME", help="names as ls shows them, or their beginnings")
     cache.set_defaults(call=_cache)
 
@@ -139,8 +139,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _gate(notebook: str, values: Any) -> str:
-    from rkcnn_lib.report.gates import judged
-    from rkcnn_lib.report.runs import read_run, run_folder, run_key
+    from rkcnn_lib.report.gates import judged, read_run
+    from rkcnn_lib.report.runs import run_folder, run_key
 
     return judged(read_run(run_folder(notebook, run_key(notebook, values))) or {})
 
@@ -178,9 +178,9 @@ def _site(options: argparse.Namespace) -> int:
 
 
 def _single_file(options: argparse.Namespace) -> int:
+    from rkcnn_lib.files import outputs_root
     from rkcnn_lib.report.gates import latest_run
     from rkcnn_lib.report.sharing import single_file
-    from rkcnn_lib.report.units import outputs_root
 
     run = Path(options.single_file)
     if not (run / "run.json").is_file():
@@ -196,10 +196,10 @@ def _single_file(options: argparse.Namespace) -> int:
 
 
 def _pages(profile: str, out: Path | None, also: list[Path] | None = None) -> None:
+    from rkcnn_lib.files import outputs_root
     from rkcnn_lib.report.gates import latest_run
     from rkcnn_lib.report.sharing import run_folders, weight_lines
     from rkcnn_lib.report.site import build_site
-    from rkcnn_lib.report.units import outputs_root
 
     runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
     index = build_site(runs, out or outputs_root() / "report", also=run_folders(also or []))
@@ -212,7 +212,7 @@ def _cache(options: argparse.Namespace) -> int:
 
     if options.action == "ls":
         return caches.show()
-    return {"verify": caches.verify, "rm": caches.remove, "push": caches.push}[options.action](options.names)
+    return {"verify": caches.verify, "rm": caches.remove}[options.action](options.names)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable
 from importlib import metadata
 
+from rkcnn_lib.files import outputs_root
 from rkcnn_lib.report.params import ROOT
 from rkcnn_lib.report.runs import PACKAGES
-from rkcnn_lib.report.units import outputs_root
 
 
 def examine() -> int:
@@ -35,7 +35,11 @@ def examine() -> int:
 
 
 def _lock() -> str:
-    pins = [line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
+    pins = [
+        line.split("==")
+        for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    ]
     differ = []
     for name, version in pins:
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import jupytext
 import nbformat
 
+from rkcnn_lib.files import give_name
 from rkcnn_lib.report.params import NOTEBOOK_FOLDER, resolve
 from rkcnn_lib.report.runs import finished, run_folder, run_key
 
@@ -48,6 +49,6 @@ def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_time
         return 1
     finally:
         source.unlink(missing_ok=True)
-    running.rename(folder / "notebook.ipynb")
+    give_name(running, folder / "notebook.ipynb")
     print(f"{notebook}: done in {time.monotonic() - began:.0f} s", flush=True)
     return 0

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rkcnn_lib.files import DamagedFile, outputs_root, read_json
 from rkcnn_lib.report.params import NOTEBOOKS
-from rkcnn_lib.report.units import outputs_root
 
 PASS, NOT_RUN = "PASS", "NOT RUN"
 Recorded = tuple[Path, dict[str, Any]]  # a run's folder and its run.json
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """Return a run folder's ``run.json``; None if it has none, or a damaged one, which is named."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        return read_json(path)
+    except DamagedFile as error:
+        print(f"{error}: this run counts as not finished", file=sys.stderr)
+        return None
 
 
 def judged(record: dict[str, Any]) -> str:
@@ -59,7 +71,8 @@ def gates_since(record: dict[str, Any], others: Iterable[Recorded]) -> dict[str,
 
 def _kept(notebook: str) -> list[Recorded]:
     paths = (outputs_root() / "runs" / notebook).glob("*/run.json")
-    return [(path.parent, json.loads(path.read_text())) for path in paths]
+    found = ((path.parent, read_run(path.parent)) for path in paths)
+    return [(folder, record) for folder, record in found if record]
 
 
 def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | None = None) -> Recorded | None:
@@ -67,7 +80,7 @@ def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | 
     found = [
         (folder, record)
         for folder, record in runs
-        if record["notebook"] == notebook
+        if record.get("notebook") == notebook
         and record.get("profile") == profile.split("--")[0]
         and record.get("status") == "finished"
         and (model is None or (record.get("parameters") or {}).get("model", model) == model)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rkcnn_lib.files import read_json
 from rkcnn_lib.report import answers, gates
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import Rendered, render_notebook
@@ -110,11 +110,8 @@ def read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = folder / "run.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no run.json, so it is no run folder")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(record, dict) or not record.get("notebook"):
+    record = read_json(path)
+    if not record.get("notebook"):
         raise ValueError(f"{path} names no notebook")
     return folder, record
 

@@ -110,7 +110,7 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ParameterError(f"no parameter file {path}")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ParameterError(f"{path} is not YAML: {error}") from None
     if values is None:

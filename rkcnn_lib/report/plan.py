@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rkcnn_lib.files import outputs_root
 from rkcnn_lib.probe.neighbours import MAX_ROWS
 from rkcnn_lib.report.runs import INVENTED_MODELS, finished, run_key
 from rkcnn_lib.report.schemas import Activations, Comparison, Multilayer, Parameters, SaeCompare, searches
-from rkcnn_lib.report.units import outputs_root
 
 if TYPE_CHECKING:
     from rkcnn_lib.report.sweep_file import Sweep

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import json
 import platform
 import subprocess
 import time
@@ -22,7 +21,8 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from rkcnn_lib.report.gates import all_passed, earlier_gates
+from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
+from rkcnn_lib.report.gates import all_passed, earlier_gates, read_run
 from rkcnn_lib.report.params import (
     NOTEBOOK_FOLDER,
     NOTEBOOKS,
@@ -33,7 +33,7 @@ from rkcnn_lib.report.params import (
     validate,
 )
 from rkcnn_lib.report.schemas import NOT_DECIDING, Parameters
-from rkcnn_lib.report.units import digest, fingerprint, outputs_root
+from rkcnn_lib.report.units import fingerprint
 
 FORMAT = 1
 PACKAGES = (
@@ -67,7 +67,7 @@ class Check:
 def run_key(notebook: str, values: Parameters) -> str:
     """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook."""
     asked = values.model_dump(exclude=NOT_DECIDING)
-    source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text()
+    source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text(encoding="utf-8")
     return digest([notebook, asked, input_identity(values), fingerprint(), source])
 
 
@@ -134,12 +134,6 @@ def run_folder(notebook: str, key: str) -> Path:
     return outputs_root() / "runs" / notebook / key
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """Return a run folder's ``run.json``, or None if it has none."""
-    path = folder / "run.json"
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
 def finished(notebook: str, key: str) -> bool:
     """Say whether this very run is finished and its executed notebook there."""
     folder = run_folder(notebook, key)
@@ -200,10 +194,7 @@ class Run:
 
     def save(self) -> None:
         """Write run.json as it stands."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / "run.json.part"
-        part.write_text(json.dumps(self.record, indent=1, default=_plain))
-        part.rename(self.folder / "run.json")
+        write_json(self.folder / "run.json", self.record)
 
     def note(self, **facts: Any) -> None:
         """Record facts such as ``data=store.manifest`` or ``seeds=[0, 1, 2]``."""
@@ -218,7 +209,7 @@ class Run:
         everything = pd.concat(self._tables, ignore_index=True)
         for column in everything.select_dtypes("object"):  # one text type a column: parquet needs it
             everything[column] = everything[column].astype("string")
-        everything.to_parquet(self.folder / "metrics.parquet")
+        write_whole(self.folder / "metrics.parquet", everything.to_parquet)
         return table
 
     def gate(self, checks: list[Check]) -> None:
@@ -310,8 +301,3 @@ def _show_start(run: Run) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _plain(value: Any) -> Any:
-    """Let numpy and torch scalars into JSON as numbers."""
-    return value.item() if hasattr(value, "item") else str(value)

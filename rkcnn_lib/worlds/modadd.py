@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rkcnn_lib.worlds.shards import replace
+from rkcnn_lib.files import read_json, write_json
 from rkcnn_lib.worlds.splits import document_hash, is_held_out
 from rkcnn_lib.worlds.text import Document, TextSource
 
@@ -114,7 +114,7 @@ def check_hooks(hooks: Sequence[str]) -> None:
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Return the configuration of a modular-addition folder, None if the folder holds another kind of model."""
     path = folder / "config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     return config if config.get("model_type") == MODEL_TYPE else None
 
 
@@ -125,7 +125,7 @@ def write_config(folder: Path, settings: dict[str, Any]) -> None:
         "intermediate_size": settings["d_mlp"], "num_attention_heads": settings["n_heads"],
         "max_position_embeddings": N_TOKENS, "vocab_size": settings["p"] + 1, "training": settings,
     }  # fmt: skip
-    replace(folder / "config.json", lambda new: new.write_text(json.dumps(config, indent=1) + "\n"))
+    write_json(folder / "config.json", config)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -173,7 +173,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerB
     lm.asked, lm.first_position = asked, N_TOKENS - 1
     settings = Settings(**config["training"])
     lm.untrained = untrained(settings.p, training_pairs(settings))
-    lm.history = json.loads((folder / "history.json").read_text())
+    lm.history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
     return lm.eval()
 
 

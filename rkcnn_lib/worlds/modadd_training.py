@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from rkcnn_lib.files import read_json, whole_folder, write_json, write_whole
 from rkcnn_lib.measure.fourier import circuit
 from rkcnn_lib.worlds import modadd
-from rkcnn_lib.worlds.shards import replace
 
 STEPS = 15_000
 MEASURE_EVERY = 100
@@ -185,20 +185,18 @@ def _save_checkpoint(
     out: Path, step: int, settings: Settings, weights: dict[str, Tensor], optimizer: Any, history: list[dict[str, Any]]
 ) -> None:
     """Write a folder that gets its name when whole; only the newest keeps the optimiser's state."""
-    part = out / "checkpoint.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(_plain(weights), part / "weights.safetensors")
     state = {
         f"{i}.{name}": value.cpu().contiguous()
         for i, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
-    save_file(state, part / "optimizer.safetensors")
-    (part / "state.json").write_text(json.dumps({"step": step, "settings": asdict(settings), "history": history}))
     final = out / f"checkpoint-{step:06d}"
     shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
+    with whole_folder(final) as part:
+        save_file(_plain(weights), part / "weights.safetensors")
+        save_file(state, part / "optimizer.safetensors")
+        about = {"step": step, "settings": asdict(settings), "history": history}
+        write_json(part / "state.json", about, indent=None)
     for old in out.glob("checkpoint-??????"):
         if old != final:
             (old / "optimizer.safetensors").unlink(missing_ok=True)
@@ -211,7 +209,7 @@ def _resume(
     found = sorted(path.parent for path in out.glob("checkpoint-??????/optimizer.safetensors"))
     if not found:
         return 0, []
-    state = json.loads((found[-1] / "state.json").read_text())
+    state = read_json(found[-1] / "state.json")
     if state["settings"] != asdict(settings):
         raise ValueError(f"{found[-1]} was made with other settings: delete it, or choose another --out")
     stored = load_file(found[-1] / "weights.safetensors")
@@ -229,8 +227,8 @@ def _resume(
 def _write_folder(out: Path, settings: Settings, weights: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
     """Write what :func:`rkcnn_lib.worlds.load_model` reads; the weights last, since they say that it is whole."""
     modadd.write_config(out, asdict(settings))
-    replace(out / "history.json", lambda new: new.write_text(json.dumps(history)))
-    replace(out / "model.safetensors", lambda new: save_file(_plain(weights), new))
+    write_json(out / "history.json", history, indent=None)
+    write_whole(out / "model.safetensors", lambda new: save_file(_plain(weights), new))
 
 
 def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -252,7 +250,7 @@ def check(folder: Path) -> dict[str, str]:
     p, pairs = settings.p, modadd.all_pairs(settings.p)
     neurons, logits = at_equals(weights, *pairs.T, settings.n_heads)
     found = circuit(weights["W_E"][:p], neurons, logits[:, :p], modadd.untrained(p, training_pairs(settings)))
-    history = json.loads((folder / "history.json").read_text())
+    history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
     shown = {
         f"first step with {kind.replace('_', ' ')} > 99.9 %": str(
             next((row["step"] for row in history if row[kind] > 0.999), "never")

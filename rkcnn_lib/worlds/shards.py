@@ -7,22 +7,19 @@ of one key apart.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
+from rkcnn_lib.files import alone_at, give_name, read_json, write_json, write_whole
 from rkcnn_lib.worlds.hooks import hook_name, hook_width
 from rkcnn_lib.worlds.language import ModelFacts
 from rkcnn_lib.worlds.manifest import CacheError, file_record
@@ -62,7 +59,7 @@ class Target:
     def resume(self) -> None:
         """Find out which shards are whole; start afresh if what is there cannot be used."""
         try:
-            state = json.loads((self.partial / "progress.json").read_text())
+            state = read_json(self.partial / "progress.json")
             whole = [s for s in state["shards"] if (self.partial / s["file"]).stat().st_size == s["bytes"]]
             if state["inputs"] == self.inputs and len(whole) == len(state["shards"]):
                 self.dtype, self.shards = state["dtype"], whole
@@ -91,12 +88,12 @@ class Target:
 
     def _save(self, number: int, acts: torch.Tensor) -> dict[str, Any]:
         path = self.partial / f"acts-{number:05d}.safetensors"
-        replace(path, lambda new: save_file({"acts": acts.contiguous()}, new))
+        write_whole(path, lambda new: save_file({"acts": acts.contiguous()}, new))
         return file_record(path, rows=len(acts))
 
     def _note(self) -> None:
         state = {"inputs": self.inputs, "dtype": self.dtype, "shards": self.shards}
-        replace(self.partial / "progress.json", lambda new: new.write_text(json.dumps(state)))
+        write_json(self.partial / "progress.json", state)
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest and give the folder its name."""
@@ -107,17 +104,9 @@ class Target:
         }  # fmt: skip
         if self.dtype != self.inputs["dtype"]:
             manifest["notes"] = [*manifest["notes"], "activations beyond float16's range: kept as bfloat16"]
-        (self.partial / "progress.json").unlink(missing_ok=True)
-        replace(self.partial / "manifest.json", lambda new: new.write_text(json.dumps(manifest, indent=1)))
-        self.partial.rename(self.folder)
-
-
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under another name and rename it when whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    write(new)
-    new.replace(path)
+        write_json(self.partial / "manifest.json", manifest)
+        give_name(self.partial, self.folder)
+        (self.folder / "progress.json").unlink(missing_ok=True)  # last: until then a killed capture goes on by it
 
 
 def check_room(missing: list[Target], n_tokens: int) -> None:
@@ -141,25 +130,8 @@ def locked(folders: Iterable[Path]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for folder in sorted(folders):
-            _lock(stack.enter_context(folder.with_name(f".{folder.name}.lock").open("a+")), folder.name)
+            try:
+                stack.enter_context(alone_at(folder, f"is capturing {folder.name}", LOCK_SECONDS))
+            except TimeoutError as error:
+                raise CacheError(f"{error} since {LOCK_SECONDS / 3600:.0f} h; end it, then try again") from None
         yield
-
-
-def _lock(file: Any, key: str) -> None:
-    began, told = time.monotonic(), False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            file.seek(0)
-            holder = f"process {file.read().strip() or '?'} is capturing {key}"
-            if time.monotonic() - began > LOCK_SECONDS:
-                raise CacheError(f"{holder} since {LOCK_SECONDS / 3600:.0f} h; end it, then try again") from None
-            if not told:
-                tqdm.write(f"{holder}: waiting for it")
-                told = True
-            time.sleep(0.5)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()

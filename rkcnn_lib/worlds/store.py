@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -22,12 +21,7 @@ import torch
 from rkcnn_lib.worlds.manifest import CacheError, check_size, check_sum, damaged, load_checked, read_manifest
 from rkcnn_lib.worlds.splits import SPLITS, document_hash, split_of
 
-__all__ = ["SPLITS", "ActivationStore", "MemoryStore", "document_hash", "outputs_root", "split_of"]
-
-
-def outputs_root() -> Path:
-    """Return where outputs go: ``$RKCNN_OUTPUTS``, or ``outputs/`` at the top level of the project."""
-    return Path(os.environ.get("RKCNN_OUTPUTS") or Path(__file__).resolve().parents[2] / "outputs").resolve()
+__all__ = ["SPLITS", "ActivationStore", "MemoryStore", "document_hash", "split_of"]
 
 
 class Store(ABC):
@@ -260,10 +254,6 @@ class ActivationStore(Store):
 
 @functools.lru_cache(maxsize=64)
 def _opened(folder: Path) -> ActivationStore:
-    if not folder.exists():  # a worker on another machine
-        from rkcnn_lib.worlds.remote import pull_where_missing  # which opens what it fetches
-
-        pull_where_missing(folder)
     return ActivationStore(folder)
 
 

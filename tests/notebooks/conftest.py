@@ -24,7 +24,7 @@ class Report:
         import json
 
         for path in (self.outputs / "runs" / notebook).glob("*/run.json"):
-            if json.loads(path.read_text())["profile"] == profile:
+            if json.loads(path.read_text(encoding="utf-8"))["profile"] == profile:
                 return path.parent
         raise AssertionError(f"no run of {notebook} under {profile} in {self.outputs}")
 

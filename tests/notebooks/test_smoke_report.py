@@ -37,7 +37,7 @@ def test_every_figure_is_drawn_with_data(report, notebook):
 
 @EACH
 def test_the_record_is_whole(report, notebook):
-    record = json.loads((report.run_folder(notebook) / "run.json").read_text())
+    record = json.loads((report.run_folder(notebook) / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "finished" and record["headline"] and record["wall_seconds"] > 0
     assert record["gate"]["verdict"] in ("PASS", "FAIL") and record["gate"]["checks"]
     assert set(record["parameters"]) == set(NOTEBOOKS[notebook].model_fields)
@@ -54,13 +54,13 @@ def test_metrics_are_tidy_and_finite(report, notebook):
 
 @pytest.mark.parametrize("notebook", ["03_gpt2_cache", "04_sae_compare", "05_multilayer", "06_causal_checks"])
 def test_gates_of_bookkeeping_pass_even_at_smoke_sizes(report, notebook):
-    gate = json.loads((report.run_folder(notebook) / "run.json").read_text())["gate"]
+    gate = json.loads((report.run_folder(notebook) / "run.json").read_text(encoding="utf-8"))["gate"]
     assert gate["verdict"] == "PASS", gate["checks"]
 
 
 @pytest.mark.parametrize("notebook", ["04_sae_compare", "05_multilayer", "06_causal_checks"])
 def test_two_seeds_settle_nothing(report, notebook):
-    verdicts = json.loads((report.run_folder(notebook) / "run.json").read_text())["verdicts"]
+    verdicts = json.loads((report.run_folder(notebook) / "run.json").read_text(encoding="utf-8"))["verdicts"]
     assert verdicts and {row["verdict"] for row in verdicts} == {"inconclusive"}
 
 
@@ -72,7 +72,7 @@ def test_smoke_runs_carry_a_banner(report):
 
 
 def test_the_pages_list_all_six(report):
-    index = (report.outputs / "report" / "index.html").read_text()
+    index = (report.outputs / "report" / "index.html").read_text(encoding="utf-8")
     assert all(name in index for name in NOTEBOOKS)
 
 
@@ -88,22 +88,22 @@ def test_a_second_report_starts_no_kernel(report):
 def test_noise_in_no_gate_passed(report, notebook, control):
     done = report.rkcnn("run", notebook, "-f", f"params/smoke/{notebook}--{control}.yaml", "--cell-timeout", "300")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    record = json.loads((report.run_folder(notebook, f"smoke--{control}") / "run.json").read_text())
+    record = json.loads((report.run_folder(notebook, f"smoke--{control}") / "run.json").read_text(encoding="utf-8"))
     assert record["gate"]["verdict"] == "FAIL", record["gate"]["checks"]
 
 
 def test_a_failed_gate_stops_the_notebooks_after_it_unless_forced(report):
     folder = report.run_folder("03_gpt2_cache")
-    record = json.loads((folder / "run.json").read_text())
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     kept = json.dumps(record)
     record["gate"]["verdict"] = "FAIL"
-    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     try:
         words = ("run", "06_causal_checks", "-f", "params/smoke/06_causal_checks.yaml", "-p", "n_pairs", "17")
         stopped = report.rkcnn(*words)
         assert stopped.returncode == 1 and "GateFailed" in stopped.stderr and "03_gpt2_cache" in stopped.stderr
     finally:
-        (folder / "run.json").write_text(kept)
+        (folder / "run.json").write_text(kept, encoding="utf-8")
 
 
 def test_plain_papermill_works_from_any_folder_and_refuses_unknown_names(report, tmp_path):

@@ -50,7 +50,7 @@ def write_run(root, notebook="01_toy_superposition", figs=(), cells=(), executed
         "model": None, "data": None, "seeds": [0, 1], "started": "2026-01-01T10:00:00", "finished": None,
         "wall_seconds": 61.5,
     }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(base | record))
+    (folder / "run.json").write_text(json.dumps(base | record), encoding="utf-8")
     pd.DataFrame({"value": [1.0]}).to_parquet(folder / "metrics.parquet")
     if executed:
         book = nbformat.v4.new_notebook()
@@ -64,7 +64,7 @@ def write_run(root, notebook="01_toy_superposition", figs=(), cells=(), executed
 
 
 def read(path):
-    return BeautifulSoup(path.read_text(), "html.parser")
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
 def until(page, expression, seconds=30):

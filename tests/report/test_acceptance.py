@@ -25,10 +25,13 @@ def test_a_good_site_passes(browser, folder, name, scheme):
 
 @pytest.mark.browser
 def test_a_broken_page_is_found_out(browser, folder):
-    text = (folder / "01_toy_superposition.html").read_text()
+    text = (folder / "01_toy_superposition.html").read_text(encoding="utf-8")
     wide = '<p style="width: 3000px">wide</p><a href="gone.html">x</a><a href="#gone">x</a><script>1</script>'
     broken = folder / "broken.html"
-    broken.write_text(text.replace("<article>", wide + "<article>").replace('id="plot-2-data">{', 'id="plot-2-data">'))
+    broken.write_text(
+        text.replace("<article>", wide + "<article>").replace('id="plot-2-data">{', 'id="plot-2-data">'),
+        encoding="utf-8",
+    )
     try:
         said = " ".join(visit(browser, broken, "light")[0])
     finally:

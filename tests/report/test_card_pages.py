@@ -177,4 +177,4 @@ def test_without_a_script_a_few_cards_are_shown_and_their_scripts_are_not(page_f
     fallback = page.select_one(".feature-cards .card-fallback")
     assert fallback.get_text() == "A few cards." and not fallback.find("script")
     assert page.find("script", src="assets/cards.js")
-    assert "</script><b>" not in page_file.read_text()
+    assert "</script><b>" not in page_file.read_text(encoding="utf-8")

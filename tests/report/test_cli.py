@@ -41,7 +41,7 @@ def test_a_profile_lists_its_notebooks_in_order_without_variants():
 
 
 def test_a_parameter_file_named_after_no_notebook_is_refused(tmp_path):
-    (tmp_path / "07_more.yaml").write_text("profile: x\n")
+    (tmp_path / "07_more.yaml").write_text("profile: x\n", encoding="utf-8")
     with pytest.raises(ParameterError, match="07_more"):
         cli.profile_files(tmp_path)
 

@@ -43,7 +43,7 @@ def test_a_node_that_sees_other_folders_or_runs_other_code_says_so(tmp_path):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "auto", "nonsense"])
 def test_an_address_where_no_cluster_is_ends_in_words_before_compute(address, tmp_path, capsys):
     path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"parameters": SMALL, "axes": AXES}))
+    path.write_text(yaml.safe_dump({"parameters": SMALL, "axes": AXES}), encoding="utf-8")
     began = time.monotonic()
     assert cli.main(["sweep", str(path), "--out", str(tmp_path / "out"), "--cluster", address]) == 1
     assert "ClusterUnusable" in capsys.readouterr().err and time.monotonic() - began < 60
@@ -87,7 +87,7 @@ def two_nodes(monkeypatch):
 def test_a_sweep_that_loses_a_node_gives_the_table_of_one_machine_to_the_bit(two_nodes, tmp_path, monkeypatch, capsys):
     cluster, second = two_nodes
     path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"parameters": SMALL | {"n_jobs": 2}, "axes": AXES}))
+    path.write_text(yaml.safe_dump({"parameters": SMALL | {"n_jobs": 2}, "axes": AXES}), encoding="utf-8")
     lost = []
 
     def lose_a_node():

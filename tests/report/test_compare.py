@@ -82,7 +82,9 @@ def test_every_notebook_and_every_run_has_a_place(tmp_path):
     index = build_site(runs, tmp_path / "site")
     rows = rows_of(read(index.parent / "compare.html"))
     assert [row["data-notebook"] for row in rows] == list(NOTEBOOKS)
-    assert "nothing to compare" in build_site([], tmp_path / "empty").with_name("compare.html").read_text()
+    assert "nothing to compare" in build_site([], tmp_path / "empty").with_name("compare.html").read_text(
+        encoding="utf-8"
+    )
     assert all(page.find(href="compare.html") for page in map(read, index.parent.glob("*.html")))
 
 
@@ -90,14 +92,14 @@ def test_further_runs_are_compared_but_do_not_lead(tmp_path):
     own = run_with(tmp_path / "runs", sae_table(), started="2026-01-01T00:00:00", headline="own")
     other = run_with(tmp_path / "runs", sae_table(), started="2026-02-01T00:00:00", profile="gpt2", headline="other")
     index = build_site([own], tmp_path / "site", also=[other, own])
-    assert "own" in (index.parent / f"{SAE}.html").read_text()
+    assert "own" in (index.parent / f"{SAE}.html").read_text(encoding="utf-8")
     assert len(rows_of(read(index.parent / "compare.html"))) == 6
     assert (index.parent / f"{SAE}--run2.html").is_file() and not (index.parent / f"{SAE}--run3.html").exists()
 
 
 def test_metrics_that_cannot_be_read_are_named(tmp_path):
     run = write_run(tmp_path / "runs", SAE, executed=False)
-    (run / "metrics.parquet").write_text("not a table")
+    (run / "metrics.parquet").write_text("not a table", encoding="utf-8")
     with pytest.raises(ValueError, match=r"metrics\.parquet cannot be read"):
         build_site([run], tmp_path / "site")
 

@@ -85,7 +85,7 @@ def test_a_cut_table_says_so_and_the_file_holds_all(browser, drawn):
     assert "Cut: the first 400 rows" in page.inner_text("#figure-5 .figure-table")
     with page.expect_download() as download:
         page.click("#figure-5 .figure-table button")
-    lines = download.value.path().read_text().strip().split("\n")
+    lines = download.value.path().read_text(encoding="utf-8").strip().split("\n")
     assert len(lines) == 1001 and lines[1].startswith("'=formula()"), "no text may act as a spreadsheet's formula"
     assert not complaints
     page.context.close()

@@ -93,7 +93,7 @@ def faults(folder):
     """What a page must not hold, found in the pages of a folder."""
     found = []
     for file in files(folder):
-        text, page = file.read_text(), read(file)
+        text, page = file.read_text(encoding="utf-8"), read(file)
         found += [repr(mark) for mark in MARKS if mark in text or json.dumps(mark)[1:-1] in text]
         found += [f"<{tag.name} {name}>" for tag in page.find_all(True) for name in tag.attrs if name.startswith("on")]
         found += [str(s) for s in page.find_all("script") if not s.get("src") and s.get("type") != "application/json"]

@@ -78,10 +78,10 @@ def test_an_unknown_notebook_is_refused_with_the_nearest():
 def test_a_file_that_is_missing_or_no_yaml_mapping_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="no parameter file"):
         read_parameter_file(tmp_path / "absent.yaml")
-    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     with pytest.raises(ParameterError, match="name: value"):
         read_parameter_file(tmp_path / "list.yaml")
-    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    (tmp_path / "empty.yaml").write_text("# nothing\n", encoding="utf-8")
     assert read_parameter_file(tmp_path / "empty.yaml") == {}
 
 

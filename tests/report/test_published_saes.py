@@ -27,7 +27,8 @@ def perfect(tmp_path, monkeypatch):
         sae.b_dec.zero_()
     folder = save_saelens(sae, tmp_path / "blocks.8.hook_resid_pre_12")
     (folder / "cfg.json").write_text(
-        json.dumps({"d_in": D, "d_sae": 2 * D, "hook_point": "blocks.8.hook_resid_pre", "activation_fn_str": "relu"})
+        json.dumps({"d_in": D, "d_sae": 2 * D, "hook_point": "blocks.8.hook_resid_pre", "activation_fn_str": "relu"}),
+        encoding="utf-8",
     )
     return folder
 

@@ -33,7 +33,7 @@ def finished_run(notebook, verdict, **changes):
 def test_a_finished_run_holds_gate_verdicts_metrics_and_provenance():
     run = finished_run("01_toy_superposition", "PASS")
     run.metrics(pd.DataFrame({"metric": ["x"], "value": [1.0]}))
-    record = json.loads((run.folder / "run.json").read_text())
+    record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "finished" and record["gate"]["verdict"] == "PASS" and record["headline"] == "done"
     assert record["provenance"]["packages"]["torch"] and record["parameters"]["profile"] == "smoke"
     assert pd.read_parquet(run.folder / "metrics.parquet")["value"].tolist() == [1.0]

@@ -47,7 +47,7 @@ def test_pages_load_the_small_plotly_where_it_draws_all_and_may_then_compile_not
         run = write_run(tmp_path / f"runs-{small}", "03_gpt2_cache", [figure])
         page = build_site([run], tmp_path / f"site-{small}").with_name("03_gpt2_cache.html")
         assert ((page.parent / "assets/plotly.min.js").stat().st_size < 2e6) is small
-        policies = page.read_text(), single_file(run, tmp_path / "one.html").read_text()
+        policies = page.read_text(encoding="utf-8"), single_file(run, tmp_path / "one.html").read_text(encoding="utf-8")
         for text in policies:
             assert ("unsafe-eval" not in text.partition("</head>")[0]) is small
 
@@ -109,7 +109,10 @@ def test_a_single_file_works_alone(browser, single, width, scheme):
 @pytest.mark.browser
 def test_a_script_put_into_a_single_file_does_not_run(browser, single, tmp_path):
     foreign = tmp_path / "foreign.html"
-    foreign.write_text(single.read_text().replace("<article>", "<script>window.hacked = 1</script><article>"))
+    foreign.write_text(
+        single.read_text(encoding="utf-8").replace("<article>", "<script>window.hacked = 1</script><article>"),
+        encoding="utf-8",
+    )
     page, complaints = open_page(browser, foreign)
     assert page.evaluate("window.hacked") is None and any("Content Security Policy" in text for text in complaints)
     page.context.close()
@@ -117,10 +120,11 @@ def test_a_script_put_into_a_single_file_does_not_run(browser, single, tmp_path)
 
 def test_scripts_that_speak_of_script_tags_stay_whole(tmp_path):
     page = tmp_path / "page.html"
-    (tmp_path / "own.js").write_text("const a = '</script><!--', b = /<\\/script/;")
+    (tmp_path / "own.js").write_text("const a = '</script><!--', b = /<\\/script/;", encoding="utf-8")
     page.write_text(
         '<html><head><meta http-equiv="Content-Security-Policy" content="script-src \'self\' file: x">'
-        '<script src="own.js" defer></script></head><body>end</body></html>'
+        '<script src="own.js" defer></script></head><body>end</body></html>',
+        encoding="utf-8",
     )
     text = inlined(page)
     assert text.count("</script>") == 1 and "<\\/script><\\!--" in text

@@ -34,7 +34,7 @@ def test_lists_all_six_notebooks_and_marks_those_not_run(tmp_path):
     assert [card.select_one(".kicker").get_text()[:2] for card in cards] == [name[:2] for name in NOTEBOOKS]
     assert "PASS" in cards[0].get_text() and "This one." in cards[0].get_text()
     assert all("NOT RUN" in card.get_text() and not card.find("a") for card in cards[1:])
-    record = json.loads((tmp_path / "site/site.json").read_text())
+    record = json.loads((tmp_path / "site/site.json").read_text(encoding="utf-8"))
     assert record["not_run"] == list(NOTEBOOKS)[1:]
     assert len(read(build_site([], tmp_path / "empty")).select(".cards > li.absent")) == 6
 
@@ -46,11 +46,11 @@ def test_counts_figures_and_flags_a_page_without_any(tmp_path):
         write_run(tmp_path / "runs", "03_gpt2_cache", executed=False),
     ]
     build_site(runs, tmp_path / "site")
-    record = json.loads((tmp_path / "site/site.json").read_text())
+    record = json.loads((tmp_path / "site/site.json").read_text(encoding="utf-8"))
     assert [page["figures"] for page in record["pages"]] == [2, 0, 0] and record["figures"] == 2
     assert not record["pages"][0]["flags"]
     assert "no figure" in record["pages"][1]["flags"][0] and "no executed notebook" in record["pages"][2]["flags"][0]
-    assert "no figure" in (tmp_path / "site/02_probe_validation.html").read_text()
+    assert "no figure" in (tmp_path / "site/02_probe_validation.html").read_text(encoding="utf-8")
 
 
 def test_what_was_withdrawn_is_marked_on_its_page_and_wherever_it_is_cited(tmp_path):
@@ -102,7 +102,7 @@ def test_everything_from_a_run_is_escaped(tmp_path):
     )  # fmt: skip
     index = build_site([run], tmp_path / "site", title=EVIL)
     for file in index.parent.glob("*.html"):
-        page, text = read(file), file.read_text()
+        page, text = read(file), file.read_text(encoding="utf-8")
         assert "<script>window" not in text.replace("&lt;script&gt;", "")
         assert all(s.get("src") or s.get("type") == "application/json" for s in page.find_all("script"))
         assert not [tag for tag in page.find_all(True) for name in tag.attrs if name.startswith("on")]
@@ -179,7 +179,7 @@ def test_variants_and_repeats_get_pages_of_their_own(tmp_path):
         write_run(tmp_path / "runs", "04_sae_compare", profile="gpt2--layer_9"),
     ]
     index = build_site(runs, tmp_path / "site")
-    pages = [page["page"] for page in json.loads((index.parent / "site.json").read_text())["pages"]]
+    pages = [page["page"] for page in json.loads((index.parent / "site.json").read_text(encoding="utf-8"))["pages"]]
     assert pages == ["04_sae_compare.html", "04_sae_compare--run2.html", "04_sae_compare--layer_9.html"]
     assert "new" in read(index.parent / pages[0]).select_one(".headline").get_text()
     assert all(read(index).find("a", href=page) for page in pages)
@@ -187,29 +187,31 @@ def test_variants_and_repeats_get_pages_of_their_own(tmp_path):
 
 def test_null_fields_are_no_obstacle(tmp_path):
     run = write_run(tmp_path / "runs", figs=[dot_figure()])
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({k: v if k == "notebook" else None for k, v in record.items()}))
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(
+        json.dumps({k: v if k == "notebook" else None for k, v in record.items()}), encoding="utf-8"
+    )
     page = read(build_site([run], tmp_path / "site").parent / "01_toy_superposition.html")
     assert "NOT RUN" in page.get_text() and "A title" in page.find("h1").get_text()
 
 
 def test_bad_input_is_refused_and_leaves_the_old_site_alone(tmp_path):
     index = build_site([write_run(tmp_path / "runs", figs=[dot_figure()])], tmp_path / "site")
-    before = index.read_text()
+    before = index.read_text(encoding="utf-8")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="no run folder"):
         build_site([tmp_path / "nothing"], tmp_path / "site")
     broken = write_run(tmp_path / "runs", "02_probe_validation")
-    (broken / "notebook.ipynb").write_text("{")
+    (broken / "notebook.ipynb").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="not a notebook"):
         build_site([broken], tmp_path / "site")
-    assert index.read_text() == before
+    assert index.read_text(encoding="utf-8") == before
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "temporary folders are left behind"
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/notes.txt").write_text("precious")
+    (tmp_path / "mine/notes.txt").write_text("precious", encoding="utf-8")
     with pytest.raises(ValueError, match="not a site made here"):
         build_site([], tmp_path / "mine")
-    assert (tmp_path / "mine/notes.txt").read_text() == "precious"
+    assert (tmp_path / "mine/notes.txt").read_text(encoding="utf-8") == "precious"
 
 
 def test_a_rebuilt_site_keeps_nothing_of_the_old(tmp_path):
@@ -236,7 +238,7 @@ def test_no_output_of_a_notebook_is_lost(tmp_path):
     for part in ("a column", "0.25", "plain value", "some", "printed line", "a lost key"):
         assert part in text
     assert page.select_one("article table") and len(page.select("figure.drawn")) == 1
-    record = json.loads((index.parent / "site.json").read_text())["pages"][0]
+    record = json.loads((index.parent / "site.json").read_text(encoding="utf-8"))["pages"][0]
     assert record["figures"] == 1 and any("KeyError" in flag for flag in record["flags"])
 
 

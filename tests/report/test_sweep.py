@@ -119,7 +119,7 @@ if __name__ == "__main__":
 
 
 def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path):
-    (tmp_path / "driver.py").write_text(DRIVER)
+    (tmp_path / "driver.py").write_text(DRIVER, encoding="utf-8")
     words = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path)]
     records = tmp_path / "records"
 
@@ -137,6 +137,6 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "whole" in done.stdout
     assert before.items() <= finished().items(), "finished cells were not computed again"
-    assert len(json.loads((records / "cell11.done").read_text())) == 1
-    called = (tmp_path / "log").read_text().split()
+    assert len(json.loads((records / "cell11.done").read_text(encoding="utf-8"))) == 1
+    called = (tmp_path / "log").read_text(encoding="utf-8").split()
     assert len(set(called)) == 12 and len(called) <= 12 + 2, "only what was in work is called twice"

@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "params").glob("*/sweeps/*.yaml"))
 
 def written(tmp_path, **entries):
     path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump(entries))
+    path.write_text(yaml.safe_dump(entries), encoding="utf-8")
     return read_sweep(path)
 
 

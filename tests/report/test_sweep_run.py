@@ -29,7 +29,7 @@ def outputs(tmp_path_factory):
 
 def written(folder, **entries):
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"parameters": SMALL, "axes": AXES} | entries))
+    path.write_text(yaml.safe_dump({"parameters": SMALL, "axes": AXES} | entries), encoding="utf-8")
     return path
 
 
@@ -48,7 +48,7 @@ def test_every_cell_is_in_the_table_once_with_the_values_that_were_swept(tmp_pat
     assert len(table.drop_duplicates(cells)) == 4 * 2 * 2 and not table.duplicated([*cells, "metric"]).any()
     assert set(table["k"]) == {2, 4} and table["subset_size"].isna().any() and set(table["steps"]) == {8}
     assert (table[table["metric"] == "l0"]["value"] <= table[table["metric"] == "l0"]["k"] + 1e-6).all()
-    record = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    record = json.loads((tmp_path / "out" / "sweep.json").read_text(encoding="utf-8"))
     # the subset size is nothing to the random arm: its SAEs are found again, not trained twice
     assert record["counts"] == {"cells": 16, "failed": 0, "units": 12} and record["status"] == "finished"
     assert not len(pd.read_parquet(tmp_path / "out" / "failures.parquet"))
@@ -160,16 +160,16 @@ def test_halving_trains_fewer_settings_for_longer_and_keeps_the_best_of_all_arms
 def test_what_cannot_be_meant_is_refused(more, told, tmp_path, capsys):
     path, out = written(tmp_path), tmp_path / "out"
     out.mkdir()
-    (out / "sweep.json").write_text(json.dumps({"file": read_sweep(path).file.model_dump()}))
+    (out / "sweep.json").write_text(json.dumps({"file": read_sweep(path).file.model_dump()}), encoding="utf-8")
     assert run(path, out, *more) == 2 and told in capsys.readouterr().err
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "thesis.txt").write_text("mine")
+    (out / "thesis.txt").write_text("mine", encoding="utf-8")
     assert run(written(tmp_path), out) == 2 and "holds no sweep" in capsys.readouterr().err
-    (out / "sweep.json").write_text(json.dumps({"file": {"other": 1}}))
+    (out / "sweep.json").write_text(json.dumps({"file": {"other": 1}}), encoding="utf-8")
     assert run(written(tmp_path), out, "--resume") == 2 and "another sweep" in capsys.readouterr().err
 
 

@@ -153,6 +153,6 @@ def test_the_published_sweep_is_no_better_than_coins():
 def test_a_folder_without_a_finished_sweep_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="no finished sweep"):
         sweeps.read_tables(tmp_path)
-    (tmp_path / "sweep.json").write_text(json.dumps({"status": "running"}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"status": "running"}), encoding="utf-8")
     with pytest.raises(ParameterError, match="no finished sweep"):
         sweeps.read_tables(tmp_path)

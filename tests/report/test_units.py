@@ -22,7 +22,7 @@ def made(scratch):
         scalars={"value": 1.5},
         tables={"history": pd.DataFrame({"step": [0, 1], "loss": [2.0, 1.0]})},
         arrays={"directions": torch.eye(3)},
-        save_extra=lambda folder: (folder / "extra.txt").write_text("kept"),
+        save_extra=lambda folder: (folder / "extra.txt").write_text("kept", encoding="utf-8"),
     )
 
 
@@ -31,7 +31,7 @@ def test_a_unit_comes_back_as_it_was_made():
     assert unit.scalars == {"value": 1.5}
     assert torch.equal(unit.arrays["directions"], torch.eye(3))
     assert list(unit.tables["history"]["loss"]) == [2.0, 1.0]
-    assert (unit.folder / "extra.txt").read_text() == "kept"
+    assert (unit.folder / "extra.txt").read_text(encoding="utf-8") == "kept"
 
 
 def test_a_finished_unit_is_not_computed_again():
@@ -47,7 +47,7 @@ def test_a_finished_unit_is_not_computed_again():
 
 def test_a_unit_that_died_leaves_its_scratch_and_no_result():
     def dies(scratch):
-        (scratch / "checkpoint").write_text("half")
+        (scratch / "checkpoint").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -55,7 +55,7 @@ def test_a_unit_that_died_leaves_its_scratch_and_no_result():
     assert not unit_folder("demo", {"seed": 0}, made).exists()
 
     def resumes(scratch):
-        assert (scratch / "checkpoint").read_text() == "half"
+        assert (scratch / "checkpoint").read_text(encoding="utf-8") == "half"
         return made(scratch)
 
     cached_unit("demo", {"seed": 0}, resumes)
@@ -66,7 +66,7 @@ def test_a_unit_that_died_leaves_its_scratch_and_no_result():
 
 def _counted(log):
     def compute(scratch):
-        with open(log, "a") as file:
+        with open(log, "a", encoding="utf-8") as file:
             file.write("computed\n")
         time.sleep(1)
         return made(scratch)
@@ -78,7 +78,7 @@ def test_two_processes_that_want_one_unit_compute_it_once(tmp_path):
     with joblib.parallel_config(backend="multiprocessing", n_jobs=3):
         found = joblib.Parallel()(joblib.delayed(_counted)(tmp_path / "log") for _ in range(3))
     assert found == [{"value": 1.5}] * 3
-    assert (tmp_path / "log").read_text() == "computed\n"
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "computed\n"
 
 
 def test_changed_code_is_another_unit_and_a_changed_docstring_is_not(tmp_path):
@@ -86,7 +86,7 @@ def test_changed_code_is_another_unit_and_a_changed_docstring_is_not(tmp_path):
     texts = ['def f():\n    """One."""\n    return 1\n', 'def f():\n    """Two."""\n    return 1  # why\n']
     codes = []
     for text in [*texts, "def f():\n    return 2\n"]:
-        source.write_text(text)
+        source.write_text(text, encoding="utf-8")
         codes.append(units._code(source))
     assert codes[0] == codes[1] != codes[2]
 
@@ -105,7 +105,7 @@ def small_package(tmp_path, monkeypatch):
     package = tmp_path / "rkcnn_lib"
     for name, text in files.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
-        (package / name).write_text(text)
+        (package / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(units, "PACKAGE", package)
     monkeypatch.setattr(units, "COMPUTING", ("sae", "report/studies"))
     yield package
@@ -130,7 +130,7 @@ def key_of(module):
 )
 def test_a_unit_depends_on_what_its_module_imports_and_on_no_other_code(edited, changed, small_package):
     before = key_of("report.studies.compute")
-    (small_package / edited).write_text("go = 2")
+    (small_package / edited).write_text("go = 2", encoding="utf-8")
     after = key_of("report.studies.compute")
     assert (before != after) == changed
 

@@ -110,7 +110,7 @@ def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path):
     with pytest.raises(Interrupted):
         train_sae(Stream(25), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
     (tmp_path / "step-00000027.safetensors").write_bytes(b"half")
-    (tmp_path / "checkpoint.json.part").write_text("{")
+    (tmp_path / "checkpoint.json.part").write_text("{", encoding="utf-8")
     whole = train_sae(Stream(), CONFIG, TRAIN, progress=False)
     assert_same(whole, train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False))
 
@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(t
         train_sae(Stream(poison_at=33), CONFIG, TRAIN, progress=False)
     with pytest.raises(FloatingPointError, match=r"nan at step 33; last good checkpoint: step 27 in"):
         train_sae(Stream(poison_at=33), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
-    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 27
+    assert json.loads((tmp_path / "checkpoint.json").read_text(encoding="utf-8"))["step"] == 27
 
 
 def test_data_that_ends_too_early_are_refused():

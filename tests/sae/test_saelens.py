@@ -32,7 +32,7 @@ def test_what_is_saved_comes_back(architecture, tmp_path):
     torch.testing.assert_close(back(X), sae(X), atol=1e-6, rtol=0)
     if architecture != "batchtopk":
         assert back.config == sae.config
-    fields = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    fields = json.loads((tmp_path / "sae" / "cfg.json").read_text(encoding="utf-8"))
     assert fields["architecture"] == {"relu": "standard", "topk": "topk"}.get(architecture, "jumprelu")
     assert fields["apply_b_dec_to_input"] is True and fields["normalize_activations"] == "none"
     assert fields["metadata"]["hook_name"] == "blocks.6.hook_mlp_out"
@@ -44,7 +44,7 @@ def test_batchtopk_becomes_a_jumprelu_with_one_threshold(tmp_path):
     back = load_saelens(tmp_path)
     assert back.config.architecture == "jumprelu"
     assert torch.equal(back.threshold, torch.full((30,), 0.4))
-    assert json.loads((tmp_path / "cfg.json").read_text())["metadata"]["k"] == 4
+    assert json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))["metadata"]["k"] == 4
 
 
 def test_bias_not_applied_to_the_input_is_folded_in(tmp_path):
@@ -56,8 +56,8 @@ def test_bias_not_applied_to_the_input_is_folded_in(tmp_path):
 
 
 def change_config(folder, **changes):
-    fields = json.loads((folder / "cfg.json").read_text())
-    (folder / "cfg.json").write_text(json.dumps(fields | changes))
+    fields = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+    (folder / "cfg.json").write_text(json.dumps(fields | changes), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,6 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ValueError, match="missing or damaged"):
         load_saelens(tmp_path)
-    (tmp_path / "cfg.json").write_text("{")
+    (tmp_path / "cfg.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="not valid JSON"):
         load_saelens(tmp_path)

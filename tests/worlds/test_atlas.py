@@ -307,7 +307,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, halted))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert json.loads((whole / "config.json").read_text())["tie_word_embeddings"]
+    assert json.loads((whole / "config.json").read_text(encoding="utf-8"))["tie_word_embeddings"]
     assert not list(whole.glob("checkpoint*"))
 
 

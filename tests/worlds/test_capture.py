@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -220,8 +222,8 @@ def test_a_manifest_of_another_capture_is_refused(home, options):
     shutil.copy(one / "manifest.json", two / "manifest.json")
     with pytest.raises(CacheError):
         open_or_capture(home[1], 1, "mlp_out", N, **options).verify()
-    manifest = json.loads((one / "manifest.json").read_text()) | {"inputs": {}}
-    (one / "manifest.json").write_text(json.dumps(manifest))
+    manifest = json.loads((one / "manifest.json").read_text(encoding="utf-8")) | {"inputs": {}}
+    (one / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(CacheError, match="belongs to another capture"):
         open_or_capture(home[1], 0, "mlp_out", N, **options)
 
@@ -270,14 +272,18 @@ def test_two_captures_at_once_give_one_whole_cache(home, options):
 
 
 def test_a_lock_held_too_long_is_an_error_that_names_the_process(home, options, monkeypatch):
-    monkeypatch.setattr(shards_module, "LOCK_SECONDS", -1)
+    monkeypatch.setattr(shards_module, "LOCK_SECONDS", 0.1)
     facts = model_facts(home[1])
     target = shards_module.Target(options["root"], facts, 0, "mlp_out", {"dtype": "float16"})
     options["root"].mkdir(exist_ok=True)
-    lock = shards_module.locked([target.folder])
-    again = shards_module.locked([target.folder])
-    with lock, pytest.raises(CacheError, match=r"process \d+ is capturing"), again:
-        pass
+
+    def again():
+        with shards_module.locked([target.folder]):
+            pass
+
+    with ThreadPoolExecutor() as other, shards_module.locked([target.folder]):
+        refused = other.submit(again).exception()
+    assert isinstance(refused, CacheError) and re.search(r"process \d+ is capturing", str(refused))
 
 
 def test_a_full_disk_is_an_error_before_the_run(home, options, monkeypatch):
@@ -322,7 +328,7 @@ def test_bytes_stand_in_for_a_missing_tokenizer(options, tmp_path):
         store = open_or_capture(folder, 1, "mlp_out", N, **options | {"lm": None, "device": "cpu"})
     assert "UTF-8 bytes" in store.manifest["notes"][0] and store.manifest["bos_token_id"] is None
     text = bytes(store.contexts("heldout")[0].tolist()).decode()
-    assert text in Path(options["text"]).read_text().replace("\n\n", "")
+    assert text in Path(options["text"]).read_text(encoding="utf-8").replace("\n\n", "")
 
 
 def test_atlas_reads_whole_documents_of_its_own_and_loses_little_more_than_their_entropy(tmp_path):

@@ -31,6 +31,6 @@ def test_ten_kills_at_random_moments_change_no_byte_of_a_cache(tmp_path):
     names = {path.name for path in expected.iterdir()}
     assert names == {path.name for path in found.iterdir()} and sum("acts" in name for name in names) > 20
     assert all((found / name).read_bytes() == (expected / name).read_bytes() for name in names - {"manifest.json"})
-    manifests = [json.loads((cache / "manifest.json").read_text()) for cache in (found, expected)]
+    manifests = [json.loads((cache / "manifest.json").read_text(encoding="utf-8")) for cache in (found, expected)]
     assert manifests[0]["shards"] == manifests[1]["shards"]
     assert not list(killed.glob("*.partial"))

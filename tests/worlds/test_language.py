@@ -85,7 +85,7 @@ def test_a_snapshot_in_the_hub_cache_needs_no_network(folder, tmp_path, monkeypa
     home = tmp_path / "models--owner--tiny"
     shutil.copytree(folder, home / "snapshots" / commit)
     (home / "refs").mkdir()
-    (home / "refs" / "main").write_text(commit)
+    (home / "refs" / "main").write_text(commit, encoding="utf-8")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
     facts = model_facts("owner/tiny")
@@ -144,7 +144,7 @@ def test_an_incomplete_folder_is_refused(folder, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"no model\.safetensors.*[Pp]ickled"):
         load_model(str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}), encoding="utf-8")
     assert model_facts(str(tmp_path)).d_model == 8  # what the JSON leaves out comes from transformers' defaults
 
 

@@ -157,7 +157,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(small, tmp_path):
     train(tmp_path, SMALL, progress=False)
     whole, resumed = (load_file(folder / "model.safetensors") for folder in (small, tmp_path))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert json.loads((small / "history.json").read_text()) == json.loads((tmp_path / "history.json").read_text())
+    assert json.loads((small / "history.json").read_text(encoding="utf-8")) == json.loads(
+        (tmp_path / "history.json").read_text(encoding="utf-8")
+    )
     assert {path.name for path in small.glob("checkpoint-*")} == {
         "checkpoint-000015", "checkpoint-000030", "checkpoint-000040",
     }  # fmt: skip

@@ -40,7 +40,7 @@ def folder(tmp_path):
         "format": "rkcnn-activations", "version": 1, "key": "k", "width": 4, "context_size": size, "shards": shards,
         "held_out_share": 0.1, "tokens": file_record(tmp_path / "tokens.safetensors"),
     }  # fmt: skip
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return tmp_path
 
 
@@ -92,7 +92,7 @@ def test_damage_is_found_and_named(folder, damage, file):
     ],
 )
 def test_a_foreign_manifest_is_refused(folder, text):
-    (folder / "manifest.json").write_text(text)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(CacheError, match=r"manifest\.json"):
         ActivationStore(folder)
 

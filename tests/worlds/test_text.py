@@ -20,14 +20,16 @@ def read(text, model="some/model"):
 
 def test_a_wikitext_is_cut_at_its_titles_only(tmp_path):
     path = tmp_path / "wiki.txt"
-    path.write_text(" \n = First = \n \n a = b \n = = Section = = \n text \n = Second <unk> = \n more \n")
+    path.write_text(
+        " \n = First = \n \n a = b \n = = Section = = \n text \n = Second <unk> = \n more \n", encoding="utf-8"
+    )
     first, second = read(path)
     assert first.strip().startswith("= First =") and "Section" in first and second.startswith(" = Second")
 
 
 def test_plain_text_is_cut_at_blank_lines(tmp_path):
     path = tmp_path / "plain.txt"
-    path.write_text("\n\none\ntwo\n \n\nthree")
+    path.write_text("\n\none\ntwo\n \n\nthree", encoding="utf-8")
     assert read(path) == ["one\ntwo\n", "three"]
 
 
@@ -35,10 +37,10 @@ def test_jsonl_and_parquet_give_their_text_field(tmp_path):
     import pandas as pd
 
     lines = tmp_path / "a.jsonl"
-    lines.write_text("\n".join(json.dumps({"text": text, "n": 1}) for text in ("a", " ", "b\nc")))
+    lines.write_text("\n".join(json.dumps({"text": text, "n": 1}) for text in ("a", " ", "b\nc")), encoding="utf-8")
     pd.DataFrame({"n": [1, 2, 3], "text": ["a", None, "b\nc"]}).to_parquet(tmp_path / "a.parquet")
     assert read(lines) == read(tmp_path / "a.parquet") == ["a", "b\nc"]
-    lines.write_text('{"text": "a"}\n{"body": "b"}\n')
+    lines.write_text('{"text": "a"}\n{"body": "b"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2"):
         read(lines)
     pd.DataFrame({"body": ["a"]}).to_parquet(tmp_path / "b.parquet")
@@ -48,7 +50,7 @@ def test_jsonl_and_parquet_give_their_text_field(tmp_path):
 
 def test_a_file_is_known_by_its_content(tmp_path):
     for name, content in (("a.txt", "one"), ("b.txt", "one"), ("c.txt", "two")):
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     a, b, c = (text_sources(str(tmp_path / name), "m")[0].identity for name in ("a.txt", "b.txt", "c.txt"))
     assert a == b != c
 

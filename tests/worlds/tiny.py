@@ -35,5 +35,5 @@ def small_text(path: Path, n_documents: int = 200, seed: int = 0) -> str:
     """Write paragraphs of 5 to 60 words, parted by blank lines, and return the file's name."""
     rng = random.Random(seed)
     documents = [" ".join(rng.choices(WORDS, k=rng.randint(5, 60))) for _ in range(n_documents)]
-    path.write_text("\n\n".join(documents))
+    path.write_text("\n\n".join(documents), encoding="utf-8")
     return str(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rkcnn_lib.files import read_json
 from rkcnn_lib.measure.statistics import paired_interval, sign_flip_p
 from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.schemas import Multilayer
@@ -47,7 +47,7 @@ def read_tables(folder: str | Path) -> SweepTables:
         raise ParameterError(
             f"sweep = {str(folder)!r}: no finished sweep there; `rkcnn sweep FILE --out FOLDER` writes one"
         )
-    record = json.loads(about.read_text())
+    record = read_json(about)
     return SweepTables(
         pd.read_parquet(table), record["swept"], len(record["settings"]), record["counts"]["failed"],
         record["file"]["search"],
@@ -129,7 +129,7 @@ def published_sweep() -> pd.DataFrame:
     Its headline was the best setting's share of dead latents saved. Under the null a coin decides which of a
     setting's two counts is the mined one.
     """
-    table = pd.read_csv(PUBLISHED, comment="#")
+    table = pd.read_csv(PUBLISHED, comment="#", encoding="utf-8")
     saved = 1 - table["dead_mined"] / table["dead_random"]
     swapped = 1 - table["dead_random"] / table["dead_mined"]
     coins = np.random.default_rng(0).random((10_000, len(table))) < 0.5

@@ -1,0 +1,218 @@
+"""Files: where outputs go, files and folders that are there whole or not at all, locks, and names that become paths.
+
+What is written here survives a power cut: it is written beside its place under a name of its own, synced, renamed,
+and the rename is synced. So a reader meets the old file or the new one, and two writers never share a half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_BEHIND = 3600  # seconds after which another process's unfinished file is taken to be a dead one's
+NAME_BYTES = 200  # file systems take 255; endings such as .part-0123456789ab come on top
+NAME = re.compile(r"[\w+=@-][\w+=@ .-]*")
+
+
+class DamagedFile(ValueError):
+    """A file of ours that cannot be read: empty, cut off, or not what its name says."""
+
+
+def outputs_root() -> Path:
+    """Return where outputs go: ``$RKCNN_OUTPUTS``, else ``outputs/`` of the checkout, else of the working directory."""
+    named = os.environ.get("RKCNN_OUTPUTS")
+    if named:
+        return Path(named).expanduser().resolve()
+    return ((ROOT if (ROOT / "notebooks").is_dir() else Path.cwd()) / "outputs").resolve()
+
+
+def digest(value: Any) -> str:
+    """Return a 16-digit hash of anything JSON can hold; key order does not matter."""
+    text = json.dumps(value, sort_keys=True, default=plain)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Let numpy's and torch's numbers into JSON as the numbers they are, and anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def plain_name(name: Any, what: str) -> str:
+    """Return a name that is to become a file's or a folder's.
+
+    Raises
+    ------
+    ValueError
+        Unless it is one part of a path: letters, digits, ``_ - + = @``, inner spaces and dots, at most
+        :data:`NAME_BYTES` bytes, and no dot at its beginning.
+    """
+    text = str(name)
+    if not NAME.fullmatch(text) or text != text.strip() or len(text.encode()) > NAME_BYTES:
+        shown = text if len(text) <= 60 else f"{text[:60]}..."
+        raise ValueError(
+            f"{what} = {shown!r} becomes the name of a folder: use letters, digits, '_', '-', '+', '=', '@', and dots "
+            f"or spaces within, {NAME_BYTES} bytes at most"
+        )
+    return text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    DamagedFile
+        If the file is empty, cut off or holds something else; the message names it.
+    OSError
+        If it is not there or may not be read.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = "is empty" if not path.stat().st_size else f"is damaged, not valid JSON ({str(error)[:100]})"
+        raise DamagedFile(f"{path} {what}") from None
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path} is damaged: it holds a {type(value).__name__}, not an object")
+    return value
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write a JSON file whole; numpy and torch scalars become numbers, what JSON cannot hold its text."""
+    write_text(path, json.dumps(value, indent=indent, default=plain))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, in UTF-8, whole."""
+    write_whole(path, lambda new: new.write_text(text, encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` make a file under another name, sync it and give it its own; its folder is made if it is missing.
+
+    However many processes write the same file at once, one of them wins whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _forget_the_dead(path)
+    new = _unfinished(path)
+    try:
+        write(new)
+        _sync(new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; when the block ends it is synced and gets its name, which must not be taken."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _forget_the_dead(folder)
+    new = _unfinished(folder)
+    new.mkdir()
+    try:
+        yield new
+        give_name(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def give_name(new: Path, name: Path) -> None:
+    """Sync a file, or a folder with all that is in it, and rename it."""
+    for path in (new, *new.rglob("*")):
+        _sync(path)
+    new.rename(name)
+    _sync(name.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder: it loses its name first, so that half a folder never stands under it."""
+    gone = _unfinished(folder)
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
+@contextlib.contextmanager
+def alone_at(path: Path, doing: str, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of a file or folder: one process at a time works at it.
+
+    The operating system frees the lock when its holder dies, and the lock's file goes with the last holder.
+
+    Parameters
+    ----------
+    path : Path
+        What is worked at; it need not be there yet.
+    doing : str
+        What the holder does, such as "is capturing gpt2": printed once, with its number, if another process holds the
+        lock.
+    timeout : float
+        Seconds to wait for it; -1 for as long as it takes.
+
+    Raises
+    ------
+    TimeoutError
+        If the lock is not free by then; the message names the holder.
+    """
+    from filelock import FileLock, Timeout
+
+    lock_file = path.with_name(f".{path.name}.lock")
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = f"process {_text_of(lock_file) or '?'} {doing}"
+        try:
+            if timeout:
+                print(f"{holder}: waiting for it", flush=True)
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            raise TimeoutError(holder) from None
+    try:
+        lock_file.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        lock_file.unlink(missing_ok=True)  # while it is held: who waits for it sees that its name is gone
+        lock.release()
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:  # gone with the holder
+        return ""
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part-{uuid.uuid4().hex[:12]}")
+
+
+def _forget_the_dead(path: Path) -> None:
+    """Remove what killed writers of this file or folder left."""
+    for old in path.parent.glob(f".{_escaped(path.name)}.part-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > LEFT_BEHIND:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's contents, or a folder's entries, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
