@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+_BESIDE = Path(__file__).resolve().parents[1]
+# the checkout that this package lies in; an installed package works in the directory it is called from
+ROOT = _BESIDE if (_BESIDE / "notebooks" / "01_toy_superposition.py").is_file() else Path.cwd()
 LEFT_BEHIND = 3600  # seconds after which another process's unfinished file is taken to be a dead one's
 NAME_BYTES = 200  # file systems take 255; endings such as .part-0123456789ab come on top
 NAME = re.compile(r"[\w+=@-][\w+=@ .-]*")
@@ -29,11 +31,8 @@ class DamagedFile(ValueError):
 
 
 def outputs_root() -> Path:
-    """Return where outputs go: ``$RKCNN_OUTPUTS``, else ``outputs/`` of the checkout, else of the working directory."""
-    named = os.environ.get("RKCNN_OUTPUTS")
-    if named:
-        return Path(named).expanduser().resolve()
-    return ((ROOT if (ROOT / "notebooks").is_dir() else Path.cwd()) / "outputs").resolve()
+    """Return where outputs go: ``$RKCNN_OUTPUTS``, or ``outputs/`` in the checkout (without one: in this directory)."""
+    return Path(os.environ.get("RKCNN_OUTPUTS") or ROOT / "outputs").expanduser().resolve()
 
 
 def digest(value: Any) -> str:

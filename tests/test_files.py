@@ -4,7 +4,10 @@ import ast
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -172,9 +175,13 @@ def test_outputs_go_where_the_variable_says_home_included(monkeypatch, tmp_path)
 def test_outputs_of_an_installed_package_go_to_the_working_directory(monkeypatch, tmp_path):
     monkeypatch.delenv("RKCNN_OUTPUTS", raising=False)
     assert files.outputs_root() == ROOT / "outputs"
-    monkeypatch.setattr(files, "ROOT", tmp_path / "site-packages")
-    monkeypatch.chdir(tmp_path)
-    assert files.outputs_root() == tmp_path / "outputs"
+    shutil.copytree(ROOT / "rkcnn_lib", tmp_path / "site-packages" / "rkcnn_lib", ignore=lambda *_: ["assets"])
+    code = "from rkcnn_lib.files import outputs_root; print(outputs_root())"
+    environment = {"PYTHONPATH": str(tmp_path / "site-packages")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "outputs"), done.stderr
 
 
 def test_every_read_and_write_of_text_names_its_encoding():

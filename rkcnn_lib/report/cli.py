@@ -3,34 +3,88 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
-from rkcnn_lib.report.params import NOTEBOOKS, ROOT, ParameterError, check_notebook, read_parameter_file, resolve
+from rkcnn_lib.report.params import (
+    NOTEBOOK_FOLDER,
+    NOTEBOOKS,
+    ROOT,
+    ParameterError,
+    check_notebook,
+    read_parameter_file,
+    resolve,
+)
 
+NEED_NOTEBOOKS = ("report", "run", "sweep", "site")
 # What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
 KEPT_BY_DRY_RUN = ("model", "revision", "layer", "layers", "hook", "text", "relation")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return 0 if all went well, 1 if a run or gate failed, 2 for refused input."""
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0 if all went well, 1 if a run or a gate failed or a file could not be read or written, 2 for refused input, 130
+        after Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
+    before = signal.signal(signal.SIGINT, _stop_all)
     try:
+        _print_in_any_locale()
+        if options.verb in NEED_NOTEBOOKS and not NOTEBOOK_FOLDER.is_dir():
+            raise ParameterError(
+                f"`rkcnn {options.verb}` needs the notebooks, which an installed package does not hold: call it in a "
+                "checkout of the project (its top folder, where notebooks/ and params/ are)"
+            )
         return options.call(options)
-    except (ValueError, FileNotFoundError) as error:  # refused parameters and everything they name
+    except KeyboardInterrupt:
+        print("rkcnn: stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ValueError as error:  # refused parameters and everything they name
         print(f"rkcnn: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written to, a file where a folder should be
+        print(f"rkcnn: {error}", file=sys.stderr)
+        return 2 if isinstance(error, FileNotFoundError) else 1
     except RuntimeError as error:  # ModelUnavailable, GateFailed, a GPU that cannot be used: say it, no traceback
         print(f"rkcnn: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop_all(*_: Any) -> None:
+    """On Ctrl-C end kernels and workers at once, before each of them prints where it was: what is finished is kept."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    raise KeyboardInterrupt
+
+
+def _print_in_any_locale() -> None:
+    """Let a terminal that cannot show a character show its number instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rkcnn", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, dest="verb", metavar="VERB")
 
     report = verbs.add_parser("report", help="run all notebooks of a profile in order, then build the pages")
     report.add_argument("profile", type=Path, help="a folder of parameter files, such as params/quick")
@@ -132,7 +186,8 @@ def _report(options: argparse.Namespace) -> int:
             return 1
         if _gate(notebook, plans[notebook]) == "FAIL" and not options.force:
             _pages(next(iter(plans.values())).profile, options.out)
-            print(f"rkcnn: the gate of {notebook} FAILED; --force goes on all the same", file=sys.stderr)
+            small = " (as gates may at smoke sizes)" * (plans[notebook].profile == "smoke")
+            print(f"rkcnn: the gate of {notebook} FAILED{small}; --force goes on all the same", file=sys.stderr)
             return 1
     _pages(next(iter(plans.values())).profile, options.out)
     return 0

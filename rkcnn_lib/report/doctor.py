@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
-from rkcnn_lib.files import outputs_root
+from rkcnn_lib.files import outputs_root, write_text
 from rkcnn_lib.report.params import ROOT
 from rkcnn_lib.report.runs import PACKAGES
+
+
+class Note(Exception):
+    """What a user should know, although nothing fails by it."""
 
 
 def examine() -> int:
@@ -19,6 +26,8 @@ def examine() -> int:
         ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         ("packages", lambda: ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)),
         ("lock", _lock),
+        ("locale", _locale),
+        ("kernel", _kernel),
         ("device", _device),
         ("memory, disk", _room),
         ("embedded model", _atlas),
@@ -27,6 +36,8 @@ def examine() -> int:
     for name, look in parts:
         try:
             print(f"ok    {name}: {look()}")
+        except Note as note:
+            print(f"note  {name}: {note}")
         except Exception as error:  # a doctor reports every failure and goes on to the next organ
             failures += 1
             print(f"FAIL  {name}: {type(error).__name__}: {error}")
@@ -35,11 +46,10 @@ def examine() -> int:
 
 
 def _lock() -> str:
-    pins = [
-        line.split("==")
-        for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-        if "==" in line
-    ]
+    if not (ROOT / "requirements.lock").is_file():
+        raise Note("none: installed without a checkout, so `rkcnn run`, `report` and `sweep` have no notebooks here")
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if "==" in line]
     differ = []
     for name, version in pins:
         try:
@@ -49,8 +59,31 @@ def _lock() -> str:
         if found != version.strip():
             differ.append(f"{name} {found} (locked {version.strip()})")
     if differ:
-        return "versions other than requirements.lock's: " + ", ".join(differ)
+        raise Note("versions other than requirements.lock's: " + ", ".join(differ))
     return f"all {len(pins)} packages as in requirements.lock"
+
+
+def _locale() -> str:
+    named, printed = locale.getpreferredencoding(False), sys.stdout.encoding
+    if "utf-8" in (named.lower(), str(printed).lower()):
+        return f"{printed}"
+    raise Note(f"{named}: files are read and written as UTF-8 all the same, other letters are printed as numbers")
+
+
+def _kernel() -> str:
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        found = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        found = sys.executable
+    names = {"python", "python3", f"python3.{sys.version_info.minor}"}  # Jupyter takes its own interpreter for these
+    if found in names or Path(found).absolute() == Path(sys.executable).absolute():
+        return "python3 is this interpreter"
+    raise Note(
+        f"python3 is {found}, not this interpreter. `rkcnn` runs notebooks with its own; in JupyterLab, and for plain "
+        f"papermill, make it this one: {sys.executable} -m ipykernel install --sys-prefix"
+    )
 
 
 def _device() -> str:
@@ -67,7 +100,8 @@ def _device() -> str:
 def _room() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     root = outputs_root()
-    root.mkdir(parents=True, exist_ok=True)
+    write_text(root / ".doctor", "may be written\n")  # raises, with the path, where it may not
+    (root / ".doctor").unlink()
     return f"{memory:.0f} GiB of memory, {shutil.disk_usage(root).free / 2**30:.0f} GiB free under {root}"
 
 

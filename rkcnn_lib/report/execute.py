@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jupytext
@@ -40,10 +46,11 @@ def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_time
     print(f"{notebook}: running as {folder.name} (profile {values.profile})", flush=True)
     began = time.monotonic()
     try:
-        papermill.execute_notebook(
-            source, running, parameters=values.model_dump(), kernel_name="python3", progress_bar=True,
-            execution_timeout=cell_timeout, stdout_file=sys.stdout, stderr_file=sys.stderr,
-        )  # fmt: skip
+        with own_kernel() as kernel:
+            papermill.execute_notebook(
+                source, running, parameters=values.model_dump(), kernel_name=kernel, progress_bar=True,
+                execution_timeout=cell_timeout, stdout_file=sys.stdout, stderr_file=sys.stderr,
+            )  # fmt: skip
     except PapermillExecutionError as error:
         print(f"{notebook}: {error.ename}: {error.evalue}\n(see {running})", file=sys.stderr)
         return 1
@@ -52,3 +59,23 @@ def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_time
     give_name(running, folder / "notebook.ipynb")
     print(f"{notebook}: done in {time.monotonic() - began:.0f} s", flush=True)
     return 0
+
+
+@contextlib.contextmanager
+def own_kernel() -> Iterator[str]:
+    """Yield the name of a kernel that is this interpreter, whatever kernels of that name others have installed."""
+    with tempfile.TemporaryDirectory(prefix="rkcnn-kernel-") as folder:
+        about = Path(folder) / "kernels" / "python3" / "kernel.json"
+        about.parent.mkdir(parents=True)
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        about.write_text(
+            json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}), encoding="utf-8"
+        )
+        before = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = folder if before is None else f"{folder}{os.pathsep}{before}"
+        try:
+            yield "python3"
+        finally:
+            os.environ.pop("JUPYTER_PATH")
+            if before is not None:
+                os.environ["JUPYTER_PATH"] = before

@@ -42,6 +42,11 @@ def latest_run(notebook: str, profile: str) -> Path | None:
     return found[0] if found else None
 
 
+def next_number(notebook: str) -> int:
+    """Return a number above those of all runs of this notebook: it tells the last although a clock went back."""
+    return 1 + max((record.get("number") or 0 for _, record in _kept(notebook)), default=0)
+
+
 def earlier_gates(notebook: str, profile: str, model: str | None = None) -> dict[str, str]:
     """Return PASS, FAIL or NOT RUN for each notebook before this one, under the same profile and model.
 
@@ -85,7 +90,7 @@ def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | 
         and record.get("status") == "finished"
         and (model is None or (record.get("parameters") or {}).get("model", model) == model)
     ]
-    return max(found, key=lambda run: str(run[1].get("finished")), default=None)
+    return max(found, key=lambda run: (run[1].get("number") or 0, str(run[1].get("finished"))), default=None)
 
 
 def _latest_gate(runs: Iterable[Recorded], notebook: str, profile: str, model: str | None) -> str:

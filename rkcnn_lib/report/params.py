@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from rkcnn_lib.files import ROOT
 from rkcnn_lib.report.schemas import (
     Cache,
     CausalChecks,
@@ -24,7 +25,6 @@ from rkcnn_lib.report.schemas import (
     ToySuperposition,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK_FOLDER = ROOT / "notebooks"
 Model = TypeVar("Model", bound=BaseModel)
 

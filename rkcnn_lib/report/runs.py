@@ -22,7 +22,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
-from rkcnn_lib.report.gates import all_passed, earlier_gates, read_run
+from rkcnn_lib.report.gates import all_passed, earlier_gates, next_number, read_run
 from rkcnn_lib.report.params import (
     NOTEBOOK_FOLDER,
     NOTEBOOKS,
@@ -230,7 +230,7 @@ class Run:
 
     def finish(self, headline: str) -> None:
         """Close the run with one sentence that answers the notebook's question."""
-        self.note(headline=headline, status="finished", finished=_now(),
+        self.note(headline=headline, status="finished", finished=_now(), number=next_number(self.notebook),
                   wall_seconds=round(time.monotonic() - self._began, 1))  # fmt: skip
         display(HTML(f"<p><b>{html.escape(headline)}</b></p>"))
 

@@ -26,6 +26,7 @@ from rkcnn_lib.files import DamagedFile, read_json, write_json
 
 ALONE_AFTER = 3  # losses of a cell's worker after which the cell is run alone, so that blame falls on the guilty
 GIVEN_UP_AFTER = 5  # losses after which the cell itself is taken to kill its worker
+IDLE_SECONDS = 20  # after which a worker without work ends: a killed run leaves them without a word
 IDLE_LOSSES = 5  # pools that may break with no cell at work before the machine is taken to be unusable
 
 
@@ -55,7 +56,9 @@ def local_pool(n_jobs: int) -> contextlib.AbstractContextManager[Any]:
     """Let joblib run on ``n_jobs`` processes of this machine, which share its cores."""
     # said outright, because OMP_NUM_THREADS would otherwise hold for each worker: two workers of two threads on
     # two cores wait for each other many times longer than they compute
-    return joblib.parallel_config(backend="loky", inner_max_num_threads=_threads(n_jobs))
+    return joblib.parallel_config(
+        backend="loky", inner_max_num_threads=_threads(n_jobs), idle_worker_timeout=IDLE_SECONDS
+    )
 
 
 def _threads(n_jobs: int) -> int:

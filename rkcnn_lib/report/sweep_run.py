@@ -17,12 +17,13 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rkcnn_lib.files import digest, outputs_root, read_json, write_json
+from rkcnn_lib.files import DamagedFile, digest, outputs_root, read_json, write_json
 from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.runs import INVENTED_MODELS, input_identity
 from rkcnn_lib.report.schemas import Multilayer
@@ -31,7 +32,7 @@ from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.report.sweep import Records, Workers, process_count, run_recorded
 from rkcnn_lib.report.sweep_file import Setting, Sweep, read_sweep
 from rkcnn_lib.report.sweep_result import Cell, Ended, finish
-from rkcnn_lib.report.units import COMPUTING, fingerprint, unit_scalars
+from rkcnn_lib.report.units import COMPUTING, DamagedUnit, fingerprint, unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 from rkcnn_lib.worlds.devices import pick_device
 
@@ -125,9 +126,17 @@ def _check_folder(out: Path, planned: Sweep, resume: bool, part: tuple[int, int]
     if not file.is_file():
         if out.exists() and any(not path.name.startswith(".sweep.json.part-") for path in out.iterdir()):
             raise ParameterError(f"{out} is not empty and holds no sweep: give another --out")
-    elif read_json(file).get("file") != json.loads(json.dumps(planned.file.model_dump())):
+        return
+    try:
+        held = read_json(file).get("file")
+    except DamagedFile as error:
+        if not resume:
+            raise ParameterError(f"{error}: add --resume to write it anew, or give another --out") from None
+        print(f"rkcnn: {error}: written anew", file=sys.stderr)
+        return
+    if held != json.loads(json.dumps(planned.file.model_dump())):
         raise ParameterError(f"{out} holds another sweep: give another --out")
-    elif not resume and part == (1, 1):
+    if not resume and part == (1, 1):
         raise ParameterError(f"{out} holds this sweep: add --resume to go on, or give another --out")
 
 
@@ -206,10 +215,13 @@ def _run(cells: list[Cell], stores: dict[Any, Any], device: str, records: Record
 
 
 def _forget_if_gone(key: str, records: Records) -> None:
-    """Let a cell run again whose record is there but whose unit was deleted."""
+    """Let a cell run again whose record is there but whose unit was deleted or is damaged."""
     record = records.read(key)
-    if record and "value" in record and not (outputs_root() / record["value"]["unit"] / "unit.json").is_file():
-        records.forget(key)
+    if record and "value" in record:
+        try:
+            unit_scalars(outputs_root() / record["value"]["unit"])
+        except DamagedUnit:
+            records.forget(key)
 
 
 def _ended(cell: Cell, mined: dict[str, Any] | None, trained: dict[str, Any] | None, lost: str | None) -> Ended:

@@ -1,8 +1,19 @@
 """The command line refuses in words, plans before it starts, and names what it knows."""
 
-import pytest
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
-from rkcnn_lib.report import cli, plan
+import psutil
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+
+from rkcnn_lib.files import ROOT
+from rkcnn_lib.report import cli, doctor, plan
+from rkcnn_lib.report.execute import own_kernel
 from rkcnn_lib.report.params import ParameterError, resolve
 from rkcnn_lib.worlds import ModelFacts
 
@@ -91,3 +102,95 @@ def test_the_default_comparison_fits_an_hour_on_a_card_of_24_gigabytes(monkeypat
 def test_the_doctor_finds_the_embedded_model(capsys):
     cli.main(["doctor"])
     assert "knows where the Eiffel Tower is" in capsys.readouterr().out
+
+
+def rkcnn(*words, outputs, python=(sys.executable,), **more):
+    environment = os.environ | {"RKCNN_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1"} | more
+    command = [*python, "-m", "rkcnn_lib.report.cli", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_ctrl_c_ends_kernel_and_workers_in_one_line(tmp_path):
+    words = ["run", "01_toy_superposition", "-f", "params/smoke/01_toy_superposition.yaml"]
+    environment = os.environ | {"RKCNN_OUTPUTS": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "rkcnn_lib.report.cli", *words], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as command:  # fmt: skip
+        us = psutil.Process(command.pid)
+        while not list((tmp_path / "units").rglob("unit.json")):  # the kernel is at work
+            time.sleep(0.2)
+        started = us.children(recursive=True)
+        os.killpg(command.pid, signal.SIGINT)
+        told = command.communicate(timeout=60)[0]
+    assert command.returncode == 130 and "Traceback" not in told
+    assert told.strip().splitlines()[-1] == "rkcnn: stopped; the same command goes on where it was"
+    assert started and not psutil.wait_procs(started, timeout=10)[1]
+
+
+def test_a_file_where_a_folder_should_be_is_one_line_with_its_path(tmp_path):
+    (tmp_path / "file").touch()
+    done = rkcnn("run", "03_gpt2_cache", "-f", "params/smoke/03_gpt2_cache.yaml", outputs=tmp_path / "file")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and str(tmp_path / "file") in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(outputs, monkeypatch):
+    for n in range(3):
+        (outputs / "cache" / f"cache{n}").mkdir(parents=True)
+    with open(os.devnull, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(cli, "_cache", lambda options: (_ for _ in ()).throw(BrokenPipeError))
+        assert cli.main(["cache", "ls"]) == 0
+
+
+def test_the_same_run_is_found_under_every_locale(tmp_path):
+    code = (
+        "from pathlib import Path\n"
+        "from rkcnn_lib.report.params import NOTEBOOKS, resolve, read_parameter_file as read\n"
+        "from rkcnn_lib.report.runs import run_key\n"
+        "print([run_key(n, resolve(n, read(Path('params/smoke') / (n + '.yaml')))) for n in NOTEBOOKS])"
+    )
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    keys = [
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | more, capture_output=True, text=True)
+        for more in ({"PYTHONUTF8": "1"}, ascii_alone)
+    ]
+    assert keys[0].stdout and keys[0].stdout == keys[1].stdout, keys[1].stderr
+
+
+def test_a_terminal_that_cannot_show_a_character_ends_nothing(tmp_path):
+    (tmp_path / "cache" / "größer").mkdir(parents=True)
+    more = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = rkcnn("cache", "ls", outputs=tmp_path, **more)
+    assert done.returncode == 0 and done.stdout.startswith("gr\\udcc3\\udcb6")
+
+
+def test_an_installed_package_says_that_notebooks_need_a_checkout(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "NOTEBOOK_FOLDER", tmp_path / "notebooks")
+    for words in (["run", "04_sae_compare"], ["report", "params/quick"], ["site"], ["sweep", "f", "--out", "o"]):
+        assert cli.main(words) == 2 and "in a checkout of the project" in capsys.readouterr().err
+    assert cli.main(["cache", "ls"]) == 0
+
+
+def test_runs_use_their_own_interpreter_whatever_kernel_is_called_python3(monkeypatch, tmp_path):
+    about = tmp_path / "kernels" / "python3" / "kernel.json"
+    about.parent.mkdir(parents=True)
+    about.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"}), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert KernelSpecManager().get_kernel_spec("python3").argv == ["/bin/false"]
+    with own_kernel() as name:
+        assert KernelSpecManager().get_kernel_spec(name).argv[0] == sys.executable
+    assert os.environ["JUPYTER_PATH"] == str(tmp_path)
+    with pytest.raises(doctor.Note, match="/bin/false, not this interpreter"):
+        doctor._kernel()
+
+
+def test_the_doctor_names_outputs_that_cannot_be_written_and_a_locale_without_all_letters(tmp_path):
+    (tmp_path / "file").touch()
+    more = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = rkcnn("doctor", outputs=tmp_path / "file", **more)
+    assert done.returncode == 1
+    assert "note  locale: ANSI_X3.4-1968" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert "memory, disk" in line and str(tmp_path / "file") in line

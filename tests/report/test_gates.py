@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rkcnn_lib.report.gates import gates_since
+from rkcnn_lib.files import write_json
+from rkcnn_lib.report.gates import earlier_gates, gates_since, next_number
+from rkcnn_lib.report.runs import finished
 from rkcnn_lib.report.site import build_site
 from tests.report.pages import VERDICT, read, write_run
 
@@ -12,6 +14,8 @@ UNGATED = {
     "notebook": "04_sae_compare", "profile": "full", "parameters": {"model": "atlas"}, "verdicts": [VERDICT],
     "earlier_gates": {"01_toy_superposition": "NOT RUN", "03_gpt2_cache": "PASS"},
 }  # fmt: skip
+
+DAMAGED = (b"", b'{"notebook": "01_', b"[]", b"null", b"\xff\xfe")
 
 
 def toy(verdict="PASS", notebook="01_toy_superposition", **changes):
@@ -35,6 +39,24 @@ def test_a_gate_that_failed_later_leaves_the_verdict_ungated():
 def test_of_several_later_runs_the_last_that_finished_counts():
     first, last = toy("PASS", finished="2026-01-01"), toy("FAIL", finished="2026-01-02")
     assert gates_since(UNGATED, [last, first])["earlier_gates"]["01_toy_superposition"] == "FAIL"
+
+
+def test_the_last_run_counts_although_the_clock_went_back():
+    first, last = toy("PASS", finished="2026-01-02", number=1), toy("FAIL", finished="2026-01-01", number=2)
+    assert gates_since(UNGATED, [first, last])["earlier_gates"]["01_toy_superposition"] == "FAIL"
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_record_is_named_and_stops_no_other_notebook(content, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    write_json(tmp_path / "runs" / "01_toy_superposition" / "whole" / "run.json", toy(number=4)[1])
+    damaged = tmp_path / "runs" / "01_toy_superposition" / "other" / "run.json"
+    damaged.parent.mkdir()
+    damaged.write_bytes(content)
+    assert earlier_gates("02_probe_validation", "full") == {"01_toy_superposition": "PASS"}
+    assert str(damaged) in capsys.readouterr().err
+    assert next_number("01_toy_superposition") == 5
+    assert not finished("01_toy_superposition", "other")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_resuming_reads_what_is_finished_and_gives_the_same_table(tmp_path, outp
     assert times == {folder.name: (folder / "unit.json").stat().st_mtime_ns for folder in units.iterdir()}
 
 
-def test_what_was_deleted_is_computed_again_and_a_sweep_that_failed_throughout_has_tables(
+def test_what_was_deleted_or_damaged_is_computed_again_and_a_sweep_that_failed_throughout_has_tables(
     tmp_path, outputs, monkeypatch
 ):
     axes = {"layers": [0], "seeds": [7]}
@@ -88,6 +88,12 @@ def test_what_was_deleted_is_computed_again_and_a_sweep_that_failed_throughout_h
     shutil.rmtree(outputs / "units" / "saes")
     assert run(path, out, "--resume") == 0
     assert (out / "metrics.parquet").read_bytes() == first
+    for damaged in (next((outputs / "units" / "saes").glob("*/unit.json")), *(out / "records").glob("*.done")):
+        damaged.write_bytes(b"")
+    (out / "sweep.json").write_bytes(b'{"file": ')
+    assert run(path, out) == 2 and run(path, out, "--resume") == 0
+    assert (out / "metrics.parquet").read_bytes() == first
+    assert not [path.name for path in out.rglob("*") if path.suffix == ".started" or ".part" in path.name]
 
 
 def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(tmp_path, monkeypatch, capsys):

@@ -3,12 +3,13 @@
 import time
 
 import joblib
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from rkcnn_lib.report import units
-from rkcnn_lib.report.units import Unit, cached_unit, digest, unit_folder
+from rkcnn_lib.report.units import Unit, cached_unit, unit_folder
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,32 @@ def test_a_unit_that_died_leaves_its_scratch_and_no_result():
     ]
 
 
+@pytest.mark.parametrize("content", [b"", b'{"scalars": {', b"[]", b"{}"])
+@pytest.mark.parametrize("file", ["unit.json", "arrays.safetensors", "history.parquet"])
+def test_a_damaged_unit_is_named_and_computed_again(file, content, capsys):
+    folder = cached_unit("demo", {"seed": 0}, made).folder
+    (folder / file).write_bytes(content)
+    again = cached_unit("demo", {"seed": 0}, made)
+    assert again.scalars == {"value": 1.5} and torch.equal(again.arrays["directions"], torch.eye(3))
+    assert "computed again" in capsys.readouterr().err and str(folder) == str(again.folder)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_what_a_process_left_that_was_killed_after_it_had_saved_goes(outputs):
+    folder = cached_unit("demo", {"seed": 0}, made).folder
+    folder.with_name(folder.name + ".scratch").mkdir()
+    cached_unit("demo", {"seed": 0}, made)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_numbers_of_numpy_are_stored_as_numbers():
+    def compute(scratch):
+        return Unit(scalars={"k": np.int64(5), "loss": np.float32(0.5)})
+
+    assert cached_unit("demo", {"k": np.int64(5)}, compute).scalars == {"k": 5, "loss": 0.5}
+    assert unit_folder("demo", {"k": np.int64(5)}, compute) == unit_folder("demo", {"k": 5}, compute)
+
+
 def _counted(log):
     def compute(scratch):
         with open(log, "a", encoding="utf-8") as file:
@@ -89,10 +116,6 @@ def test_changed_code_is_another_unit_and_a_changed_docstring_is_not(tmp_path):
         source.write_text(text, encoding="utf-8")
         codes.append(units._code(source))
     assert codes[0] == codes[1] != codes[2]
-
-
-def test_digest_does_not_depend_on_key_order():
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2, "b": 2})
 
 
 @pytest.fixture
