@@ -177,7 +177,7 @@ if tables:
     curves = sweeps.sensitivity(tables)
     figures.show(
         figures.sensitivity(curves, title=sweeps.sensitivity_title(curves)),
-        f"{tables.n_settings} settings ({tables.search}), {tables.n_failed} cells failed; 95 % intervals over seeds; "
+        f"{tables.n_settings} settings, {tables.n_failed} cells failed; 95 % intervals over seeds; "
         "choose hyper-parameter and metric at the top.",
     )
 

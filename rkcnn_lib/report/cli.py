@@ -105,10 +105,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = verbs.add_parser("sweep", help="run 05's comparison over a grid of settings; finished units are kept")
     sweep.add_argument("file", type=Path, help="a sweep file, such as params/quick/sweeps/atlas.yaml")
-    sweep.add_argument("--out", type=Path, required=True, help="folder for its records and tables")
+    sweep.add_argument("--out", type=Path, required=True, help="folder for its tables")
     sweep.add_argument("--resume", action="store_true", help="go on in a folder that holds this sweep")
     sweep.add_argument("--cluster", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
-    sweep.add_argument("--shard", metavar="i/n", help="this job's share of an array job, i from 1 to n")
     sweep.add_argument("--yes", action="store_true", help="do not ask before a long sweep starts")
     sweep.set_defaults(call=_sweep)
 
@@ -218,9 +217,7 @@ def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
 def _sweep(options: argparse.Namespace) -> int:
     from rkcnn_lib.report.sweep_run import sweep
 
-    return sweep(
-        options.file, options.out, options.resume, cluster=options.cluster, shard=options.shard, yes=options.yes
-    )
+    return sweep(options.file, options.out, options.resume, cluster=options.cluster, yes=options.yes)
 
 
 def _site(options: argparse.Namespace) -> int:

@@ -83,23 +83,20 @@ def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Est
     )  # fmt: skip
 
 
-def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int, n_shards: int = 1) -> Estimate:
-    """Estimate a sweep on ``n_jobs`` processes, or one shard of it; what several settings share is counted for each."""
+def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int) -> Estimate:
+    """Estimate a sweep on ``n_jobs`` processes; what several settings share is counted for each."""
     layers = len(sweep.layers or range(_blocks(sweep.p)))
     captured = [_capture_cost(sweep.p, hook, layers, rate) for hook in sweep.hooks]
     costs = [
-        _grid_cost(setting.p.model_copy(update={"steps": setting.p.steps if len(sweep.rungs) == 1 else steps,
-                                                "n_jobs": n_jobs}), hook, layers, device, rate)
-        for n_settings, steps in sweep.rungs
-        for setting in sweep.settings[:n_settings]
+        _grid_cost(setting.p.model_copy(update={"n_jobs": n_jobs}), hook, layers, device, rate)
+        for setting in sweep.settings
         for hook in sweep.hooks
-    ]  # fmt: skip
+    ]
+    seconds, disk = (sum(cost[i] for cost in captured) for i in (0, 1))
     return Estimate(
-        sum(cost.units for cost in costs) // n_shards,
-        sum(seconds for seconds, _ in captured) + sum(cost.seconds for cost in costs) / n_shards,
-        1e9 + max(cost.memory for cost in costs),
-        sum(disk for _, disk in captured) + sum(cost.disk for cost in costs) / n_shards,
-    )
+        sum(cost.units for cost in costs), seconds + sum(cost.seconds for cost in costs),
+        1e9 + max(cost.memory for cost in costs), disk + sum(cost.disk for cost in costs),
+    )  # fmt: skip
 
 
 def _blocks(values: Activations | Comparison) -> int:
@@ -128,8 +125,8 @@ def _capture_cost(values: Activations | Comparison, hook: str, layers: int, rate
 
 def _grid_cost(values: Comparison, hook: str, layers: int, device: str, rate: float) -> Estimate:
     """Estimate mining and training of all arms and seeds at so many layers."""
+    from rkcnn_lib.report.grid import process_count
     from rkcnn_lib.report.studies.cells import sae_config
-    from rkcnn_lib.report.sweep import process_count
 
     d_in = _width(values, hook)
     config = sae_config(values, d_in)

@@ -1,31 +1,25 @@
-"""Sweep files: axes as lists, checked before compute, and the settings that a search over them tries.
+"""Sweep files: axes as lists, checked before compute, and the grid of settings that they span.
 
-A sweep file is YAML with up to six entries:
+A sweep file is YAML with two entries:
 
     parameters: {model: atlas, steps: 300}    # as in a parameter file of 05; the rest are 05's defaults
     axes: {layers: [0, -1], seeds: [0, 1, 2, 3, 4], k: [8, 16], score: [neighbours, kurtosis]}
-    search: grid                              # grid, random or halving
-    n_settings: 20                            # how many settings, for random (and halving, of a large grid)
-    random_state: 0                           # draws them
-    factor: 3                                 # halving: keep one setting in so many, with so many times the steps
 
-A *setting* is one choice of the hyper-parameters. Every setting is run at all layers, hooks and seeds with all
-arms: these are what it is judged on, never searched over.
+A *setting* is one choice of the hyper-parameters. Every setting is run at all layers, hooks and seeds with all arms.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from rkcnn_lib.report.params import ParameterError, checked, defaults, read_parameter_file, validate
-from rkcnn_lib.report.schemas import Count, Multilayer
+from rkcnn_lib.report.schemas import Multilayer
 
 NOTEBOOK = "05_multilayer"
 EVERYWHERE = ("layers", "hooks", "seeds")  # a setting is run at all of these
@@ -34,8 +28,6 @@ HYPER = (
     "score", "subsets", "mining_rows", "lr", "steps", "batch_size",
 )  # fmt: skip
 AXES = EVERYWHERE + HYPER
-# Explained variance rises with these whatever the rest: a race judged by it would only pick the largest.
-TRADED = ("architecture", "expansion", "k", "l1")
 ONE_OF = {"hooks": "hook", "seeds": "n_seeds"}  # an axis whose parameter has another name
 HINTS = {
     "lift": "the lift follows the score (neighbours, or an ascent of another contrast); to mine without a lift add "
@@ -55,10 +47,6 @@ class SweepFile(BaseModel):
 
     parameters: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, list[Any]] = Field(default_factory=dict)
-    search: Literal["grid", "random", "halving"] = "grid"
-    n_settings: Count | None = None
-    random_state: int = Field(default=0, ge=0)
-    factor: int = Field(default=3, ge=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +72,6 @@ class Sweep:
     hooks : list of str
     seeds : list of int
     settings : list of Setting
-    rungs : list of (int, int)
-        (settings that take part, training steps) in order; one rung unless ``search`` is halving.
     """
 
     file: SweepFile
@@ -94,7 +80,6 @@ class Sweep:
     hooks: list[str]
     seeds: list[int]
     settings: list[Setting]
-    rungs: list[tuple[int, int]]
 
     @property
     def p(self) -> Multilayer:
@@ -108,8 +93,8 @@ def read_sweep(path: Path) -> Sweep:
     Raises
     ------
     ParameterError
-        For an unknown entry or axis, an axis that is empty or names a value twice, a setting that 05 refuses, or a
-        search that cannot be: nothing has been computed by then.
+        For an unknown entry or axis, an axis that is empty or names a value twice, or a setting that 05 refuses:
+        nothing has been computed by then.
     """
     file = checked(SweepFile, read_parameter_file(path), path.name)
     if file.parameters.get("more_hooks"):
@@ -123,13 +108,11 @@ def read_sweep(path: Path) -> Sweep:
     shared |= {"n_seeds": len(axes["seeds"]), "layers": axes.get("layers", shared["layers"])}
     for hook in hooks:
         validate(NOTEBOOK, shared | {"hook": hook} | {name: axes[name][0] for name in swept})
-    chosen = _chosen({name: axes[name] for name in swept}, file)
+    chosen = [dict(zip(swept, values, strict=True)) for values in itertools.product(*(axes[name] for name in swept))]
     settings = [
         Setting(i, values, validate(NOTEBOOK, shared | {"hook": hooks[0]} | values)) for i, values in enumerate(chosen)
     ]
-    return Sweep(
-        file, swept, settings[0].p.layers, hooks, axes["seeds"], settings, _rungs(file, swept, settings[0].p, chosen)
-    )
+    return Sweep(file, swept, settings[0].p.layers, hooks, axes["seeds"], settings)
 
 
 def _checked_axis(name: str, values: list[Any], shared: dict[str, Any]) -> list[Any]:
@@ -154,48 +137,3 @@ def _check_everywhere(axes: dict[str, list[Any]]) -> None:
         wrong = [value for value in axes.get(name, []) if not isinstance(value, int) or isinstance(value, bool)]
         if wrong or (name == "seeds" and min(axes[name]) < 0):
             raise ParameterError(f"axes: {name} = {axes[name]}: expected whole numbers{' from 0' * (name == 'seeds')}")
-
-
-def _chosen(axes: dict[str, list[Any]], file: SweepFile) -> list[dict[str, Any]]:
-    """Return the grid in its order (the last axis varies first), or a sample of it without repetition."""
-    sizes = [len(values) for values in axes.values()]
-    total = math.prod(sizes)
-    if file.search == "random" and file.n_settings is None:
-        raise ParameterError("search: random needs n_settings, the number of settings to draw")
-    if file.search == "grid" and file.n_settings is not None:
-        raise ParameterError("n_settings is for search: random or halving; a grid has all its settings")
-    if file.n_settings is not None and file.n_settings > total:
-        raise ParameterError(f"n_settings = {file.n_settings}: the grid has {total} settings")
-    numbers = np.arange(total)
-    if file.n_settings is not None:
-        generator = np.random.default_rng(file.random_state)
-        numbers = np.sort(generator.choice(total, file.n_settings, replace=False))
-    places = np.stack(np.unravel_index(numbers, sizes), axis=1) if sizes else np.zeros((1, 0), dtype=int)
-    return [
-        {name: values[i] for (name, values), i in zip(axes.items(), place, strict=True)} for place in places.tolist()
-    ]
-
-
-def _rungs(
-    file: SweepFile, swept: tuple[str, ...], p: Multilayer, chosen: list[dict[str, Any]]
-) -> list[tuple[int, int]]:
-    """Return (settings, steps) of each rung of successive halving (Jamieson & Talwalkar 2016, AISTATS 51:240-248).
-
-    The last rung trains for all ``steps``; each one before it for 1 / ``factor`` of the next one's.
-    """
-    if file.search != "halving":
-        return [(len(chosen), p.steps)]
-    traded = [name for name in (*TRADED, "steps") if name in swept]
-    if traded:
-        raise ParameterError(
-            f"search: halving ranks settings by explained variance after few steps, which {' and '.join(traded)} "
-            "decide(s) by itself: use search: grid for that axis"
-        )
-    n, last = len(chosen), 0
-    while file.factor ** (last + 1) <= n:
-        last += 1
-    if last == 0:
-        raise ParameterError(f"search: halving by factor = {file.factor} needs at least as many settings, not {n}")
-    if p.steps < file.factor**last:
-        raise ParameterError(f"search: halving in {last + 1} rungs needs steps >= {file.factor**last}, not {p.steps}")
-    return [(-(-n // file.factor**i), p.steps // file.factor ** (last - i)) for i in range(last + 1)]

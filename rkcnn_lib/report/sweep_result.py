@@ -19,10 +19,9 @@ CELL = ("layer", "hook", "arm", "seed")
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm of one setting at one layer, hook and seed, trained for so many steps."""
+    """One arm of one setting at one layer, hook and seed."""
 
     setting: Setting
-    steps: int
     layer: int
     hook: str
     seed: int
@@ -31,17 +30,17 @@ class Cell:
     @property
     def p(self) -> Multilayer:
         """05's parameters for this cell."""
-        return self.setting.p.model_copy(update={"steps": self.steps, "hook": self.hook})
+        return self.setting.p.model_copy(update={"hook": self.hook})
 
     @property
     def group(self) -> tuple[Any, ...]:
         """What the arms that are compared with each other share."""
-        return self.setting.number, self.steps, self.layer, self.hook, self.seed
+        return self.setting.number, self.layer, self.hook, self.seed
 
     @property
     def columns(self) -> dict[str, Any]:
         """The cell's columns in the tables."""
-        named = {"setting": self.setting.number} | self.setting.values | {"steps": self.steps}
+        named = {"setting": self.setting.number} | self.setting.values | {"steps": self.setting.p.steps}
         return named | {name: getattr(self, name) for name in CELL}
 
 
@@ -56,26 +55,23 @@ class Ended:
     failure: dict[str, Any] | None = None
 
 
-def finish(ended: list[Ended], planned: Sweep, out: Path, part: tuple[int, int]) -> int:
+def finish(ended: list[Ended], planned: Sweep, out: Path) -> int:
     """Write the tables and say what came of the sweep."""
-    ending = "" if part == (1, 1) else f".shard-{part[0]}-of-{part[1]}"
     tables = {"metrics": _metrics(ended), "times": _times(ended), "failures": _failures(ended)}
+    failed, units = len(tables["failures"]), {e.unit for e in ended if e.unit}
+    record = {
+        "file": planned.file.model_dump(), "status": "failures" if failed else "finished",
+        "counts": {"cells": len(ended), "failed": failed, "units": len(units)}, "swept": planned.swept,
+        "settings": [{"setting": s.number} | s.values for s in planned.settings],
+        "parameters": planned.p.model_dump(), "versions": VERSIONS, "provenance": provenance("cpu"),
+    }  # fmt: skip
     try:
         for name, table in tables.items():
-            write_whole(out / f"{name}{ending}.parquet", table.to_parquet)
-        failed, units = len(tables["failures"]), {e.unit for e in ended if e.unit}
-        counts = {"cells": len(ended), "failed": failed, "units": len(units)}
-        record = {
-            "file": planned.file.model_dump(), "status": "failures" if failed else "finished", "counts": counts,
-            "swept": planned.swept, "settings": [{"setting": s.number} | s.values for s in planned.settings],
-            "rungs": planned.rungs, "parameters": planned.p.model_dump(), "versions": VERSIONS,
-            "provenance": provenance("cpu"),
-        }  # fmt: skip
-        write_json(out / f"sweep{ending}.json", record)
+            write_whole(out / f"{name}.parquet", table.to_parquet)
+        write_json(out / "sweep.json", record)
     except OSError as error:
-        lost = sum(1 for e in ended if e.failure)
         raise RuntimeError(
-            f"{out} cannot be written: {error}. {len(ended) - lost} of {len(ended)} cells are finished and kept: "
+            f"{out} cannot be written: {error}. {len(ended) - failed} of {len(ended)} cells are finished and kept: "
             "go on with --resume"
         ) from None
     print(f"rkcnn: {len(ended) - failed} of {len(ended)} cells finished ({len(units)} distinct SAEs), {failed} failed; "

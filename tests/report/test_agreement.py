@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rkcnn_lib.report import sweep
+from rkcnn_lib.report import grid
 from rkcnn_lib.report.studies import agreement as study
 from rkcnn_lib.report.studies.agreement import AFTER, BEFORE, OLDER, PW_MCC, SHARED, SPAN, TOTAL, agreement
 from rkcnn_lib.report.studies.cells import MINED, UNMINED
@@ -94,9 +94,9 @@ def test_every_number_of_the_summary_stands_beside_its_chance_level(panel):
 
 def test_no_more_processes_match_at_once_than_memory_holds(monkeypatch):
     monkeypatch.setattr(study, "_n_latents", lambda folder: 10_000)  # 3.9 GB a process
-    monkeypatch.setattr(sweep.joblib, "cpu_count", lambda: 64)
+    monkeypatch.setattr(grid.joblib, "cpu_count", lambda: 64)
     for free, n in ((1e9, 1), (8e9, 2), (1e13, 64)):
-        monkeypatch.setattr(sweep.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        monkeypatch.setattr(grid.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
         assert study.matching_processes(None, Path("unit")) == n
     assert study.matching_processes(5, Path("unit")) == 5, "what was asked for is obeyed"
 

@@ -40,13 +40,7 @@ def test_every_sweep_file_is_accepted_and_names_its_profile(path):
         ({"axes": {"n_subsets": [4800, 100]}}, "n_subsets = 100"),
         ({"axes": {"k": [8]}, "parameters": {"k": 4}}, "given twice"),
         ({"axes": {"k": [8]}, "parameters": {"kk": 4}}, "kk = 4"),
-        ({"axes": {"k": [8]}, "serch": "grid"}, "did you mean 'search'"),
-        ({"axes": {"k": [8, 16]}, "search": "random"}, "needs n_settings"),
-        ({"axes": {"k": [8, 16]}, "search": "random", "n_settings": 3}, "the grid has 2"),
-        ({"axes": {"k": [8, 16]}, "n_settings": 1}, "a grid has all"),
-        ({"axes": {"k": [8, 16]}, "search": "halving"}, "explained variance"),
-        ({"axes": {"lr": [1e-3, 1e-4]}, "search": "halving"}, "at least as many settings"),
-        ({"axes": {"lr": [1e-3, 1e-4]}, "search": "halving", "factor": 2, "parameters": {"steps": 1}}, "steps >= 2"),
+        ({"axes": {"k": [8]}, "axis": {}}, "did you mean 'axes'"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(entries, told, tmp_path):
@@ -67,20 +61,3 @@ def test_a_grid_holds_every_combination_once_and_places_are_not_searched_over(tm
 def test_no_axis_at_all_is_one_setting_with_the_defaults(tmp_path):
     planned = written(tmp_path)
     assert len(planned.settings) == 1 and planned.seeds == [0, 1, 2, 3, 4] and planned.layers is None
-
-
-def test_a_random_sample_is_of_the_grid_without_repetition_and_fixed_by_its_seed(tmp_path):
-    axes = {"k": [4, 8, 16, 32], "lr": [1e-3, 3e-4, 1e-4], "subset_size": [None, 16, 32]}
-
-    def drawn(random_state):
-        planned = written(tmp_path, axes=axes, search="random", n_settings=9, random_state=random_state)
-        return [tuple(s.values.values()) for s in planned.settings]
-
-    assert drawn(0) == drawn(0) != drawn(1)
-    assert len(set(drawn(0))) == 9 and set(drawn(0)) <= set(itertools.product(*axes.values()))
-
-
-def test_halving_keeps_a_third_with_three_times_the_steps(tmp_path):
-    axes = {"lr": [1e-3, 3e-4, 1e-4], "subset_size": [None, 16, 32], "subsets": ["coordinate", "rotated"]}
-    planned = written(tmp_path, axes=axes, search="halving", parameters={"steps": 900})
-    assert planned.rungs == [(18, 100), (6, 300), (2, 900)]

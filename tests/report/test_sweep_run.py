@@ -1,4 +1,4 @@
-"""``rkcnn sweep`` from file to tables: everything once, failures told, shards and rungs that add up."""
+"""``rkcnn sweep`` from file to tables: everything once, failures told, what is finished kept."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from rkcnn_lib.report import cli, sweep_run
+from rkcnn_lib.report.studies import cells
 from rkcnn_lib.report.sweep_file import read_sweep
 
 SMALL = {
@@ -64,7 +65,8 @@ def test_resuming_reads_what_is_finished_and_gives_the_same_table(tmp_path, outp
     def forbidden(*_):
         raise AssertionError("computed twice")
 
-    monkeypatch.setattr(sweep_run, "matched_unit", forbidden)
+    monkeypatch.setattr(cells, "train_sae", forbidden)
+    monkeypatch.setattr(cells, "mine", forbidden)
     assert run(path, out, "--resume") == 0
     assert (out / "metrics.parquet").read_bytes() == first
     assert times == {folder.name: (folder / "unit.json").stat().st_mtime_ns for folder in units.iterdir()}
@@ -88,12 +90,13 @@ def test_what_was_deleted_or_damaged_is_computed_again_and_a_sweep_that_failed_t
     shutil.rmtree(outputs / "units" / "saes")
     assert run(path, out, "--resume") == 0
     assert (out / "metrics.parquet").read_bytes() == first
-    for damaged in (next((outputs / "units" / "saes").glob("*/unit.json")), *(out / "records").glob("*.done")):
-        damaged.write_bytes(b"")
+    next((outputs / "units" / "saes").glob("*/unit.json")).write_bytes(b"")
     (out / "sweep.json").write_bytes(b'{"file": ')
     assert run(path, out) == 2 and run(path, out, "--resume") == 0
     assert (out / "metrics.parquet").read_bytes() == first
-    assert not [path.name for path in out.rglob("*") if path.suffix == ".started" or ".part" in path.name]
+    assert {path.name for path in out.iterdir()} == {
+        "sweep.json", "metrics.parquet", "times.parquet", "failures.parquet"
+    }  # fmt: skip
 
 
 def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(tmp_path, monkeypatch, capsys):
@@ -132,42 +135,11 @@ def test_arms_are_not_compared_where_one_of_them_could_not_be_mined(tmp_path, mo
     assert failures["random"] == "not trained: mining of rkcnn_lift failed for this seed"
 
 
-def test_shards_do_all_cells_between_them_and_are_collected_into_the_table_of_one_run(tmp_path):
-    path, out = written(tmp_path), tmp_path / "out"
-    assert [run(path, out, "--shard", f"{i}/3") for i in (1, 2, 3)] == [0, 0, 0]
-    parts = [pd.read_parquet(out / f"metrics.shard-{i}-of-3.parquet") for i in (1, 2, 3)]
-    assert run(path, out, "--resume") == 0 and run(path, tmp_path / "whole") == 0
-    assert len(pd.concat(parts)) == len(metrics(out)) and min(map(len, parts)) > 0
-    pd.testing.assert_frame_equal(metrics(out), metrics(tmp_path / "whole"), check_exact=True)
-    for part in parts:  # arms that are compared lie in one shard
-        assert (part.groupby(["setting", "seed"])["arm"].nunique() == 2).all()
-
-
-def test_halving_trains_fewer_settings_for_longer_and_keeps_the_best_of_all_arms(tmp_path):
-    axes = {"layers": [0], "seeds": [0, 1], "lr": [1e-3, 3e-2, 1e-5]}
-    shared = {name: value for name, value in SMALL.items() if name != "lr"}
-    path = written(tmp_path, axes=axes, search="halving", parameters=shared | {"steps": 24})
-    assert run(path, tmp_path / "out") == 0
-    table = metrics(tmp_path / "out")
-    ev = table[table["metric"] == "explained_variance"]
-    assert ev.groupby("steps")["setting"].nunique().to_dict() == {8: 3, 24: 1}
-    best = ev[ev["steps"] == 8].groupby("lr")["value"].mean().idxmax()
-    assert set(ev[ev["steps"] == 24]["lr"]) == {best}
-
-
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        ([], "add --resume"),
-        (["--shard", "0/2"], "from 1 to n"),
-        (["--shard", "two"], "from 1 to n"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(more, told, tmp_path, capsys):
+def test_a_sweep_is_not_begun_twice_unasked(tmp_path, capsys):
     path, out = written(tmp_path), tmp_path / "out"
     out.mkdir()
     (out / "sweep.json").write_text(json.dumps({"file": read_sweep(path).file.model_dump()}), encoding="utf-8")
-    assert run(path, out, *more) == 2 and told in capsys.readouterr().err
+    assert run(path, out) == 2 and "add --resume" in capsys.readouterr().err
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path, capsys):

@@ -25,12 +25,12 @@ from rkcnn_lib.measure.matching import EXACT_UP_TO
 from rkcnn_lib.measure.pairs import bootstrap_pairs, jackknife_pairs
 from rkcnn_lib.measure.recovery import Chance, covariance_factor
 from rkcnn_lib.measure.stability import shared_latents_chance
+from rkcnn_lib.report.grid import process_count, run_cells
 from rkcnn_lib.report.runs import Run
 from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.cells import MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import Compared, compare
 from rkcnn_lib.report.studies.verdicts import Values
-from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
 

@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.files import outputs_root
+from rkcnn_lib.report.grid import process_count, run_cells
 from rkcnn_lib.report.schemas import Comparison, SaeCompare
 from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
-from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, load_unit
 from rkcnn_lib.sae import load_saelens
 

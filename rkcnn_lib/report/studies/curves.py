@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import recovery_rate
+from rkcnn_lib.report.grid import process_count, run_cells
 from rkcnn_lib.report.runs import Run
 from rkcnn_lib.report.schemas import ToySuperposition
 from rkcnn_lib.report.studies.toy import COMPARED, Space, compare_with_truth, mine_one
-from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.worlds import ParallelToyModel
 

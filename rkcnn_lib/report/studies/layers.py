@@ -13,6 +13,7 @@ from scipy import stats
 from rkcnn_lib.measure.pairs import jackknife_pairs
 from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.report.figures import rival
+from rkcnn_lib.report.grid import run_cells
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.studies import agreement
@@ -20,7 +21,6 @@ from rkcnn_lib.report.studies.cells import MINED
 from rkcnn_lib.report.studies.comparison import BASELINES, run_grid, tidy
 from rkcnn_lib.report.studies.sae_panels import HYPOTHESES, SHOWN, by_arm
 from rkcnn_lib.report.studies.verdicts import best_of, judge, seed_differences, sign_flips, verdict_title
-from rkcnn_lib.report.sweep import run_cells
 from rkcnn_lib.report.units import unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 

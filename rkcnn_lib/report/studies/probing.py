@@ -26,10 +26,10 @@ from rkcnn_lib.probe import RandomKCNNClassifier
 from rkcnn_lib.probe.nulls import permute_labels, surrogate
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import Subsets, draw_subsets
+from rkcnn_lib.report.grid import process_count, run_cells
 from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.schemas import NOT_DECIDING, ProbeValidation
 from rkcnn_lib.report.studies.toy import train_space
-from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.worlds import model_facts
 

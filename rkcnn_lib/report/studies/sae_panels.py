@@ -11,13 +11,13 @@ import pandas as pd
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
 from rkcnn_lib.probe.found import MIN_RATIO
+from rkcnn_lib.report.grid import process_count, run_cells
 from rkcnn_lib.report.runs import INVENTED_MODELS, Check, Run
 from rkcnn_lib.report.schemas import SaeCompare
 from rkcnn_lib.report.studies.agreement import Agreement, agreement_remark
 from rkcnn_lib.report.studies.cells import L0_TOLERANCE, MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import BASELINES, Compared
 from rkcnn_lib.report.studies.verdicts import Values, judge, strongest_other, verdict_title
-from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit, load_unit
 
 # metric -> (hypothesis, name of the margin in the parameters, lower is better)

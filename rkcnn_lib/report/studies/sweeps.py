@@ -30,7 +30,6 @@ class SweepTables:
     swept: list[str]
     n_settings: int
     n_failed: int
-    search: str
 
 
 def read_tables(folder: str | Path) -> SweepTables:
@@ -49,25 +48,13 @@ def read_tables(folder: str | Path) -> SweepTables:
         )
     record = read_json(about)
     return SweepTables(
-        pd.read_parquet(table), record["swept"], len(record["settings"]), record["counts"]["failed"],
-        record["file"]["search"],
+        pd.read_parquet(table), record["swept"], len(record["settings"]), record["counts"]["failed"]
     )  # fmt: skip
 
 
-def _last_rung(tables: SweepTables) -> pd.DataFrame:
-    """Return the cells that trained in full: halving's earlier rungs only chose."""
-    steps = tables.metrics["steps"]
-    return tables.metrics[steps == steps.max()] if tables.search == "halving" else tables.metrics
-
-
 def sensitivity(tables: SweepTables) -> pd.DataFrame:
-    """Return axis, x, arm, seed, metric, value: each arm along each swept hyper-parameter, the others averaged over.
-
-    In a grid every value of one axis meets every value of the others; in a random sample it does not, and a
-    difference between values may be another axis's.
-    """
-    metrics = _last_rung(tables)
-    parts = []
+    """Return axis, x, arm, seed, metric, value: each arm along each swept hyper-parameter, the others averaged over."""
+    metrics, parts = tables.metrics, []
     for axis in tables.swept:
         # None is a value too: subset_size None is the square root of the width
         x = metrics[axis].astype("object").where(metrics[axis].notna(), "none")
@@ -94,7 +81,7 @@ def sensitivity_title(table: pd.DataFrame) -> str:
 
 def best_of_sweep(tables: SweepTables) -> pd.DataFrame:
     """Return each contrast's best of all settings, layers and hooks beside what the best of as many gives by chance."""
-    metrics, rows = _last_rung(tables), []
+    metrics, rows = tables.metrics, []
     for metric, (_, _, lower) in HYPOTHESES.items():
         for baseline in BASELINES:
             found = seed_differences(metrics, metric, MINED, baseline, lower, list(WHERE))
@@ -111,8 +98,7 @@ def verdicts(tables: SweepTables, p: Multilayer) -> list[dict[str, Any]]:
 
     A sweep is not searched for a setting in which the hypothesis holds: that would be the best of many.
     """
-    cells = _last_rung(tables)
-    over_all = cells.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
+    over_all = tables.metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
     found = []
     for metric, (hypothesis, margin, lower) in HYPOTHESES.items():
         values = by_arm(over_all, metric)

@@ -1,17 +1,17 @@
 """Cells that run in several processes give what they give in one, whatever dies on the way."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
-from rkcnn_lib.report import sweep
-from rkcnn_lib.report.sweep import Records, Workers, process_count, run_cells, run_recorded
+from rkcnn_lib.report import grid
+from rkcnn_lib.report.grid import Workers, process_count, run_cells, try_cells
 
 
 def _square(x):
@@ -41,8 +41,9 @@ def test_processes_share_the_cores_whatever_the_environment_says(monkeypatch):
 
 def test_an_error_in_a_cell_reaches_the_caller():
     for n_jobs in (1, 2):
-        with pytest.raises(ValueError, match="cell 2 is bad"):
+        with pytest.raises(ValueError, match="cell 2 is bad") as refusal:
             run_cells(_refuse, [(x,) for x in range(4)], n_jobs, "cells")
+        assert refusal.value.__notes__ == ["cells: 1 of 4 failed; what is finished is kept"]
 
 
 def test_a_gpu_is_given_to_one_process_unless_more_are_asked_for():
@@ -64,71 +65,73 @@ def _fail(x, error):
     return x * x
 
 
-def test_a_killed_worker_costs_no_cell_and_a_cell_that_kills_every_worker_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "ALONE_AFTER", 1)
-    monkeypatch.setattr(sweep, "GIVEN_UP_AFTER", 2)
-    cells = {f"cell{x}": (tmp_path, x) for x in range(6)}
-    found = run_recorded(_kill, cells, tmp_path / "records", Workers(2), "cells")
-    assert "died 2 times" in found.pop("cell3")["error"]
-    assert found == {f"cell{x}": {"value": x * x} for x in range(6) if x != 3}
+def test_a_killed_worker_costs_no_cell_and_a_cell_that_kills_every_worker_is_given_up(tmp_path):
+    found = try_cells(_kill, [(tmp_path, x) for x in range(6)], Workers(2), "cells")
+    assert f"died {grid.TRIES} times" in found.pop(3).error
+    assert found == [x * x for x in range(6) if x != 3]
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_a_failed_cell_is_recorded_with_its_traceback_and_tried_again_when_asked(tmp_path, n_jobs):
-    cells = {f"cell{x}": (x, KeyError) for x in range(5)}
-    found = run_recorded(_fail, cells, tmp_path, Workers(n_jobs), "cells")
-    assert found["cell3"]["error"] == "KeyError: 'no more'" and "in _fail" in found["cell3"]["traceback"]
-    assert [key for key, record in found.items() if "error" in record] == ["cell3"]
-    again = run_recorded(_square_alone, {key: (cell[0],) for key, cell in cells.items()}, tmp_path, Workers(1), "cells")
-    assert again == found, "records are read, not computed again"
-    Records(tmp_path).forget_failures()
-    again = run_recorded(_square_alone, {key: (cell[0],) for key, cell in cells.items()}, tmp_path, Workers(1), "cells")
-    assert again["cell3"] == {"value": 9}
+def test_a_failed_cell_is_told_with_its_traceback_and_the_others_are_finished(n_jobs):
+    found = try_cells(_fail, [(x, KeyError) for x in range(5)], Workers(n_jobs), "cells")
+    assert found[3].error == "KeyError: 'no more'" and "in _fail" in found[3].traceback
+    assert isinstance(found[3].exception, KeyError) and found[:3] + found[4:] == [0, 1, 4, 16]
 
 
-def _square_alone(x):
-    return x * x
+class Unsendable(Exception):
+    def __init__(self, a, b):
+        super().__init__("what went wrong")
 
 
-def test_a_full_disk_fails_a_cell_and_is_told_although_nothing_can_be_recorded(tmp_path, monkeypatch):
-    def full(self, key, record):
-        raise OSError(28, "No space left on device")
+def _unsendable(x):
+    if x == 1:
+        raise Unsendable(1, 2)
+    return x
 
-    monkeypatch.setattr(Records, "write", full)
-    found = run_recorded(_square_alone, {"cell": (2,)}, tmp_path, Workers(1), "cells")
-    assert "No space left" in found["cell"]["error"]
+
+def test_an_error_that_no_process_can_send_is_told_all_the_same():
+    with pytest.raises(RuntimeError, match="Unsendable: what went wrong"):
+        run_cells(_unsendable, [(x,) for x in range(3)], 2, "cells")
 
 
 DRIVER = """
 import sys, time
 from pathlib import Path
-from rkcnn_lib.report.sweep import Workers, run_recorded
+from rkcnn_lib.report import units
+from rkcnn_lib.report.grid import Workers, try_cells
+
+units.VERSIONS["demo"] = 1
 
 def work(folder, x):
-    time.sleep(0.4)
-    with open(folder / "log", "a") as log:
-        log.write(f"{x}\\n")
-    return x * x
+    units.VERSIONS["demo"] = 1
+
+    def compute(scratch):
+        time.sleep(0.4)
+        with open(folder / "log", "a") as log:
+            log.write(f"{x}\\n")
+        return units.Unit(scalars={"value": x * x})
+
+    return units.cached_unit("demo", {"x": x}, compute).scalars["value"]
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    found = run_recorded(work, {f"cell{x}": (folder, x) for x in range(12)}, folder / "records", Workers(2), "cells")
-    assert [record["value"] for record in found.values()] == [x * x for x in range(12)]
+    assert try_cells(work, [(folder, x) for x in range(12)], Workers(2), "cells") == [x * x for x in range(12)]
     print("whole")
 """
 
 
-def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path):
+def test_a_driver_that_is_killed_goes_on_where_it_was_and_its_workers_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
     (tmp_path / "driver.py").write_text(DRIVER, encoding="utf-8")
     words = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path)]
-    records = tmp_path / "records"
 
     def finished():
-        return {path.name: path.stat().st_mtime_ns for path in records.glob("*.done")}
+        return {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("units/demo/*/unit.json")}
 
     driver = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     while len(finished()) < 4 and driver.poll() is None:
         time.sleep(0.02)
+    workers = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.wait()
     time.sleep(1.0)  # its workers finish the cell they are at
@@ -136,7 +139,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path):
     assert 4 <= len(before) < 12, "killed in the middle"
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "whole" in done.stdout
-    assert before.items() <= finished().items(), "finished cells were not computed again"
-    assert len(json.loads((records / "cell11.done").read_text(encoding="utf-8"))) == 1
+    assert before.items() <= finished().items() and len(finished()) == 12, "finished cells were not computed again"
     called = (tmp_path / "log").read_text(encoding="utf-8").split()
     assert len(set(called)) == 12 and len(called) <= 12 + 2, "only what was in work is called twice"
+    assert not psutil.wait_procs(workers, timeout=2 * grid.IDLE_SECONDS)[1]
