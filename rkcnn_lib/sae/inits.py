@@ -137,13 +137,16 @@ def best_scale(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
 
 @torch.no_grad()
 def batch_threshold(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
-    """The threshold over which k latents a token fire on average: BatchTopK's cut, averaged over batches."""
-    cuts = []
+    """The threshold over which k latents a token fire on X (n, d_in), on average; 0 where fewer are positive."""
+    n_wanted = len(X) * sae.config.k + 1  # one more: a pre-activation must exceed the threshold
+    largest, floor = X.new_zeros(0), 0.0
     for x in X.split(batch_size):
-        values = sae.encode_batch(x).values
-        values = values[values > 0]
-        cuts.append(float(values.min()) if len(values) else 0.0)
-    return float(np.mean(cuts))
+        pre = sae.pre_activations(x)
+        largest = torch.cat([largest, pre[pre > floor]])
+        if len(largest) >= n_wanted:
+            largest = largest.topk(n_wanted, sorted=False).values
+            floor = float(largest.min())
+    return floor
 
 
 def _directions_and_filters(
@@ -177,7 +180,8 @@ def _checked_rows(name: str, rows: Any, d_in: int) -> Tensor:
     rows = torch.as_tensor(rows).detach().cpu().float()
     if rows.ndim != 2 or rows.shape[1] != d_in:
         raise ValueError(f"{name} have shape {tuple(rows.shape)}; they must be (r, d_in={d_in})")
-    if not torch.isfinite(rows).all() or (rows.norm(dim=1) == 0).any():
+    length = rows.norm(dim=1)
+    if not torch.isfinite(length).all() or (length < 1e-12).any():  # shorter ones no longer become unit length
         raise ValueError(f"{name} hold NaN, infinite or all-zero rows; drop those first")
     return rows
 

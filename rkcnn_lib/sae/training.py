@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rkcnn_lib.files import plain_name
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.checkpoints import resume_checkpoint, save_checkpoint, sketch
 from rkcnn_lib.sae.inits import init_from_directions, sample_rows
@@ -77,7 +78,7 @@ def train_sae(
     """
     run = _Run(X, config, train_config, init, checkpoint, split, device)
     _train([run], X, train_config, split, progress)
-    return run.trainer.finished()
+    return run.trainer.finished(run.rows)
 
 
 def train_many(
@@ -104,14 +105,24 @@ def train_many(
         init is an SAE, a function of the seed that gives one, or None for a random start.
     seeds : sequence of int
     checkpoint : folder, optional
-        Each run has ``NAME-seedN`` in it.
+        Each run has ``NAME-seedN`` in it, so names must be those of folders, apart in more than their case.
 
     Returns
     -------
     {(name, seed): SAE}
+
+    Raises
+    ------
+    ValueError
+        As `train_sae` does; without an arm or a seed; for names that make no folders of their own.
     """
+    seeds = list(seeds)
     if not arms or not seeds:
         raise ValueError("give at least one arm and one seed")
+    if checkpoint is not None:
+        folders = [plain_name(name, "arm").casefold() for name in arms]
+        if len(set(folders)) < len(folders):
+            raise ValueError(f"arms {', '.join(map(str, arms))}: two share a folder for their checkpoints; rename one")
     trained = {}
     for seed in seeds:
         seeded = replace(train_config, seed=seed)
@@ -121,7 +132,7 @@ def train_many(
             folder = None if checkpoint is None else Path(checkpoint) / f"{name}-seed{seed}"
             runs[name] = _Run(X, config, seeded, start, folder, split, device)
         _train(list(runs.values()), X, seeded, split, progress)
-        trained |= {(name, seed): run.trainer.finished() for name, run in runs.items()}
+        trained |= {(name, seed): run.trainer.finished(run.rows) for name, run in runs.items()}
     return trained
 
 
@@ -178,6 +189,9 @@ class _Run:
             init = init_from_directions(config, X=rows, random_state=train_config.seed)
         elif init.config != config:
             raise ValueError(f"init was made for {init.config}, training asks for {config}")
+        for name, tensor in init.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"init holds NaN or infinite values in {name}")
         if device is not None:
             init = copy.deepcopy(init).to(device)
         self.trainer = Trainer(init, train_config, input_scale(rows))
@@ -185,6 +199,7 @@ class _Run:
         # The rows are read; the start was computed, and another device computes it a little differently.
         start = {f"init {name}": sketch(tensor) for name, tensor in init.state_dict().items()}
         self.identity = {"data": fingerprint(rows)} | start
+        self.rows = rows
         self.saved_step: int | None = None
         if self.folder is not None:
             resume_checkpoint(self.trainer, self.folder, self.identity)
