@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
+from operator import index
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def keep_real(config: Any, name: str, must: str, holds: Callable[[float], bool])
 
 def random_directions(n: int, d: int, random_state: int = 0) -> Tensor:
     """(n, d) unit rows, uniform on the sphere."""
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch.Generator().manual_seed(index(random_state))
     return nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
 
 

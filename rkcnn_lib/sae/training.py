@@ -21,7 +21,7 @@ from tqdm import tqdm
 from rkcnn_lib.files import plain_name
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.checkpoints import resume_checkpoint, save_checkpoint, sketch
-from rkcnn_lib.sae.inits import init_from_directions, sample_rows
+from rkcnn_lib.sae.inits import init_from_directions, plain_tensor, sample_rows
 from rkcnn_lib.sae.trainer import TrainConfig, Trainer
 from rkcnn_lib.tensors import fingerprint
 
@@ -76,6 +76,7 @@ def train_sae(
     FloatingPointError
         When the loss is not finite; the message gives the step and the last good checkpoint.
     """
+    X = plain_tensor(X, "X")
     run = _Run(X, config, train_config, init, checkpoint, split, device)
     _train([run], X, train_config, split, progress)
     return run.trainer.finished(run.rows)
@@ -123,12 +124,12 @@ def train_many(
         folders = [plain_name(name, "arm").casefold() for name in arms]
         if len(set(folders)) < len(folders):
             raise ValueError(f"arms {', '.join(map(str, arms))}: two share a folder for their checkpoints; rename one")
-    trained = {}
+    X, trained = plain_tensor(X, "X"), {}
     for seed in seeds:
         seeded = replace(train_config, seed=seed)
         runs = {}
         for name, (config, init) in arms.items():
-            start = init(seed) if callable(init) and not isinstance(init, SAE) else init
+            start = init(seeded.seed) if callable(init) and not isinstance(init, SAE) else init
             folder = None if checkpoint is None else Path(checkpoint) / f"{name}-seed{seed}"
             runs[name] = _Run(X, config, seeded, start, folder, split, device)
         _train(list(runs.values()), X, seeded, split, progress)
@@ -149,13 +150,12 @@ def batches(X: Any, batch_size: int, seed: int, split: str = "train", start: int
 
     Epoch e of a tensor is a permutation drawn from (seed, e), so any position is reached without replaying.
     """
-    if not isinstance(X, Tensor | np.ndarray):
+    if not isinstance(X, Tensor):
         if "start" in inspect.signature(X.batches).parameters:
             yield from X.batches(batch_size, seed=seed, split=split, start=start)
         else:
             yield from islice(X.batches(batch_size, seed=seed, split=split), start, None)
         return
-    X = torch.as_tensor(X)
     per_epoch = len(X) // batch_size
     step, order = start, None
     while True:
@@ -180,11 +180,11 @@ class _Run:
         split: str,
         device: str | torch.device | None,
     ) -> None:
-        if isinstance(X, Tensor | np.ndarray) and len(X) < train_config.batch_size:
-            raise ValueError(f"X has {len(X)} rows; batch_size={train_config.batch_size} needs at least that many")
-        if isinstance(X, Tensor | np.ndarray) and not torch.isfinite(torch.as_tensor(X)).all():
-            raise ValueError("X holds NaN or infinite values; clean the activations before training")
         rows = sample_rows(X, SCALE_ROWS, train_config.seed, split, d_in=config.d_in)
+        if isinstance(X, Tensor) and len(X) < train_config.batch_size:
+            raise ValueError(f"X has {len(X)} rows; batch_size={train_config.batch_size} needs at least that many")
+        if isinstance(X, Tensor) and not torch.isfinite(X).all():
+            raise ValueError("X holds NaN or infinite values; clean the activations before training")
         if init is None:
             init = init_from_directions(config, X=rows, random_state=train_config.seed)
         elif init.config != config:

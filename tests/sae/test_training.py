@@ -299,7 +299,36 @@ def test_training_settings_out_of_range_are_refused(settings, named):
         replace(SHORT, **settings)
 
 
+@pytest.mark.parametrize(
+    "laid_out",
+    [
+        lambda rows: rows[::-1],
+        lambda rows: rows[::-1].astype(">f4"),
+        lambda rows: rows[::-1].astype(np.float64),
+        lambda rows: torch.from_numpy(rows[::-1].copy()).requires_grad_(),
+    ],
+    ids=["reversed", "big-endian", "float64", "with a gradient"],
+)
+def test_rows_may_lie_in_memory_as_they_like(laid_out):
+    given, plain = laid_out(X[:3000].numpy()), X[:3000].flip(0)
+    expected = train_sae(plain, CONFIG, SHORT, progress=False)
+    assert same_weights(train_sae(given, CONFIG, SHORT, progress=False), expected)
+    assert getattr(given, "grad", None) is None
+    start = init_from_directions(CONFIG, given[:40], X=given, random_state=np.int64(1))
+    assert same_weights(start, init_from_directions(CONFIG, plain[:40], X=plain, random_state=1))
+
+
+@pytest.mark.parametrize("given", [X.to_sparse(), X.to(torch.complex64)], ids=["sparse", "complex"])
+def test_rows_that_are_not_dense_and_real_are_refused(given):
+    for work in (lambda: train_sae(given, CONFIG, SHORT), lambda: init_from_directions(CONFIG, given, X=X)):
+        with pytest.raises(ValueError, match="give dense, real values"):
+            work()
+
+
 def test_unusable_data_and_starts_are_refused():
+    for shapeless in (torch.tensor(3.0), X[0]):
+        with pytest.raises(ValueError, match="X has shape"):
+            train_sae(shapeless, CONFIG, SHORT)
     with pytest.raises(ValueError, match="20 rows; batch_size=128"):
         train_sae(X[:20], CONFIG, SHORT)
     spoiled = X.clone()
@@ -343,5 +372,9 @@ def test_arms_that_would_share_a_folder_are_refused(names, tmp_path):
 
 
 def test_seeds_may_be_an_array_of_numpy():
-    trained = train_many(X, {"a": (CONFIG, None)}, replace(SHORT, steps=1), np.arange(2), progress=False)
+    def start(seed):
+        assert type(seed) is int
+        return init_from_directions(CONFIG, X=X, random_state=seed)
+
+    trained = train_many(X, {"a": (CONFIG, start)}, replace(SHORT, steps=1), np.arange(2), progress=False)
     assert list(trained) == [("a", 0), ("a", 1)]
