@@ -74,7 +74,7 @@ def train_sae(
         On X that is empty, misshapen, not finite or shorter than a batch; an `init` or a checkpoint that does
         not fit; jumprelu.
     FloatingPointError
-        When the loss is not finite; the message gives the step and the last good checkpoint.
+        When the loss or a weight is not finite; the message gives the step and the last good checkpoint.
     """
     X = plain_tensor(X, "X")
     run = _Run(X, config, train_config, init, checkpoint, split, device)
@@ -208,11 +208,13 @@ class _Run:
     def train_step(self, batch: Tensor) -> None:
         try:
             self.trainer.train_step(batch)
+            due = self.trainer.done or self.trainer.step % self.trainer.config.checkpoint_every == 0
+            if due and not all(torch.isfinite(parameter).all() for parameter in self.trainer.sae.parameters()):
+                raise FloatingPointError(f"weights are not finite after step {self.trainer.step}")
         except FloatingPointError as error:
             good = "none was kept" if self.saved_step is None else f"step {self.saved_step} in {self.folder}"
             raise FloatingPointError(f"{error}; last good checkpoint: {good}. Try a lower lr or clip=1.0") from error
-        every = self.trainer.config.checkpoint_every
-        if self.folder is not None and (self.trainer.step % every == 0 or self.trainer.done):
+        if due and self.folder is not None:
             save_checkpoint(self.trainer, self.folder, self.identity)
             self.saved_step = self.trainer.step
 

@@ -90,9 +90,11 @@ def test_a_tensor_resumes_to_the_same_bits(tmp_path, monkeypatch):
     assert_same(whole, train_sae(X, CONFIG, TRAIN, checkpoint=tmp_path, progress=False))
 
 
-def test_a_finished_run_is_read_and_not_repeated(tmp_path):
-    done = train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
-    assert_same(done, train_sae(Stream(dies_at=0), CONFIG, TRAIN, checkpoint=tmp_path, progress=False))
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_a_finished_run_is_read_and_not_repeated(architecture, tmp_path):
+    config = replace(CONFIG, architecture=architecture)
+    done = train_sae(Stream(), config, TRAIN, checkpoint=tmp_path, progress=False)
+    assert_same(done, train_sae(Stream(dies_at=0), config, TRAIN, checkpoint=tmp_path, progress=False))
 
 
 def test_arms_that_stopped_at_different_steps_end_alike(tmp_path):
@@ -219,6 +221,15 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(t
     with pytest.raises(FloatingPointError, match=r"nan at step 33; last good checkpoint: step 27 in"):
         train_sae(Stream(poison_at=33), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
     assert json.loads((tmp_path / "checkpoint.json").read_text(encoding="utf-8"))["step"] == 27
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "relu"])
+def test_weights_that_the_last_update_spoils_are_neither_returned_nor_kept(architecture, tmp_path):
+    config = SAEConfig(32, 64, "relu", l1=1.0) if architecture == "relu" else replace(CONFIG, architecture=architecture)
+    train = TrainConfig(steps=1, batch_size=100, lr=1e39)  # beyond float32
+    with pytest.raises(FloatingPointError, match="weights are not finite after step 1; last good checkpoint: none"):
+        train_sae(X, config, train, checkpoint=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_that_ends_too_early_are_refused():
