@@ -11,8 +11,13 @@ BatchTopK: Bussmann, Leask & Nanda 2024, arXiv:2412.06410. JumpReLU: Rajamanohar
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
+from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +29,7 @@ ARCHITECTURES = ("relu", "topk", "batchtopk", "jumprelu")
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """What an SAE is, apart from its weights.
+    """What an SAE is, apart from its weights; numpy's numbers are kept as Python's.
 
     Parameters
     ----------
@@ -61,25 +66,23 @@ class SAEConfig:
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={self.architecture!r} is unknown; give one of {', '.join(ARCHITECTURES)}")
-        check_count("d_in", self.d_in)
-        check_count("d_sae", self.d_sae)
+        keep_whole(self, "d_in")
+        keep_whole(self, "d_sae")
         if self.uses_topk:
             if self.k is None:
                 raise ValueError(f"k=None; {self.architecture} needs the number of active latents a token")
-            check_count("k", self.k, self.d_sae, "d_sae")
+            keep_whole(self, "k", most="d_sae")
             if self.aux_k is not None:
-                check_count("aux_k", self.aux_k, self.d_sae, "d_sae")
+                keep_whole(self, "aux_k", most="d_sae")
         else:
             self._refuse_unused("k", "aux_k")
         if self.architecture == "relu":
-            if self.l1 is None or not 0 <= self.l1 < float("inf"):
-                raise ValueError(f"l1={self.l1}; relu needs a finite, non-negative L1 coefficient, such as 5.0")
+            keep_real(self, "l1", "relu needs a finite, non-negative L1 coefficient, such as 5.0", lambda l1: l1 >= 0)
         else:
             self._refuse_unused("l1")
-        if not 0 < self.aux_coefficient < float("inf"):
-            raise ValueError(
-                f"aux_coefficient={self.aux_coefficient}; it must be positive (aux_k=None switches AuxK off)"
-            )
+        keep_real(
+            self, "aux_coefficient", "it must be positive (aux_k=None switches AuxK off)", lambda weight: weight > 0
+        )
 
     @property
     def uses_topk(self) -> bool:
@@ -94,17 +97,29 @@ class SAEConfig:
                 )
 
 
-def check_count(name: str, value: object, most: int | None = None, most_name: str = "") -> None:
-    """Raise ValueError unless `value` is an int of 1 to `most`."""
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if not is_int or value < 1 or (most is not None and value > most):
-        limit = "at least 1" if most is None else f"1 to {most_name}={most}"
+def keep_whole(config: Any, name: str, least: int = 1, most: str | None = None) -> None:
+    """Keep a setting of a frozen configuration as a Python int.
+
+    Raises ValueError unless it is at least `least`, at most the setting named `most`, and fits 64 bits.
+    """
+    value, bound = getattr(config, name), getattr(config, most) if most else 2**63 - 1
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= bound:
+        limit = f"{least} to {most}={bound}" if most else f"at least {least}"
         raise ValueError(f"{name}={value!r}; it must be a whole number, {limit}")
+    object.__setattr__(config, name, int(value))
+
+
+def keep_real(config: Any, name: str, must: str, holds: Callable[[float], bool]) -> None:
+    """Keep a setting of a frozen configuration as a Python float; ValueError unless it is finite and `holds`."""
+    value = getattr(config, name)
+    if not isinstance(value, Real) or isinstance(value, bool) or not (math.isfinite(value) and holds(value)):
+        raise ValueError(f"{name}={value!r}; {must}")
+    object.__setattr__(config, name, float(value))
 
 
 def random_directions(n: int, d: int, random_state: int = 0) -> Tensor:
     """(n, d) unit rows, uniform on the sphere."""
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch.Generator().manual_seed(index(random_state))
     return nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
 
 
@@ -122,7 +137,7 @@ class SAE(nn.Module):
     W_enc : (d_in, d_sae), W_dec : (d_sae, d_in) with unit rows, b_enc : (d_sae,), b_dec : (d_in,)
     threshold : (d_sae,) buffer
         A pre-activation must exceed it for the latent to fire at inference (batchtopk and jumprelu).
-        BatchTopK keeps a running one while it trains, the same for all latents; it is 0, plain ReLU, before.
+        BatchTopK's, the same for all latents, is estimated at its start and at its end; it is 0, plain ReLU, before.
     history : list of dict
         What training logged: step, tokens, loss, explained_variance, l0, dead.
     snapshots : dict

@@ -40,7 +40,7 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) ->
     The JSON file names the tensor file and replaces its predecessor in one move, so a run that dies at any
     moment leaves a whole checkpoint, the new one or the one before.
     """
-    name = f"step-{trainer.step:08d}.safetensors"
+    name = _tensor_file(trainer.step)
     write_whole(folder / name, lambda new: save_file(_tensors(trainer), new))
     state = _settings(trainer, identity) | {
         "step": trainer.step,
@@ -49,9 +49,9 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) ->
         "history": trainer.history,
     }
     write_json(folder / STATE_FILE, state)
-    for old in folder.glob("step-*.safetensors*"):
-        if old.name != name:
-            old.unlink()
+    for old in folder.iterdir():  # earlier states, and what a killed process was writing
+        if old.name.startswith(("step-", ".step-", f".{STATE_FILE}.part-")) and old.name != name:
+            old.unlink(missing_ok=True)
 
 
 def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
@@ -67,13 +67,21 @@ def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) 
         return
     try:
         state = read_json(path)
-        tensors = load_file(folder / state["tensors"])
         _compare(path, state, _settings(trainer, identity))
-        trainer.step, trainer.scale = state["step"], state["scale"]
+        step, scale = state["step"], state["scale"]
+        if type(step) is not int or not 1 <= step <= trainer.config.steps or state["tensors"] != _tensor_file(step):
+            raise DamagedFile(f"step {step!r} of {trainer.config.steps} with the tensors {state['tensors']!r}")
+        if not (math.isfinite(scale) and scale > 0):
+            raise DamagedFile(f"scale {scale!r}")
+        tensors = load_file(folder / state["tensors"])
+        trainer.step, trainer.scale, trainer.history = step, scale, state["history"]
         _restore(trainer, tensors)
-    except (OSError, KeyError, DamagedFile, SafetensorError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, DamagedFile, SafetensorError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged ({error}); delete it to start again") from error
-    trainer.history = state["history"]
+
+
+def _tensor_file(step: int) -> str:
+    return f"step-{step:08d}.safetensors"
 
 
 def _settings(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
-    tensors = {"silent_tokens": trainer.silent_tokens, "threshold": trainer.sae.threshold}
+    tensors = {"silent_tokens": trainer.silent_tokens}
     for name, parameter in trainer.sae.named_parameters():
         moments = trainer.optimizer.state[parameter]
         tensors[name] = parameter.detach()
@@ -116,8 +124,10 @@ def _tensors(trainer: Trainer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+    for name, own in _tensors(trainer).items():
+        if tensors[name].shape != own.shape or not torch.isfinite(tensors[name]).all():
+            raise DamagedFile(f"{name} has shape {tuple(tensors[name].shape)}, or NaN or infinite values")
     trainer.silent_tokens.copy_(tensors["silent_tokens"])
-    trainer.sae.threshold.copy_(tensors["threshold"])
     for name, parameter in trainer.sae.named_parameters():
         moments = trainer.optimizer.state[parameter]
         parameter.copy_(tensors[name])  # copied in place, which keeps the memory layout

@@ -8,6 +8,7 @@ scale (without it arms cannot be compared: they would start orders of magnitude 
 from __future__ import annotations
 
 import warnings
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -96,10 +97,10 @@ def init_from_directions(
 
 def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *, d_in: int) -> Tensor:
     """At most `n_rows` rows of a tensor, an array or a store's split, as a checked float32 (n, d_in) tensor."""
-    if isinstance(X, Tensor | np.ndarray):
-        X = torch.as_tensor(X)
+    X = plain_tensor(X, "X")
+    if isinstance(X, Tensor):
         if X.ndim == 2 and len(X) > n_rows:
-            generator = torch.Generator().manual_seed(random_state)
+            generator = torch.Generator().manual_seed(index(random_state))
             X = X[torch.randperm(len(X), generator=generator)[:n_rows].to(X.device)]
     elif hasattr(X, "matrix"):
         with warnings.catch_warnings():  # a store warns when it has fewer rows; here all of them will do
@@ -113,6 +114,19 @@ def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *,
     if not torch.isfinite(X).all():
         raise ValueError("X holds NaN or infinite values; clean the activations before training")
     return X
+
+
+def plain_tensor(given: Any, name: str) -> Any:
+    """An array of any strides and byte order, or a tensor, as a tensor without history; anything else as it is."""
+    if isinstance(given, np.ndarray):
+        if min(given.strides, default=0) < 0 or not given.dtype.isnative:  # torch takes neither
+            given = given.astype(given.dtype.newbyteorder("="), order="C")
+        given = torch.as_tensor(given)
+    if isinstance(given, Tensor):
+        if given.layout != torch.strided or given.is_complex():
+            raise ValueError(f"{name} is a {given.dtype} tensor in the layout {given.layout}; give dense, real values")
+        return given.detach()
+    return given
 
 
 @torch.no_grad()
@@ -137,13 +151,16 @@ def best_scale(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
 
 @torch.no_grad()
 def batch_threshold(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
-    """The threshold over which k latents a token fire on average: BatchTopK's cut, averaged over batches."""
-    cuts = []
+    """The threshold over which k latents a token fire on X (n, d_in), on average; 0 where fewer are positive."""
+    n_wanted = len(X) * sae.config.k + 1  # one more: a pre-activation must exceed the threshold
+    largest, floor = X.new_zeros(0), 0.0
     for x in X.split(batch_size):
-        values = sae.encode_batch(x).values
-        values = values[values > 0]
-        cuts.append(float(values.min()) if len(values) else 0.0)
-    return float(np.mean(cuts))
+        pre = sae.pre_activations(x)
+        largest = torch.cat([largest, pre[pre > floor]])
+        if len(largest) >= n_wanted:
+            largest = largest.topk(n_wanted, sorted=False).values
+            floor = float(largest.min())
+    return floor
 
 
 def _directions_and_filters(
@@ -174,10 +191,11 @@ def _directions_and_filters(
 
 
 def _checked_rows(name: str, rows: Any, d_in: int) -> Tensor:
-    rows = torch.as_tensor(rows).detach().cpu().float()
+    rows = torch.as_tensor(plain_tensor(rows, name)).cpu().float()
     if rows.ndim != 2 or rows.shape[1] != d_in:
         raise ValueError(f"{name} have shape {tuple(rows.shape)}; they must be (r, d_in={d_in})")
-    if not torch.isfinite(rows).all() or (rows.norm(dim=1) == 0).any():
+    length = rows.norm(dim=1)
+    if not torch.isfinite(length).all() or (length < 1e-12).any():  # shorter ones no longer become unit length
         raise ValueError(f"{name} hold NaN, infinite or all-zero rows; drop those first")
     return rows
 

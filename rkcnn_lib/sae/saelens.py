@@ -1,7 +1,8 @@
 """SAEs on disk, in SAELens's format: a folder with ``cfg.json`` and ``sae_weights.safetensors``.
 
 Written and read here with safetensors alone. ReLU is SAELens's ``standard``. BatchTopK is written as the
-JumpReLU that it is at inference, with its threshold for every latent, and comes back as one.
+JumpReLU that it is at inference, with its threshold for every latent, and comes back as one. Before version 6 SAELens
+named the activation function beside the architecture: a TopK was mostly a ``standard`` one with the function ``topk``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from rkcnn_lib.sae.architectures import SAE, SAEConfig
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 _WRITTEN_AS = {"relu": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu"}
-_READ_AS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
+_ACTIVATIONS = {  # ours by SAELens's architecture and activation function, the first where a file names none
+    "standard": {"relu": "relu", "topk": "topk"},
+    "topk": {"topk": "topk"},
+    "jumprelu": {"relu": "jumprelu"},
+}
 
 
 def save_saelens(sae: SAE, folder: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> Path:
@@ -94,26 +99,24 @@ def load_saelens(folder: str | os.PathLike[str], device: str | torch.device | No
     Returns
     -------
     SAE
-        float32, decoder rows as they stand in the file. AuxK, which concerns training alone, is not kept. A
+        float32, decoder rows as they stand in the file, times its ``scaling_factor`` where it was finetuned with
+        one (codes then reconstruct as they do in SAELens). AuxK, which concerns training alone, is not kept. A
         `standard` file of another author, which does not say its L1 coefficient, gets 0.
 
     Raises
     ------
     ValueError
-        On a missing or damaged file, an architecture other than standard, topk and jumprelu, input normalising
-        that weights cannot express, and tensors that do not fit the configuration.
+        On a missing or damaged file, an architecture other than standard, topk and jumprelu or another activation
+        function than ReLU and TopK, input normalising that weights cannot express, tensors that do not fit the
+        configuration, and NaN or infinite weights.
     """
     folder = Path(folder)
     fields = _read_config(folder)
-    architecture = fields.get("architecture")
-    if architecture not in _READ_AS:
-        raise ValueError(f"{folder}: architecture {architecture!r} is not supported; read here: {', '.join(_READ_AS)}")
-    for name, expected in (("normalize_activations", "none"), ("reshape_activations", "none")):
-        if fields.get(name, expected) not in (expected, None):
-            raise ValueError(f"{folder}: {name}={fields[name]!r}; only {expected!r} is read here")
-    l1 = (fields.get("metadata") or {}).get("l1_coefficient", 0.0) if architecture == "standard" else None
-    config = SAEConfig(fields["d_in"], fields["d_sae"], architecture=_READ_AS[architecture], k=fields.get("k"), l1=l1)
-    tensors = _read_tensors(folder, config)
+    for name in ("normalize_activations", "reshape_activations"):
+        if fields.get(name) not in ("none", None, False):
+            raise ValueError(f"{folder}: {name}={fields[name]!r}; only 'none' is read here")
+    config = _sae_config(folder, fields)
+    tensors = _read_tensors(folder, config, bool(fields.get("finetuning_scaling_factor")))
     if fields.get("rescale_acts_by_decoder_norm"):
         norms = tensors["W_dec"].norm(dim=1)
         if not torch.allclose(norms, torch.ones_like(norms), atol=1e-4):
@@ -133,30 +136,63 @@ def _read_config(folder: Path) -> dict[str, Any]:
         fields = read_json(folder / CONFIG_FILE)
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no {CONFIG_FILE}; give a folder in SAELens's format") from error
-    if "architecture" not in fields:  # SAELens before version 6
-        activation = fields.get("activation_fn_str", fields.get("activation_fn", "relu"))
-        fields["architecture"] = {"relu": "standard", "topk": "topk"}.get(activation, activation)
-        fields["k"] = (fields.get("activation_fn_kwargs") or {}).get("k")
-        if fields.get("normalize_activations") is False:
-            fields["normalize_activations"] = "none"
     missing = [name for name in ("d_in", "d_sae") if name not in fields]
     if missing:
         raise ValueError(f"{folder / CONFIG_FILE} does not say {', '.join(missing)}")
     return fields
 
 
-def _read_tensors(folder: Path, config: SAEConfig) -> dict[str, Tensor]:
+def _sae_config(folder: Path, fields: dict[str, Any]) -> SAEConfig:
+    architecture = str(fields.get("architecture") or "standard")
+    if architecture not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise ValueError(f"{folder}: architecture {architecture!r} is not supported; read here: {known}")
+    ours = _ACTIVATIONS[architecture]
+    activation = str(fields.get("activation_fn_str") or fields.get("activation_fn") or next(iter(ours)))
+    if activation not in ours:
+        raise ValueError(
+            f"{folder}: architecture {architecture!r} with the activation function {activation!r} is not supported; "
+            f"read here: {', '.join(ours)}"
+        )
+    k, l1 = fields.get("k"), None
+    if ours[activation] == "topk":
+        k = _within(fields, "activation_fn_kwargs").get("k", k)
+    elif ours[activation] == "relu":
+        l1 = _within(fields, "metadata").get("l1_coefficient") or 0.0
+    try:
+        return SAEConfig(fields["d_in"], fields["d_sae"], architecture=ours[activation], k=k, l1=l1)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from None
+
+
+def _within(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _read_tensors(folder: Path, config: SAEConfig, finetuned: bool) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
     try:
         tensors = load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is missing or damaged: {error}") from error
     d_in, d_sae = config.d_in, config.d_sae
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
     if config.architecture == "jumprelu":
         shapes["threshold"] = (d_sae,)
+    factor = next((name for name in ("scaling_factor", "finetuning_scaling_factor") if name in tensors), None)
+    if factor:
+        shapes[factor] = (d_sae,)
     for name, shape in shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != shape:
             raise ValueError(f"{path}: {name} has shape {found}; the configuration says {shape}")
-    return {name: tensors[name].float() for name in shapes}
+        if not tensors[name].is_floating_point() or not torch.isfinite(tensors[name].float()).all():
+            raise ValueError(f"{path}: {name} holds NaN, infinite values or no floating-point numbers")
+    found = {name: tensors[name].float() for name in shapes}
+    scales = found.pop(factor) if factor else torch.ones(())
+    if not torch.allclose(scales, torch.ones_like(scales)):  # SAELens itself leaves out ones
+        if not finetuned:
+            raise ValueError(f"{path}: {factor} is not 1, but {CONFIG_FILE} does not say finetuning_scaling_factor")
+        found["W_dec"] = found["W_dec"] * scales[:, None]  # SAELens multiplies the codes between encoding and decoding
+    return found

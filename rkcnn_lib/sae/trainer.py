@@ -11,21 +11,21 @@ import math
 import sys
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from rkcnn_lib.sae.architectures import SAE, check_count
+from rkcnn_lib.sae.architectures import SAE, keep_real, keep_whole
+from rkcnn_lib.sae.inits import batch_threshold
 from rkcnn_lib.sae.sparse import decode_sparse
-
-THRESHOLD_MOMENTUM = 0.99
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How an SAE is trained.
+    """How an SAE is trained; numpy's numbers are kept as Python's.
 
     Parameters
     ----------
@@ -79,20 +79,22 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "dead_tokens", "log_every", "checkpoint_every"):
-            check_count(name, getattr(self, name))
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr={self.lr}; it must be positive, such as 1e-3")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r}; it must be a whole number, at least 0")
+            keep_whole(self, name)
+        keep_whole(self, "seed", least=0)
+        keep_real(self, "lr", "it must be positive and finite, such as 1e-3", lambda lr: lr > 0)
         for name in ("warmup", "decay", "l1_warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}; it is a share of the steps, 0 to 1")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip={self.clip}; it must be positive, or None")
-        object.__setattr__(self, "snapshot_steps", tuple(self.snapshot_steps))
-        outside = [s for s in self.snapshot_steps if not 0 <= s <= self.steps]
+            keep_real(self, name, "it is a share of the steps, 0 to 1", lambda share: 0 <= share <= 1)
+        if self.clip is not None:
+            keep_real(self, "clip", "it must be positive and finite, or None", lambda norm: norm > 0)
+        for name, allowed in (("train_decoder", (True, False)), ("autocast", (True, False, None))):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}={value!r}; it must be one of {', '.join(map(str, allowed))}")
+            object.__setattr__(self, name, None if value is None else bool(value))
+        shown = [int(s) if isinstance(s, Integral) else s for s in self.snapshot_steps]
+        object.__setattr__(self, "snapshot_steps", tuple(shown))
+        outside = [s for s in shown if not isinstance(s, int) or not 0 <= s <= self.steps]
         if outside:
-            raise ValueError(f"snapshot_steps={outside}; they must lie between 0 and steps={self.steps}")
+            raise ValueError(f"snapshot_steps={outside}; they must be whole numbers, 0 to steps={self.steps}")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of update number `step`, 0 to steps - 1."""
@@ -112,7 +114,6 @@ class Output(NamedTuple):
     x_hat: Tensor  # (batch, d_in) reconstruction
     fired: Tensor  # (d_sae,) bool, latents active on any token of the batch
     l0: Tensor  # scalar, mean number of active latents a token
-    cut: Tensor | None  # scalar, smallest active value of the batch (batchtopk)
 
 
 def training_output(sae: SAE, x: Tensor, dead: Tensor | None = None, l1_share: float = 1.0) -> Output:
@@ -127,17 +128,13 @@ def training_output(sae: SAE, x: Tensor, dead: Tensor | None = None, l1_share: f
         x_hat = sae.decode(z)
         loss = (x - x_hat).square().sum(1).mean() + l1_share * sae.config.l1 * z.sum(1).mean()
         active = z > 0
-        return Output(loss, x_hat, active.any(0), active.sum(1).float().mean(), None)
+        return Output(loss, x_hat, active.any(0), active.sum(1).float().mean())
     codes = sae.encode_batch(x)
     x_hat = decode_sparse(codes, sae.W_dec) + sae.b_dec
     loss = (x - x_hat).square().sum(1).mean()
     if sae.config.aux_k is not None and dead is not None and bool(dead.any()):
         loss = loss + sae.config.aux_coefficient * auxk_error(sae, x, (x - x_hat).detach(), dead)
-    active = codes.values.detach() > 0
-    cut = None
-    if sae.config.architecture == "batchtopk":
-        cut = torch.where(active, codes.values.detach(), math.inf).min()
-    return Output(loss, x_hat, codes.active_latents(), active.sum() / len(x), cut)
+    return Output(loss, x_hat, codes.active_latents(), (codes.values.detach() > 0).sum() / len(x))
 
 
 def auxk_error(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
@@ -222,9 +219,6 @@ class Trainer:
         self._update()
         self.silent_tokens += len(x)
         self.silent_tokens[out.fired] = 0
-        if out.cut is not None:
-            usable = torch.where(torch.isfinite(out.cut), out.cut, self.sae.threshold)
-            self.sae.threshold.lerp_(usable, 1 - THRESHOLD_MOMENTUM)
         self.step += 1
         if self.step == 1 or self.step % self.config.log_every == 0 or self.done:
             self._log(x, out)
@@ -247,18 +241,24 @@ class Trainer:
             parts.append(out._replace(loss=out.loss.detach() * share, x_hat=out.x_hat.detach(), l0=out.l0 * share))
         if len(parts) == 1:
             return parts[0]
-        loss, x_hat, fired, l0, _ = zip(*parts, strict=True)
-        return Output(torch.stack(loss).sum(), torch.cat(x_hat), torch.stack(fired).any(0), torch.stack(l0).sum(), None)
+        loss, x_hat, fired, l0 = zip(*parts, strict=True)
+        return Output(torch.stack(loss).sum(), torch.cat(x_hat), torch.stack(fired).any(0), torch.stack(l0).sum())
 
     def dead_latents(self) -> Tensor:
         """(d_sae,) bool: silent for at least `dead_tokens` tokens of training."""
         return self.silent_tokens >= self.config.dead_tokens
 
-    def finished(self) -> SAE:
-        """The SAE as it stands, in raw units, with its history and snapshots."""
+    def finished(self, rows: Tensor) -> SAE:
+        """The SAE as it stands, in raw units, with its history and snapshots.
+
+        BatchTopK's threshold at inference is the one that lets k latents a token through on `rows` (n, d_in) of
+        training, in raw units: one that runs along lags behind the weights, far behind in a short training.
+        """
         sae = copy.deepcopy(self.sae)
         sae.zero_grad(set_to_none=True)
         sae.scale_inputs_(1 / self.scale)
+        if sae.config.architecture == "batchtopk":
+            sae.threshold.fill_(batch_threshold(sae, rows.to(self.device), min(1024, self.config.batch_size)))
         sae.history = list(self.history)
         sae.snapshots = dict(self.snapshots)
         return sae

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rkcnn_lib.files import plain_name
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.checkpoints import resume_checkpoint, save_checkpoint, sketch
-from rkcnn_lib.sae.inits import init_from_directions, sample_rows
+from rkcnn_lib.sae.inits import init_from_directions, plain_tensor, sample_rows
 from rkcnn_lib.sae.trainer import TrainConfig, Trainer
 from rkcnn_lib.tensors import fingerprint
 
@@ -73,11 +74,12 @@ def train_sae(
         On X that is empty, misshapen, not finite or shorter than a batch; an `init` or a checkpoint that does
         not fit; jumprelu.
     FloatingPointError
-        When the loss is not finite; the message gives the step and the last good checkpoint.
+        When the loss or a weight is not finite; the message gives the step and the last good checkpoint.
     """
+    X = plain_tensor(X, "X")
     run = _Run(X, config, train_config, init, checkpoint, split, device)
     _train([run], X, train_config, split, progress)
-    return run.trainer.finished()
+    return run.trainer.finished(run.rows)
 
 
 def train_many(
@@ -104,24 +106,34 @@ def train_many(
         init is an SAE, a function of the seed that gives one, or None for a random start.
     seeds : sequence of int
     checkpoint : folder, optional
-        Each run has ``NAME-seedN`` in it.
+        Each run has ``NAME-seedN`` in it, so names must be those of folders, apart in more than their case.
 
     Returns
     -------
     {(name, seed): SAE}
+
+    Raises
+    ------
+    ValueError
+        As `train_sae` does; without an arm or a seed; for names that make no folders of their own.
     """
+    seeds = list(seeds)
     if not arms or not seeds:
         raise ValueError("give at least one arm and one seed")
-    trained = {}
+    if checkpoint is not None:
+        folders = [plain_name(name, "arm").casefold() for name in arms]
+        if len(set(folders)) < len(folders):
+            raise ValueError(f"arms {', '.join(map(str, arms))}: two share a folder for their checkpoints; rename one")
+    X, trained = plain_tensor(X, "X"), {}
     for seed in seeds:
         seeded = replace(train_config, seed=seed)
         runs = {}
         for name, (config, init) in arms.items():
-            start = init(seed) if callable(init) and not isinstance(init, SAE) else init
+            start = init(seeded.seed) if callable(init) and not isinstance(init, SAE) else init
             folder = None if checkpoint is None else Path(checkpoint) / f"{name}-seed{seed}"
             runs[name] = _Run(X, config, seeded, start, folder, split, device)
         _train(list(runs.values()), X, seeded, split, progress)
-        trained |= {(name, seed): run.trainer.finished() for name, run in runs.items()}
+        trained |= {(name, seed): run.trainer.finished(run.rows) for name, run in runs.items()}
     return trained
 
 
@@ -138,13 +150,12 @@ def batches(X: Any, batch_size: int, seed: int, split: str = "train", start: int
 
     Epoch e of a tensor is a permutation drawn from (seed, e), so any position is reached without replaying.
     """
-    if not isinstance(X, Tensor | np.ndarray):
+    if not isinstance(X, Tensor):
         if "start" in inspect.signature(X.batches).parameters:
             yield from X.batches(batch_size, seed=seed, split=split, start=start)
         else:
             yield from islice(X.batches(batch_size, seed=seed, split=split), start, None)
         return
-    X = torch.as_tensor(X)
     per_epoch = len(X) // batch_size
     step, order = start, None
     while True:
@@ -169,15 +180,18 @@ class _Run:
         split: str,
         device: str | torch.device | None,
     ) -> None:
-        if isinstance(X, Tensor | np.ndarray) and len(X) < train_config.batch_size:
-            raise ValueError(f"X has {len(X)} rows; batch_size={train_config.batch_size} needs at least that many")
-        if isinstance(X, Tensor | np.ndarray) and not torch.isfinite(torch.as_tensor(X)).all():
-            raise ValueError("X holds NaN or infinite values; clean the activations before training")
         rows = sample_rows(X, SCALE_ROWS, train_config.seed, split, d_in=config.d_in)
+        if isinstance(X, Tensor) and len(X) < train_config.batch_size:
+            raise ValueError(f"X has {len(X)} rows; batch_size={train_config.batch_size} needs at least that many")
+        if isinstance(X, Tensor) and not torch.isfinite(X).all():
+            raise ValueError("X holds NaN or infinite values; clean the activations before training")
         if init is None:
             init = init_from_directions(config, X=rows, random_state=train_config.seed)
         elif init.config != config:
             raise ValueError(f"init was made for {init.config}, training asks for {config}")
+        for name, tensor in init.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"init holds NaN or infinite values in {name}")
         if device is not None:
             init = copy.deepcopy(init).to(device)
         self.trainer = Trainer(init, train_config, input_scale(rows))
@@ -185,6 +199,7 @@ class _Run:
         # The rows are read; the start was computed, and another device computes it a little differently.
         start = {f"init {name}": sketch(tensor) for name, tensor in init.state_dict().items()}
         self.identity = {"data": fingerprint(rows)} | start
+        self.rows = rows
         self.saved_step: int | None = None
         if self.folder is not None:
             resume_checkpoint(self.trainer, self.folder, self.identity)
@@ -193,11 +208,13 @@ class _Run:
     def train_step(self, batch: Tensor) -> None:
         try:
             self.trainer.train_step(batch)
+            due = self.trainer.done or self.trainer.step % self.trainer.config.checkpoint_every == 0
+            if due and not all(torch.isfinite(parameter).all() for parameter in self.trainer.sae.parameters()):
+                raise FloatingPointError(f"weights are not finite after step {self.trainer.step}")
         except FloatingPointError as error:
             good = "none was kept" if self.saved_step is None else f"step {self.saved_step} in {self.folder}"
             raise FloatingPointError(f"{error}; last good checkpoint: {good}. Try a lower lr or clip=1.0") from error
-        every = self.trainer.config.checkpoint_every
-        if self.folder is not None and (self.trainer.step % every == 0 or self.trainer.done):
+        if due and self.folder is not None:
             save_checkpoint(self.trainer, self.folder, self.identity)
             self.saved_step = self.trainer.step
 

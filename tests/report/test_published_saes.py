@@ -1,12 +1,14 @@
 """SAEs of others: read from a local folder of the hub's layout, refused before compute where they do not fit."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rkcnn_lib.report.params import ParameterError
+from rkcnn_lib.report.studies import published_saes
 from rkcnn_lib.report.studies.published_saes import Centred, judge_published, open_published
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
 from rkcnn_lib.worlds import MemoryStore
@@ -34,7 +36,10 @@ def perfect(tmp_path, monkeypatch):
 
 
 def asked(*published):
-    return SimpleNamespace(published=list(published), model="toy", layer=8, heldout_rows=500, splice_contexts=4)
+    return SimpleNamespace(
+        published=list(published), arms=["random", "rkcnn_lift"], model="toy", layer=8, heldout_rows=500,
+        splice_contexts=4,
+    )  # fmt: skip
 
 
 def judged(spec, X):
@@ -55,6 +60,43 @@ def test_a_centred_one_is_read_without_the_mean_over_dimensions(perfect):
     assert judged(f"{perfect}#centred", X)["explained_variance"] == pytest.approx(1.0, abs=1e-6)
     _, sae = open_published(asked(str(perfect)), D).popitem()[1]
     assert not Centred(sae).encode(torch.full((3, D), 7.0)).any()  # a constant row is nothing but its mean
+
+
+def copied(folder, *places):
+    return [str(shutil.copytree(folder, folder.parent / place)) for place in places]
+
+
+def test_two_of_one_name_are_both_judged_and_told_apart_by_their_paths(perfect):
+    one, other, deep, arm = copied(perfect, "a/x/hook", "b/x/hook", "c/y/hook", "random")
+    p = asked(one, other, deep, arm, f"{deep}#centred", str(perfect), f"{one}/", str(perfect.parent / "b/../a/x/hook"))
+    opened = open_published(p, D)
+    names = ["a/x/hook", "b/x/hook", "y/hook", f"{perfect.parent.name}/random", "hook#centred", perfect.name]
+    assert list(opened) == names  # the same folder twice is one
+    for name, spec in zip(names[:3], (one, other, deep), strict=True):
+        assert opened[name][0].samefile(spec)
+    X = torch.randn(20_000, D, generator=torch.Generator().manual_seed(0))
+    table = judge_published(opened, MemoryStore(X, name="rows"), SimpleNamespace(p=p, device="cpu"))
+    assert set(table["arm"]) == set(names) and not table.duplicated(["arm", "metric"]).any()
+
+
+def test_two_repositories_of_the_hub_are_told_apart(perfect, monkeypatch):
+    monkeypatch.setattr(published_saes, "folder_of", lambda spec: perfect)
+    specs = ["ann/saes:l1/hook", "bob/saes:l1/hook", "bob/saes:l2/hook", "bob/saes:l2/hook#centred"]
+    assert list(open_published(asked(*specs), D)) == ["ann/saes/l1/hook", "bob/saes/l1/hook", "l2/hook", "hook#centred"]
+
+
+def test_a_folder_with_a_colon_in_its_name_is_found(perfect):
+    (odd,) = copied(perfect, "layer:8")
+    assert list(open_published(asked(odd), D)) == ["layer:8"]
+
+
+def test_another_configuration_with_the_same_weights_is_judged_again(perfect):
+    X = torch.randn(20_000, D, generator=torch.Generator().manual_seed(0))
+    assert judged(str(perfect), X)["l0"] == pytest.approx(D)
+    fields = json.loads((perfect / "cfg.json").read_text(encoding="utf-8"))
+    fields |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2}}
+    (perfect / "cfg.json").write_text(json.dumps(fields), encoding="utf-8")
+    assert judged(str(perfect), X)["l0"] == pytest.approx(2)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
 import pytest
 import torch
 
-from rkcnn_lib.sae import SAE, SAEConfig
+from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig
 from rkcnn_lib.sae.architectures import random_directions
 
 
@@ -24,11 +29,32 @@ from rkcnn_lib.sae.architectures import random_directions
         ({"d_in": 4, "d_sae": 8, "architecture": "relu", "l1": -1.0}, "l1=-1.0"),
         ({"d_in": 4, "d_sae": 8, "architecture": "relu", "l1": 1.0, "k": 2}, "k=2"),
         ({"d_in": 4, "d_sae": 8, "architecture": "jumprelu", "aux_k": 2}, "aux_k=2"),
+        ({"d_in": True, "d_sae": 8, "k": 2}, "d_in=True"),
+        ({"d_in": 4, "d_sae": 8, "k": np.True_}, "k=np.True_"),
+        ({"d_in": 4, "d_sae": 8, "k": np.float64(2.0)}, "k=np.float64"),
+        ({"d_in": 4, "d_sae": 8, "architecture": "relu", "l1": math.inf}, "l1=inf"),
+        ({"d_in": 4, "d_sae": 8, "architecture": "relu", "l1": math.nan}, "l1=nan"),
+        ({"d_in": 4, "d_sae": 8, "architecture": "relu", "l1": "5"}, "l1='5'"),
+        ({"d_in": 4, "d_sae": 8, "architecture": "relu", "l1": True}, "l1=True"),
+        ({"d_in": 4, "d_sae": 8, "k": 2, "aux_k": 2, "aux_coefficient": math.inf}, "aux_coefficient=inf"),
+        ({"d_in": 4, "d_sae": 8, "k": 2, "aux_k": 2, "aux_coefficient": None}, "aux_coefficient=None"),
     ],
 )
 def test_config_refuses_and_names_the_parameter(settings, named):
     with pytest.raises(ValueError, match=named):
         SAEConfig(**settings)
+
+
+def test_numbers_of_numpy_become_numbers_in_json():
+    given = SAEConfig(np.int64(5), np.int32(8), k=np.uint8(2), aux_k=np.int64(3), aux_coefficient=np.float64(0.25))
+    assert json.loads(json.dumps(asdict(given))) == asdict(SAEConfig(5, 8, k=2, aux_k=3, aux_coefficient=0.25))
+    assert json.dumps(asdict(SAEConfig(5, 8, "relu", l1=np.float32(0.5)))).count('"l1": 0.5') == 1
+    given = TrainConfig(
+        steps=np.int64(20), batch_size=np.int16(8), lr=np.float32(0.5), seed=np.int64(7), warmup=np.float16(0.25),
+        clip=np.float64(1.5), snapshot_steps=np.arange(3), train_decoder=np.bool_(False), autocast=np.False_,
+    )  # fmt: skip
+    plain = TrainConfig(20, 8, 0.5, 7, 0.25, clip=1.5, snapshot_steps=(0, 1, 2), train_decoder=False, autocast=False)
+    assert json.dumps(asdict(given)) == json.dumps(asdict(plain))
 
 
 def example(architecture: str) -> SAE:
@@ -70,6 +96,18 @@ def test_reconstructing_by_active_latents_changes_nothing():
             z = sae.encode(x)
             torch.testing.assert_close(x_hat, sae.decode(z).detach())
             assert torch.equal(torch.stack([tokens, latents], 1), (z > 0).nonzero())
+
+
+def test_rows_that_are_not_finite_stay_visible_and_touch_no_others():
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    spoiled = x.clone()
+    spoiled[7, 2] = torch.nan
+    others = torch.arange(50) != 7
+    for architecture in ("relu", "topk", "batchtopk", "jumprelu"):
+        sae = example(architecture)
+        for found, whole in ((sae(spoiled), sae(x)), (sae.reconstruct(spoiled)[0], sae.reconstruct(x)[0])):
+            assert found[7].isnan().all()
+            torch.testing.assert_close(found[others], whole[others])
 
 
 def test_scaling_the_inputs_scales_codes_and_reconstructions():

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_many, train_sae
 from tests.sae.planted import planted
@@ -89,9 +90,11 @@ def test_a_tensor_resumes_to_the_same_bits(tmp_path, monkeypatch):
     assert_same(whole, train_sae(X, CONFIG, TRAIN, checkpoint=tmp_path, progress=False))
 
 
-def test_a_finished_run_is_read_and_not_repeated(tmp_path):
-    done = train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
-    assert_same(done, train_sae(Stream(dies_at=0), CONFIG, TRAIN, checkpoint=tmp_path, progress=False))
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_a_finished_run_is_read_and_not_repeated(architecture, tmp_path):
+    config = replace(CONFIG, architecture=architecture)
+    done = train_sae(Stream(), config, TRAIN, checkpoint=tmp_path, progress=False)
+    assert_same(done, train_sae(Stream(dies_at=0), config, TRAIN, checkpoint=tmp_path, progress=False))
 
 
 def test_arms_that_stopped_at_different_steps_end_alike(tmp_path):
@@ -152,12 +155,81 @@ def test_damage_is_reported(tmp_path):
         train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"step": 10**9}, "step 1000000000 of 60"),
+        ({"step": 1e9}, "step 1000000000.0 of 60"),
+        ({"step": 60}, "step 60 of 60 with the tensors 'step-00000018.safetensors'"),
+        ({"step": -1}, "step -1 of 60"),
+        ({"step": 0}, "step 0 of 60"),
+        ({"step": True}, "step True of 60"),
+        ({"step": "18"}, "step '18' of 60"),
+        ({"step": None}, "step None of 60"),
+        ({"tensors": "../other/step-00000018.safetensors"}, "tensors '../other"),
+        ({"scale": float("nan")}, "scale nan"),
+        ({"scale": -1.0}, "scale -1.0"),
+        ({"scale": None}, "damaged"),
+        ({"sae": []}, "damaged"),
+    ],
+)
+def test_a_checkpoint_that_says_what_cannot_be_does_not_count_as_trained(changes, said, tmp_path):
+    with pytest.raises(Interrupted):
+        train_sae(Stream(25), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    state = json.loads((tmp_path / "checkpoint.json").read_text(encoding="utf-8"))
+    (tmp_path / "checkpoint.json").write_text(json.dumps(state | changes), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=rf"checkpoint in {tmp_path} is damaged .*{said}" if said != "damaged" else said
+    ):
+        train_sae(Stream(dies_at=0), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("missing", ["step", "scale", "tensors", "history", "identity"])
+def test_a_checkpoint_that_lacks_a_part_is_damaged(missing, tmp_path):
+    with pytest.raises(Interrupted):
+        train_sae(Stream(25), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    state = json.loads((tmp_path / "checkpoint.json").read_text(encoding="utf-8"))
+    del state[missing]
+    (tmp_path / "checkpoint.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"damaged .*{missing}"):
+        train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("spoil", [lambda t: t.fill_(torch.nan), lambda t: t[:1].clone()], ids=["nan", "shape"])
+@pytest.mark.parametrize("named", ["W_enc", "exp_avg_sq.b_dec"])
+def test_a_checkpoint_with_spoiled_tensors_is_damaged(named, spoil, tmp_path):
+    train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    (path,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(path)
+    save_file(tensors | {named: spoil(tensors[named])}, path)
+    with pytest.raises(ValueError, match=f"damaged .{named} has shape"):
+        train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+
+
+def test_what_killed_processes_left_goes_with_the_next_checkpoint(tmp_path):
+    for left in (".step-00000009.safetensors.part-0123456789ab", ".checkpoint.json.part-0123456789ab"):
+        (tmp_path / left).write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("not ours", encoding="utf-8")
+    train_sae(Stream(), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["checkpoint.json", "notes.txt", "step-00000060.safetensors"]
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match=r"nan at step 33; last good checkpoint: none"):
         train_sae(Stream(poison_at=33), CONFIG, TRAIN, progress=False)
     with pytest.raises(FloatingPointError, match=r"nan at step 33; last good checkpoint: step 27 in"):
         train_sae(Stream(poison_at=33), CONFIG, TRAIN, checkpoint=tmp_path, progress=False)
     assert json.loads((tmp_path / "checkpoint.json").read_text(encoding="utf-8"))["step"] == 27
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "relu"])
+def test_weights_that_the_last_update_spoils_are_neither_returned_nor_kept(architecture, tmp_path):
+    config = SAEConfig(32, 64, "relu", l1=1.0) if architecture == "relu" else replace(CONFIG, architecture=architecture)
+    train = TrainConfig(steps=1, batch_size=100, lr=1e39)  # beyond float32
+    with pytest.raises(FloatingPointError, match="weights are not finite after step 1; last good checkpoint: none"):
+        train_sae(X, config, train, checkpoint=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_that_ends_too_early_are_refused():

@@ -59,7 +59,9 @@ def test_no_other_scale_reconstructs_better(config):
 
 def test_batchtopk_starts_with_a_threshold_that_lets_k_latents_through():
     sae = init_from_directions(SAEConfig(32, 64, "batchtopk", k=3), TRUTH, X=X)
-    assert float((sae.encode(X) > 0).sum(1).float().mean()) == pytest.approx(3, rel=0.05)
+    assert (sae.encode(X) > 0).sum() == 3 * len(X)
+    few = init_from_directions(SAEConfig(32, 64, "batchtopk", k=60), TRUTH, X=X)
+    assert not few.threshold.any() and (few.encode(X) > 0).sum() < 60 * len(X)  # no more than are positive
 
 
 def test_fraction_limits_the_mined_latents():
@@ -104,6 +106,9 @@ def test_geometric_median_of_one_repeated_row_is_that_row():
         ({"directions": torch.ones(3, 5)}, "directions have shape"),
         ({"directions": torch.zeros(3, 32)}, "all-zero"),
         ({"directions": torch.full((3, 32), torch.nan)}, "NaN"),
+        ({"directions": torch.full((3, 32), 1e30)}, "infinite"),  # their length is: they would become zero
+        ({"directions": torch.full((3, 32), 1e-30)}, "all-zero"),
+        ({"directions": TRUTH, "filters": torch.full_like(TRUTH, torch.inf)}, "filters hold NaN, infinite"),
         ({"filters": TRUTH}, "without directions"),
         ({"directions": TRUTH, "filters": TRUTH[:3]}, "3 filters for 48"),
         ({"directions": TRUTH, "filters": -TRUTH}, "48 filters do not answer"),

@@ -60,10 +60,118 @@ def change_config(folder, **changes):
     (folder / "cfg.json").write_text(json.dumps(fields | changes), encoding="utf-8")
 
 
+def as_before_version_6(sae, folder, tensors=(), dtype=torch.float32, **fields):
+    """A folder as SAELens 2 to 5 wrote it, with more tensors in the file, in another precision."""
+    save_saelens(sae, folder)
+    weights = load_file(folder / "sae_weights.safetensors") | dict(tensors)
+    save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, folder / "sae_weights.safetensors")
+    written = {
+        "d_in": 10, "d_sae": 30, "dtype": str(dtype).removeprefix("torch."), "hook_name": "blocks.8.hook_resid_pre",
+        "hook_layer": 8, "apply_b_dec_to_input": True, "finetuning_scaling_factor": False, "prepend_bos": True,
+        "normalize_activations": False, "l1_coefficient": None,
+    }  # fmt: skip
+    (folder / "cfg.json").write_text(json.dumps(written | fields), encoding="utf-8")
+    return folder
+
+
+TOPK_4 = {"activation_fn_kwargs": {"k": 4}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architecture": "standard", "activation_fn_str": "topk"} | TOPK_4,
+        {"architecture": "standard", "activation_fn": "topk"} | TOPK_4,
+        {"activation_fn_str": "topk"} | TOPK_4,
+        {"activation_fn": "topk"} | TOPK_4,
+        {"architecture": "topk", "activation_fn_str": "topk"} | TOPK_4,
+        {"architecture": "topk"} | TOPK_4,
+        {"architecture": "topk", "k": 4},
+    ],
+)
+def test_a_topk_of_before_version_6_is_read_as_one(fields, tmp_path):
+    back = load_saelens(as_before_version_6(example("topk"), tmp_path, **fields))
+    assert back.config == SAEConfig(10, 30, k=4)
+    assert torch.equal(back.encode(X), example("topk").encode(X))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"activation_fn_str": "relu", "activation_fn_kwargs": {}},
+        {"architecture": "standard", "activation_fn": "relu", "activation_fn_kwargs": None},
+        {"architecture": None, "metadata": {"l1_coefficient": None}, "normalize_activations": None},
+        {},
+    ],
+)
+def test_a_relu_of_before_version_6_is_read_as_one(fields, tmp_path):
+    back = load_saelens(as_before_version_6(example("relu"), tmp_path, **fields))
+    assert back.config == SAEConfig(10, 30, "relu", l1=0.0)
+    assert torch.equal(back.encode(X), example("relu").encode(X))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields"),
+    [
+        ("relu", {"activation_fn_str": "tanh-relu"}),
+        ("relu", {"architecture": "standard", "activation_fn": "tanh-relu"}),
+        ("relu", {"architecture": "topk", "activation_fn_str": "relu"} | TOPK_4),
+        ("jumprelu", {"architecture": "jumprelu", "activation_fn_str": "topk"} | TOPK_4),
+    ],
+)
+def test_other_activation_functions_are_refused_by_name(architecture, fields, tmp_path):
+    folder = as_before_version_6(example(architecture), tmp_path, **fields)
+    said = fields.get("activation_fn_str", fields.get("activation_fn"))
+    with pytest.raises(ValueError, match=f"activation function '{said}' is not supported"):
+        load_saelens(folder)
+
+
+@pytest.mark.parametrize("named", ["scaling_factor", "finetuning_scaling_factor"])
+@pytest.mark.parametrize("architecture", ["relu", "topk", "jumprelu"])
+def test_a_finetuned_scale_multiplies_the_codes_that_are_decoded(architecture, named, tmp_path):
+    sae, factor = example(architecture), torch.linspace(0.5, 2.0, 30)
+    fields = {"relu": {}, "topk": {"activation_fn_str": "topk"} | TOPK_4, "jumprelu": {"architecture": "jumprelu"}}
+    folder = as_before_version_6(sae, tmp_path, {named: factor}, finetuning_scaling_factor=True, **fields[architecture])
+    back, codes = load_saelens(folder), sae.encode(X)
+    assert torch.equal(back.encode(X), codes)  # which latents fire, and how strongly, is untouched
+    torch.testing.assert_close(back(X), sae.decode(codes * factor))
+    change_config(folder, finetuning_scaling_factor=False)
+    with pytest.raises(ValueError, match=f"{named} is not 1"):
+        load_saelens(folder)
+
+
+def test_a_scale_of_ones_that_is_not_in_use_is_left_out(tmp_path):
+    folder = as_before_version_6(example("relu"), tmp_path, {"scaling_factor": torch.ones(30)})
+    assert torch.equal(load_saelens(folder).W_dec, example("relu").W_dec)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_read(dtype, tmp_path):
+    sae = example("topk")
+    back = load_saelens(as_before_version_6(sae, tmp_path, dtype=dtype, activation_fn_str="topk", **TOPK_4))
+    for name, tensor in back.named_parameters():
+        assert torch.equal(tensor, getattr(sae, name).to(dtype).float())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("named", ["W_enc", "W_dec", "b_enc", "b_dec", "threshold"])
+def test_weights_that_are_not_finite_are_refused_by_name(named, value, tmp_path):
+    sae = example("jumprelu")
+    with torch.no_grad():
+        getattr(sae, named)[..., 3] = value
+    save_saelens(sae, tmp_path)
+    with pytest.raises(ValueError, match=rf"sae_weights.safetensors: {named} holds NaN"):
+        load_saelens(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"architecture": "gated"}, "'gated' is not supported.*topk"),
+        ({"architecture": ["topk"]}, "is not supported.*topk"),
+        ({"normalize_activations": True}, "normalize_activations=True"),
+        ({"d_in": "10"}, r"cfg.json: d_in='10'"),
+        ({"k": None, "activation_fn_kwargs": [4]}, "cfg.json: k=None"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations='layer_norm'"),
         ({"d_sae": 31}, "W_enc has shape"),
         ({"k": 99}, "k=99"),

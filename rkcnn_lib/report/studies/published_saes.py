@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rkcnn_lib.report.studies.cells import splice
 from rkcnn_lib.report.studies.comparison import tidy
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, load_saelens
+from rkcnn_lib.sae.saelens import CONFIG_FILE, WEIGHTS_FILE
 from rkcnn_lib.worlds.hub import ModelUnavailable, fetched
 
 CENTRED = "#centred"
@@ -51,19 +53,19 @@ def folder_of(spec: str) -> Path:
         If it is neither here nor can it be fetched.
     """
     name = spec.removesuffix(CENTRED)
+    if (Path(name).expanduser() / CONFIG_FILE).is_file():
+        return Path(name).expanduser()
     if ":" not in name:
-        if (Path(name).expanduser() / "cfg.json").is_file():
-            return Path(name).expanduser()
         raise ParameterError(
             f"published = {spec!r}: no folder with a cfg.json (or, on the hub: 'owner/repository:path')"
         )
     repository, path = name.split(":", 1)
-    weights = f"{path}/sae_weights.safetensors"
+    weights = f"{path}/{WEIGHTS_FILE}"
     try:
         folder = fetched(
             repository,
             None,
-            [f"{path}/cfg.json", weights],
+            [f"{path}/{CONFIG_FILE}", weights],
             lambda here: None if (here / weights).is_file() else weights,
         )
     except ModelUnavailable as error:
@@ -74,14 +76,17 @@ def folder_of(spec: str) -> Path:
 
 
 def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
-    """Return each SAE that is asked for, by the name of its folder, read and checked before anything is trained.
+    """Return each SAE that is asked for, read and checked before anything is trained.
+
+    Its name is that of its folder, after as much of the path as tells it from the others and from the arms: SAELens
+    names folders after hooks, so those of two trainings have the same name.
 
     Raises
     ------
     ParameterError
         If one cannot be had, cannot be read, or is of another width than the activations.
     """
-    found = {}
+    found: dict[tuple[str, ...], tuple[Path, SAE]] = {}
     for spec in p.published:
         folder = folder_of(spec)
         try:
@@ -93,8 +98,24 @@ def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
                 f"published = {spec!r} reads {sae.config.d_in} dimensions; the activations have {d_in}: "
                 "is it of this model, layer and hook?"
             )
-        found[f"{folder.name}{CENTRED}" if spec.endswith(CENTRED) else folder.name] = folder, sae
-    return found
+        found[_path_of(spec, folder)] = folder, sae
+    others = [(arm,) for arm in p.arms]
+    return {_shortest_end(path, [*found, *others]): opened for path, opened in found.items()}
+
+
+def _path_of(spec: str, folder: Path) -> tuple[str, ...]:
+    """Return the parts of a published SAE's path: here from the root on, on the hub from the owner on."""
+    name = spec.removesuffix(CENTRED)
+    here = folder == Path(name).expanduser()
+    parts = Path(os.path.abspath(folder) if here else name.replace(":", "/", 1)).parts
+    return (*parts[:-1], parts[-1] + spec[len(name) :])
+
+
+def _shortest_end(path: tuple[str, ...], among: list[tuple[str, ...]]) -> str:
+    """Return the shortest end of a path that no other ends in; all of it, if all of it is the end of another."""
+    lengths = range(1, len(path) + 1)
+    alone = [n for n in lengths if sum(other[-n:] == path[-n:] for other in among) == 1]
+    return "/".join(path[-(alone or [len(path)])[0] :])
 
 
 def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -> pd.DataFrame:
@@ -102,10 +123,10 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
     p: SaeCompare = run.p
     found = {}
     for name, (folder, sae) in opened.items():
-        weights = hashlib.sha256((folder / "sae_weights.safetensors").read_bytes()).hexdigest()
+        files = [hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (WEIGHTS_FILE, CONFIG_FILE)]
         inputs = {
-            "weights": weights, "name": name, "data": store.key, "heldout": p.heldout_rows, "splice": p.splice_contexts,
-            "device": run.device,
+            "files": files, "centred": name.endswith(CENTRED), "data": store.key, "heldout": p.heldout_rows,
+            "splice": p.splice_contexts, "device": run.device,
         }  # fmt: skip
 
         def compute(scratch: Path, name: str = name, sae: SAE = sae) -> Unit:
