@@ -26,7 +26,9 @@ from rkcnn_lib.report.params import (
 
 NEED_NOTEBOOKS = ("report", "run", "sweep", "site")
 # What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
-KEPT_BY_DRY_RUN = ("model", "revision", "layer", "layers", "hook", "text", "relation")
+KEPT_BY_DRY_RUN = (
+    "model", "revision", "layer", "layers", "hook", "text", "context_size", "relation", "isolated", "positions"
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -174,8 +176,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.dry_run:
         smoke = {nb: read_parameter_file(path) for nb, path in profile_files(ROOT / "params/smoke").items()}
         overrides = {
-            nb: smoke[nb] | {name: value for name, value in given.items() if name in KEPT_BY_DRY_RUN}
-            for nb, given in overrides.items()
+            nb: smoke[nb] | {name: value for name, value in asked.items() if name in KEPT_BY_DRY_RUN}
+            for nb, asked in ((nb, resolve(nb, v).model_dump(exclude={"layers"}) | v) for nb, v in overrides.items())
         }
     plans = {nb: resolve(nb, given) for nb, given in overrides.items()}  # refuse everything bad before compute
     if not confirm(plans, yes=options.yes):

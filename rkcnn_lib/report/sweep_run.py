@@ -24,8 +24,8 @@ from typing import Any
 import pandas as pd
 
 from rkcnn_lib.files import DamagedFile, digest, outputs_root, read_json, write_json
+from rkcnn_lib.report.limits import INVENTED_MODELS
 from rkcnn_lib.report.params import ParameterError
-from rkcnn_lib.report.runs import INVENTED_MODELS, input_identity
 from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.studies.activations import invented_store
 from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
@@ -65,7 +65,7 @@ def sweep(
     """
     planned = read_sweep(path)
     part = _shard(shard, planned)
-    input_identity(planned.p)  # a layer that the model lacks, a text that is not there
+    planned.check()  # a layer that the model lacks, a text that is not there
     out = out.expanduser().resolve()
     device = _device(planned.p, cluster)
     _check_folder(out, planned, resume, part)

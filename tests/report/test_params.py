@@ -36,7 +36,11 @@ def test_every_profile_has_all_six_notebooks(profile):
         ("04_sae_compare", {"n_subsets": 100, "n_directions": 50}, ["n_subsets = 100", "150"]),
         ("01_toy_superposition", {"n_subsets": 100, "n_directions": 50}, ["n_subsets = 100", "150"]),
         ("04_sae_compare", {"arms": ["random", "rkcnn_lyft"]}, ["rkcnn_lyft"]),
-        ("04_sae_compare", {"arms": ["random", "random", "rkcnn_lift"]}, ["name each arm once"]),
+        (
+            "04_sae_compare",
+            {"arms": ["random", "random", "rkcnn_lift"]},
+            ["arms = [", "name each value once, not 'random' again"],
+        ),
         ("05_multilayer", {"more_hooks": ["mlp_out"]}, ["name each hook once", "not hook = 'mlp_out' again"]),
         ("04_sae_compare", {"l1": 2.0}, ["l1 = 2.0", "topk has no L1 penalty"]),
         ("04_sae_compare", {"lr": "fast"}, ["lr = 'fast'"]),
