@@ -157,9 +157,8 @@ class Run:
         from rkcnn_lib.worlds.devices import pick_device
 
         self.notebook, self.p = notebook, values
-        identity = input_identity(values)
-        self.device = str(pick_device(values.device))
         self.key = run_key(notebook, values)
+        self.device = str(pick_device(values.device))
         self.folder = run_folder(notebook, self.key)
         self.cache = outputs_root() / "cache"
         self._began = time.monotonic()
@@ -169,7 +168,7 @@ class Run:
             "status": "running", "headline": None, "parameters": values.model_dump(),
             "gate": None, "verdicts": [], "data": None,
             "earlier_gates": earlier_gates(notebook, values.profile, getattr(values, "model", None)),
-            "provenance": provenance(self.device), "model": identity.get("model"),
+            "provenance": provenance(self.device), "model": input_identity(values)["model"],
             "seeds": None, "started": _now(), "finished": None, "wall_seconds": None,
         }  # fmt: skip
 
