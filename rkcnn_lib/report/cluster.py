@@ -12,12 +12,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import joblib
 
-from rkcnn_lib.report.units import COMPUTING, fingerprint
+from rkcnn_lib.files import digest
+from rkcnn_lib.report.units import VERSIONS
 
 CONNECT_SECONDS = 10.0
 NODE_SECONDS = 60.0  # a node that has not answered by then is left out: starting a worker imports torch
@@ -144,7 +146,7 @@ def _ask_nodes(ids: list[str], folders: tuple[Path, ...]) -> dict[str, dict[str,
         ask = ray.remote(num_cpus=0, max_retries=0)(_examine)
         asked = {
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                [str(folder / token) for folder in folders], fingerprint(*COMPUTING)
+                [str(folder / token) for folder in folders], _version()
             ): node
             for node in ids
         }
@@ -159,14 +161,19 @@ def _ask_nodes(ids: list[str], folders: tuple[Path, ...]) -> dict[str, dict[str,
             (folder / token).unlink(missing_ok=True)
 
 
-def _examine(tokens: list[str], code: str) -> dict[str, Any]:
+def _version() -> str:
+    """Return what must be the same on all machines: the package's version and those of its units."""
+    return digest([metadata.version("rkcnn"), VERSIONS])
+
+
+def _examine(tokens: list[str], ours: str) -> dict[str, Any]:
     """Run on a node: what keeps it from doing the work?"""
     problem = None
     try:
         unseen = [str(Path(token).parent) for token in tokens if not Path(token).is_file()]
         if unseen:
             problem = f"does not see {', '.join(unseen)}; use a file system that all nodes mount"
-        elif fingerprint(*COMPUTING) != code:
+        elif _version() != ours:
             problem = "runs another version of rkcnn_lib: install the same one on every node"
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"

@@ -2,11 +2,12 @@
 
 ``outputs/runs/NOTEBOOK/KEY/`` holds ``run.json`` (parameters, gate, verdicts, provenance), ``metrics.parquet``
 (tidy) and, when papermill ran it, the executed ``notebook.ipynb``. The key is a hash of the resolved
-parameters, the model's files and the code, so the same question asked twice lands in the same folder.
+parameters, the model's files and the code's version, so the same question asked twice lands in the same folder.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import platform
@@ -34,7 +35,6 @@ from rkcnn_lib.report.params import (
     validate,
 )
 from rkcnn_lib.report.schemas import NOT_DECIDING, Parameters
-from rkcnn_lib.report.units import fingerprint
 
 FORMAT = 1
 PACKAGES = (
@@ -76,7 +76,7 @@ def run_key(notebook: str, values: Parameters) -> str:
         raise ParameterError(f"model = {values.model!r}: no language model; only 04_sae_compare and sweeps run on it")
     asked = values.model_dump(exclude=NOT_DECIDING)
     source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text(encoding="utf-8")
-    return digest([notebook, asked, input_identity(values), fingerprint(), source])
+    return digest([notebook, asked, input_identity(values), code_version(), source])
 
 
 def input_identity(values: Parameters) -> dict[str, Any]:
@@ -127,20 +127,34 @@ def finished(notebook: str, key: str) -> bool:
     return bool(record) and record["status"] == "finished" and (folder / "notebook.ipynb").is_file()
 
 
+def _git(*words: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, encoding="utf-8", timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+@functools.cache
+def code_version() -> str:
+    """Return what tells one state of the library from another, for pages must be of the code that they name.
+
+    That is git's own hash of the package, with what was changed since; without a checkout the version of the package.
+    Units have versions of their own: a run that starts again under other code computes nothing anew by that alone.
+    """
+    tree, changed = _git("rev-parse", "HEAD:rkcnn_lib"), _git("diff", "HEAD", "--", "rkcnn_lib")
+    return metadata.version("rkcnn") if tree is None else digest([tree, changed])
+
+
 def provenance(device: str) -> dict[str, Any]:
     """Return what a reader needs to run this again: commit, versions, device, threads."""
     import torch
 
-    def git(*words: str) -> str | None:
-        try:
-            answer = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    status = git("status", "--porcelain", "--untracked-files=no")
+    status = _git("status", "--porcelain", "--untracked-files=no")
     return {
-        "git_commit": git("rev-parse", "HEAD"),
+        "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),

@@ -12,7 +12,7 @@ from rkcnn_lib.files import write_json, write_whole
 from rkcnn_lib.report.runs import provenance
 from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.sweep_file import Setting, Sweep
-from rkcnn_lib.report.units import COMPUTING, fingerprint
+from rkcnn_lib.report.units import VERSIONS
 
 CELL = ("layer", "hook", "arm", "seed")
 
@@ -68,7 +68,7 @@ def finish(ended: list[Ended], planned: Sweep, out: Path, part: tuple[int, int])
         record = {
             "file": planned.file.model_dump(), "status": "failures" if failed else "finished", "counts": counts,
             "swept": planned.swept, "settings": [{"setting": s.number} | s.values for s in planned.settings],
-            "rungs": planned.rungs, "parameters": planned.p.model_dump(), "code": fingerprint(*COMPUTING),
+            "rungs": planned.rungs, "parameters": planned.p.model_dump(), "versions": VERSIONS,
             "provenance": provenance("cpu"),
         }  # fmt: skip
         write_json(out / f"sweep{ending}.json", record)

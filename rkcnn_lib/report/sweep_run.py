@@ -32,7 +32,7 @@ from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.report.sweep import Records, Workers, process_count, run_recorded
 from rkcnn_lib.report.sweep_file import Setting, Sweep, read_sweep
 from rkcnn_lib.report.sweep_result import Cell, Ended, finish
-from rkcnn_lib.report.units import COMPUTING, DamagedUnit, fingerprint, unit_scalars
+from rkcnn_lib.report.units import VERSIONS, DamagedUnit, unit_scalars
 from rkcnn_lib.worlds import capture_layers, model_facts
 from rkcnn_lib.worlds.devices import pick_device
 
@@ -166,7 +166,7 @@ def _open_stores(planned: Sweep, device: str, workers: Any, out: Path) -> dict[t
         root=outputs_root().resolve() / "cache", context_size=p.context_size, revision=p.revision,
     )  # fmt: skip
     if not isinstance(workers, Workers):  # a worker may have the GPU that this machine lacks
-        key = digest([p.model_dump(), layers, planned.hooks, fingerprint("worlds")])
+        key = digest([p.model_dump(), layers, planned.hooks])
         left = run_recorded(_capture, {f"capture-{key}": (capture, device)}, out / "records", workers, "capture")
         if "error" in left[f"capture-{key}"]:
             raise RuntimeError(f"capture failed: {left[f'capture-{key}']['error']}")
@@ -239,8 +239,7 @@ def _ended(cell: Cell, mined: dict[str, Any] | None, trained: dict[str, Any] | N
 def _key(stage: str, cell: Cell, store: Any, device: str, more: tuple) -> str:
     """Hash what decides a cell, so that a record is never taken for another's, and not for an older version's."""
     asked = cell.p.model_dump(exclude={"profile", "force", "n_jobs", "n_seeds", "layers", "device"})
-    code = fingerprint(*COMPUTING)
-    return digest([stage, asked, store.key, cell.arm, cell.seed, device, more, code, str(outputs_root().resolve())])
+    return digest([stage, asked, store.key, cell.arm, cell.seed, device, more, VERSIONS, str(outputs_root().resolve())])
 
 
 def _mine_cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str) -> dict[str, Any]:

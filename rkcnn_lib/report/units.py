@@ -1,14 +1,12 @@
 """Finished pieces of work on disk: computed once, written whole or not at all, found again by their inputs.
 
-A *unit* is one arm x seed x layer (or one mining, one toy model). Its key is a hash of everything that decides
-its numbers: the inputs given and the code that computes it. So a second run, a run with one more seed or a
-notebook that shares units with another recomputes nothing, and a change of code never meets a stale number.
+A *unit* is one arm x seed x layer (or one mining, one toy model). It is found again by its kind, that kind's version
+and its inputs. So a second run, a run with one more seed or a notebook that shares units with another recomputes
+nothing; code that gives other numbers gets another version (a test holds a small result of every kind to it).
 """
 
 from __future__ import annotations
 
-import ast
-import functools
 import shutil
 import sys
 from collections.abc import Callable
@@ -33,73 +31,20 @@ from rkcnn_lib.files import (
     write_json,
 )
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# What a unit's numbers depend on; report/ only arranges and shows them, but for the module named.
-COMPUTING = ("probe", "sae", "measure", "worlds", "report/studies", "tensors.py")
-
-
-@functools.cache
-def fingerprint(*places: str) -> str:
-    """Hash the code under ``rkcnn_lib`` (all of it, or the places named), without comments and docstrings.
-
-    A reworded docstring must not throw away hours of finished units; a changed statement must.
-    """
-    return digest([(str(path.relative_to(PACKAGE)), _code(path)) for path in _files(*places or (".",))])
-
-
-def _files(*places: str) -> list[Path]:
-    files: list[Path] = []
-    for place in places:
-        path = PACKAGE / place
-        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return files
-
-
-@functools.cache
-def code_behind(module: str) -> tuple[str, ...]:
-    """Return the files of :data:`COMPUTING` that a module rests on, itself among them, as `fingerprint` takes them.
-
-    A figure's new title must not throw away SAEs: a unit depends on what the module that computes it imports, directly
-    or not, inside functions or not. A module from elsewhere may depend on everything.
-    """
-    computing = {path.relative_to(PACKAGE) for path in _files(*COMPUTING)}
-    found: set[Path] = set()
-    waiting = {_file_of(module)} & computing
-    if not waiting:
-        return COMPUTING
-    while waiting:
-        file = waiting.pop()
-        found.add(file)
-        waiting |= (_imports(PACKAGE / file) & computing) - found
-    return tuple(sorted(map(str, found)))
-
-
-def _file_of(module: str) -> Path:
-    """Return where a module of the package lies in it; one that is not there gives a file that is not there."""
-    path = Path(*module.split(".")[1:])
-    return path / "__init__.py" if (PACKAGE / path).is_dir() else path.with_suffix(".py")
-
-
-def _imports(path: Path) -> set[Path]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {name for name in names if name.startswith(f"{PACKAGE.name}.")}
-    parents = {name.rsplit(".", depth)[0] for name in ours for depth in range(1, name.count("."))}
-    return {_file_of(name) for name in ours | parents}
-
-
-def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        is_documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if is_documented and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            node.body = body[1:]
-    return ast.dump(tree)
+# Every kind of unit with the version of the code that computes it. Raise a kind's number when its numbers change for
+# the same inputs: units made before are then computed again, and no others.
+VERSIONS = {
+    "agreement": 1, "causal_saes": 1, "directions": 1, "fourier": 1, "frozen": 1, "neighbourhoods": 1,
+    "plane_mining": 1, "probing": 1, "probing_controls": 1, "probing_sizes": 1, "published": 1, "saes": 1,
+    "seed_study": 1, "seed_study_models": 1, "toy_curves": 1, "toy_mining": 1, "toy_model_sets": 1, "toy_models": 1,
+    "toy_noise": 1, "toy_planes": 1,
+}  # fmt: skip
+# Kinds whose inputs name the sizes of another kind's result instead of the result itself.
+BUILT_ON = {
+    "neighbourhoods": "toy_models", "plane_mining": "toy_planes", "probing": "toy_models",
+    "probing_controls": "toy_models", "probing_sizes": "toy_models", "toy_curves": "toy_model_sets",
+    "toy_mining": "toy_models", "toy_noise": "toy_models",
+}  # fmt: skip
 
 
 class DamagedUnit(DamagedFile):
@@ -117,30 +62,25 @@ class Unit:
     save_extra: Callable[[Path], None] | None = None  # writes further files, e.g. an SAE in SAELens format
 
 
-def unit_folder(kind: str, inputs: dict[str, Any], computed_by: Callable[..., Any]) -> Path:
+def unit_folder(kind: str, inputs: dict[str, Any]) -> Path:
     """Return where the unit of this kind with these inputs lies, whether it is finished or not."""
-    code = fingerprint(*code_behind(computed_by.__module__))
-    return outputs_root() / "units" / kind / digest({"inputs": inputs, "code": code})
+    versions = [VERSIONS[kind], VERSIONS.get(BUILT_ON.get(kind))]
+    return outputs_root() / "units" / kind / digest({"inputs": inputs, "versions": versions})
 
 
-def cached_unit(
-    kind: str, inputs: dict[str, Any], compute: Callable[[Path], Unit], computed_by: Callable[..., Any] | None = None
-) -> Unit:
-    """Return the finished unit with these inputs, computing and saving it if there is none.
+def cached_unit(kind: str, inputs: dict[str, Any], compute: Callable[[Path], Unit]) -> Unit:
+    """Return the finished unit with these inputs, computing and saving it if there is none, or a damaged one.
 
     Parameters
     ----------
     kind : str
-        Name of the folder under ``outputs/units``.
+        A name in :data:`VERSIONS`, and of the folder under ``outputs/units``.
     inputs : dict
-        Everything that decides the result, as JSON can hold it.
+        Everything that decides the result but the code, as JSON can hold it.
     compute : callable
         Called with a scratch folder (for checkpoints, kept when the process dies) if the unit is not there.
-    computed_by : callable, optional
-        Whose module, with all that it imports, is the code behind the numbers; ``compute`` itself by default. Needed
-        where ``compute`` only passes on a function of another module.
     """
-    folder = unit_folder(kind, inputs, computed_by or compute)
+    folder = unit_folder(kind, inputs)
     scratch = folder.with_name(folder.name + ".scratch")
     if (unit := _whole(folder)) is not None:
         shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed after it had saved

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from rkcnn_lib.report import cli
-from rkcnn_lib.report.cluster import ClusterUnusable, _examine, connect
+from rkcnn_lib.report.cluster import ClusterUnusable, _examine, _version, connect
 from rkcnn_lib.report.params import ROOT
-from rkcnn_lib.report.units import COMPUTING, fingerprint
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install -e '.[cluster]'")
@@ -33,7 +32,7 @@ def test_without_ray_the_extra_is_named(tmp_path):
 
 def test_a_node_that_sees_other_folders_or_runs_other_code_says_so(tmp_path):
     (tmp_path / "token").touch()
-    code = fingerprint(*COMPUTING)
+    code = _version()
     assert _examine([str(tmp_path / "token")], code)["problem"] is None
     assert "all nodes mount" in _examine([str(tmp_path / "token"), str(tmp_path / "other")], code)["problem"]
     assert "same one on every node" in _examine([str(tmp_path / "token")], "0" * 16)["problem"]

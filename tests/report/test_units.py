@@ -15,6 +15,7 @@ from rkcnn_lib.report.units import Unit, cached_unit, unit_folder
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    monkeypatch.setitem(units.VERSIONS, "demo", 1)
     return tmp_path
 
 
@@ -53,15 +54,15 @@ def test_a_unit_that_died_leaves_its_scratch_and_no_result():
 
     with pytest.raises(KeyboardInterrupt):
         cached_unit("demo", {"seed": 0}, dies)
-    assert not unit_folder("demo", {"seed": 0}, made).exists()
+    assert not unit_folder("demo", {"seed": 0}).exists()
 
     def resumes(scratch):
         assert (scratch / "checkpoint").read_text(encoding="utf-8") == "half"
         return made(scratch)
 
     cached_unit("demo", {"seed": 0}, resumes)
-    assert [path.name for path in unit_folder("demo", {"seed": 0}, made).parent.iterdir()] == [
-        unit_folder("demo", {"seed": 0}, made).name
+    assert [path.name for path in unit_folder("demo", {"seed": 0}).parent.iterdir()] == [
+        unit_folder("demo", {"seed": 0}).name
     ]
 
 
@@ -88,7 +89,7 @@ def test_numbers_of_numpy_are_stored_as_numbers():
         return Unit(scalars={"k": np.int64(5), "loss": np.float32(0.5)})
 
     assert cached_unit("demo", {"k": np.int64(5)}, compute).scalars == {"k": 5, "loss": 0.5}
-    assert unit_folder("demo", {"k": np.int64(5)}, compute) == unit_folder("demo", {"k": 5}, compute)
+    assert unit_folder("demo", {"k": np.int64(5)}) == unit_folder("demo", {"k": 5})
 
 
 def _counted(log):
@@ -108,62 +109,10 @@ def test_two_processes_that_want_one_unit_compute_it_once(tmp_path):
     assert (tmp_path / "log").read_text(encoding="utf-8") == "computed\n"
 
 
-def test_changed_code_is_another_unit_and_a_changed_docstring_is_not(tmp_path):
-    source = tmp_path / "module.py"
-    texts = ['def f():\n    """One."""\n    return 1\n', 'def f():\n    """Two."""\n    return 1  # why\n']
-    codes = []
-    for text in [*texts, "def f():\n    return 2\n"]:
-        source.write_text(text, encoding="utf-8")
-        codes.append(units._code(source))
-    assert codes[0] == codes[1] != codes[2]
-
-
-@pytest.fixture
-def small_package(tmp_path, monkeypatch):
-    files = {
-        "sae/__init__.py": "from rkcnn_lib.sae.train import go", "sae/train.py": "go = 1",
-        "report/studies/compute.py": "def f():\n    from rkcnn_lib.sae import go\n    import rkcnn_lib.report.runs",
-        "report/studies/show.py": "from rkcnn_lib.report.studies import compute", "report/runs.py": "x = 1",
-    }  # fmt: skip
-    package = tmp_path / "rkcnn_lib"
-    for name, text in files.items():
-        (package / name).parent.mkdir(parents=True, exist_ok=True)
-        (package / name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(units, "PACKAGE", package)
-    monkeypatch.setattr(units, "COMPUTING", ("sae", "report/studies"))
-    yield package
-    units.code_behind.cache_clear()
-    units.fingerprint.cache_clear()
-
-
-def key_of(module):
-    units.code_behind.cache_clear()
-    units.fingerprint.cache_clear()
-    return units.fingerprint(*units.code_behind(f"rkcnn_lib.{module}"))
-
-
-@pytest.mark.parametrize(
-    ("edited", "changed"),
-    [
-        ("sae/train.py", True),  # reached through a package, inside a function
-        ("report/studies/compute.py", True),
-        ("report/studies/show.py", False),
-        ("report/runs.py", False),
-    ],
-)
-def test_a_unit_depends_on_what_its_module_imports_and_on_no_other_code(edited, changed, small_package):
-    before = key_of("report.studies.compute")
-    (small_package / edited).write_text("go = 2", encoding="utf-8")
-    after = key_of("report.studies.compute")
-    assert (before != after) == changed
-
-
-def test_what_shows_a_unit_depends_on_what_computes_it(small_package):
-    assert set(units.code_behind("rkcnn_lib.report.studies.show")) == {
-        "sae/__init__.py", "sae/train.py", "report/studies/compute.py", "report/studies/show.py",
-    }  # fmt: skip
-
-
-def test_a_unit_of_a_module_from_elsewhere_depends_on_all_code_that_computes(small_package):
-    units.code_behind.cache_clear()
-    assert units.code_behind("somewhere.else") == ("sae", "report/studies")
+def test_another_version_of_a_kind_or_of_what_it_is_built_on_is_another_unit(monkeypatch):
+    folders = [unit_folder("toy_mining", {"seed": 0})]
+    for kind in ("toy_mining", "toy_models", "saes"):
+        with monkeypatch.context() as patch:
+            patch.setitem(units.VERSIONS, kind, 99)
+            folders.append(unit_folder("toy_mining", {"seed": 0}))
+    assert folders[0] == folders[3] and len(set(folders)) == 3

@@ -31,6 +31,7 @@ from rkcnn_lib.report.schemas import NOT_DECIDING, ProbeValidation
 from rkcnn_lib.report.studies.toy import train_space
 from rkcnn_lib.report.sweep import process_count, run_cells
 from rkcnn_lib.report.units import Unit, cached_unit
+from rkcnn_lib.worlds import model_facts
 
 GROUPS = ("top", "random", "bottom", "full", "ensemble")
 ROWS_PER_HALF = 500  # classes balanced; every chance level fits the probes again, so rows are kept few
@@ -189,13 +190,13 @@ def seed_unit(
 ) -> pd.DataFrame:
     """Return ``function(task, p, seed)`` over all tasks of a seed, as one cached unit."""
     decides = p.model_dump(exclude=NOT_DECIDING | {"profile", "n_seeds"})
-    given = decides | {"tasks": tasks.__name__, "seed": seed}
+    given = decides | {"tasks": tasks.__name__, "seed": seed, "atlas": model_facts("atlas").identity}
 
     def compute(scratch: Path) -> Unit:
         parts = [function(task, p, seed) for task in tasks(p, seed)]
         return Unit(tables={"found": pd.concat(parts, ignore_index=True)})
 
-    return cached_unit(kind, given, compute, computed_by=function).tables["found"]
+    return cached_unit(kind, given, compute).tables["found"]
 
 
 def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
