@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from rkcnn_lib.report.params import (
     NOTEBOOK_FOLDER,
@@ -22,6 +21,7 @@ from rkcnn_lib.report.params import (
     check_notebook,
     read_parameter_file,
     resolve,
+    yaml_value,
 )
 
 NEED_NOTEBOOKS = ("report", "run", "sweep", "site")
@@ -214,7 +214,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
     """Return the values of ``-p NAME VALUE`` pairs; VALUE is YAML, or None."""
-    return {name: None if text == "None" else yaml.safe_load(text) for name, text in parameters}
+    return {name: yaml_value(text, f"-p {name}") for name, text in parameters}
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rkcnn_lib.report.cli import parsed
 from rkcnn_lib.report.params import (
     NOTEBOOKS,
     ROOT,
@@ -175,6 +176,16 @@ def test_a_long_value_is_cut_in_a_message():
 def test_yaml_is_read_as_it_is_meant(text, value):
     read = yaml_value(text, "-p name")
     assert read == value and type(read) is type(value)
+
+
+def test_a_value_on_the_command_line_is_read_as_in_a_file():
+    assert parsed([("lr", "1e-3"), ("l1", "None"), ("layers", "[8, -1]")]) == {
+        "lr": 1e-3,
+        "l1": None,
+        "layers": [8, -1],
+    }
+    with pytest.raises(ParameterError, match="^-p layers, line 1, column 4: expected the node content"):
+        parsed([("layers", "[8,")])
 
 
 @pytest.mark.parametrize(
