@@ -194,8 +194,8 @@ class ProbeValidation(Mining):
     def _subsets_and_labels_differ(self) -> ProbeValidation:
         _features_exist(self)
         active = self.n_samples * self.n_active / self.n_features
-        why = f"a feature is active in about {active:.0f} samples: a label needs 50 with it and 50 without"
-        require(50 <= active <= self.n_samples - 50, self, "n_active n_features n_samples", why)
+        why = f"a feature is active in about {active:.0f} samples: a label needs 20 with it and 20 without"
+        require(20 <= active <= self.n_samples - 20, self, "n_active n_features n_samples", why)
         why = "at most a third of n_subsets, or the best, random and worst ones are the same"
         require(3 * self.n_probed <= self.n_subsets, self, "n_probed n_subsets", why)
         why = "or the mean under permuted labels varies less than the one it is the chance level of"

@@ -184,7 +184,7 @@ def test_a_value_on_the_command_line_is_read_as_in_a_file():
         "l1": None,
         "layers": [8, -1],
     }
-    with pytest.raises(ParameterError, match="^-p layers, line 1, column 4: expected the node content"):
+    with pytest.raises(ParameterError, match=r"^-p layers, line 1, column 4: expected the node content"):
         parsed([("layers", "[8,")])
 
 
