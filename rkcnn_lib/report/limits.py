@@ -103,7 +103,7 @@ def _check_text(p: Any, facts: ModelFacts) -> None:
     elif p.text not in (None, "auto", "atlas"):
         path = Path(p.text).expanduser()
         known = "no such file (give a .txt, .jsonl or .parquet file, or 'atlas')"
-        require(path.suffix in text.SUFFIXES and path.is_file(), p, "text", known)
+        require(path.suffix in (".txt", ".jsonl", ".parquet") and path.is_file(), p, "text", known)
         getattr(text, "check_text", str)(p.text)
 
 
