@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from rkcnn_lib.report.params import (
     NOTEBOOK_FOLDER,
@@ -22,11 +21,14 @@ from rkcnn_lib.report.params import (
     check_notebook,
     read_parameter_file,
     resolve,
+    yaml_value,
 )
 
 NEED_NOTEBOOKS = ("report", "run", "sweep", "site")
 # What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
-KEPT_BY_DRY_RUN = ("model", "revision", "layer", "layers", "hook", "text", "relation")
+KEPT_BY_DRY_RUN = (
+    "model", "revision", "layer", "layers", "hook", "text", "context_size", "relation", "isolated", "positions"
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -173,8 +175,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.dry_run:
         smoke = {nb: read_parameter_file(path) for nb, path in profile_files(ROOT / "params/smoke").items()}
         overrides = {
-            nb: smoke[nb] | {name: value for name, value in given.items() if name in KEPT_BY_DRY_RUN}
-            for nb, given in overrides.items()
+            nb: smoke[nb] | {name: value for name, value in asked.items() if name in KEPT_BY_DRY_RUN}
+            for nb, asked in ((nb, resolve(nb, v).model_dump(exclude={"layers"}) | v) for nb, v in overrides.items())
         }
     plans = {nb: resolve(nb, given) for nb, given in overrides.items()}  # refuse everything bad before compute
     if not confirm(plans, yes=options.yes):
@@ -211,7 +213,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
     """Return the values of ``-p NAME VALUE`` pairs; VALUE is YAML, or None."""
-    return {name: None if text == "None" else yaml.safe_load(text) for name, text in parameters}
+    return {name: yaml_value(text, f"-p {name}") for name, text in parameters}
 
 
 def _sweep(options: argparse.Namespace) -> int:

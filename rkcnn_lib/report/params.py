@@ -11,7 +11,6 @@ import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from rkcnn_lib.files import ROOT
@@ -24,6 +23,12 @@ from rkcnn_lib.report.schemas import (
     SaeCompare,
     ToySuperposition,
 )
+from rkcnn_lib.report.yaml_values import ParameterError, cut, yaml_file, yaml_value
+
+__all__ = [
+    "NOTEBOOKS", "ParameterError", "assignments", "check_notebook", "checked", "defaults", "read_parameter_file",
+    "resolve", "validate", "yaml_value",
+]  # fmt: skip
 
 NOTEBOOK_FOLDER = ROOT / "notebooks"
 Model = TypeVar("Model", bound=BaseModel)
@@ -38,15 +43,13 @@ NOTEBOOKS: dict[str, type[Parameters]] = {
 }
 
 
-class ParameterError(ValueError):
-    """Parameters that a notebook refuses; the message has one line a problem: name, value, what is allowed."""
-
-
 def check_notebook(notebook: str) -> str:
     """Return ``notebook`` if it is one of the six, else raise :class:`ParameterError` naming the nearest."""
     if notebook not in NOTEBOOKS:
         near = difflib.get_close_matches(notebook, NOTEBOOKS, n=1, cutoff=0.0)[0]
-        raise ParameterError(f"no notebook {notebook!r}; did you mean {near!r}? There are: {', '.join(NOTEBOOKS)}")
+        raise ParameterError(
+            f"no notebook {cut(repr(notebook))}; did you mean {near!r}? There are: {', '.join(NOTEBOOKS)}"
+        )
     return notebook
 
 
@@ -73,16 +76,17 @@ def checked(schema: type[Model], values: dict[str, Any], what: str) -> Model:
 
 
 def _problem(schema: type[BaseModel], item: dict[str, Any]) -> str:
-    name = ".".join(str(part) for part in item["loc"])
+    name = cut(".".join(str(part) for part in item["loc"]))
+    if item["type"] == "missing":
+        return f"{name}: missing; it must be set"
+    told = f"{name} = {cut(repr(item['input']))}"
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, schema.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(schema.model_fields)}"
-        return f"{name} = {item['input']!r}: no such parameter; {hint}"
-    if item["type"] == "missing":
-        return f"{name}: missing; it must be set"
-    if item["type"] == "value_error":  # our own validators name the parameter themselves
-        return str(item["ctx"]["error"])
-    return f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+        return f"{told}: no such parameter; {hint}"
+    if item["type"] == "value_error":  # our own validators of several parameters name them themselves
+        return f"{told}: {item['ctx']['error']}" if name else cut(str(item["ctx"]["error"]), 600)
+    return f"{told}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def defaults(notebook: str) -> dict[str, Any]:
@@ -99,20 +103,25 @@ def assignments(source: str) -> dict[str, Any]:
     found = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            found[node.target.id] = ast.literal_eval(node.value)
+            found[node.target.id] = _literal(node.value)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = ast.literal_eval(node.value)
+            found[node.targets[0].id] = _literal(node.value)
     return found
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return a literal's value; the text of anything else, such as papermill's ``float('inf')``, which no number is."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)
 
 
 def read_parameter_file(path: Path) -> dict[str, Any]:
     """Read one YAML file of parameters; an empty file means no overrides."""
     if not path.is_file():
         raise ParameterError(f"no parameter file {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not YAML: {error}") from None
+    values = yaml_file(path)
     if values is None:
         return {}
     if not isinstance(values, dict):

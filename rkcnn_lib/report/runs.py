@@ -24,6 +24,7 @@ from IPython.display import HTML, display
 
 from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
 from rkcnn_lib.report.gates import all_passed, earlier_gates, next_number, read_run
+from rkcnn_lib.report.limits import INVENTED_MODELS, check
 from rkcnn_lib.report.params import (
     NOTEBOOK_FOLDER,
     NOTEBOOKS,
@@ -46,7 +47,6 @@ PACKAGES = (
     "plotly",
     "papermill",
 )
-INVENTED_MODELS = ("toy", "planted")  # activations made here, with known true directions: no language model
 
 
 class GateFailed(RuntimeError):
@@ -65,7 +65,15 @@ class Check:
 
 
 def run_key(notebook: str, values: Parameters) -> str:
-    """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook."""
+    """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook.
+
+    Raises
+    ------
+    ParameterError, ModelUnavailable
+        See :func:`input_identity`; also if the notebook needs a language model and is given activations made here.
+    """
+    if getattr(values, "model", None) in INVENTED_MODELS and notebook != "04_sae_compare":
+        raise ParameterError(f"model = {values.model!r}: no language model; only 04_sae_compare and sweeps run on it")
     asked = values.model_dump(exclude=NOT_DECIDING)
     source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text(encoding="utf-8")
     return digest([notebook, asked, input_identity(values), code_version(), source])
@@ -77,55 +85,33 @@ def input_identity(values: Parameters) -> dict[str, Any]:
     Raises
     ------
     ParameterError
-        If the model has no such layer, or the text names no file.
+        If the model, the text, the sweep or the memory cannot give what is asked for: see `rkcnn_lib.report.limits`.
     ModelUnavailable
         If the model is neither here nor can it be fetched.
     """
-    from rkcnn_lib.worlds import sums
-    from rkcnn_lib.worlds.language import check_layer, model_facts
-
-    asked = values.model_dump()
-    model = asked.get("model", "atlas" if "atlas_layer" in asked else None)
-    if model is None or model in INVENTED_MODELS:
-        return {"model": model}
-    facts = model_facts(model, asked.get("revision"))
-    if "relation" in asked and (facts.task == "modular addition") != (asked["relation"] == sums.TASK):
-        raise ParameterError(
-            f"model = {model!r}, relation = {asked['relation']!r}: a model of modular addition is asked for the "
-            f"relation {sums.TASK!r}, and no other model is"
-        )
-    if asked.get("relation") == sums.TASK:
-        try:
-            sums.check_positions(asked["positions"])
-        except ValueError as error:
-            raise ParameterError(str(error)) from None
-    for name in ("layer", "atlas_layer", "layers"):
-        layers = asked.get(name)
-        for layer in layers if isinstance(layers, list) else [layers]:
-            if layer is not None:
-                try:
-                    check_layer(facts, layer)
-                except ValueError as error:
-                    raise ParameterError(str(error).replace("layer", name, 1)) from None
-    if asked.get("context_size") and asked["context_size"] > facts.n_ctx:
-        raise ParameterError(f"context_size = {asked['context_size']}: {model} reads at most {facts.n_ctx} tokens")
-    identity = {"model": asdict(facts), "text": _text_identity(asked.get("text"))}
-    return identity | ({"sweep": _sweep_identity(asked["sweep"])} if asked.get("sweep") else {})
+    facts = check(values)
+    if facts is None:
+        return {"model": getattr(values, "model", None)}
+    sweep = getattr(values, "sweep", None)
+    identity = {"model": asdict(facts), "text": _text_identity(getattr(values, "text", None))}
+    return identity | ({"sweep": _sweep_identity(sweep)} if sweep else {})
 
 
 def _sweep_identity(folder: str) -> str:
-    table = Path(folder).expanduser() / "metrics.parquet"
-    if not table.is_file():
-        raise ParameterError(f"sweep = {folder!r}: no finished sweep there; `rkcnn sweep FILE --out FOLDER` writes one")
-    return hashlib.sha256(table.read_bytes()).hexdigest()
+    from rkcnn_lib.report.studies.sweeps import read_tables
+
+    try:
+        read_tables(folder)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        told = error if isinstance(error, ParameterError) else f"sweep = {folder!r} is damaged: {error}"
+        raise ParameterError(str(told)) from None
+    return hashlib.sha256((Path(folder).expanduser() / "metrics.parquet").read_bytes()).hexdigest()
 
 
 def _text_identity(text: str | None) -> dict[str, Any] | None:
-    if text is None or Path(text).suffix not in (".txt", ".jsonl", ".parquet"):
+    if text in (None, "auto", "atlas"):
         return {"text": text}
     path = Path(text).expanduser()
-    if not path.is_file():
-        raise ParameterError(f"text = {text!r}: no such file (give a .txt, .jsonl or .parquet file, or 'atlas')")
     return {"text": str(path.resolve()), "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
 
 
@@ -185,9 +171,8 @@ class Run:
         from rkcnn_lib.worlds.devices import pick_device
 
         self.notebook, self.p = notebook, values
-        identity = input_identity(values)
-        self.device = str(pick_device(values.device))
         self.key = run_key(notebook, values)
+        self.device = str(pick_device(values.device))
         self.folder = run_folder(notebook, self.key)
         self.cache = outputs_root() / "cache"
         self._began = time.monotonic()
@@ -197,7 +182,7 @@ class Run:
             "status": "running", "headline": None, "parameters": values.model_dump(),
             "gate": None, "verdicts": [], "data": None,
             "earlier_gates": earlier_gates(notebook, values.profile, getattr(values, "model", None)),
-            "provenance": provenance(self.device), "model": identity.get("model"),
+            "provenance": provenance(self.device), "model": input_identity(values)["model"],
             "seeds": None, "started": _now(), "finished": None, "wall_seconds": None,
         }  # fmt: skip
 

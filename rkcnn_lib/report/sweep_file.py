@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from rkcnn_lib.report.limits import check
 from rkcnn_lib.report.params import ParameterError, checked, defaults, read_parameter_file, validate
-from rkcnn_lib.report.schemas import Multilayer
+from rkcnn_lib.report.schemas import Checked, Multilayer
+from rkcnn_lib.report.yaml_values import cut
 
 NOTEBOOK = "05_multilayer"
 EVERYWHERE = ("layers", "hooks", "seeds")  # a setting is run at all of these
@@ -28,6 +31,7 @@ HYPER = (
     "score", "subsets", "mining_rows", "lr", "steps", "batch_size",
 )  # fmt: skip
 AXES = EVERYWHERE + HYPER
+MOST_SETTINGS = 100_000
 ONE_OF = {"hooks": "hook", "seeds": "n_seeds"}  # an axis whose parameter has another name
 HINTS = {
     "lift": "the lift follows the score (neighbours, or an ascent of another contrast); to mine without a lift add "
@@ -40,10 +44,8 @@ HINTS = {
 }
 
 
-class SweepFile(BaseModel):
+class SweepFile(Checked):
     """The entries of a sweep file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     parameters: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, list[Any]] = Field(default_factory=dict)
@@ -86,6 +88,12 @@ class Sweep:
         """What all settings share (the first setting's parameters)."""
         return self.settings[0].p
 
+    def check(self) -> None:
+        """Hold every setting at every hook against the model and the memory, see `rkcnn_lib.report.limits.check`."""
+        for setting in self.settings:
+            for hook in self.hooks:
+                check(setting.p.model_copy(update={"hook": hook}))
+
 
 def read_sweep(path: Path) -> Sweep:
     """Read and check a sweep file.
@@ -101,18 +109,38 @@ def read_sweep(path: Path) -> Sweep:
         raise ParameterError("more_hooks: in a sweep every hook is compared alike; name them all in the axis 'hooks'")
     shared = defaults(NOTEBOOK) | file.parameters
     axes = {name: _checked_axis(name, values, file.parameters) for name, values in file.axes.items()}
-    axes.setdefault("seeds", list(range(int(shared["n_seeds"]))))
     _check_everywhere(axes)
     swept = tuple(name for name in axes if name in HYPER)
     hooks = axes.get("hooks", [shared["hook"]])
-    shared |= {"n_seeds": len(axes["seeds"]), "layers": axes.get("layers", shared["layers"])}
+    shared |= {"layers": axes.get("layers", shared["layers"])}
+    shared |= {"n_seeds": len(axes["seeds"])} if "seeds" in axes else {}
     for hook in hooks:
-        validate(NOTEBOOK, shared | {"hook": hook} | {name: axes[name][0] for name in swept})
+        first = validate(NOTEBOOK, shared | {"hook": hook} | {name: axes[name][0] for name in swept})
+    axes.setdefault("seeds", list(range(first.n_seeds)))
+    total = math.prod(len(axes[name]) for name in swept)
+    if total > MOST_SETTINGS:
+        raise ParameterError(f"axes: they give {total:,} settings; at most {MOST_SETTINGS:,}")
     chosen = [dict(zip(swept, values, strict=True)) for values in itertools.product(*(axes[name] for name in swept))]
-    settings = [
-        Setting(i, values, validate(NOTEBOOK, shared | {"hook": hooks[0]} | values)) for i, values in enumerate(chosen)
-    ]
+    settings = [_setting(i, values, shared | {"hook": hooks[0]}) for i, values in enumerate(chosen)]
+    _check_distinct(swept, chosen, settings)
     return Sweep(file, swept, settings[0].p.layers, hooks, axes["seeds"], settings)
+
+
+def _setting(number: int, values: dict[str, Any], shared: dict[str, Any]) -> Setting:
+    """Return one setting; its values are those that 05 reads (of ``lr: 1`` 1.0), so a table has one type a column."""
+    p = validate(NOTEBOOK, shared | values)
+    return Setting(number, {name: getattr(p, name) for name in values}, p)
+
+
+def _check_distinct(swept: tuple[str, ...], chosen: list[dict[str, Any]], settings: list[Setting]) -> None:
+    """Refuse an axis that writes one value in two ways, such as 8 and '8'."""
+    for name in swept:
+        ways: dict[Any, set[str]] = {}
+        for values, setting in zip(chosen, settings, strict=True):
+            ways.setdefault(setting.values[name], set()).add(repr(values[name]))
+        for value, written in ways.items():
+            if len(written) > 1:
+                raise ParameterError(f"axes: {name}: {' and '.join(sorted(written))} are the one value {value!r}")
 
 
 def _checked_axis(name: str, values: list[Any], shared: dict[str, Any]) -> list[Any]:
@@ -122,18 +150,19 @@ def _checked_axis(name: str, values: list[Any], shared: dict[str, Any]) -> list[
         if name in Multilayer.model_fields and name not in HINTS:
             raise ParameterError(f"axes: {name} is no axis but the same for all settings (parameters: {name}); {known}")
         hint = HINTS.get(name) or (f"did you mean {near[0]!r}?" if near else known)
-        raise ParameterError(f"axes: there is no axis {name!r}; {hint}")
+        raise ParameterError(f"axes: there is no axis {cut(repr(name))}; {hint}")
     if not values:
         raise ParameterError(f"axes: {name} is empty: give at least one value, or leave the axis out")
     if len({repr(value) for value in values}) < len(values):
-        raise ParameterError(f"axes: {name} = {values}: name each value once")
+        raise ParameterError(f"axes: {name} = {cut(repr(values))}: name each value once")
     if ONE_OF.get(name, name) in shared:
         raise ParameterError(f"{name} is given twice, under parameters and under axes: keep one")
     return values
 
 
 def _check_everywhere(axes: dict[str, list[Any]]) -> None:
-    for name in ("seeds", "layers"):
-        wrong = [value for value in axes.get(name, []) if not isinstance(value, int) or isinstance(value, bool)]
-        if wrong or (name == "seeds" and min(axes[name]) < 0):
-            raise ParameterError(f"axes: {name} = {axes[name]}: expected whole numbers{' from 0' * (name == 'seeds')}")
+    for name, least in (("seeds", 0), ("layers", -(2**31))):
+        for value in axes.get(name, []):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+                told = "expected whole numbers" + " from 0" * (name == "seeds")
+                raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {told}")

@@ -23,8 +23,8 @@ from typing import Any
 
 from rkcnn_lib.files import DamagedFile, outputs_root, read_json, write_json
 from rkcnn_lib.report.grid import Failure, Workers, process_count, try_cells
+from rkcnn_lib.report.limits import INVENTED_MODELS
 from rkcnn_lib.report.params import ParameterError
-from rkcnn_lib.report.runs import INVENTED_MODELS, input_identity
 from rkcnn_lib.report.schemas import Multilayer
 from rkcnn_lib.report.studies.activations import invented_store
 from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
@@ -56,7 +56,7 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
         See :func:`rkcnn_lib.report.cluster.connect`.
     """
     planned = read_sweep(path)
-    input_identity(planned.p)  # a layer that the model lacks, a text that is not there
+    planned.check()  # a layer that the model lacks, a text that is not there
     out = out.expanduser().resolve()
     device = _device(planned.p, cluster)
     _check_folder(out, planned, resume)

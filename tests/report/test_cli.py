@@ -44,7 +44,7 @@ def test_bad_input_ends_in_one_message_without_a_traceback(words, told, capsys):
 
 def test_a_value_on_the_command_line_may_be_none_a_number_or_a_list():
     given = dict(cli.parsed([("subset_size", "None"), ("layers", "[0, 2]"), ("lr", "1e-3"), ("model", "gpt2")]))
-    assert given == {"subset_size": None, "layers": [0, 2], "lr": "1e-3", "model": "gpt2"}
+    assert given == {"subset_size": None, "layers": [0, 2], "lr": 1e-3, "model": "gpt2"}
 
 
 def test_a_profile_lists_its_notebooks_in_order_without_variants():

@@ -1,15 +1,18 @@
 """A run's folder, its key, the gates before it, and what refuses to start."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from rkcnn_lib.report import runs
+from rkcnn_lib.report import limits, runs
+from rkcnn_lib.report.execute import execute
 from rkcnn_lib.report.gates import earlier_gates
 from rkcnn_lib.report.params import ParameterError, defaults, read_parameter_file, resolve
 from rkcnn_lib.report.runs import ROOT, Check, GateFailed, run_folder, run_key, start_run
-from rkcnn_lib.worlds import ModelUnavailable
+from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
+from rkcnn_lib.worlds import ModelFacts, ModelUnavailable, text
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +88,115 @@ def test_controls_other_profiles_and_other_models_do_not_gate():
     assert set(earlier_gates("04_sae_compare", "smoke", "atlas").values()) == {"FAIL", "NOT RUN"}
 
 
+# What the model, the text or the memory of a machine of 16 GiB cannot give, on atlas at smoke sizes: 4 blocks, 128
+# wide, 256 latents.
+TOO_MUCH = {
+    "01_toy_superposition": {
+        "n_hidden": [10**5], "n_subsets": [10**12], "n_samples": [10**12], "n_features": [10**10],
+        "plane_instances": [10**10], "curve_n_samples": [[10**12]], "curve_n_subsets": [[10**12]],
+    },
+    "02_probe_validation": {"n_contexts": [10**9], "n_hidden": [10**5], "n_subsets": [10**12], "atlas_layer": [4, -5]},
+    "03_gpt2_cache": {
+        "layer": [99, -5], "context_size": [4096], "n_tokens": [2000, 10**12], "model": ["/absent", "a b", "planted"],
+        "text": ["/absent.txt", "wiki.csv", "/", "x" * 5000 + ".txt"], "revision": ["main"],
+    },
+    "04_sae_compare": {
+        "k": [257], "aux_k": [257], "front_k": [[4, 257]], "frozen_k": [[4, 100_000]], "batch_size": [60_000, 10**12],
+        "subset_size": [129], "expansion": [1e-9, 1e-3], "fraction_mined": [1e-9], "published": [["/absent"], ["toy"]],
+        "text": ["/absent.txt", "wiki"], "n_subsets": [10**12], "layer": [99, -5],
+        "n_tokens": [10**12], 
+    },
+    "05_multilayer": {
+        "layers": [[0, 4], [3, -1]], "k": [257], "batch_size": [20_000], "sweep": ["/absent", "damaged"],
+        "model": ["toy"], "subset_size": [129],
+    },
+    "06_causal_checks": {
+        "relation": ["nonsense", "ioi", "sum", "capital"], "isolated": ["person_job", "agreement", "nonsense"],
+        "ranks": [[2, 129], [25]], "sae_k": [10_000], "das_layers": [[99], [-5], [0, -4]], "sae_expansion": [1e-9],
+        "subset_size": [129], "model": ["planted"],
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def small_machine(outputs, monkeypatch):
+    """16 GiB, and in the working directory a text in Latin-1, an SAE of another width and half a sweep."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=16 * 2**30, available=8 * 2**30))
+    monkeypatch.chdir(outputs)
+    (outputs / "latin.txt").write_bytes(b"caf\xe9 " * 1000)
+    save_saelens(SAE(SAEConfig(5, 8, k=2)), outputs / "toy")
+    (outputs / "damaged").mkdir()
+    (outputs / "damaged" / "sweep.json").write_text("{}", encoding="utf-8")
+    (outputs / "damaged" / "metrics.parquet").write_text("", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name"), [(notebook, name) for notebook in TOO_MUCH for name in TOO_MUCH[notebook]]
+)
+def test_what_the_model_the_text_or_the_memory_cannot_give_is_refused_before_a_kernel(notebook, name, small_machine):
+    for value in TOO_MUCH[notebook][name]:
+        values = resolve(notebook, smoke(notebook, **{name: value}))
+        with pytest.raises(ParameterError):
+            run_key(notebook, values)
+
+
+@pytest.mark.skipif(not hasattr(text, "check_text"), reason="texts are opened by worlds.text.check_text")
+@pytest.mark.parametrize("notebook", ["03_gpt2_cache", "04_sae_compare", "05_multilayer", "06_causal_checks"])
+def test_a_text_that_cannot_be_read_is_refused_before_a_kernel(notebook, small_machine):
+    with pytest.raises(ParameterError, match=r"latin\.txt"):
+        run_key(notebook, resolve(notebook, smoke(notebook, text="latin.txt")))
+
+
+def test_a_refused_run_starts_no_kernel_and_leaves_no_folder(outputs):
+    with pytest.raises(ParameterError, match="k = 257: expansion = 2 gives 256 latents at width 128"):
+        execute("04_sae_compare", smoke("04_sae_compare", k=257))
+    assert not (outputs / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("notebook", "changes", "told"),
+    [
+        ("06_causal_checks", {"das_layers": [99]}, "das_layers = 99: atlas has 4 blocks, allowed are -4 to 3"),
+        ("05_multilayer", {"layers": [3, -1]}, r"layers = \[3, -1\]: two of them are the same of 4 blocks"),
+        ("04_sae_compare", {"expansion": 1e-9}, "expansion = 1e-09 gives 0 latents"),
+        ("04_sae_compare", {"batch_size": 60_000}, "batch_size = 60000, n_tokens = 60000: at most half of about"),
+        ("06_causal_checks", {"n_tokens": 2000, "context_size": 2}, "the SAE is trained on batches of 1024"),
+        ("04_sae_compare", {"published": ["toy"]}, "reads 5 dimensions; the activations have 128"),
+        ("02_probe_validation", {"n_contexts": 10**9}, "n_contexts = 1000000000: about .* GiB of memory"),
+        ("06_causal_checks", {"isolated": "person_job"}, "can be asked landmark_city, landmark_material"),
+        ("06_causal_checks", {"relation": "capital"}, "known for atlas are landmark_city"),
+    ],
+)
+def test_a_refusal_says_what_is_there(notebook, changes, told, small_machine):
+    with pytest.raises(ParameterError, match=told):
+        start_run(notebook, smoke(notebook, **changes))
+
+
+WIDTHS = {  # blocks, width, tokens of a context
+    "gpt2": (12, 768, 1024), "gpt2-medium": (24, 1024, 1024), "gpt2-large": (36, 1280, 1024),
+    "gemma": (18, 640, 32_768),
+}  # fmt: skip
+FILES = sorted((ROOT / "params").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_no_parameter_file_asks_for_what_its_model_or_16_gib_cannot_give(path, small_machine, monkeypatch):
+    p = resolve(path.stem.partition("--")[0], read_parameter_file(path))
+    if getattr(p, "model", None) in WIDTHS:
+        n, d, longest = WIDTHS[p.model]
+        facts = ModelFacts(p.model, p.model, "hub", "commit:0", n, d, 4 * d, longest, 50_257, True)
+        monkeypatch.setattr(limits, "_facts", lambda p: facts)
+        monkeypatch.setattr("rkcnn_lib.report.studies.published_saes.open_published", lambda p, d_in: {})
+    limits.check(p)
+
+
+def test_the_worlds_that_are_known_run_in_04_and_in_sweeps_alone():
+    for model in ("toy", "planted"):
+        run_key("04_sae_compare", resolve("04_sae_compare", smoke("04_sae_compare", model=model, frozen_k=[2])))
+        with pytest.raises(ParameterError, match="only 04_sae_compare and sweeps run on it"):
+            start_run("06_causal_checks", smoke("06_causal_checks", model=model))
+
+
 @pytest.mark.parametrize(("layer", "told"), [(99, "layer = 99"), (-5, "layer = -5")])
 def test_a_layer_the_model_lacks_is_refused_by_name_and_value(layer, told):
     with pytest.raises(ParameterError, match=told) as refusal:
@@ -103,6 +215,13 @@ def test_modular_addition_is_refused_where_it_cannot_work():
     with pytest.raises(ParameterError, match="context_size = 128: modadd reads at most 3"):
         start_run("04_sae_compare", smoke("04_sae_compare", model="modadd", layer=0))
     asked = {"model": "modadd", "layer": 0, "context_size": 3, "isolated": None}
+    for changes, told in (
+        ({"hook": "resid_pre"}, "before the only block"),
+        ({"text": "atlas"}, "nothing but its pairs"),
+    ):
+        with pytest.raises(ParameterError, match=told):
+            given = {"model": "modadd", "layer": 0, "context_size": 3} | changes
+            start_run("04_sae_compare", smoke("04_sae_compare", **given))
     with pytest.raises(ParameterError, match="is asked for the relation 'sum', and no other model is"):
         start_run("06_causal_checks", smoke("06_causal_checks", **asked))
     with pytest.raises(ParameterError, match="is asked for the relation 'sum', and no other model is"):

@@ -33,6 +33,16 @@ def test_every_sweep_file_is_accepted_and_names_its_profile(path):
         ({"axes": {"model": ["gpt2"]}}, "the same for all settings"),
         ({"axes": {"k": []}}, "k is empty"),
         ({"axes": {"k": [8, 8]}}, "each value once"),
+        ({"axes": {"k": [8, "8"]}}, "'8' and 8 are the one value 8"),
+        ({"axes": {"k": [8, 8.0]}}, "8 and 8.0 are the one value 8"),
+        ({"axes": {"k": [8, True]}}, "k = True"),
+        ({"axes": {"lr": [1e-3, float("inf")]}}, "lr = inf"),
+        ({"axes": {"k": list(range(1, 1001)), "steps": list(range(1, 1001))}}, "1,000,000 settings"),
+        ({"axes": {"k": [8]}, "factor": True}, "factor = True"),
+        ({"axes": {"k": [8]}, "parameters": {"n_seeds": 10**12}}, "n_seeds = 1000000000000"),
+        ({"axes": {"k": [8]}, "parameters": {"n_seeds": "five"}}, "n_seeds = 'five'"),
+        ({"axes": {"seeds": [2**40]}}, "whole numbers from 0"),
+        ({"axes": {"layers": [True]}}, "whole numbers"),
         ({"axes": {"k": [8, 0]}}, "k = 0"),
         ({"axes": {"hooks": ["mlp_out", "nonsense"]}}, "hook = 'nonsense'"),
         ({"axes": {"layers": [0, "last"]}}, "whole numbers"),
@@ -61,3 +71,28 @@ def test_a_grid_holds_every_combination_once_and_places_are_not_searched_over(tm
 def test_no_axis_at_all_is_one_setting_with_the_defaults(tmp_path):
     planned = written(tmp_path)
     assert len(planned.settings) == 1 and planned.seeds == [0, 1, 2, 3, 4] and planned.layers is None
+
+
+def read(tmp_path, text):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_sweep(path)
+
+
+def test_a_setting_has_the_values_that_05_reads_whatever_way_they_are_written(tmp_path):
+    planned = read(tmp_path, "axes: {lr: [1e-3, 0.0003, 1], k: [8, '16']}")
+    assert [s.values for s in planned.settings] == [{"lr": s.p.lr, "k": s.p.k} for s in planned.settings]
+    assert {type(v) for s in planned.settings for v in s.values.values()} == {float, int}
+    with pytest.raises(ParameterError, match="name each value once"):
+        read(tmp_path, "axes: {lr: [1e-3, 1.0e-3]}")
+    with pytest.raises(ParameterError, match=r"sweep.yaml, line 2, column 1: axes is there twice"):
+        read(tmp_path, "axes: {k: [8]}\naxes: {k: [16]}")
+
+
+def test_every_setting_is_held_against_the_model_at_every_hook(tmp_path):
+    planned = written(tmp_path, parameters={"model": "atlas", "n_tokens": 60_000}, axes={"k": [8, 600]})
+    with pytest.raises(ParameterError, match="k = 600: expansion = 4 gives 512 latents"):
+        planned.check()
+    hooks = {"hooks": ["mlp_post", "mlp_out"], "subset_size": [200]}
+    with pytest.raises(ParameterError, match="subset_size = 200: the activations have 128 dimensions"):
+        written(tmp_path, parameters={"model": "atlas", "n_tokens": 60_000}, axes=hooks).check()

@@ -141,10 +141,8 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
     Raises
     ------
     ValueError
-        If a rank exceeds what a miner supplies or the width of the activations; before anything is learnt.
+        If a rank exceeds what a miner supplies.
     """
-    if max(p.ranks) > store.d_in:
-        raise ValueError(f"ranks = {p.ranks}: the activations have {store.d_in} dimensions")
     hook_name = store.manifest["hook_name"]
     here = ground(lm, prompts.judged, hook_name)
     X, y = selection_rows(lm, prompts, p, hook_name)
