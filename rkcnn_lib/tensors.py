@@ -19,7 +19,19 @@ BLOCK_ROWS = 16384  # converted or checked at a time
 
 
 def as_matrix(given: Any, name: str = "X", least: int = 1) -> torch.Tensor:
-    """Return what a public function was given as a dense, finite tensor (n, d) of floats, without its history.
+    """Return rows that a public function was given as a tensor (n, d); see `as_numbers`.
+
+    ValueError, naming the argument ``name``, for another number of axes, no columns or fewer than ``least`` rows too.
+    """
+    X = as_numbers(given, name)
+    if X.ndim != 2 or len(X) < least or X.shape[1] == 0:
+        rows = f"at least {least} row{'s' * (least > 1)} and " if least else ""
+        raise ValueError(f"{name} has shape {tuple(X.shape)}; shape (n, d) is needed, with {rows}at least one column")
+    return X
+
+
+def as_numbers(given: Any, name: str) -> torch.Tensor:
+    """Return what a public function was given as a dense, finite tensor of floats, without its history.
 
     Takes tensors, arrays of any strides, byte order and type of number, DataFrames and nested lists. Floats stay as
     they are (a tensor stays on its device), whole numbers and booleans become float64; nothing is copied needlessly.
@@ -27,21 +39,33 @@ def as_matrix(given: Any, name: str = "X", least: int = 1) -> torch.Tensor:
     Raises
     ------
     ValueError
-        Naming the argument ``name``: for sparse, masked or complex values, for what are no numbers, for another number
-        of axes, no columns or fewer than ``least`` rows, for NaN and infinities.
+        Naming the argument ``name``: for what are no numbers, for sparse, masked or complex ones, NaN and infinities.
     """
     X = given.detach() if isinstance(given, torch.Tensor) else _from_array(given, name)
     if X.layout != torch.strided:
         raise ValueError(f"{name} is sparse; give dense values, {name}.to_dense()")
     if X.is_complex():
         raise ValueError(f"{name} is complex; real numbers are needed")
-    if X.ndim != 2 or len(X) < least or X.shape[1] == 0:
-        rows = f"at least {least} row{'s' * (least > 1)} and " if least else ""
-        raise ValueError(f"{name} has shape {tuple(X.shape)}; shape (n, d) is needed, with {rows}at least one column")
     X = X if X.dtype in FLOATS else X.double()
-    if not all(bool(torch.isfinite(rows).all()) for rows in X.split(BLOCK_ROWS)):
-        raise ValueError(f"{name} holds NaN or infinite values; drop those rows first")
+    if not all(bool(torch.isfinite(rows).all()) for rows in (X.split(BLOCK_ROWS) if X.ndim else [X])):
+        raise ValueError(f"{name} holds NaN or infinite values; finite numbers are needed")
     return X
+
+
+def check_widths(a: torch.Tensor, b: torch.Tensor, names: tuple[str, str]) -> None:
+    """Raise ValueError unless both have the same number of columns."""
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"{names[0]} has {a.shape[1]} columns and {names[1]} {b.shape[1]}: they share no dimension")
+
+
+def unit_rows(given: Any, name: str, least: int = 0) -> torch.Tensor:
+    """Return rows of length 1, in float64 on the processor, of what `as_matrix` takes; ValueError for a zero row."""
+    rows = as_matrix(given, name, least).cpu().double()
+    rows = rows / rows.abs().amax(1, keepdim=True)  # squares of 1e300 or 1e-300 are no numbers
+    zero = rows.isnan().any(1)
+    if bool(zero.any()):
+        raise ValueError(f"{name} has a zero row, number {int(zero.int().argmax())}: drop it first")
+    return rows / rows.norm(dim=1, keepdim=True)
 
 
 def _from_array(given: Any, name: str) -> torch.Tensor:
