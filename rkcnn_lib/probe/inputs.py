@@ -31,7 +31,7 @@ def estimator_rows(estimator: BaseEstimator, X: Any, reset: bool = True, least: 
     try:
         return as_matrix(validate_data(estimator, X, reset=reset, ensure_min_samples=least))
     except (ValueError, TypeError) as error:
-        raise type(error)(f"X: {error}") from error
+        raise type(error)(f"X: {str(error)[:600]}") from error  # some print all of X
 
 
 def result_dtype(X: Any, rows: torch.Tensor) -> torch.dtype:

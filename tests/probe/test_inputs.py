@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 RNG = np.random.RandomState(0)
 Y = np.arange(60) % 3
 X = np.round(20 * RNG.standard_normal((60, 5)) + 30 * np.eye(5)[Y])
-SMALL = {"n_subsets": 12, "n_directions": 4, "null": None}
+SMALL = {"n_subsets": 12, "n_directions": 4, "null": None, "n_stages": 2}
 FITTED, CLASSIFIER = RkCNNMiner(**SMALL).fit(X), RandomKCNNClassifier(n_subsets=12).fit(X, Y)
 ROWS = {
     "RkCNNMiner.fit": lambda X: RkCNNMiner(**SMALL).fit(X).directions_,
@@ -40,7 +40,7 @@ ROWS = {
     "RandomKCNNClassifier.predict_proba": CLASSIFIER.predict_proba,
     "mine kmeans": lambda X: mine("kmeans", X, 4),
     "mine pca": lambda X: mine("pca", X, 4),
-    "mine rkcnn_lift": lambda X: mine("rkcnn_lift", X, 4),
+    "mine rkcnn_lift": lambda X: mine("rkcnn_lift", X, 4, n_stages=1),
     "separation_score": lambda X: separation_score(X, Y),
     "knn_label_consistency": lambda X: knn_label_consistency(X, Y, n_permutations=20),
     "surrogate": lambda X: surrogate(X).mean(0),
@@ -64,7 +64,7 @@ def test_the_same_numbers_in_any_form_give_the_same_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_is_no_matrix_of_numbers_is_refused_by_name(name: str) -> None:
-    for what, given in no_matrices(X).items() | {"no rows": X[:0], "no rows, tensor": torch.tensor(X[:0])}.items():
+    for what, given in (no_matrices(X) | {"no rows": X[:0], "no rows, tensor": torch.tensor(X[:0])}).items():
         assert_refused(lambda given=given: ROWS[name](given), "X", f"{name}: {what}")
 
 
@@ -194,7 +194,7 @@ def test_every_parameter_is_checked_by_type_and_range_and_named(name: str) -> No
 
 def test_numbers_of_numpy_are_taken_as_those_of_python() -> None:
     given = {"n_subsets": np.int64(12), "n_directions": np.int32(4), "null": None, "normalise": np.bool_(False),
-             "merge_cosine": np.float32(0.9), "random_state": np.int64(0), "n_stages": np.uint8(6)}  # fmt: skip
+             "merge_cosine": np.float32(0.9), "random_state": np.int64(0), "n_stages": np.uint8(2)}  # fmt: skip
     np.testing.assert_array_equal(RkCNNMiner(**given).fit(X).directions_, FITTED.directions_)
 
 
