@@ -3,9 +3,147 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import warnings
+from collections.abc import Collection
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy import sparse
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MAX_SEED = 2**32 - 1  # of numpy's RandomState
+BLOCK_ROWS = 16384  # converted or checked at a time
+
+
+def as_matrix(given: Any, name: str = "X", least: int = 1) -> torch.Tensor:
+    """Return rows that a public function was given as a tensor (n, d); see `as_numbers`.
+
+    ValueError, naming the argument ``name``, for another number of axes, no columns or fewer than ``least`` rows too.
+    """
+    X = as_numbers(given, name)
+    if X.ndim != 2 or len(X) < least or X.shape[1] == 0:
+        rows = f"at least {least} row{'s' * (least > 1)} and " if least else ""
+        raise ValueError(f"{name} has shape {tuple(X.shape)}; shape (n, d) is needed, with {rows}at least one column")
+    return X
+
+
+def as_numbers(given: Any, name: str) -> torch.Tensor:
+    """Return what a public function was given as a dense, finite tensor of floats, without its history.
+
+    Takes tensors, arrays of any strides, byte order and type of number, DataFrames and nested lists. Floats stay as
+    they are (a tensor stays on its device), whole numbers and booleans become float64; nothing is copied needlessly.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument ``name``: for what are no numbers, for sparse, masked or complex ones, NaN and infinities.
+    """
+    X = given.detach() if isinstance(given, torch.Tensor) else _from_array(given, name)
+    if X.layout != torch.strided:
+        raise ValueError(f"{name} is sparse; give dense values, {name}.to_dense()")
+    if X.is_complex():
+        raise ValueError(f"{name} is complex; real numbers are needed")
+    X = X if X.dtype in FLOATS else X.double()
+    if not all(bool(torch.isfinite(rows).all()) for rows in (X.split(BLOCK_ROWS) if X.ndim else [X])):
+        raise ValueError(f"{name} holds NaN or infinite values; finite numbers are needed")
+    return X
+
+
+def check_widths(a: torch.Tensor, b: torch.Tensor, names: tuple[str, str]) -> None:
+    """Raise ValueError unless both have the same number of columns."""
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"{names[0]} has {a.shape[1]} columns and {names[1]} {b.shape[1]}: they share no dimension")
+
+
+def unit_rows(given: Any, name: str, least: int = 0) -> torch.Tensor:
+    """Return rows of length 1, in float64 on the processor, of what `as_matrix` takes; ValueError for a zero row."""
+    rows = as_matrix(given, name, least).cpu().double()
+    rows = rows / rows.abs().amax(1, keepdim=True)  # squares of 1e300 or 1e-300 are no numbers
+    zero = rows.isnan().any(1)
+    if bool(zero.any()):
+        raise ValueError(f"{name} has a zero row, number {int(zero.int().argmax())}: drop it first")
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def _from_array(given: Any, name: str) -> torch.Tensor:
+    if sparse.issparse(given):
+        raise ValueError(f"{name} is sparse; give dense values, {name}.toarray()")
+    if np.ma.is_masked(given):
+        raise ValueError(f"{name} has masked values; fill or drop them first")
+    try:
+        array = np.asarray(given)
+        if array.dtype.kind not in "fiubcO":
+            raise ValueError(f"numbers are needed, not {array.dtype}")
+        if array.dtype.kind != "c" and array.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64):
+            array = array.astype(np.float64)
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot be read as an array of numbers: {error}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # read-only arrays, which nobody here writes to
+        return torch.as_tensor(array)
+
+
+def scaled(X: torch.Tensor) -> torch.Tensor:
+    """X in float64 over the power of two that brings its largest value to about 1, so that squares fit. Exact."""
+    X = X.double()
+    return X * 2.0 ** -exponent(X)
+
+
+def exponent(*tensors: torch.Tensor) -> int:
+    """Exponent of the largest power of two that the absolute values of some tensors reach."""
+    largest = max((abs(float(end)) for X in tensors if X.numel() for end in (X.min(), X.max())), default=0.0)
+    return max(-1022, min(1022, math.frexp(largest)[1] - 1))
+
+
+def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """Return ``value`` as an int; ValueError unless it is a whole number (no boolean) from ``least`` to ``most``."""
+    fits = isinstance(value, Integral) and not isinstance(value, bool)
+    if not fits or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"in [{least}, {most}]"
+        raise ValueError(f"{name}={value!r} given; it must be a whole number {bounds}")
+    return int(value)
+
+
+def number(name: str, value: Any, interval: str) -> float:
+    """Return ``value`` as a float; ValueError unless it is a number in the interval, written as in "(0, 1]"."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    ends = {"[": low, "]": high}
+    fits = isinstance(value, Real) and not isinstance(value, bool)
+    if not fits or not (low < value < high or value in (ends.get(interval[0]), ends.get(interval[-1]))):
+        raise ValueError(f"{name}={value!r} given; it must be a number in {interval}")
+    return float(value)
+
+
+def switch(name: str, value: Any) -> bool:
+    """Return ``value`` as a bool; ValueError unless it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={value!r} given; it must be True or False")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
+    """Return ``value``; ValueError unless it is one of the allowed names."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {tuple(allowed)}")
+    return value
+
+
+def bool_mask(name: str, value: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return ``value`` as a boolean tensor; ValueError unless it is one of that shape.
+
+    Numbers are refused: whether 0 and 1 are a mask or indices cannot be told.
+    """
+    mask = value if isinstance(value, torch.Tensor) else np.ascontiguousarray(value)
+    if mask.dtype not in (torch.bool, np.bool_) or tuple(mask.shape) != shape:
+        raise ValueError(
+            f"{name} is {mask.dtype} of shape {tuple(mask.shape)}; a boolean mask of shape {shape} is needed "
+            "(of indices: mask[indices] = True)"
+        )
+    return torch.as_tensor(mask)
 
 
 class Asked(NamedTuple):
@@ -55,16 +193,13 @@ def to_model(lm: Any, tensor: torch.Tensor) -> torch.Tensor:
     return tensor if weight is None else tensor.to(weight.device)
 
 
-MEDIAN_ROWS = 16384  # converted at a time
-
-
 def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float = 1e-6) -> torch.Tensor:
     """(d,): the point with the least sum of distances to the rows of X (n, d), by Weiszfeld's iteration.
 
     Stops when a step is shorter than `tolerance` times the mean distance. A distance of zero (the iterate sits
     on a row) is floored, which keeps the weights finite. Weiszfeld 1937, Tohoku Mathematical Journal 43.
     """
-    blocks = X.split(MEDIAN_ROWS)  # float64 copies of all rows at once would be twice their memory
+    blocks = X.split(BLOCK_ROWS)  # float64 copies of all rows at once would be twice their memory
     point = torch.stack([block.double().sum(dim=0) for block in blocks]).sum(dim=0) / len(X)
     for _ in range(n_iterations):
         distances = torch.cat([(block.double() - point).norm(dim=1) for block in blocks])
@@ -72,7 +207,7 @@ def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float 
         if spread == 0:
             break
         weights = 1 / distances.clamp_min(1e-9 * spread)
-        parts = zip(weights.split(MEDIAN_ROWS), blocks, strict=True)
+        parts = zip(weights.split(BLOCK_ROWS), blocks, strict=True)
         moved = torch.stack([weight @ block.double() for weight, block in parts]).sum(dim=0) / weights.sum()
         step = float((moved - point).norm())
         point = moved

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rkcnn_lib.measure.causal import PromptPairs, donor_activations, edited_logits, mix
 from rkcnn_lib.measure.effects import token_set_logits
+from rkcnn_lib.tensors import number, whole
 
 
 def align_subspace(
@@ -63,14 +64,12 @@ def align_subspace(
     ValueError
         For a rank above the width or below 1, or no steps.
     """
+    steps, batch_size, lr = whole("steps", steps), whole("batch_size", batch_size), number("lr", lr, "(0, inf)")
     tasks = [(pairs, donor_activations(lm, pairs, hook_name), "foil")]
     if keep_answers is not None:
         tasks.append((keep_answers, donor_activations(lm, keep_answers, hook_name), "answer"))
     d = tasks[0][1].shape[-1]
-    if not 1 <= rank <= d:
-        raise ValueError(f"rank = {rank}: the activations have {d} dimensions")
-    if steps < 1:
-        raise ValueError(f"steps = {steps}: at least one")
+    rank = whole("rank", rank, 1, d)
     generator = torch.Generator().manual_seed(seed)
     device = pairs.base.device
     if start is not None and start.shape != (d, rank):

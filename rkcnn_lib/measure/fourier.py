@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rkcnn_lib.measure.recovery import Chance
+from rkcnn_lib.tensors import bool_mask
 
 KEY_SHARE = 0.9  # key frequencies together carry this share of the embedding's non-constant power, or more
 
@@ -160,7 +161,7 @@ def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor |
     """
     p = _modulus(logits)
     right = _sums(p, logits.device)
-    counted = torch.ones_like(right, dtype=torch.bool) if counted is None else counted.to(logits.device)
+    counted = _counted(counted, right)
     versions = {
         "full": logits.double(),
         "restricted": restricted_logits(logits, frequencies),
@@ -217,10 +218,11 @@ def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_dra
         frequencies); full and uniform.
     """
     p, keys = _modulus(logits), key_frequencies(W_E)
+    right = _sums(p, logits.device)
     shares = neuron_frequencies(neurons)
     others = _other_frequencies(keys, p, n_draws, random_state=0)
     figures = {
-        "accuracy": float((logits.argmax(1) == _sums(p, logits.device))[counted.to(logits.device)].double().mean()),
+        "accuracy": float((logits.argmax(1) == right)[_counted(counted, right)].double().mean()),
         "key_power": strongest_share(W_E, len(keys)),
         "neuron_share": float(shares.amax(1).mean()),
         "neurons_at_keys": float(torch.isin(shares.argmax(1) + 1, torch.tensor(keys)).double().mean()),
@@ -262,6 +264,13 @@ def _along_sums(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
 def _sums(p: int, device: torch.device | None = None) -> Tensor:
     numbers = torch.arange(p, device=device)
     return ((numbers[:, None] + numbers) % p).flatten()
+
+
+def _counted(counted: Tensor | None, right: Tensor) -> Tensor:
+    """Return the mask of the pairs that count, all if None, where ``right`` (p * p,) is."""
+    if counted is None:
+        return torch.ones_like(right, dtype=torch.bool)
+    return bool_mask("counted", counted, tuple(right.shape)).to(right.device)
 
 
 def _half(p: int) -> int:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rkcnn_lib.measure.fourier import waves
 from rkcnn_lib.measure.recovery import Chance, covariance_factor, random_directions
+from rkcnn_lib.tensors import as_matrix, scaled, unit_rows
 
 
 class Planes(NamedTuple):
@@ -45,8 +45,8 @@ def fourier_planes(X: Tensor, sums: Tensor, frequencies: Sequence[int], p: int) 
     ValueError
         On too few rows, or where the activations do not turn with some frequency at all (no plane).
     """
-    X, sums = X.detach().double().cpu(), torch.as_tensor(sums).cpu()
-    if X.ndim != 2 or len(X) != len(sums) or len(X) < 4 * len(frequencies) + 2:
+    X, sums = scaled(as_matrix(X).cpu()), torch.as_tensor(sums).cpu()
+    if len(X) != len(sums) or len(X) < 4 * len(frequencies) + 2:
         raise ValueError(f"X {tuple(X.shape)} and {len(sums)} sums: expected (n, d), n >= {4 * len(frequencies) + 2}")
     X = X - X.mean(0)
     W = waves(sums, frequencies, p)
@@ -67,13 +67,13 @@ def plane_energy(D: Tensor, planes: Planes) -> Tensor:
 
     1: the direction lies in the plane, at whatever phase. Random directions: 2 / d on average.
     """
-    return torch.einsum("ktd,rd->rkt", planes.basis, _unit(D)).square().sum(2)
+    return torch.einsum("ktd,rd->rkt", planes.basis, unit_rows(D, "D")).square().sum(2)
 
 
 def span_energy(D: Tensor, planes: Planes) -> Tensor:
     """Return (r,) in [0, 1]: squared length of the projection on what all planes span together (chance 2 K / d)."""
     span = torch.linalg.qr(planes.basis.flatten(0, 1).T).Q
-    return (_unit(D) @ span).square().sum(1)
+    return (unit_rows(D, "D") @ span).square().sum(1)
 
 
 class EnergyChance(NamedTuple):
@@ -126,7 +126,7 @@ def latent_fit(
     R^2 is 1 - squared error / squared deviation from the held-out mean: below 0 where a fit does not carry over.
     A latent that is a narrow bump in one plane has an R^2 well below 1, since a bump is no cosine.
     """
-    fitted, truth = Z.detach().double().cpu(), Z_heldout.detach().double().cpu()
+    fitted, truth = as_matrix(Z, "Z").double().cpu(), as_matrix(Z_heldout, "Z_heldout").double().cpu()
     W, W_heldout = (waves(torch.as_tensor(some).cpu(), frequencies, p) for some in (sums, sums_heldout))
     columns = [slice(2 * i, 2 * i + 2) for i in range(len(frequencies))]
     inside = torch.stack([_r2(W[:, c], fitted, W[:, c], fitted) for c in columns])  # (K, m)
@@ -146,10 +146,3 @@ def _r2(W: Tensor, Z: Tensor, W_heldout: Tensor, Z_heldout: Tensor) -> Tensor:
     spread = (Z_heldout - Z_heldout.mean(0)).square().sum(0)
     varies = (spread > 0) & (Z.var(0) > 0)
     return torch.where(varies, 1 - error.square().sum(0) / spread, torch.nan)
-
-
-def _unit(D: Tensor) -> Tensor:
-    D = torch.as_tensor(D).detach().double().cpu()
-    if D.ndim != 2 or not torch.isfinite(D).all() or (D == 0).all(1).any():
-        raise ValueError(f"directions {tuple(D.shape)}: expected (r, d), finite, no zero rows")
-    return F.normalize(D, dim=1)

@@ -13,6 +13,8 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
+from rkcnn_lib.tensors import check_widths, unit_rows
+
 Directions = np.ndarray | torch.Tensor
 
 EXACT_UP_TO = 8192  # directions in either set; beyond, each is matched among its nearest
@@ -77,12 +79,11 @@ def _assign_among_nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return partner
 
 
-def unit_pair(A: Directions, B: Directions) -> tuple[np.ndarray, np.ndarray]:
+def unit_pair(A: Directions, B: Directions, names: tuple[str, str] = ("A", "B")) -> tuple[np.ndarray, np.ndarray]:
     """Return both sets with rows of length 1 in float64; ValueError as for `match`."""
-    unit_a, unit_b = _unit_rows(A, "the first set"), _unit_rows(B, "the second set")
-    if unit_a.shape[1] != unit_b.shape[1]:
-        raise ValueError(f"both sets must have the same dimension, got {unit_a.shape[1]} and {unit_b.shape[1]}")
-    return unit_a, unit_b
+    a, b = (unit_rows(given, name) for given, name in zip((A, B), names, strict=True))
+    check_widths(a, b, names)
+    return a.numpy(), b.numpy()
 
 
 def _nearest(a: torch.Tensor, b: torch.Tensor) -> sparse.csr_array:
@@ -92,17 +93,3 @@ def _nearest(a: torch.Tensor, b: torch.Tensor) -> sparse.csr_array:
     values, indices = (torch.cat([getattr(part, name) for part in found]).flatten() for name in ("values", "indices"))
     starts = np.arange(0, n * len(a) + 1, n)
     return sparse.csr_array((values.numpy() + SHIFT, indices.numpy(), starts), shape=(len(a), len(b)))
-
-
-def _unit_rows(A: Directions, name: str) -> np.ndarray:
-    if isinstance(A, torch.Tensor):
-        A = A.detach().to("cpu", torch.float64).numpy()
-    A = np.asarray(A, dtype=np.float64)
-    if A.ndim != 2:
-        raise ValueError(f"{name} of directions must have shape (n, d), got {A.shape}")
-    norms = np.linalg.norm(A, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        raise ValueError(f"{name} of directions holds values that are not finite")
-    if (norms == 0).any():
-        raise ValueError(f"{name} of directions has a zero row, number {int(np.argmin(norms))}: drop it first")
-    return A / norms

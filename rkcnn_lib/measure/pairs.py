@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rkcnn_lib.tensors import number, whole
+
 
 def jackknife_pairs(matrix: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """Turn a statistic of pairs of seeds into one value a seed, so that shared seeds are not taken as new data.
@@ -65,7 +67,9 @@ def bootstrap_pairs(
         As `jackknife_pairs`.
     """
     h = _pairs(matrix)
-    rng = np.random.default_rng(random_state)
+    number("level", level, "(0, 1)")
+    n_draws = whole("n_draws", n_draws)
+    rng = np.random.default_rng(whole("random_state", random_state, 0))
     counts = rng.multinomial(len(h), np.full(len(h), 1 / len(h)), size=n_draws).astype(float)
     weights = np.square(counts.sum(1)) - np.square(counts).sum(1)  # ordered pairs of different seeds in a draw
     drawn = np.einsum("bi,ij,bj->b", counts, h, counts)[weights > 0] / weights[weights > 0]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rkcnn_lib.measure.splice import splice_losses
+from rkcnn_lib.tensors import as_matrix, as_numbers, check_widths, exponent, unit_rows, whole
 
 N_CURVE_POINTS = 50
 
@@ -74,6 +75,8 @@ def quality(
     ValueError
         On no rows, NaN, rows of another width than the SAE's, `lm` without tokens or hook_name, an unknown hook.
     """
+    batch_size = whole("batch_size", batch_size)
+    contexts_per_batch = whole("contexts_per_batch", contexts_per_batch)
     if lm is not None and (tokens is None or hook_name is None):
         raise ValueError('lm needs tokens and hook_name as well, such as hook_name="blocks.6.hook_mlp_out"')
     if lm is None and not (tokens is None and mask is None and hook_name is None):
@@ -87,18 +90,20 @@ def quality(
     return result
 
 
-def explained_variance(X: Tensor, X_hat: Tensor) -> float:
+def explained_variance(X: Tensor | np.ndarray, X_hat: Tensor | np.ndarray) -> float:
     """``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)`` for rows X and reconstructions X_hat, both (n, d).
 
     At most 1; 0 for the mean as reconstruction, below for worse. Raises ValueError when the shapes differ,
     on NaN, without rows, and where X does not vary.
     """
+    X, X_hat = as_matrix(X), as_matrix(X_hat, "X_hat")
     if X.shape != X_hat.shape:
         raise ValueError(
             f"X is {tuple(X.shape)}, X_hat {tuple(X_hat.shape)}; they must be the same rows in the same order"
         )
     moments = _Moments()
-    moments.add_rows(X, X_hat)
+    unit = 2.0 ** exponent(X, X_hat)  # squares of 1e300 are no numbers
+    moments.add_rows(X.double() / unit, X_hat.double() / unit)
     return moments.explained_variance()
 
 
@@ -190,17 +195,14 @@ def _reconstruct(sae: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
 
 def _batches(X: Any, batch_size: int, split: str) -> Iterator[Tensor]:
     """Batches of a tensor, of an array, of a store's split (each row once), or of an iterable as they come."""
-    if isinstance(X, Tensor | np.ndarray):
-        if X.ndim != 2:
-            raise ValueError(f"X has shape {tuple(X.shape)}; give (n, d_in)")
-        X = torch.as_tensor(X)
-        yield from (X[i : i + batch_size] for i in range(0, len(X), batch_size))
+    if hasattr(X, "shape"):
+        yield from as_matrix(X, least=0).split(batch_size)
     elif hasattr(X, "batches") and hasattr(X, "rows"):
         yield from X.batches(min(batch_size, len(X.rows(split))), split=split, epochs=1)
     elif hasattr(X, "matrix"):
         yield from _batches(X.matrix(split), batch_size, split)
     elif isinstance(X, Iterable):
-        yield from (torch.as_tensor(batch) for batch in X)
+        yield from (as_matrix(batch, "a batch of X") for batch in X)
     else:
         raise ValueError(f"X is a {type(X).__name__}; give a tensor (n, d_in), batches, or an activation store")
 
@@ -242,25 +244,27 @@ def frozen_dictionary_ev(
     ValueError
         On mismatched widths, NaN, no rows, a zero direction, k below 1, or X without variance.
     """
-    X, D = torch.as_tensor(X).float(), torch.as_tensor(D).float()
-    if X.ndim != 2 or D.ndim != 2 or X.shape[1] != D.shape[1] or not len(X) or not len(D):
-        raise ValueError(f"X {tuple(X.shape)} and D {tuple(D.shape)} must be (n, d) and (r, d), neither empty")
-    if not (torch.isfinite(X).all() and torch.isfinite(D).all()) or (D.norm(dim=1) == 0).any():
-        raise ValueError("X or D holds NaN or infinite values, or D a zero direction")
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks={ks}; numbers of directions a token, at least 1")
-    D = torch.nn.functional.normalize(D.to(X.device), dim=1)
+    ks = [whole("ks", k) for k in ks]
+    if not ks:
+        raise ValueError("ks is empty; give numbers of directions a token, at least 1")
+    X, D = as_matrix(X), unit_rows(D, "D", least=1).float()
+    check_widths(X, D, ("X", "D"))
+    D, unit = D.to(X.device), 2.0 ** exponent(X)
+    X = (X.double() / unit).float()
     centre = X.double().mean(0)
-    bias = centre.float() if bias is None else torch.as_tensor(bias).to(X)
+    bias = centre.float() if bias is None else (as_numbers(bias, "bias").double() / unit).to(X)
+    if bias.shape != centre.shape:
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; {tuple(centre.shape)} is needed")
     total = float((X.double() - centre).square().sum())
     if total == 0:
         raise ValueError("X does not vary; there is no variance to explain")
-    left = dict.fromkeys(sorted(set(ks)), 0.0)
-    for x in X.split(batch_size):
-        for k, residual in _pursue(x - bias, D, max(ks)):
+    steps = {k: min(k, len(D)) for k in ks}  # then all are picked
+    left = dict.fromkeys(steps.values(), 0.0)
+    for x in X.split(whole("batch_size", batch_size)):
+        for k, residual in _pursue(x - bias, D, max(left)):
             if k in left:
                 left[k] += float(residual.double().square().sum())
-    return {k: 1 - left[k] / total for k in ks}
+    return {k: 1 - left[steps[k]] / total for k in ks}
 
 
 def _pursue(residual: Tensor, D: Tensor, k_max: int) -> Iterator[tuple[int, Tensor]]:

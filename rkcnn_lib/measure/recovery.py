@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from rkcnn_lib.measure.matching import Directions, match, unit_pair
+from rkcnn_lib.tensors import as_matrix, number, one_of, scaled, whole
 
 
 class Chance(NamedTuple):
@@ -32,8 +32,7 @@ def mmcs(directions: Directions, truth: Directions) -> float:
     sparse autoencoders"), truth to directions. One direction may serve several features, so it flatters sets
     of near-copies: :func:`matched_cosine` does not. No directions: 0. No truth: ValueError.
     """
-    _check_truth(truth)
-    a, b = unit_pair(directions, truth)
+    a, b = _unit(directions, truth)
     return float((a @ b.T).max(axis=0).mean()) if len(a) else 0.0
 
 
@@ -43,7 +42,8 @@ def matched_cosine(directions: Directions, truth: Directions) -> float:
     In [-1, 1]. A feature that is left over (fewer directions than features) counts as 0, so returning less
     does not help. No directions: 0. No truth: ValueError.
     """
-    return float(_matched(directions, truth).sum() / len(truth))
+    a, b = _unit(directions, truth)
+    return float(match(a, b).cosines.sum() / len(b))
 
 
 def recovery_rate(directions: Directions, truth: Directions, threshold: float = 0.9) -> float:
@@ -51,8 +51,9 @@ def recovery_rate(directions: Directions, truth: Directions, threshold: float = 
 
     The assignment is the one of :func:`matched_cosine`. No directions: 0. No truth: ValueError.
     """
-    _check_threshold(threshold)
-    return float((_matched(directions, truth) >= threshold).sum() / len(truth))
+    number("threshold", threshold, "[-1, 1]")
+    a, b = _unit(directions, truth)
+    return float((match(a, b).cosines >= threshold).sum() / len(b))
 
 
 def precision(directions: Directions, truth: Directions, threshold: float = 0.9) -> float:
@@ -60,9 +61,9 @@ def precision(directions: Directions, truth: Directions, threshold: float = 0.9)
 
     The assignment is the one of :func:`matched_cosine`. No directions: 0. No truth: ValueError.
     """
-    _check_threshold(threshold)
-    cosines = _matched(directions, truth)
-    return float((cosines >= threshold).sum() / len(directions)) if len(directions) else 0.0
+    number("threshold", threshold, "[-1, 1]")
+    a, b = _unit(directions, truth)
+    return float((match(a, b).cosines >= threshold).sum() / len(a)) if len(a) else 0.0
 
 
 METRICS: dict[str, Callable[..., float]] = {
@@ -115,19 +116,19 @@ def chance(
     Raises
     ------
     ValueError
-        For an unknown metric, sizes below 1 or a ``truth`` of another shape than (n_b, d).
+        For an unknown metric, sizes below 1, or ``truth`` or ``spread`` of another shape.
     """
-    if isinstance(metric, str):
-        if metric not in METRICS:
-            raise ValueError(f"unknown metric {metric!r}: give a callable or one of {', '.join(METRICS)}")
-        metric = METRICS[metric]
-    if min(n_a, n_b, d, n_draws) < 1:
-        raise ValueError(f"all sizes must be at least 1, got {n_a=}, {n_b=}, {d=}, {n_draws=}")
-    if truth is not None and tuple(truth.shape) != (n_b, d):
-        raise ValueError(f"truth must have shape (n_b, d) = ({n_b}, {d}), got {tuple(truth.shape)}")
-    if spread is not None and tuple(spread.shape[1:]) != (d,):
+    if not callable(metric):
+        metric = METRICS[one_of("metric", metric, METRICS)]
+    for name, size in {"n_a": n_a, "n_b": n_b, "d": d, "n_draws": n_draws}.items():
+        whole(name, size)
+    rng = np.random.default_rng(whole("random_state", random_state, 0))
+    if truth is not None:
+        truth = as_matrix(truth, "truth").cpu().double().numpy()
+        if truth.shape != (n_b, d):
+            raise ValueError(f"truth must have shape (n_b, d) = ({n_b}, {d}), got {truth.shape}")
+    if spread is not None and (spread := as_matrix(spread, "spread")).shape[1] != d:
         raise ValueError(f"spread must have shape (m, d = {d}), got {tuple(spread.shape)}")
-    rng = np.random.default_rng(random_state)
     factor = None if spread is None else covariance_factor(spread)
     values = [
         metric(
@@ -142,7 +143,9 @@ def chance(
 
 def covariance_factor(rows: Directions) -> np.ndarray:
     """Return F (d, d) so that Gaussian vectors times F have the covariance of ``rows`` (m, d), up to scale."""
-    rows = np.asarray(rows.detach().cpu() if isinstance(rows, torch.Tensor) else rows, dtype=np.float64)
+    rows = scaled(as_matrix(rows, "spread").cpu()).numpy()
+    if not rows.any():
+        raise ValueError("spread is zero everywhere: directions spread like it point nowhere")
     values, vectors = np.linalg.eigh(rows.T @ rows)
     return (vectors * np.sqrt(np.clip(values, 0, None))).T
 
@@ -154,16 +157,8 @@ def random_directions(rng: np.random.Generator, n: int, d: int, factor: np.ndarr
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _matched(directions: Directions, truth: Directions) -> np.ndarray:
-    _check_truth(truth)
-    return match(directions, truth).cosines
-
-
-def _check_truth(truth: Directions) -> None:
-    if len(truth) == 0:
-        raise ValueError("there are no true features to compare with: recovery is undefined")
-
-
-def _check_threshold(threshold: float) -> None:
-    if not -1 <= threshold <= 1:
-        raise ValueError(f"threshold is a cosine and must be in [-1, 1], got {threshold}")
+def _unit(directions: Directions, truth: Directions) -> tuple[np.ndarray, np.ndarray]:
+    a, b = unit_pair(directions, truth, ("directions", "truth"))
+    if len(b) == 0:
+        raise ValueError("truth is empty: without true features recovery is undefined")
+    return a, b

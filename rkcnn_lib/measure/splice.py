@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rkcnn_lib.tensors import Asked, asked, fingerprint, rows_that_count, to_model
+from rkcnn_lib.tensors import Asked, asked, bool_mask, fingerprint, rows_that_count, to_model
 
 
 @torch.no_grad()
@@ -32,12 +32,10 @@ def splice_losses(
     """
     if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] < 2:
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}; give (n_contexts, at least 2)")
-    if mask is not None and mask.shape != tokens.shape:
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, tokens {tuple(tokens.shape)}: say of each whether it counts"
-        )
+    if mask is not None:
+        mask = bool_mask("mask", mask, tuple(tokens.shape))
     tokens = to_model(lm, tokens)
-    mask = rows_that_count(lm, tokens) if mask is None else mask.to(tokens.device, torch.bool)
+    mask = rows_that_count(lm, tokens) if mask is None else mask.to(tokens.device)
     watch, sums, n_predictions = _Watch(sae), dict.fromkeys(("clean", "sae", "kl"), 0.0), 0
     for batch, counts in zip(tokens.split(contexts_per_batch), mask.split(contexts_per_batch), strict=True):
         right = asked(lm, batch, counts)

@@ -17,6 +17,7 @@ from torch import Tensor
 from rkcnn_lib.measure.matching import match
 from rkcnn_lib.measure.recovery import Chance, chance
 from rkcnn_lib.measure.subspaces import orthonormal_basis
+from rkcnn_lib.tensors import bool_mask, check_widths, number, unit_rows
 
 Matrix = Tensor | np.ndarray
 
@@ -32,7 +33,7 @@ def pw_mcc(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> 
     decoders : sequence of (d_sae, d)
         W_dec of each seed, two or more.
     live : sequence of (d_sae,) bool, optional
-        Which latents to count; all by default.
+        Which latents to count; all by default. Masks only: numbers could be indices or zeros and ones.
 
     Returns
     -------
@@ -49,8 +50,9 @@ def pw_mcc(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> 
 
 def pw_mcc_total(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> float:
     """As `pw_mcc`, but the sum of matched cosines divided by d_sae: a dead latent counts as agreement 0."""
-    d_sae = len(decoders[0]) if len(decoders) else 0
-    return _mean_over_pairs(_live_rows(decoders, live), lambda a, b: float(_cosines(a, b).sum()) / d_sae)
+    rows = _live_rows(decoders, live)
+    d_sae = len(decoders[0])
+    return _mean_over_pairs(rows, lambda a, b: float(_cosines(a, b).sum()) / d_sae)
 
 
 def pw_max_cosine(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> float:
@@ -86,10 +88,9 @@ def shared_latents(saes: Sequence[Any], threshold: float = 0.7, live: Sequence[M
     -------
     float in [0, 1]
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold={threshold}; a cosine above 0, up to 1")
+    number("threshold", threshold, "(0, 1]")
     decoders = _live_rows([sae.W_dec for sae in saes], live)
-    encoders = _live_rows([sae.W_enc.t() for sae in saes], live)
+    encoders = _live_rows([sae.W_enc.T for sae in saes], live, "encoders")
     d_sae = saes[0].W_dec.shape[0]
     pairs = list(combinations(range(len(saes)), 2))
     shares = [
@@ -112,8 +113,10 @@ def shared_latents_chance(
     Tied is the generous case: encoder and decoder then always agree about the partner.
     """
 
+    number("threshold", threshold, "(0, 1]")
+
     def shared(a: Matrix, b: Matrix) -> float:
-        return len(_partners(_unit(a), _unit(b), threshold)) / n_latents
+        return len(_partners(torch.from_numpy(a), torch.from_numpy(b), threshold)) / n_latents
 
     return chance(shared, n_latents, n_latents, d, n_draws=n_draws, random_state=random_state, spread=spread)
 
@@ -129,32 +132,25 @@ def subspace_overlap(a: Matrix, b: Matrix) -> float:
     ValueError
         On directions that are empty, of different width, or hold NaN or zero rows.
     """
-    bases = [orthonormal_basis(_unit(rows)) for rows in (a, b)]
-    if bases[0].shape[0] != bases[1].shape[0]:
-        raise ValueError(f"directions of width {bases[0].shape[0]} and {bases[1].shape[0]} share no space")
+    units = [unit_rows(rows, name, least=1) for rows, name in ((a, "a"), (b, "b"))]
+    check_widths(*units, ("a", "b"))
+    bases = [orthonormal_basis(unit) for unit in units]
     return float((bases[0].t() @ bases[1]).square().sum()) / min(basis.shape[1] for basis in bases)
 
 
-def _unit(rows: Matrix) -> Tensor:
-    """Detached float32 rows of length 1 on the processor."""
-    rows = torch.as_tensor(rows).detach().cpu().float()
-    if rows.ndim != 2 or not torch.isfinite(rows).all() or (rows == 0).all(dim=1).any():
-        raise ValueError(f"a dictionary of shape {tuple(rows.shape)} is not (d_sae, d), or holds NaN or zero rows")
-    return torch.nn.functional.normalize(rows, dim=1)
-
-
-def _live_rows(dictionaries: Sequence[Matrix], live: Sequence[Matrix] | None) -> list[Tensor]:
+def _live_rows(dictionaries: Sequence[Matrix], live: Sequence[Matrix] | None, name: str = "decoders") -> list[Tensor]:
+    """Unit rows (n_live, d) of each dictionary, on the processor."""
     if len(dictionaries) < 2:
-        raise ValueError(f"{len(dictionaries)} dictionaries were given; agreement needs at least two seeds")
-    rows = [_unit(dictionary) for dictionary in dictionaries]
+        raise ValueError(f"{name} holds {len(dictionaries)}; agreement needs at least two seeds")
+    rows = [unit_rows(dictionary, f"{name}[{i}]", least=1).float() for i, dictionary in enumerate(dictionaries)]
     if len({tuple(r.shape) for r in rows}) > 1:
-        raise ValueError(f"dictionaries differ in shape: {sorted({tuple(r.shape) for r in rows})}")
+        raise ValueError(f"{name} differ in shape: {sorted({tuple(r.shape) for r in rows})}")
     if live is None:
         return rows
-    masks = [torch.as_tensor(mask).cpu().bool() for mask in live]
-    if [tuple(mask.shape) for mask in masks] != [tuple(r.shape[:1]) for r in rows]:
-        raise ValueError(f"live needs one mask of {len(rows[0])} latents for each of {len(rows)} dictionaries")
-    return [r[mask] for r, mask in zip(rows, masks, strict=True)]
+    if len(live) != len(rows):
+        raise ValueError(f"live holds {len(live)} masks for {len(rows)} dictionaries; give each its own")
+    masks = [bool_mask(f"live[{i}]", mask, (len(rows[0]),)) for i, mask in enumerate(live)]
+    return [r[mask.cpu()] for r, mask in zip(rows, masks, strict=True)]
 
 
 def _mean_over_pairs(rows: list[Tensor], agreement: Callable[[Tensor, Tensor], float]) -> float:

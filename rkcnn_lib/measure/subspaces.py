@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rkcnn_lib.tensors import as_matrix, number, scaled, whole
+
 
 def orthonormal_basis(directions: Tensor | np.ndarray, tolerance: float = 1e-6) -> Tensor:
     """Return an orthonormal basis of the span of some directions.
@@ -26,11 +28,7 @@ def orthonormal_basis(directions: Tensor | np.ndarray, tolerance: float = 1e-6) 
     ValueError
         If there are no directions, or they are not finite, or all zero.
     """
-    rows = torch.as_tensor(directions, dtype=torch.float64)
-    if rows.ndim != 2 or rows.shape[0] == 0:
-        raise ValueError(f"directions must be (r, d) with r >= 1, got shape {tuple(rows.shape)}: A is empty")
-    if not torch.isfinite(rows).all():
-        raise ValueError("directions hold NaN or Inf")
+    rows = scaled(as_matrix(directions, "directions"))
     _, singular, right = torch.linalg.svd(rows, full_matrices=False)
     rank = int((singular > tolerance * singular[0]).sum()) if singular[0] > 0 else 0
     if rank == 0:
@@ -48,8 +46,8 @@ def leading_basis(directions: Tensor, rank: int, name: str = "A") -> Tensor:
     ValueError
         If ``rank`` is below 1 or above the width, or the rows span fewer dimensions.
     """
-    if not 1 <= rank <= directions.shape[1]:
-        raise ValueError(f"rank = {rank}: a subspace of {directions.shape[1]} dimensions has rank 1 to that")
+    directions = as_matrix(directions, name)
+    whole("rank", rank, 1, directions.shape[1])
     for count in range(rank, len(directions) + 1):
         basis = orthonormal_basis(directions[:count], tolerance=1e-4)
         if basis.shape[1] == rank:
@@ -59,17 +57,20 @@ def leading_basis(directions: Tensor, rank: int, name: str = "A") -> Tensor:
 
 def captured_variance(basis: Tensor, X: Tensor) -> float:
     """Return the share of the variance of X (n, d) that lies inside the subspace ``basis`` (d, r), in [0, 1]."""
-    centred = X.double() - X.double().mean(0)
+    X = scaled(as_matrix(X))
+    centred = X - X.mean(0)
     total = float(centred.square().sum())
     if total == 0:
         raise ValueError("X does not vary: no subspace holds a share of its variance")
-    return float((centred @ basis.to(centred)).square().sum()) / total
+    basis = as_matrix(basis, "basis").to(centred)
+    if len(basis) != X.shape[1]:
+        raise ValueError(f"basis lives in {len(basis)} dimensions, X in {X.shape[1]}")
+    return float((centred @ basis).square().sum()) / total
 
 
 def random_basis(d: int, rank: int, generator: torch.Generator) -> Tensor:
     """Return an orthonormal basis (d, rank) of a subspace drawn uniformly."""
-    if not 1 <= rank <= d:
-        raise ValueError(f"rank = {rank}: a subspace of {d} dimensions has rank 1 to {d}")
+    whole("rank", rank, 1, whole("d", d))
     return torch.linalg.qr(torch.randn(d, rank, generator=generator, dtype=torch.float64)).Q
 
 
@@ -92,10 +93,11 @@ def random_basis_of_variance(X: Tensor, rank: int, share: float, generator: torc
     -------
     (d, rank) float64 tensor with orthonormal columns.
     """
+    X = scaled(as_matrix(X))
     d = X.shape[1]
-    if not 1 <= rank <= d:
-        raise ValueError(f"rank = {rank}: a subspace of {d} dimensions has rank 1 to {d}")
-    centred = X.double() - X.double().mean(0)
+    whole("rank", rank, 1, d)
+    number("share", share, "[0, 1]")
+    centred = X - X.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(X))
     values = values.clamp_min(float(values[-1]) * 1e-9)
     start = torch.randn(d, rank, generator=generator, dtype=torch.float64).to(X.device)
@@ -130,9 +132,10 @@ def rowspace_part(basis: Tensor, weight: Tensor, tolerance: float = 1e-5) -> Ten
     tolerance : float
         Relative size below which a singular value, of the weight or of the projected basis, counts as zero.
     """
-    if weight.ndim != 2 or weight.shape[0] != basis.shape[0]:
+    weight = scaled(as_matrix(weight, "weight"))
+    if weight.shape[0] != basis.shape[0]:
         raise ValueError(f"the subspace lives in {basis.shape[0]} dimensions, the weight reads {tuple(weight.shape)}")
-    left, singular, _ = torch.linalg.svd(weight.double(), full_matrices=False)
+    left, singular, _ = torch.linalg.svd(weight, full_matrices=False)
     read = left[:, singular > tolerance * singular[0]]
     projected = read @ (read.T @ basis.to(read))
     if float(projected.norm(dim=0).max()) <= tolerance:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from rkcnn_lib.probe.inputs import check_random_state, check_side, estimator_rows
 from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks
+from rkcnn_lib.probe.parameters import check_parameters
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import draw_subsets
+from rkcnn_lib.tensors import whole
 
 
 def kcnn_posterior(distances: torch.Tensor) -> torch.Tensor:
@@ -105,27 +106,24 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For bad parameters, NaN or infinite values, labels of another length or of one class.
+            For bad parameters, NaN or infinite values, labels of another length, of one class or all different.
         """
-        X, y = validate_data(self, *(_on_host(given) for given in (X, y)), dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError("y holds one class only; at least two classes are needed")
+        check_parameters(self.get_params(deep=False))
         limit = self.n_subsets // 3
-        r = limit if self.n_selected is None else self.n_selected
-        if self.k < 1 or not 1 <= r <= limit:
-            raise ValueError(
-                f"k={self.k}, n_selected={self.n_selected}, n_subsets={self.n_subsets} given; k must be at least 1 "
-                "and n_selected lie in [1, n_subsets // 3]"
-            )
-        d = X.shape[1]
+        r = limit if self.n_selected is None else whole("n_selected", self.n_selected, 1, limit)
+        rows = estimator_rows(self, X).double().cpu()
+        if y is None:
+            raise ValueError("RandomKCNNClassifier requires y to be passed, but the target y is None")
+        y, _ = check_side(y, None, len(rows))
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        d = rows.shape[1]
         m = max(1, round(d**0.5)) if self.subset_size is None else self.subset_size
         rng = check_random_state(self.random_state)
         self.subsets_ = draw_subsets(d, m, self.n_subsets, self.subsets, rng)
-        self._scale = float(np.abs(X).max()) or 1.0  # distances are compared only: squares of 1e300 would overflow
-        self._rows = torch.from_numpy(X / self._scale)
-        self._codes = torch.from_numpy(codes)
+        self._scale = float(rows.abs().max()) or 1.0  # distances are compared only: squares of 1e300 would overflow
+        self._rows = rows / self._scale
+        self._rows_of = _rows_by_class(codes)
+        self._most = min(self.k, np.bincount(codes).max())  # beyond it no class has another neighbour
         scores = subset_scores(self._rows, self.subsets_, "separation", y=codes).numpy()
         self.scores_ = scores
         self.selected_ = np.argsort(-scores, kind="stable")[:r]
@@ -135,13 +133,13 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Posterior probabilities, (n, L), rows summing to 1, columns in the order of `classes_`."""
         check_is_fitted(self)
-        rows = torch.from_numpy(validate_data(self, _on_host(X), reset=False, dtype=np.float64) / self._scale)
+        rows = estimator_rows(self, X, reset=False).double().cpu() / self._scale
         rows = rows.clamp(-1e100, 1e100)  # farther than that nobody is near
         total = torch.zeros(len(rows), len(self.classes_), dtype=torch.float64)
         for subset, weight in zip(self.selected_, self.weights_, strict=True):
             train = self.subsets_.restrict(self._rows, int(subset))
             query = self.subsets_.restrict(rows, int(subset))
-            for part in chunks(len(rows), len(train), MAX_ELEMENTS // 4):
+            for part in chunks(len(rows), max(len(train), self._most * len(self.classes_)), MAX_ELEMENTS // 4):
                 total[part] += weight * self._posterior(query[part], train)
         return (total / total.sum(1, keepdim=True)).numpy()
 
@@ -154,17 +152,27 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
         """Posterior (n, L) on one subset, averaged over k' = 1..k in the ensemble."""
         # Exact differences: the quick route by matrix products gives a point a distance to itself that is not 0.
         distance = torch.cdist(query, train, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest = []
-        for c in range(len(self.classes_)):
-            own = distance[:, self._codes == c]
-            near = own.topk(min(self.k, own.shape[1]), dim=1, largest=False).values
-            nearest.append(torch.cat([near, near[:, -1:].expand(-1, self.k - near.shape[1])], dim=1))
-        per_k = kcnn_posterior(torch.stack(nearest, dim=-1))  # (n, k, L)
-        return per_k.mean(1) if self.ensemble else per_k[:, -1]
+        most = self._most
+        nearest = distance.new_empty(len(query), most, len(self.classes_))
+        for classes, rows in self._rows_of:
+            near = distance[:, rows].topk(min(most, rows.shape[1]), dim=2, largest=False).values.mT  # (n, <= most, c)
+            nearest[:, : near.shape[1], classes] = near
+            nearest[:, near.shape[1] :, classes] = near[:, -1:]
+        per_k = kcnn_posterior(nearest)
+        if not self.ensemble:
+            return per_k[:, -1]
+        return (per_k.sum(1) + (self.k - most) * per_k[:, -1]) / self.k
 
 
-def _on_host(given: Any) -> Any:
-    return given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given
+def _rows_by_class(codes: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Classes of one size and their rows (c, size), for each size: so hundreds of classes take few steps."""
+    order, sizes = np.argsort(codes, kind="stable"), np.bincount(codes)
+    starts = np.cumsum(sizes) - sizes
+    groups = [(np.flatnonzero(sizes == size), size) for size in np.unique(sizes)]
+    return [
+        (torch.from_numpy(same), torch.from_numpy(order[starts[same][:, None] + np.arange(size)]))
+        for same, size in groups
+    ]
 
 
 def _shares(scores: np.ndarray) -> np.ndarray:

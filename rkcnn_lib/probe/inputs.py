@@ -7,46 +7,88 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state as sklearn_random_state
+from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
 
 from rkcnn_lib.probe.moments import chunks
-from rkcnn_lib.probe.scores import check_labels
+from rkcnn_lib.tensors import MAX_SEED, as_matrix, exponent, whole
 
 
-def as_matrix(X: Any) -> torch.Tensor:
-    """Rows given as a tensor, an array (of any strides) or a DataFrame, as a checked tensor; ValueError otherwise."""
-    if not isinstance(X, torch.Tensor):
-        X = np.ascontiguousarray(X)
-        if X.dtype.kind not in "fiubc":
-            raise ValueError(f"X holds {X.dtype}; numbers are needed")
-        X = torch.as_tensor(X)
-    return check_tensor(X)
+def estimator_rows(estimator: BaseEstimator, X: Any, reset: bool = True, least: int = 1) -> torch.Tensor:
+    """Rows given to an estimator as a checked tensor (n, d); with ``reset`` their columns are what it then expects."""
+    if isinstance(X, torch.Tensor):
+        rows = as_matrix(X, least=least)
+        if reset:
+            estimator.n_features_in_ = rows.shape[1]
+        elif rows.shape[1] != estimator.n_features_in_:
+            raise ValueError(f"X has {rows.shape[1]} columns; this was fitted with {estimator.n_features_in_}")
+        return rows
+    if np.ma.isMaskedArray(X):
+        as_matrix(X)  # scikit-learn would forget the mask
+    try:
+        return as_matrix(validate_data(estimator, X, reset=reset, ensure_min_samples=least))
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"X: {str(error)[:600]}") from error  # some print all of X
 
 
-def check_tensor(X: torch.Tensor) -> torch.Tensor:
-    """X itself if it is a finite real matrix of two rows or more; ValueError otherwise."""
-    if X.ndim != 2 or min(X.shape) == 0:
-        raise ValueError(f"X has shape {tuple(X.shape)}; a tensor of shape (n, d), neither empty, is needed")
-    if X.is_complex():
-        raise ValueError("X is complex; real activations are needed")
-    if not all(bool(torch.isfinite(X[rows]).all()) for rows in chunks(len(X), X.shape[1])):
-        raise ValueError("X holds NaN or infinite values; drop those rows first")
-    if len(X) < 2:
-        raise ValueError("X has 1 sample (n_samples=1); at least 2 are needed")
-    return X.detach()
+def result_dtype(X: Any, rows: torch.Tensor) -> torch.dtype:
+    """Type of the directions found in X, whose checked rows are ``rows``: float64 for float64, else float32."""
+    double = str(getattr(X, "dtype", rows.dtype)).endswith("float64")
+    return torch.float64 if double else torch.float32
 
 
 def check_side(y: Any, groups: Any, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Labels and groups as arrays (n,) or None; ValueError for another length or labels of one class."""
-    y, groups = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in (y, groups))
+    """Labels and groups as arrays (n,) or None; ValueError unless they fit, and the labels are those of classes."""
     if y is not None:
         y = check_labels(y, n)
-        check_classification_targets(y)
-    if groups is not None:
-        groups = np.asarray(groups)
-        if groups.shape != (n,):
-            raise ValueError(f"groups has shape {groups.shape} but X has {n} rows; give one a row")
-    return y, groups
+        try:
+            check_classification_targets(y)
+        except ValueError as error:
+            raise ValueError(f"y: {error}") from error
+        if len(np.unique(y)) == n:
+            raise ValueError(f"y holds {n} different labels in {n} rows; a class needs two rows to be told apart by")
+    return y, None if groups is None else one_a_row(groups, n, "groups")
+
+
+def check_labels(y: Any, n: int) -> np.ndarray:
+    """y as an array (n,); ValueError when it does not fit (see `one_a_row`) or holds fewer than two classes."""
+    y = one_a_row(y, n, "y")
+    if len(np.unique(y)) < 2:
+        raise ValueError("y holds one class only; at least two classes are needed")
+    return y
+
+
+def one_a_row(values: Any, n: int, name: str) -> np.ndarray:
+    """Labels or groups as an array; ValueError unless it is (n,), without NaN, and of things that can be ordered.
+
+    A column (n, 1) is flattened, with scikit-learn's warning.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.double() if values.is_floating_point() else values).numpy()
+    values = np.asarray(values)
+    if values.shape == (n, 1):
+        values = column_or_1d(values, warn=True)
+    if values.shape != (n,):
+        raise ValueError(f"{name} has shape {values.shape} but X has {n} rows; give one label a row")
+    try:
+        unknown = bool((values != values).any())  # NaN alone is not what it is
+        np.unique(values)
+    except TypeError as error:
+        raise ValueError(f"{name} mixes what cannot be compared: {error}") from error
+    if unknown:
+        raise ValueError(f"{name} holds NaN; drop those rows first")
+    return values
+
+
+def check_random_state(value: Any) -> np.random.RandomState:
+    """RandomState of None, a RandomState or a whole number; ValueError otherwise."""
+    if value is None or isinstance(value, np.random.RandomState):
+        return sklearn_random_state(value)
+    return np.random.RandomState(whole("random_state", value, 0, MAX_SEED))
 
 
 def some_rows(
@@ -77,14 +119,15 @@ def centred(X: torch.Tensor, columns: torch.Tensor, normalise: bool) -> tuple[to
     once more.
     """
     blocks = list(chunks(len(X), X.shape[1]))
-    mean = sum(X[rows].double().sum(0) for rows in blocks) / len(X)
-    largest = max(float((X[rows].double() - mean).abs().max()) for rows in blocks) or 1.0
+    unit = 2.0 ** exponent(X)  # of numbers near the largest there are not even sums exist
+    mean = sum((X[rows].double() / unit).sum(0) for rows in blocks) / len(X)
+    largest = max(float((X[rows].double() / unit - mean).abs().max()) for rows in blocks) or 1.0
     work = X.new_empty(len(X), len(columns), dtype=torch.float32)
     for rows in blocks:
-        work[rows] = ((X[rows][:, columns].double() - mean[columns]) / largest).float()
+        work[rows] = ((X[rows][:, columns].double() / unit - mean[columns]) / largest).float()
     square = sum(float(work[rows].double().square().sum()) for rows in blocks) / max(1, work.numel())
     work /= square**0.5 or 1.0
     if normalise:
         work /= work.norm(dim=1, keepdim=True).clamp_min(1e-9)
         work -= work.mean(0)
-    return work, mean
+    return work, mean * unit

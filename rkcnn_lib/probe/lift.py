@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib.probe.inputs import check_labels
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, block_size, chunks, covariance, projection_contrast
-from rkcnn_lib.probe.scores import check_labels
+from rkcnn_lib.tensors import number
 
 
 def ledoit_wolf_shrinkage(X: torch.Tensor, mean: torch.Tensor, cov: torch.Tensor) -> float:
@@ -70,8 +71,8 @@ class Whitening:
 
 def check_shrinkage(shrinkage: float | str) -> None:
     """Raise ValueError unless it is "auto" or a number in [0, 1]."""
-    if shrinkage != "auto" and (isinstance(shrinkage, str) or not 0 <= shrinkage <= 1):
-        raise ValueError(f"shrinkage={shrinkage!r} given; it must be 'auto' or a number in [0, 1]")
+    if not (isinstance(shrinkage, str) and shrinkage == "auto"):
+        number("shrinkage", shrinkage, "[0, 1]")  # or "auto"
 
 
 def whiten(X: torch.Tensor, shrinkage: float | str = "auto", max_elements: int = MAX_ELEMENTS) -> Whitening:

@@ -8,21 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from rkcnn_lib.probe.calibration import Halves, calibrate, split_rows
-from rkcnn_lib.probe.found import SELECTIONS, Found, SearchOptions, SelectionWarning, selects_nothing
-from rkcnn_lib.probe.inputs import centred, check_side, check_tensor, some_rows, varying_columns
-from rkcnn_lib.probe.lift import check_shrinkage
+from rkcnn_lib.probe.found import Found, SearchOptions, SelectionWarning, selects_nothing
+from rkcnn_lib.probe.inputs import (
+    centred,
+    check_random_state,
+    check_side,
+    estimator_rows,
+    result_dtype,
+    some_rows,
+    varying_columns,
+)
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, contrast_of
 from rkcnn_lib.probe.neighbours import NEIGHBOURS
-from rkcnn_lib.probe.nulls import SURROGATES
-from rkcnn_lib.probe.scores import LABELLED_SCORES, SCORES
-from rkcnn_lib.probe.subsets import KINDS, draw_subsets
+from rkcnn_lib.probe.parameters import MIN_SURROGATES, check_parameters
+from rkcnn_lib.probe.scores import LABELLED_SCORES
+from rkcnn_lib.probe.subsets import draw_subsets
+from rkcnn_lib.tensors import scaled
 
-NULLS = (*SURROGATES, "labels")
-MIN_SURROGATES = 99
 MAX_ROWS = 2**18
 
 
@@ -128,7 +133,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     ------
     ValueError
         From `fit`: bad parameters, empty or non-finite X, fewer rows than the subset size, fewer varying
-        columns than it, labels of another length or of one class.
+        columns than it, labels of another length, of one class or all different.
 
     References
     ----------
@@ -195,10 +200,9 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> RkCNNMiner:
         """Mine directions from X (n, d), an array or a tensor; y and groups (n,) are optional."""
-        self._check_parameters()
-        given = self._checked(X)
-        if self.null == "labels" and y is None:
-            raise ValueError("null='labels' needs labels; give y")
+        check_parameters(self.get_params(deep=False))
+        given = estimator_rows(self, X, least=2)
+        dtype = result_dtype(X, given)
         y, groups = check_side(y, groups, len(given))
         self.score_ = self._score_name(y)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=5)
@@ -222,7 +226,11 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             )
             self.threshold_, self.null_maxima_ = calibration.threshold, calibration.maxima
             self.null_mode_ = calibration.mode
-        self._store(X, found, scores, columns, mean)
+        self._store(found, scores, columns, mean.to(dtype))
+        if not isinstance(X, torch.Tensor):
+            self.directions_, self.filters_, self.mean_ = (
+                part.cpu().numpy() for part in (self.directions_, self.filters_, self.mean_)
+            )
         self.subsets_ = drawn.expand(columns.cpu(), len(mean))
         self.funnel_ = found.funnel
         problem = selects_nothing(found.funnel)
@@ -233,20 +241,15 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> Any:
         """Project: ``(X - mean_) @ filters_.T``, (n, n_kept), in the kind of X."""
         check_is_fitted(self)
-        if isinstance(X, torch.Tensor):
-            if X.ndim != 2 or X.shape[1] != self.n_features_in_:
-                raise ValueError(
-                    f"X has shape {tuple(X.shape)}; this miner was fitted with {self.n_features_in_} columns"
-                )
-            mean, filters = (torch.as_tensor(a, device=X.device) for a in (self.mean_, self.filters_))
-            return (X.to(filters.dtype) - mean) @ filters.T
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        mean, filters = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in (self.mean_, self.filters_))
-        return (X - mean) @ filters.T
+        rows = estimator_rows(self, X, reset=False)
+        mean, filters = (torch.as_tensor(a, device=rows.device) for a in (self.mean_, self.filters_))
+        dtype = torch.promote_types(rows.dtype, filters.dtype)
+        projected = (rows.to(dtype) - mean) @ filters.to(dtype).T
+        return projected if isinstance(X, torch.Tensor) else projected.numpy()
 
     def _mean_score(self, X: Any, y: Any = None) -> float:
         """Mean contrast of the projections of X on the directions (0 when there are none)."""
-        P = torch.as_tensor(self.transform(X), dtype=torch.float32)
+        P = scaled(torch.as_tensor(self.transform(X))).float()
         contrast = self.score_ if self.score_ in CONTRASTS else "kurtosis"
         return float(contrast_of(P.T.contiguous(), contrast).mean()) if self.n_kept_ else 0.0
 
@@ -256,42 +259,13 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
 
     def _score_name(self, y: np.ndarray | None) -> str:
         name = self.__dict__["score"]
+        if self.null == "labels" and y is None:
+            raise ValueError("null='labels' needs labels; give y")
         if name in LABELLED_SCORES and y is None:
             raise ValueError(f"score={name!r} needs labels; give y")
         if name == NEIGHBOURS and y is None and not self.lift:
             raise ValueError("score='neighbours' is a lift of its own; use lift=True or another score")
         return name if y is None or name in LABELLED_SCORES else "separation"
-
-    def _check_parameters(self) -> None:
-        given = self.get_params(deep=False)
-        for name, allowed in (("subsets", KINDS), ("score", (*SCORES, NEIGHBOURS)), ("select", SELECTIONS)):
-            if given[name] not in allowed:
-                raise ValueError(f"{name}={given[name]!r} is unknown; choose one of {allowed}")
-        if self.null is not None and self.null not in NULLS:
-            raise ValueError(f"null={self.null!r} is unknown; choose one of {NULLS} or None")
-        for name in ("n_subsets", "n_directions", "n_stages", "max_steps", "max_rows", "max_elements"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} given; it must be at least 1")
-        if not 0 < self.merge_cosine <= 1:
-            raise ValueError(f"merge_cosine={self.merge_cosine} given; it must be above 0 and at most 1")
-        check_shrinkage(self.shrinkage)
-        if not isinstance(self.normalise, bool):
-            raise ValueError(f"normalise={self.normalise!r} given; it must be True or False")
-        if self.n_subsets < 3:
-            raise ValueError(f"n_subsets={self.n_subsets} given; at least 3 are needed to select a third of them")
-        if self.null is not None and self.n_surrogates < MIN_SURROGATES:
-            raise ValueError(
-                f"n_surrogates={self.n_surrogates} given; a 95 % threshold takes at least {MIN_SURROGATES}"
-            )
-
-    def _checked(self, X: Any) -> torch.Tensor:
-        """X as a finite tensor in a type that can be computed with."""
-        if isinstance(X, torch.Tensor):
-            data = check_tensor(X)
-            self.n_features_in_ = X.shape[1]
-            return data if data.is_floating_point() else data.float()
-        array = validate_data(self, X, ensure_min_samples=2)
-        return torch.from_numpy(np.array(array if array.dtype.kind == "f" else array.astype(np.float32)))
 
     def _in_full(self, work: torch.Tensor) -> bool:
         """Whether the search is cheap enough to be run again on every surrogate."""
@@ -316,7 +290,6 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
                 f"would hardly select; cut to {r}",
                 stacklevel=3,
             )
-        self._r = r
         return SearchOptions(
             n_directions=r,
             score=self.score_,
@@ -331,28 +304,23 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             seed=seed,
         )
 
-    def _store(self, X: Any, found: Found, scores: torch.Tensor, columns: torch.Tensor, mean: torch.Tensor) -> None:
-        """Rank, apply the threshold, expand to all columns and hand back in the kind of X."""
+    def _store(self, found: Found, scores: torch.Tensor, columns: torch.Tensor, mean: torch.Tensor) -> None:
+        """Rank, apply the threshold and expand to all columns, in the type of the mean."""
         order = torch.arange(len(scores), device=scores.device)
         if self.select != "random":
             order = scores.argsort(descending=True, stable=True)
         if self.threshold_ is not None:
             order = order[scores[order] > self.threshold_]
-        order = order[: self._r]
-        tensor = isinstance(X, torch.Tensor)
-        double = X.dtype in (torch.float64, np.float64) if hasattr(X, "dtype") else True
-        dtype = torch.float64 if double else torch.float32
+        order = order[: min(self.n_directions, self.n_subsets // 3)]
 
-        def out(part: torch.Tensor) -> Any:
-            full = torch.zeros(len(order), len(mean), dtype=dtype, device=part.device)
-            full[:, columns] = part[order].to(dtype)
-            return full if tensor else full.numpy()
+        def expanded(part: torch.Tensor) -> torch.Tensor:
+            full = mean.new_zeros(len(order), len(mean))
+            full[:, columns] = part[order].to(full)
+            return full
 
-        self.directions_, self.filters_ = out(found.directions), out(found.filters)
-        self.mean_ = mean.to(dtype) if tensor else mean.to(dtype).cpu().numpy()
+        self.directions_, self.filters_, self.mean_ = expanded(found.directions), expanded(found.filters), mean
         index = order.cpu().numpy()
         self.scores_ = scores.cpu().numpy()[index]
         self.origin_ = found.origin.cpu().numpy()[index]
         self.targets_ = None if found.targets is None else found.targets[index]
         self.n_kept_, self.n_distinct_ = len(index), len(scores)
-        del self._r

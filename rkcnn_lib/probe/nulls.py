@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
+
+from rkcnn_lib.probe.inputs import check_random_state, one_a_row
+from rkcnn_lib.tensors import MAX_SEED, as_matrix, exponent, number, one_of, whole
 
 SURROGATES = ("gaussian", "elliptical")
 
@@ -26,9 +28,10 @@ class Surrogate:
     """
 
     def __init__(self, X: torch.Tensor, kind: str = "elliptical") -> None:
-        if kind not in SURROGATES:
-            raise ValueError(f"surrogate {kind!r} is unknown; choose one of {SURROGATES}")
-        wide = X.to(torch.float64)
+        one_of("kind", kind, SURROGATES)
+        X = as_matrix(X)
+        self.unit = 2.0 ** exponent(X)
+        wide = X.to(torch.float64) / self.unit
         self.mean = wide.mean(0)
         centred = wide - self.mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(X))
@@ -46,12 +49,13 @@ class Surrogate:
         white = torch.randn(self.n, len(factor), generator=generator, device=factor.device, dtype=self.dtype)
         if self.norms is not None:
             white *= (self.norms / white.norm(dim=1).clamp_min(1e-12))[:, None]
-        return white @ factor + self.mean.to(self.dtype)
+        return (white @ factor + self.mean.to(self.dtype)) * self.unit
 
 
 def surrogate(X: torch.Tensor, kind: str = "elliptical", random_state: int = 0) -> torch.Tensor:
     """One surrogate of X (n, d); see `Surrogate`."""
-    generator = torch.Generator(device=X.device).manual_seed(random_state)
+    X = as_matrix(X)
+    generator = torch.Generator(device=X.device).manual_seed(whole("random_state", random_state, 0, MAX_SEED))
     return Surrogate(X, kind).draw(generator)
 
 
@@ -80,7 +84,7 @@ def permute_labels(
     y = np.asarray(y)
     if groups is None:
         return rng.permutation(y)
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    names, group = np.unique(one_a_row(groups, len(y), "groups"), return_inverse=True)
     order = np.argsort(group, kind="stable")
     blocks = np.split(y[order], np.cumsum(np.bincount(group))[:-1])
     if all((block == block[0]).all() for block in blocks):
@@ -101,7 +105,10 @@ def max_statistic_threshold(maxima: np.ndarray, level: float = 0.95) -> float:
     ValueError
         If there are too few maxima for the level (fewer than 19 at 0.95).
     """
+    number("level", level, "(0, 1)")
     maxima = np.sort(np.asarray(maxima, dtype=np.float64))
+    if np.isnan(maxima).any():
+        raise ValueError("maxima hold NaN")
     rank = int(np.ceil((len(maxima) + 1) * level - 1e-9))
     if rank > len(maxima):
         raise ValueError(f"{len(maxima)} maxima cannot give a {level:.0%} threshold; draw more surrogates")

@@ -11,14 +11,15 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.inputs import as_matrix, centred
+from rkcnn_lib.probe.inputs import centred, check_random_state, result_dtype
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.nulls import surrogate
+from rkcnn_lib.probe.parameters import check_parameters
 from rkcnn_lib.probe.refine import refine
+from rkcnn_lib.tensors import as_matrix, one_of
 
 
 def _random(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
@@ -67,8 +68,6 @@ def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState, max_iter: int = 20
 def _kmeans(
     X: torch.Tensor, n: int, rng: np.random.RandomState, normalise: bool = True, batch_size: int = 4096
 ) -> torch.Tensor:
-    if not isinstance(normalise, bool):
-        raise ValueError(f"normalise={normalise!r} given; it must be True or False")
     tokens = normalize(X, dim=1, eps=1e-9) if normalise else X
     n_clusters = min(n, len(X))
     model = MiniBatchKMeans(n_clusters=n_clusters, batch_size=max(batch_size, n_clusters), n_init=1, random_state=rng)
@@ -182,21 +181,22 @@ def mine(
     Raises
     ------
     ValueError
-        For an unknown method, an option it does not take, or X that is not a finite real matrix of two rows or more.
+        For an unknown method, an option it does not take or out of its range, or X that is not a finite real matrix of
+        two rows or more, or does not vary.
     """
-    if method not in _MINERS:
-        raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}")
-    if n_directions < 1:
-        raise ValueError(f"n_directions={n_directions} given; at least 1 is needed")
-    given = as_matrix(X)
-    dtype = torch.float64 if given.dtype == torch.float64 else torch.float32
+    one_of("method", method, METHODS)
+    check_parameters({"n_directions": n_directions} | options)
+    rng = check_random_state(random_state)
+    given = as_matrix(X, least=2)
     data, _ = centred(given, torch.arange(given.shape[1], device=given.device), normalise=False)
+    if not bool(data.any()):
+        raise ValueError("X does not vary: its rows are all the same, and point nowhere")
     try:
-        D = _MINERS[method](data, n_directions, check_random_state(random_state), **options)
+        D = _MINERS[method](data, n_directions, rng, **options)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise ValueError(f"method {method!r} does not take these options: {sorted(options)}") from error
     D = D.to(torch.float64)
-    D = normalize(D[D.norm(dim=1) > 0], dim=1).to(dtype)
+    D = normalize(D[D.norm(dim=1) > 0], dim=1).to(result_dtype(X, given))
     return D if isinstance(X, torch.Tensor) else D.cpu().numpy()

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rkcnn_lib.probe.inputs import check_labels
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, chunks, contrast_of, covariance, projection_contrast
 from rkcnn_lib.probe.nulls import permute_labels
 from rkcnn_lib.probe.subsets import Subsets
+from rkcnn_lib.tensors import MAX_SEED, as_matrix, one_of, scaled, whole
 
 UNLABELLED_SCORES = (*CONTRASTS, "coordinate_kurtosis", "variance_ratio")
 LABELLED_SCORES = ("separation", "knn_label_consistency")
@@ -73,7 +75,7 @@ def scatter_matrices(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torc
     ValueError
         If y has another length than X or fewer than two classes.
     """
-    check_labels(y, len(X))
+    y = check_labels(y, len(X))
     means, sizes, codes = _class_moments(X, y)
     between = means.T @ means / (len(sizes) - 1)
     weight = 1.0 / ((sizes - 1).clamp_min(1) * len(sizes)).to(torch.float64)
@@ -85,16 +87,6 @@ def scatter_matrices(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torc
     return between, within
 
 
-def check_labels(y: np.ndarray, n: int, name: str = "y") -> np.ndarray:
-    """y as an array, or a ValueError when its length is not n or it holds fewer than two classes."""
-    y = np.asarray(y)
-    if y.shape != (n,):
-        raise ValueError(f"{name} has shape {y.shape} but X has {n} rows; give one label a row")
-    if len(np.unique(y)) < 2:
-        raise ValueError(f"{name} holds one class only; at least two classes are needed")
-    return y
-
-
 def _ratio(between: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
     """BV / WV: infinite when classes differ without any spread, 0 when nothing differs."""
     return torch.where(between > 0, between / within.clamp_min(0), torch.zeros_like(between))
@@ -102,7 +94,7 @@ def _ratio(between: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
 
 def separation_score(X: torch.Tensor | np.ndarray, y: np.ndarray) -> float:
     """Separation S = BV / WV of the classes y in the whole of X (n, d); see `scatter_matrices`."""
-    between, within = scatter_matrices(torch.as_tensor(X), y)
+    between, within = scatter_matrices(scaled(as_matrix(X)), y)
     return float(_ratio(between.trace(), within.trace()))
 
 
@@ -132,8 +124,7 @@ def _coordinate_kurtosis(
 
 def nearest_neighbours(X: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
     """Rows of the k nearest *other* points of each row of X (n, m), by Euclidean distance; (n, k) int64."""
-    if not 1 <= k < len(X):
-        raise ValueError(f"k={k} given; it must lie in [1, {len(X) - 1}], the number of other points")
+    k = whole("k", k, 1, len(X) - 1)
     found = []
     for rows in chunks(len(X), len(X), max_elements):
         distance = torch.cdist(X[rows], X, compute_mode="donot_use_mm_for_euclid_dist")
@@ -176,10 +167,11 @@ def knn_label_consistency(
     ValueError
         If y is of another length or holds one class, or k is out of range.
     """
-    X = torch.as_tensor(X)
+    X = scaled(as_matrix(X))
     y = check_labels(y, len(X))
-    neighbours = nearest_neighbours(X.to(torch.float64), k).cpu().numpy()
-    rng = np.random.RandomState(random_state)
+    n_permutations = whole("n_permutations", n_permutations)
+    rng = np.random.RandomState(whole("random_state", random_state, 0, MAX_SEED))
+    neighbours = nearest_neighbours(X, k).cpu().numpy()
     codes = np.unique(y, return_inverse=True)[1]
     draws = []
     for _ in range(n_permutations):
@@ -236,8 +228,7 @@ def subset_scores(
     ValueError
         For an unknown score, or a labelled one without labels, or labels that do not fit.
     """
-    if score not in SCORES:
-        raise ValueError(f"score={score!r} is unknown; choose one of {SCORES}")
+    one_of("score", score, SCORES)
     if score in LABELLED_SCORES and y is None:
         raise ValueError(f"score={score!r} needs labels; give y")
     subsets = subsets.to(X.device)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
+
+from rkcnn_lib.probe.inputs import check_random_state
+from rkcnn_lib.tensors import one_of, whole
 
 KINDS = ("coordinate", "rotated")
 
@@ -126,12 +128,9 @@ def draw_subsets(
     ValueError
         If a number is out of its range or the kind is unknown.
     """
-    if kind not in KINDS:
-        raise ValueError(f"subsets={kind!r} is unknown; choose one of {KINDS}")
-    if n_subsets < 1:
-        raise ValueError(f"n_subsets={n_subsets} given; at least 1 is needed")
-    if not 1 <= subset_size <= d:
-        raise ValueError(f"subset_size={subset_size} given; it must lie in [1, {d}], the number of columns")
+    one_of("kind", kind, KINDS)
+    d, n_subsets = whole("d", d), whole("n_subsets", n_subsets)
+    subset_size = whole("subset_size", subset_size, 1, d)
     rng = check_random_state(random_state)
     if kind == "coordinate":
         indices = _coordinate_subsets(d, subset_size, n_subsets, rng)

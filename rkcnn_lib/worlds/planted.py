@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 
+from rkcnn_lib.tensors import number, whole
 from rkcnn_lib.worlds.synthetic import topic_rates
 
 # Rows are always drawn in blocks of this many, so memory stays bounded and a seed fixes the rows.
@@ -71,28 +72,23 @@ class PlantedDictionary:
         noise: float = 0.0,
         random_state: int = 0,
     ) -> None:
-        if n_features < 1 or d < 1 or children < 0 or zipf < 0 or noise < 0:
-            raise ValueError("n_features and d must be at least 1; children, zipf and noise 0 or more")
-        if not 0 < child_rate <= 1:
-            raise ValueError(f"child_rate must be in (0, 1], got {child_rate}")
-        self.n_features, self.d = n_features, d
-        self.noise, self.child_rate = noise, child_rate
+        self.n_features, self.d = whole("n_features", n_features), whole("d", d)
+        self.noise, self.child_rate = number("noise", noise, "[0, inf)"), number("child_rate", child_rate, "(0, 1]")
+        children = whole("children", children, 0)
         self.n_roots = max(1, n_features // (1 + children))
         self.parents = np.full(n_features, -1)
         self.parents[self.n_roots :] = np.arange(n_features - self.n_roots) % self.n_roots
         roots = _zipf_rates(self.n_roots, mean_active, zipf, max_rate)
         self._root_rates, _ = topic_rates(roots, n_topics, structure)
         self.rates = np.concatenate([roots, child_rate * roots[self.parents[self.n_roots :]]])
-        self._rng = np.random.default_rng(random_state)
+        self._rng = np.random.default_rng(whole("random_state", random_state, 0))
         directions = self._rng.standard_normal((n_features, d))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         self.directions = torch.from_numpy(directions.astype(np.float32))
 
     def stream(self, n: int) -> Iterator[tuple[torch.Tensor, csr_array]]:
         """Draw ``n`` fresh rows block by block: pairs as :meth:`sample` returns, of at most 16384 rows."""
-        if n < 1:
-            raise ValueError(f"the number of rows must be at least 1, got {n}")
-        for start in range(0, n, BLOCK_ROWS):
+        for start in range(0, whole("n", n), BLOCK_ROWS):
             yield self._block(min(BLOCK_ROWS, n - start))
 
     def sample(self, n: int) -> tuple[torch.Tensor, csr_array]:
@@ -104,7 +100,7 @@ class PlantedDictionary:
         codes : scipy.sparse.csr_array (n, n_features), float32
             Activations of the features, uniform on [0.5, 1.5] when active.
         """
-        X = torch.empty(n, self.d)
+        X = torch.empty(whole("n", n), self.d)
         codes = []
         start = 0
         for block, block_codes in self.stream(n):
@@ -157,11 +153,11 @@ class PlantedDictionary:
 
 def _zipf_rates(n: int, mean_active: float, exponent: float, max_rate: float) -> np.ndarray:
     """Rates proportional to rank ** -exponent, at most ``max_rate``, summing to ``mean_active``."""
-    if not 0 < max_rate < 1:
-        raise ValueError(f"max_rate must be in (0, 1), got {max_rate}")
-    if not 0 < mean_active <= n * max_rate:
-        raise ValueError(f"mean_active must be in (0, roots x max_rate = {n * max_rate:g}], got {mean_active}")
+    max_rate, exponent = number("max_rate", max_rate, "(0, 1)"), number("zipf", exponent, "[0, inf)")
+    mean_active = number("mean_active", mean_active, f"(0, {n * max_rate}]")  # roots x max_rate
     weights = np.arange(1, n + 1, dtype=float) ** -exponent
+    if not weights.all():
+        raise ValueError(f"zipf={exponent} is too steep: the rate of the rarest of {n} roots is not a number any more")
     rates = np.zeros(n)
     free = np.ones(n, dtype=bool)
     # Each pass fixes at least one more feature at the cap, or ends.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from rkcnn_lib.tensors import MAX_SEED, as_numbers, number, switch, whole
+
 ArrayLike = float | list | tuple | np.ndarray | torch.Tensor
 
 
@@ -68,22 +70,18 @@ class SyntheticSparseDataGenerator:
         random_state: int = 0,
         device: str | torch.device | None = None,
     ) -> None:
-        if n_features < 1:
-            raise ValueError(f"n_features must be at least 1, got {n_features}")
-        self.n_features = n_features
-        self.k_active = k_active
-        self.signed = signed
+        self.n_features = n_features = whole("n_features", n_features)
+        self.k_active = k_active = None if k_active is None else whole("k_active", k_active, 1, n_features)
+        self.signed = switch("signed", signed)
         self.device = torch.device("cpu" if device is None else device)
         self.probabilities = _probabilities(p, n_features).to(self.device)
         self.importance = _importance(importance, n_features).to(self.device)
         if k_active is not None:
-            if not 1 <= k_active <= n_features:
-                raise ValueError(f"k_active must be in [1, n_features={n_features}], got {k_active}")
             if correlated_pairs or anticorrelated_pairs:
                 raise ValueError("k_active and pairs exclude each other: pairs change how many are active")
             self.probabilities = torch.full_like(self.probabilities, k_active / n_features)
         self._correlated, self._anticorrelated = _pairs(self.probabilities, correlated_pairs, anticorrelated_pairs)
-        self._generator = torch.Generator(self.device).manual_seed(random_state)
+        self._generator = torch.Generator(self.device).manual_seed(whole("random_state", random_state, 0, MAX_SEED))
 
     def sample(self, n: int) -> torch.Tensor:
         """Draw ``n`` fresh rows.
@@ -92,7 +90,7 @@ class SyntheticSparseDataGenerator:
         -------
         Tensor (n, n_features), or (n_instances, n, n_features) when ``p`` had two axes; float32.
         """
-        _check_rows(n)
+        n = whole("n", n)
         values = self._uniform(n)
         if self.signed:
             values = 2 * values - 1
@@ -104,6 +102,7 @@ class SyntheticSparseDataGenerator:
         ``x`` and ``x_hat`` are (..., n, n_features); the result has the leading axes only, so a batch of
         instances gives one loss each. Elhage et al. 2022: L = sum_i I_i (x_i - x_hat_i)^2.
         """
+        x, x_hat = floats(x, "x"), floats(x_hat, "x_hat")
         if x.shape != x_hat.shape or x.shape[-1] != self.n_features:
             raise ValueError(
                 f"x and x_hat must both be (..., n, {self.n_features}), got {tuple(x.shape)}, {tuple(x_hat.shape)}"
@@ -176,14 +175,14 @@ class SyntheticClusteredDataGenerator:
         signed: bool = False,
         random_state: int = 0,
     ) -> None:
-        probabilities = _probabilities(p, n_features)
+        probabilities = _probabilities(p, whole("n_features", n_features))
         if probabilities.ndim != 1:
             raise ValueError(f"p must be a number or have shape ({n_features},), got an array of two axes")
         self.rates, self.feature_topics = topic_rates(probabilities.double().numpy(), n_topics, structure)
         self.n_features = n_features
         self.n_topics = n_topics
-        self.signed = signed
-        self._generator = torch.Generator().manual_seed(random_state)
+        self.signed = switch("signed", signed)
+        self._generator = torch.Generator().manual_seed(whole("random_state", random_state, 0, MAX_SEED))
 
     def sample(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw ``n`` fresh rows.
@@ -193,7 +192,7 @@ class SyntheticClusteredDataGenerator:
         X : Tensor (n, n_features), float32
         topics : Tensor (n,), int64
         """
-        _check_rows(n)
+        n = whole("n", n)
         topics = torch.randint(self.n_topics, (n,), generator=self._generator)
         rates = torch.from_numpy(self.rates).float()[topics]
         active = torch.rand(rates.shape, generator=self._generator) < rates
@@ -215,10 +214,7 @@ def topic_rates(p: np.ndarray, n_topics: int, structure: float) -> tuple[np.ndar
     feature_topics : ndarray (n_features,)
         Feature i belongs to topic i mod n_topics.
     """
-    if not 1 <= n_topics <= len(p):
-        raise ValueError(f"n_topics must be in [1, n_features={len(p)}], got {n_topics}")
-    if not 0 <= structure <= 1:
-        raise ValueError(f"structure must be in [0, 1], got {structure}")
+    n_topics, structure = whole("n_topics", n_topics, 1, len(p)), number("structure", structure, "[0, 1]")
     feature_topics = np.arange(len(p)) % n_topics
     own = p * (1 + structure * (n_topics - 1))
     if own.max() > 1:
@@ -267,27 +263,25 @@ def lu_gweon_classes(
     y : ndarray (n,), int64
         Class sizes differ by at most one; rows are in random order.
     """
-    if n_classes < 2 or n < n_classes:
-        raise ValueError(f"at least 2 classes and a row for each are needed, got {n_classes=}, {n=}")
-    if n_informative < n_classes:
-        raise ValueError(f"n_informative must be at least n_classes={n_classes}, got {n_informative}")
-    if n_noise < 0:
-        raise ValueError(f"n_noise must be 0 or more, got {n_noise}")
-    rng = np.random.default_rng(random_state)
+    n_classes, n_noise = whole("n_classes", n_classes, 2), whole("n_noise", n_noise, 0)
+    n, n_informative = whole("n", n, n_classes), whole("n_informative", n_informative, n_classes)
+    shift = number("shift", shift, "(-inf, inf)")
+    rng = np.random.default_rng(whole("random_state", random_state, 0))
     y = rng.permutation(np.arange(n) % n_classes)
     X = rng.standard_normal((n, n_informative + n_noise))
     X[:, :n_informative] += shift * (np.arange(n_informative) % n_classes == y[:, None])
     return X, y
 
 
-def _check_rows(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"the number of rows must be at least 1, got {n}")
+def floats(given: ArrayLike, name: str) -> torch.Tensor:
+    """A tensor of floats as it is, with its history and unread; all else as `as_numbers` takes or refuses it."""
+    plain = isinstance(given, torch.Tensor) and given.layout == torch.strided and given.is_floating_point()
+    return given if plain else as_numbers(given, name)
 
 
 def _probabilities(p: ArrayLike, n_features: int) -> torch.Tensor:
     """``p`` as (n_features,) or (n_instances, n_features), checked."""
-    given = torch.as_tensor(p, dtype=torch.float32)
+    given = as_numbers(p, "p").float()
     shape = (*given.shape[:-1], n_features)
     if given.ndim > 2 or (given.ndim and given.shape[-1] not in (1, n_features)):
         raise ValueError(
@@ -299,7 +293,7 @@ def _probabilities(p: ArrayLike, n_features: int) -> torch.Tensor:
 
 
 def _importance(importance: ArrayLike, n_features: int) -> torch.Tensor:
-    weights = torch.as_tensor(importance, dtype=torch.float32)
+    weights = as_numbers(importance, "importance").float()
     if weights.ndim > 1 or (weights.ndim == 1 and len(weights) != n_features):
         raise ValueError(f"importance must be a number or have shape ({n_features},), got {tuple(weights.shape)}")
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
@@ -311,8 +305,8 @@ def _pairs(
     p: torch.Tensor, n_correlated: int, n_anticorrelated: int
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of the (first, second) features of the correlated and of the anticorrelated pairs."""
-    if n_correlated < 0 or n_anticorrelated < 0:
-        raise ValueError("numbers of pairs must be 0 or more")
+    whole("correlated_pairs", n_correlated, 0)
+    whole("anticorrelated_pairs", n_anticorrelated, 0)
     middle, end = 2 * n_correlated, 2 * (n_correlated + n_anticorrelated)
     if end > p.shape[-1]:
         raise ValueError(f"{end // 2} pairs need {end} features, there are {p.shape[-1]}")

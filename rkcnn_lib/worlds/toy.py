@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rkcnn_lib.worlds.synthetic import ArrayLike, SyntheticSparseDataGenerator
+from rkcnn_lib.tensors import as_numbers, number, switch, whole
+from rkcnn_lib.worlds.synthetic import ArrayLike, SyntheticSparseDataGenerator, floats
 
 # Expected norm of a feature at the start. Small on purpose: from large rows (norm 1.4) features that
 # start close together stay stuck on one side, and a quarter of the 5 -> 2 models misses the pentagon.
@@ -95,9 +96,8 @@ class ParallelToyModel:
         random_state: int = 0,
         device: str | torch.device | None = None,
     ) -> None:
-        if min(n_instances, n_features, n_hidden) < 1:
-            raise ValueError(f"all sizes must be at least 1, got {n_instances=}, {n_features=}, {n_hidden=}")
-        self.n_instances, self.n_features, self.n_hidden = n_instances, n_features, n_hidden
+        self.n_instances = whole("n_instances", n_instances)
+        self.n_features, self.n_hidden = whole("n_features", n_features), whole("n_hidden", n_hidden)
         self.data = SyntheticSparseDataGenerator(
             n_features,
             _per_instance(probabilities, n_instances, n_features),
@@ -109,7 +109,7 @@ class ParallelToyModel:
             device=device,
         )
         # A generator of its own: the weights do not depend on how the rows are drawn.
-        generator = torch.Generator().manual_seed(random_state)
+        generator = torch.Generator().manual_seed(int(random_state))
         W = torch.randn(n_instances, n_features, n_hidden, generator=generator)
         self.W = (W * INIT_NORM / math.sqrt(n_hidden)).to(self.data.device)
         self.b = torch.zeros(n_instances, n_features, device=self.data.device)
@@ -120,6 +120,7 @@ class ParallelToyModel:
         ``x`` is (n_instances, n, n_features), or (n, n_features) for the same rows in every instance; the
         result is (n_instances, n, n_hidden).
         """
+        x = floats(x, "x").to(self.W)
         if x.shape[-1] != self.n_features or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != self.n_instances):
             raise ValueError(
                 f"x must be (n, {self.n_features}) or ({self.n_instances}, n, {self.n_features}), got {tuple(x.shape)}"
@@ -132,6 +133,7 @@ class ParallelToyModel:
 
     def loss(self, x: torch.Tensor) -> torch.Tensor:
         """Importance-weighted squared error of each instance, (n_instances,), summed over features."""
+        x = floats(x, "x").to(self.W)
         x_hat = self(x)
         return self.data.loss(x.expand_as(x_hat), x_hat)
 
@@ -168,13 +170,12 @@ class ParallelToyModel:
         Raises
         ------
         ValueError
-            For sizes below 1 or rates that are not positive.
+            For sizes below 1, rates that are not positive and finite, and a loss that grew beyond all numbers.
         """
-        if min(steps, batch_size, log_every) < 1 or lr <= 0 or (tolerance is not None and tolerance < 0):
-            raise ValueError(
-                "steps, batch_size and log_every must be at least 1, lr positive and tolerance 0 or more, got "
-                f"{steps=}, {batch_size=}, {log_every=}, {lr=}, {tolerance=}"
-            )
+        steps, batch_size = whole("steps", steps), whole("batch_size", batch_size)
+        log_every = whole("log_every", log_every)
+        lr, progress = number("lr", lr, "(0, inf)"), switch("progress", progress)
+        tolerance = None if tolerance is None else number("tolerance", tolerance, "[0, inf)")
         log = _Log(self.n_instances, steps, log_every, tolerance)
         self.W.requires_grad_(True)
         self.b.requires_grad_(True)
@@ -187,6 +188,8 @@ class ParallelToyModel:
                 schedule.step()
                 bar.update()
                 if log.add(step, losses):
+                    if not np.isfinite(log.losses[-1]).all():
+                        raise ValueError(f"the loss is no number any more after {step} steps: lower lr={lr}")
                     bar.set_postfix(loss=f"{log.losses[-1].mean():.5f}")
                     if not log.running.any():
                         break
@@ -224,7 +227,7 @@ class ToyModel:
     """
 
     def __init__(self, n_features: int, n_hidden: int, probabilities: ArrayLike = 0.05, **options: object) -> None:
-        p = torch.as_tensor(probabilities, dtype=torch.float32)
+        p = as_numbers(probabilities, "probabilities").float()
         if p.ndim > 1:
             raise ValueError(f"probabilities of one model must be a number or ({n_features},), got {tuple(p.shape)}")
         self._batch = ParallelToyModel(1, n_features, n_hidden, p[None] if p.ndim else p, **options)
@@ -291,13 +294,12 @@ class _Log:
 
 def _per_instance(probabilities: ArrayLike, n_instances: int, n_features: int) -> torch.Tensor:
     """``probabilities`` as (n_instances, n_features)."""
-    p = torch.as_tensor(probabilities, dtype=torch.float32)
-    if p.ndim == 1:
-        p = p.unsqueeze(1)
+    given = as_numbers(probabilities, "probabilities").float()
+    p = given.unsqueeze(1) if given.ndim == 1 else given
     try:
         return p.expand(n_instances, n_features)
     except RuntimeError:
         raise ValueError(
             f"probabilities must be a number, ({n_instances},) or ({n_instances}, {n_features}), "
-            f"got shape {tuple(torch.as_tensor(probabilities).shape)}"
+            f"got shape {tuple(given.shape)}"
         ) from None

@@ -47,9 +47,9 @@ def test_answers_to_be_kept_hold_the_subspace_back(lm):
 
 def test_ranks_steps_and_starts_that_cannot_be_are_refused(lm):
     for rank in (0, D + 1):
-        with pytest.raises(ValueError, match=f"rank = {rank}"):
+        with pytest.raises(ValueError, match=f"rank={rank}"):
             align_subspace(lm, lm.pairs(), HOOK, rank, steps=1)
-    with pytest.raises(ValueError, match="steps = 0"):
+    with pytest.raises(ValueError, match="steps=0"):
         align_subspace(lm, lm.pairs(), HOOK, 1, steps=0)
     with pytest.raises(ValueError, match="start is"):
         align_subspace(lm, lm.pairs(), HOOK, 2, steps=1, start=torch.eye(D))

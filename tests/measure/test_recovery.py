@@ -155,15 +155,15 @@ def test_chance_is_reproducible():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mmcs(np.eye(2), np.empty((0, 2))), "no true features"),
+        (lambda: mmcs(np.eye(2), np.empty((0, 2))), "truth is empty"),
         (lambda: matched_cosine(np.zeros((2, 2)), np.eye(2)), "zero row, number 0"),
         (lambda: matched_cosine(np.eye(2), np.array([[1.0, 0.0], [0.0, 0.0]])), "zero row, number 1"),
-        (lambda: matched_cosine(np.eye(2), np.eye(3)), "same dimension"),
-        (lambda: matched_cosine(np.ones(2), np.eye(2)), r"shape \(n, d\)"),
-        (lambda: matched_cosine(np.array([[np.nan, 1.0]]), np.eye(2)), "not finite"),
+        (lambda: matched_cosine(np.eye(2), np.eye(3)), "directions has 2 columns and truth 3"),
+        (lambda: matched_cosine(np.ones(2), np.eye(2)), r"directions has shape \(2,\)"),
+        (lambda: matched_cosine(np.array([[np.nan, 1.0]]), np.eye(2)), "directions holds NaN"),
         (lambda: recovery_rate(np.eye(2), np.eye(2), threshold=90), "threshold"),
-        (lambda: chance("cosine", 2, 2, 2), "unknown metric"),
-        (lambda: chance("mmcs", 0, 2, 2), "sizes"),
+        (lambda: chance("cosine", 2, 2, 2), "metric=.cosine. is unknown"),
+        (lambda: chance("mmcs", 0, 2, 2), "n_a=0"),
         (lambda: chance("mmcs", 5, 4, 2, truth=PENTAGON), "truth must have shape"),
     ],
 )

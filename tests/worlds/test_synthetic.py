@@ -193,7 +193,7 @@ def test_lu_gweon_classes_without_shift_are_noise():
     [
         (lambda: SyntheticSparseDataGenerator(0), "n_features"),
         (lambda: SyntheticSparseDataGenerator(3, 1.5), "probability"),
-        (lambda: SyntheticSparseDataGenerator(3, float("nan")), "probability"),
+        (lambda: SyntheticSparseDataGenerator(3, float("nan")), "p holds NaN"),
         (lambda: SyntheticSparseDataGenerator(3, [0.1, 0.2]), "shape"),
         (lambda: SyntheticSparseDataGenerator(3, k_active=4), "k_active"),
         (lambda: SyntheticSparseDataGenerator(4, k_active=2, correlated_pairs=1), "exclude"),
@@ -202,7 +202,7 @@ def test_lu_gweon_classes_without_shift_are_noise():
         (lambda: SyntheticSparseDataGenerator(2, 0.6, anticorrelated_pairs=1), "at most 1"),
         (lambda: SyntheticSparseDataGenerator(2, importance=-1.0), "importance"),
         (lambda: SyntheticSparseDataGenerator(2, importance=[1.0] * 3), "importance"),
-        (lambda: SyntheticSparseDataGenerator(2).sample(0), "rows"),
+        (lambda: SyntheticSparseDataGenerator(2).sample(0), "n=0"),
         (lambda: SyntheticSparseDataGenerator(2).loss(torch.ones(3, 2), torch.ones(4, 2)), "x_hat"),
         (lambda: SyntheticClusteredDataGenerator(3, 4), "n_topics"),
         (lambda: SyntheticClusteredDataGenerator(8, 4, structure=1.2), "structure"),

@@ -190,7 +190,7 @@ def test_polygon_tolerance_is_in_degrees():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ParallelToyModel(0, 5, 2), "sizes"),
+        (lambda: ParallelToyModel(0, 5, 2), "n_instances"),
         (lambda: ParallelToyModel(3, 5, 2, [0.1, 0.2]), "probabilities"),
         (lambda: ParallelToyModel(3, 5, 2, 2.0), "probability"),
         (lambda: ToyModel(5, 2, [[0.1] * 5]), "one model"),
