@@ -67,6 +67,11 @@ def test_a_relation_the_model_does_not_know_is_refused(lm, p, monkeypatch):
         causal_prompts.known_prompts(lm, p)
 
 
+def test_a_rank_above_what_the_known_prompts_span_is_refused_before_anything_is_captured(lm, p):
+    with pytest.raises(ValueError, match=r"ranks = \[2, 128\]: the 40 selection prompts span at most 78 dimensions"):
+        causal_prompts.known_prompts(lm, p.model_copy(update={"ranks": [2, 128]}))
+
+
 def test_answers_of_several_tokens_and_prompts_of_several_lengths_become_one_tensor():
     def prompt(length, answers):
         return Prompt("e", f"p{length}", tuple(range(1, length + 1)), "a", answers, "f", 1, "selection")

@@ -76,7 +76,8 @@ def known_prompts(lm: Any, p: CausalChecks, like: Prompts | None = None) -> Prom
     Raises
     ------
     ValueError
-        If fewer than four entities of a side are known: there is nothing to explain then.
+        If fewer than four entities of a side are known, for there is nothing to explain then, or if the prompts on
+        which subspaces are chosen span fewer dimensions than a rank.
     """
     task, sides = p.relation, None
     if like is not None:
@@ -98,6 +99,9 @@ def known_prompts(lm: Any, p: CausalChecks, like: Prompts | None = None) -> Prom
                 "another relation, positions or model"
             )
     check_disjoint(by_role["screening"], selection, evaluation)
+    spanned = (len(selection) - 1) * (2 if p.positions == "both" else 1)  # each position is centred
+    if like is None and max(p.ranks) > spanned:
+        raise ValueError(f"ranks = {p.ranks}: the {len(selection)} selection prompts span at most {spanned} dimensions")
     device = next(lm.parameters()).device
     sets = [pair_up(selection, 4 * p.n_pairs, seed=0), pair_up(evaluation, p.n_pairs, seed=0)]
     return Prompts(
