@@ -41,9 +41,8 @@ def boot(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> A
             reason = OWN_CODE if "trust_remote_code" in str(error) else _words(error)
             raise ValueError(f"{called} cannot be run by TransformerBridge: {reason}") from error
     if lacking:
-        raise ValueError(
-            f"{called}: the weights in {folder} lack {', '.join(lacking[:3])}{' ...' * (len(lacking) > 3)}"
-        )
+        named = ", ".join(lacking[:3]) + " ..." * (len(lacking) > 3)
+        raise ValueError(f"{called}: the weights in {folder} lack {named}, which would be left random")
     if not is_causal:
         raise ValueError(f"{called} reads later tokens: no causal language model")
     if not has_bos:

@@ -194,6 +194,8 @@ def capture_layers(
     """
     facts = model_facts(model, revision)
     wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
+    for hook in hooks:
+        hook_width(facts, hook)  # a mixture of experts has no mlp_post
     if facts.task == "modular addition":
         modadd.check_hooks(hooks)
     check_sizes(facts, n_tokens, context_size)

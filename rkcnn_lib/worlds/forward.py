@@ -108,7 +108,7 @@ def own_layers(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -
             stack.enter_context(_unwrapped(lm))
             own = activations(lm, ids, names)
             same = all(_close(own[name], rebuilt[name]) for name in names)
-        except (AttributeError, RuntimeError, TypeError, ValueError):
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
             same = False  # a model whose layers cannot do without their bridge
         if not same:
             stack.close()
