@@ -17,7 +17,7 @@ from rkcnn_lib.files import outputs_root
 from rkcnn_lib.worlds import modadd
 from rkcnn_lib.worlds.capture_job import MIN_CONTEXTS, Job, pack_text, saved_tokens, shared_manifest
 from rkcnn_lib.worlds.forward import activations, contexts_at_once, own_layers
-from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
+from rkcnn_lib.worlds.hooks import HOOKS, check_hook, check_hooks, hook_name, hook_width
 from rkcnn_lib.worlds.language import ModelFacts, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.manifest import FORMAT_VERSION
 from rkcnn_lib.worlds.packing import Packed
@@ -83,7 +83,8 @@ def capture(
     Raises
     ------
     ValueError
-        If the layer, the hook or a token id does not exist in the model, or the sequences are too long for it.
+        If the layer, the hook or a token id does not exist in the model, the hook does not hold there what its name
+        says, or the sequences are too long.
     """
     n_layers, ids = lm.cfg.n_layers, torch.as_tensor(token_ids)
     if not -n_layers <= layer < n_layers:
@@ -95,6 +96,7 @@ def capture(
     if not 0 <= int(ids.min()) <= int(ids.max()) < lm.cfg.d_vocab:
         raise ValueError(f"token_ids: {int(ids.min())} to {int(ids.max())}, allowed are 0 to {lm.cfg.d_vocab - 1}")
     name = hook_name(hook, layer % n_layers)
+    check_hooks(lm, {name: None})
     size = batch_size or contexts_at_once(lm, ids.shape[1])
     rows = [activations(lm, part, [name])[name].float().cpu() for part in ids.long().split(size)]
     return torch.cat(rows)
@@ -192,6 +194,8 @@ def capture_layers(
     """
     facts = model_facts(model, revision)
     wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
+    for hook in hooks:
+        hook_width(facts, hook)  # a mixture of experts has no mlp_post
     if facts.task == "modular addition":
         modadd.check_hooks(hooks)
     check_sizes(facts, n_tokens, context_size)
@@ -243,6 +247,7 @@ def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device:
         check_room(missing, job.n_tokens)
         lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
         _check_model(lm, job.facts)
+        check_hooks(lm, {target.name: target.width for target in missing})
         packed, mask = pack_text(missing, job, lm, stream)
         manifest = shared_manifest(packed, mask, job, lm)
         _run(missing, job, lm, packed)
@@ -269,10 +274,7 @@ def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed)
                     parts[name].append(acts.float().cpu())
                 bar.update(batch.numel())
             for target in missing:
-                acts = torch.cat(parts[target.name])
-                if acts.shape[1] != target.width:
-                    raise ValueError(f"{target.name} is {acts.shape[1]} wide, the configuration says {target.width}")
-                target.write(shard, acts)
+                target.write(shard, torch.cat(parts[target.name]))
 
 
 def _check_model(lm: TransformerBridge, facts: ModelFacts) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from rkcnn_lib.files import write_whole
 from rkcnn_lib.tensors import asked, first_position, rows_that_count
 from rkcnn_lib.worlds.forward import contexts_at_once
-from rkcnn_lib.worlds.language import BYTE_NOTE, ModelFacts, bos_token_id
+from rkcnn_lib.worlds.language import ModelFacts, bos_token_id
 from rkcnn_lib.worlds.manifest import FORMAT, FORMAT_VERSION
 from rkcnn_lib.worlds.packing import Packed, pack, tokenize
 from rkcnn_lib.worlds.shards import Target
@@ -100,8 +100,6 @@ def saved_tokens(missing: list[Target]) -> Path | None:
 def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: TransformerBridge) -> dict[str, Any]:
     """Return what the manifests of all targets say alike."""
     facts, notes = job.facts, []
-    if not facts.has_tokenizer:
-        notes.append(BYTE_NOTE)
     if packed.tokens.size < job.n_tokens - job.n_tokens % job.context_size:
         notes.append(f"the text ended after {packed.tokens.size} of the {job.n_tokens} tokens asked for")
         warnings.warn(f"{job.source.name}: {notes[-1]}", stacklevel=2)

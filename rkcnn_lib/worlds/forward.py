@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-__all__ = ["activations", "contexts_at_once", "own_layers"]
+__all__ = ["activations", "contexts_at_once", "own_layers", "seen"]
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 # ||own - bridge|| / ||bridge||: what another order of the same sums may change
@@ -26,18 +26,58 @@ def contexts_at_once(lm: TransformerBridge, context_size: int) -> int:
 
 def activations(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
     """Run one batch up to the last block needed; return (batch * position, d) for each hook name asked for."""
-    from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
-    def stop(tensor: torch.Tensor, hook: Any) -> None:
-        raise StopAtLayerException(tensor)
-
-    last = max(int(name.split(".")[1]) for name in names)
-    unembed = last + 1 == lm.cfg.n_layers and "ln_final.hook_in" in lm.hook_dict
-    # After the last block run_with_cache has no block to stop at and would compute the logits.
-    with torch.no_grad(), lm.hooks(fwd_hooks=[("ln_final.hook_in", stop)] if unembed else []):
-        _, cache = lm.run_with_cache(ids.to(lm.cfg.device), names_filter=list(names), stop_at_layer=last + 1)
+    cache = _cache(lm, ids, names)
     # The cache may hold twins of a hook under other names: only the name asked for is read.
     return {name: cache[name].flatten(0, 1) for name in names}
+
+
+def seen(
+    lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]
+) -> tuple[dict[str, torch.Tensor], dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """Run one batch; return what those hooks hold that fire, and by block what goes into it and what comes out.
+
+    The latter is what PyTorch's own forward hooks see. All tensors are (batch, position, d).
+    """
+    plain: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def watch(number: int, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+        into = given[0] if given else named["hidden_states"]
+        plain[number] = tuple((v[0] if isinstance(v, tuple | list) else v).detach().clone() for v in (into, made))
+
+    names = [name for name in names if name in lm.hook_dict]
+    if not names:
+        return {}, {}
+    with contextlib.ExitStack() as stack:
+        for number in sorted({int(name.split(".")[1]) for name in names}):
+            block = lm.blocks[number]
+            block = getattr(block, "original_component", None) or block
+            handle = block.register_forward_hook(
+                lambda _, given, named, made, number=number: watch(number, given, named, made), with_kwargs=True
+            )
+            stack.callback(handle.remove)
+        cache = _cache(lm, ids, names)
+    return {name: cache[name] for name in names if name in cache}, plain
+
+
+def _cache(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+    last, reached = max(int(name.split(".")[1]) for name in names), []
+
+    def reach(tensor: torch.Tensor, hook: Any) -> None:
+        reached.append(hook.name)
+
+    def stop(tensor: torch.Tensor, hook: Any) -> None:
+        if reached:  # some models normalise the embeddings by the same layer
+            raise StopAtLayerException(tensor)
+
+    # After the last block run_with_cache has no block to stop at and would compute the logits.
+    unembed = last + 1 == lm.cfg.n_layers and "ln_final.hook_in" in lm.hook_dict
+    early = next(name for name in names if int(name.split(".")[1]) == last)
+    stops = [(early, reach), ("ln_final.hook_in", stop)] if unembed else []
+    with torch.no_grad(), lm.hooks(fwd_hooks=stops):
+        _, cache = lm.run_with_cache(ids.to(lm.cfg.device), names_filter=list(names), stop_at_layer=last + 1)
+    return cache
 
 
 @contextlib.contextmanager
@@ -68,7 +108,7 @@ def own_layers(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -
             stack.enter_context(_unwrapped(lm))
             own = activations(lm, ids, names)
             same = all(_close(own[name], rebuilt[name]) for name in names)
-        except (AttributeError, RuntimeError, TypeError, ValueError):
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
             same = False  # a model whose layers cannot do without their bridge
         if not same:
             stack.close()

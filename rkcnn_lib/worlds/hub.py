@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from rkcnn_lib.files import DamagedFile, read_json
 
 WAYS_ON = (
     "Ways on without the hub: the embedded `model: atlas`; a local folder in Hugging Face format, "
@@ -18,6 +21,7 @@ SILENT_SECONDS = 10.0  # the library's own default for files
 PASSING = (408, 429, 500, 502, 503, 504)  # a busy hub: asked again, as the hub's library does for files
 WAITS = (1.0, 2.0, 4.0)  # seconds before each further try
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
+LONGEST_NAME = 96  # the hub gives repositories no longer ones
 # A tokenizer is whole with the files of one line.
 TOKENIZERS = (
     ("tokenizer.json",),
@@ -176,7 +180,7 @@ def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
     ModelUnavailable
         If it is not whole here and cannot be had; the message says why and names the ways on.
     ValueError
-        If the repository has no configuration, tokenizer or (``weights``) safetensors weights.
+        If the repository has no configuration, tokenizer or (``weights``) safetensors weights, or one is damaged.
     """
 
     def lack(folder: Path) -> str | None:
@@ -191,7 +195,9 @@ def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
         raise ModelUnavailable(f"{error}.\n{WAYS_ON}") from None
     check_folder(folder, weights)
     if not has_tokenizer(folder):
-        raise ValueError(f"the hub's {name} has no tokenizer that can be read; a local folder may do without one")
+        raise ValueError(
+            f"the hub's {name} has no tokenizer that can be read: add one to a local copy, `model: /path/to/folder`"
+        )
     return folder
 
 
@@ -203,17 +209,42 @@ def _missing(folder: Path, weights: bool) -> str | None:
     """Return what a model folder lacks, or None."""
     if not (folder / "config.json").is_file():
         return "config.json"
-    if not weights:
-        return None
-    index = folder / "model.safetensors.index.json"
-    known = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
-    absent = sorted(part for part in {*known.values()} or {"model.safetensors"} if not (folder / part).is_file())
+    absent = [part.name for part in _parts(folder) if not part.is_file()] if weights else []
     return ", ".join(absent) or None
 
 
+def _parts(folder: Path) -> list[Path]:
+    """Return the files that hold the weights, by the index where there is one."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files or not all(map(_is_file_name, files.values())):
+        raise DamagedFile(f"{index} is damaged: it has no weight_map that names files of its folder")
+    return [folder / part for part in sorted({*files.values()})]
+
+
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and value == Path(value).name and value.endswith(".safetensors")
+
+
 def check_folder(folder: Path, weights: bool) -> Path:
+    """Return the folder of a model.
+
+    Raises
+    ------
+    ValueError
+        If its configuration or (``weights``) its safetensors weights are missing or damaged; the message names the
+        file.
+    """
     lack = _missing(folder, weights)
     if lack:
         pickled = any(folder.glob("*.bin")) and "Pickled weights (*.bin) are not read: save them as safetensors."
         raise ValueError(f"model folder {folder} has no {lack}. {pickled or ''}".strip())
+    for part in _parts(folder) if weights else []:
+        try:
+            with safe_open(part, framework="numpy"):
+                pass  # the header is read, and held against the file's length
+        except SafetensorError as error:
+            raise DamagedFile(f"{part} is damaged: {error}") from None
     return folder

@@ -23,17 +23,12 @@ def tokenize(documents: Iterable[Document], tokenizer: Any, vocab_size: int) -> 
     Raises
     ------
     ValueError
-        If there is no tokenizer for documents that need one, or an id lies outside the model's vocabulary.
+        If an id lies outside the model's vocabulary.
     """
     documents = iter(documents)
     while group := list(islice(documents, TOKENIZE_BATCH)):
         if group[0].ids is not None:
             encoded = [list(document.ids or ()) for document in group]
-        elif tokenizer is None:
-            raise ValueError(
-                f"the model folder has no tokenizer and its vocabulary of {vocab_size} is too small for bytes (256): "
-                "add a tokenizer to the folder"
-            )
         else:
             texts = [document.text for document in group]
             encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]

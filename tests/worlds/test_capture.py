@@ -7,7 +7,6 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,15 +319,6 @@ def test_a_text_that_ends_early_gives_fewer_tokens_and_says_so(home, options):
     tiny = options | {"text": small_text(options["root"] / "few.txt", n_documents=3)}
     with warnings.catch_warnings(), pytest.raises(ValueError, match="more and shorter documents"):
         open_or_capture(home[1], 1, "mlp_out", N, **tiny)
-
-
-def test_bytes_stand_in_for_a_missing_tokenizer(options, tmp_path):
-    folder = tiny_model(tmp_path / "bytes", tokenizer=False)
-    with pytest.warns(UserWarning, match="UTF-8 bytes"):
-        store = open_or_capture(folder, 1, "mlp_out", N, **options | {"lm": None, "device": "cpu"})
-    assert "UTF-8 bytes" in store.manifest["notes"][0] and store.manifest["bos_token_id"] is None
-    text = bytes(store.contexts("heldout")[0].tolist()).decode()
-    assert text in Path(options["text"]).read_text(encoding="utf-8").replace("\n\n", "")
 
 
 def test_atlas_reads_whole_documents_of_its_own_and_loses_little_more_than_their_entropy(tmp_path):

@@ -8,10 +8,12 @@ import pytest
 import torch
 import transformers
 
-from rkcnn_lib.worlds import HOOKS, capture, forward, hook_name, hook_width, load_model, model_facts
+from rkcnn_lib.worlds import HOOKS, capture, forward, hook_name, hook_width, hooks, load_model, model_facts
 from rkcnn_lib.worlds.forward import activations, own_layers
 from rkcnn_lib.worlds.gemma import gemma_folder
+from rkcnn_lib.worlds.hooks import check_hooks
 from rkcnn_lib.worlds.hub import ModelUnavailable
+from tests.worlds.tiny import save_tokenizer
 
 ATLAS = Path(__file__).parents[2] / "rkcnn_lib/worlds/assets/atlas"
 
@@ -30,6 +32,7 @@ def tiny_gemma(folder: Path) -> str:
             if "norm" in name:
                 weights.uniform_(-0.5, 0.5)
     model.save_pretrained(folder)
+    save_tokenizer(folder)
     return str(folder)
 
 
@@ -57,7 +60,6 @@ PARTS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*no tokenizer in the folder")
 @pytest.mark.parametrize(("name", "layers"), [("atlas", (0, 3)), ("tiny gemma", (0, 2)), ("gemma", (0, 9, 17))])
 def test_every_hook_holds_what_plain_forward_hooks_see(tmp_path, name, layers):
     if name == "gemma":
@@ -110,3 +112,39 @@ def test_layers_that_cannot_run_alone_or_give_other_numbers_stay_rebuilt(monkeyp
     with own_layers(lm, ids, names) as used:
         assert not used
         assert torch.equal(activations(lm, ids, names)[names[0]], before[names[0]])
+
+
+@pytest.mark.parametrize("hook", list(HOOKS))
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda x: 1.01 * x, "it is not what|does not make the MLP's output of it"),
+        (lambda x: x[..., :-1], "wide, the configuration says"),
+        (lambda x: x.flatten(0, 1), "its activations are .* for .* tokens"),
+        (lambda x: None, "has no such hook in this block, or it never fires"),
+    ],
+    ids=["other values", "narrower", "flat", "missing"],
+)
+def test_a_hook_that_does_not_hold_what_its_name_says_is_refused_by_name(monkeypatch, hook, fault, message):
+    lm, name = load_model("atlas", device="cpu"), hook_name(hook, 2)
+    width = {name: hook_width(model_facts("atlas"), hook)}
+
+    def wrong(*args):
+        acts, plain = forward.seen(*args)
+        given = fault(acts.pop(name))
+        return acts | ({} if given is None else {name: given}), plain
+
+    monkeypatch.setattr(hooks, "seen", wrong)
+    with pytest.raises(ValueError, match=rf"^{name} cannot be had from this model .*({message})"):
+        check_hooks(lm, width)
+    with pytest.raises(ValueError, match=name):
+        capture(lm, torch.arange(3, 27)[None], 2, hook) if message[0] != "w" else check_hooks(lm, width)
+    monkeypatch.setattr(hooks, "seen", forward.seen)
+    check_hooks(lm, width)
+
+
+def test_a_model_is_tried_once_for_each_hook(monkeypatch):
+    lm, widths = load_model("atlas", device="cpu"), {hook_name("mlp_out", 1): 128}
+    check_hooks(lm, widths)
+    monkeypatch.setattr(hooks, "seen", None)
+    check_hooks(lm, widths)

@@ -6,13 +6,15 @@ import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from rkcnn_lib.worlds import ModelUnavailable, capture, check_layer, load_model, model_facts, pick_device
+from rkcnn_lib.worlds import ModelUnavailable, check_layer, language, load_model, model_facts, pick_device
 from rkcnn_lib.worlds import hub as hub_module
-from rkcnn_lib.worlds.language import BYTE_NOTE, bos_token_id
+from rkcnn_lib.worlds.configuration import read_sizes
+from rkcnn_lib.worlds.language import bos_token_id
 from tests.worlds.tiny import tiny_model
 
 devices = sys.modules["rkcnn_lib.worlds.devices"]
@@ -31,7 +33,7 @@ def no_hub(monkeypatch):
 def test_facts_are_read_without_weights_and_identity_is_content(folder, tmp_path):
     facts = model_facts(folder)
     sizes = (facts.n_layers, facts.d_model, facts.d_mlp, facts.n_ctx, facts.vocab_size)
-    assert sizes == (3, 32, 128, 64, 300) and facts.source == "folder" and facts.has_tokenizer
+    assert sizes == (3, 32, 128, 64, 300) and facts.source == "folder"
     copy = shutil.copytree(folder, tmp_path / "copy")
     assert model_facts(str(copy)).identity == facts.identity
     weights = copy / "model.safetensors"
@@ -52,21 +54,115 @@ def test_the_bridge_computes_what_hugging_face_computes(folder):
     assert next(load_model(folder, device="cpu", dtype="bfloat16").parameters()).dtype == torch.bfloat16
 
 
-def test_a_model_without_tokenizer_reads_bytes_and_says_so(tmp_path):
-    folder = tiny_model(tmp_path, tokenizer=False)
-    assert not model_facts(folder).has_tokenizer
-    with pytest.warns(UserWarning, match=BYTE_NOTE):
-        lm = load_model(folder, device="cpu")
-    text = "Zoë's <bos> <|endoftext|>\n\x00 \u0100 日本"
-    ids = lm.to_tokens(text)
-    assert ids[0].tolist() == list(text.encode())  # nothing prepended, nothing taken for a special token
-    assert lm.tokenizer.decode(lm.tokenizer("Zoë")["input_ids"]) == "Zoë" and bos_token_id(lm) is None
-    assert capture(lm, ids, layer=0).shape == (ids.numel(), 32)
+def test_a_folder_without_tokenizer_is_refused_with_what_to_do(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "tokenizer.json").unlink()
+    for act in (model_facts, load_model):
+        with pytest.raises(ValueError, match=rf"{copy} has no tokenizer \(tokenizer\.json, .*save_pretrained"):
+            act(str(copy))
 
 
-def test_a_vocabulary_too_small_for_bytes_loads_without_tokenizer(tmp_path):
-    lm = load_model(tiny_model(tmp_path, tokenizer=False, vocab_size=114), device="cpu")
-    assert lm.tokenizer is None and capture(lm, torch.tensor([[5, 113]]), layer=2).shape == (2, 32)
+@pytest.mark.parametrize("name", ["w" * 300, "w" * 5000, "owner/" + "w" * 120, "a/" * 3000, "/tmp/" + "w" * 300])
+def test_a_name_that_is_too_long_is_refused_in_one_short_line(no_hub, name):
+    for act in (model_facts, load_model):
+        with pytest.raises(ValueError, match=r"^model = '?") as error:
+            act(name)
+        assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_named_in_one_line(folder, monkeypatch, file):
+    def forbidden(self, *args, **named):
+        if self.name == file:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *args, **named)
+
+    for method in ("open", "read_text", "is_file"):
+        real = getattr(type(Path()), method)
+        with monkeypatch.context() as here:
+            here.setattr(type(Path()), method, forbidden)
+            if method != "read_text" or file == "config.json":
+                with pytest.raises(ValueError, match=rf"^model = .*: Permission denied: .*{file}$"):
+                    (load_model if method == "is_file" else model_facts)(folder)
+                    language._hash_file.cache_clear()
+                    model_facts(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "", r"config\.json is empty"),
+        ("config.json", '{"n_layer": 3,', r"config\.json is damaged"),
+        ("config.json", "[]", r"config\.json is damaged: it holds a list"),
+        ("config.json", '{"vocab_size": "many"}', r"config\.json does not tell n_layers, d_model, vocab_size"),
+        ("config.json", '{"is_encoder_decoder": true}', r"config\.json is an encoder-decoder's"),
+        ("model.safetensors.index.json", "{", r"index\.json is damaged"),
+        ("model.safetensors.index.json", "{}", r"index\.json is damaged: it has no weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../b.safetensors"}}', r"index\.json is damaged"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "b.safetensors"}}', r"has no b\.safetensors"),
+        ("model.safetensors", "short", r"model\.safetensors is damaged"),
+        ("tokenizer.json", "{", r"the tokenizer in .* cannot be read"),
+    ],
+)
+def test_a_damaged_file_of_a_model_is_named(folder, tmp_path, file, content, message):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / file).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as error:
+        model_facts(str(copy)) and load_model(str(copy), device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_cut_off_are_named(folder, tmp_path):
+    weights = shutil.copytree(folder, tmp_path / "copy") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"{weights} is damaged"):
+        load_model(str(weights.parent), device="cpu")
+
+
+def test_weights_that_the_files_lack_are_an_error_never_left_random(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = shutil.copytree(folder, tmp_path / "copy") / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(weights).items() if not name.endswith("h.1.mlp.c_fc.weight")}
+    save_file(kept, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel\): the weights in .* lack transformer\.h\.1\.mlp\.c_fc"):
+        load_model(str(weights.parent), device="cpu")
+
+
+def test_code_that_comes_with_a_model_is_never_run_and_never_asked_about(folder, tmp_path, capfd):
+    copy, ran = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "ran"
+    (copy / "modeling.py").write_text(f"open({str(ran)!r}, 'w')", encoding="utf-8")
+    config = {
+        "model_type": "unknown", "architectures": ["OwnForCausalLM"], "hidden_size": 32, "num_hidden_layers": 3,
+        "vocab_size": 300, "auto_map": {"AutoConfig": "modeling.Config", "AutoModelForCausalLM": "modeling.Own"},
+    }  # fmt: skip
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"(?s)code that comes with a model is never run"):
+        model_facts(str(copy)) and load_model(str(copy), device="cpu")
+    assert not ran.exists() and "custom code" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("config", "d_mlp", "n_ctx"),
+    [
+        ({"model_type": "gpt_neo", "num_layers": 2, "intermediate_size": None, "max_position_embeddings": 5}, 128, 5),
+        ({"model_type": "gptj", "n_embd": 32, "n_layer": 2, "n_inner": None, "n_positions": 99}, 128, 99),
+        ({"model_type": "mpt", "d_model": 32, "n_layers": 2, "max_seq_len": 77}, 128, 77),
+        ({"model_type": "bloom", "n_layer": 2}, 128, 2048),
+        ({"model_type": "bloom", "n_layer": 2, "seq_length": 55}, 128, 55),
+        ({"model_type": "falcon", "num_hidden_layers": 2, "ffn_hidden_size": 48}, 48, 2048),
+        ({"model_type": "xglm", "d_model": 32, "num_layers": 2, "ffn_dim": 48, "max_position_embeddings": 9}, 48, 9),
+        ({"num_hidden_layers": 2, "intermediate_size": [48, 48], "max_position_embeddings": 9}, 48, 9),
+    ],
+)
+def test_sizes_are_read_by_all_their_names_and_what_is_unsaid_is_what_the_architecture_has(
+    tmp_path, config, d_mlp, n_ctx
+):
+    width = {} if {"n_embd", "d_model"} & {*config} else {"hidden_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **width, "vocab_size": 300}), encoding="utf-8")
+    assert read_sizes(tmp_path) == {
+        "n_layers": 2, "d_model": 32, "vocab_size": 300, "d_mlp": d_mlp, "n_ctx": n_ctx, "n_experts": 0,
+    }  # fmt: skip
 
 
 def test_without_hub_the_error_is_fast_and_names_three_ways(no_hub):
@@ -144,8 +240,6 @@ def test_an_incomplete_folder_is_refused(folder, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"no model\.safetensors.*[Pp]ickled"):
         load_model(str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}), encoding="utf-8")
-    assert model_facts(str(tmp_path)).d_model == 8  # what the JSON leaves out comes from transformers' defaults
 
 
 @pytest.mark.parametrize(

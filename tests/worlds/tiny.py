@@ -10,25 +10,31 @@ import torch
 WORDS = [f"w{i}" for i in range(100)]
 
 
-def tiny_model(folder: Path, tokenizer: bool = True, vocab_size: int = 300, scale: float = 1.0) -> str:
+def tiny_model(folder: Path, scale: float = 1.0) -> str:
     """Save a 3-block GPT-2 (width 32, MLP 128, 64 positions) and return its folder's name."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     config = GPT2Config(
-        n_layer=3, n_embd=32, n_head=4, n_positions=64, vocab_size=vocab_size, bos_token_id=1, eos_token_id=1
+        n_layer=3, n_embd=32, n_head=4, n_positions=64, vocab_size=300, bos_token_id=1, eos_token_id=1
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         model.transformer.h[1].mlp.c_proj.weight *= scale
     model.save_pretrained(folder)
-    if tokenizer:
-        vocabulary = {"<unk>": 0, "<bos>": 1} | {word: i + 2 for i, word in enumerate(WORDS)}
-        words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-        words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<bos>").save_pretrained(folder)
+    save_tokenizer(folder)
     return str(folder)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Save a tokenizer whose tokens are whole words, 2 to 101, and <bos>, 1."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, "<bos>": 1} | {word: i + 2 for i, word in enumerate(WORDS)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<bos>").save_pretrained(folder)
 
 
 def small_text(path: Path, n_documents: int = 200, seed: int = 0) -> str:
