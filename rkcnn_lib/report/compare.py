@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import pandas as pd
 
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.report.figures.style import METRIC_LABELS, style_of
+from rkcnn_lib.report.gates import own_file
 
 if TYPE_CHECKING:
     from rkcnn_lib.report.pages import Page
@@ -151,26 +151,20 @@ LAYOUTS: dict[str, Layout] = {
 }  # fmt: skip
 
 
-def comparison(pages: Iterable[tuple[Page, Path]]) -> dict[str, Any]:
+def comparison(rows: list[Row]) -> dict[str, Any]:
     """What the page's template needs: rows in the order of the pages, and the columns that any of them fills.
 
     Parameters
     ----------
-    pages : iterable of (Page, Path)
-        Each page with its run folder, whose ``metrics.parquet`` is read where there is one.
+    rows : list of Row
+        Of all runs, see :func:`run_rows`.
 
     Returns
     -------
     dict
         ``rows`` (list of Row), ``measures`` (list of Measure), and the choices ``runs`` (list of Page),
         ``notebooks``, ``profiles`` and ``arms`` (lists of str).
-
-    Raises
-    ------
-    ValueError
-        If a ``metrics.parquet`` cannot be read.
     """
-    rows = [row for page, folder in pages for row in run_rows(page, folder)]
     filled = {key for row in rows for key in row.cells}
     known = {measure.key: measure for layout in LAYOUTS.values() for measure in layout.measures}
     return {
@@ -184,7 +178,13 @@ def comparison(pages: Iterable[tuple[Page, Path]]) -> dict[str, Any]:
 
 
 def run_rows(page: Page, folder: Path) -> list[Row]:
-    """The rows of one run; one without numbers where its metrics hold none of the declared measures."""
+    """The rows of one run; one without numbers where its metrics hold none of the declared measures.
+
+    Raises
+    ------
+    ValueError
+        If its ``metrics.parquet`` cannot be read.
+    """
     parameters = page.record.get("parameters") or {}
     model = str((page.record.get("model") or {}).get("name") or parameters.get("model") or "")
     layer, hook = parameters.get("layer"), parameters.get("hook")
@@ -202,8 +202,8 @@ def run_rows(page: Page, folder: Path) -> list[Row]:
 
 def _units(layout: Layout | None, folder: Path) -> list[tuple[str, str, dict[str, Cell]]]:
     """(arm, part, cells) in the order in which the metrics name them."""
-    path = folder / "metrics.parquet"
-    if layout is None or not path.is_file():
+    path = own_file(folder, "metrics.parquet")
+    if layout is None or path is None:
         return []
     try:
         table = pd.read_parquet(path)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from rkcnn_lib.files import DamagedFile, outputs_root, read_json
 from rkcnn_lib.report.params import NOTEBOOKS
 
@@ -14,14 +16,73 @@ PASS, NOT_RUN = "PASS", "NOT RUN"
 Recorded = tuple[Path, dict[str, Any]]  # a run's folder and its run.json
 
 
+class _Gate(BaseModel):
+    verdict: str | None = None
+    checks: list[dict[str, Any]] | None = None
+
+
+class _Made(BaseModel):
+    git_commit: str | None = None
+
+
+class _Record(BaseModel):
+    """What those fields of a run.json are that others look into; any of them may be missing or null."""
+
+    notebook: str | None = None
+    profile: str | None = None
+    key: str | None = None
+    variant: str | None = None
+    parameters: dict[str, Any] | None = None
+    gate: _Gate | None = None
+    earlier_gates: dict[str, Any] | None = None
+    gates_since: list[str] | None = None
+    verdicts: list[dict[str, Any]] | None = None
+    strongest: list[dict[str, Any]] | None = None
+    remarks: dict[str, Any] | None = None
+    provenance: _Made | None = None
+    model: dict[str, Any] | None = None
+    seeds: list[Any] | None = None
+
+
+def own_file(folder: Path, name: str) -> Path | None:
+    """Return a file of a run folder, None if it has none.
+
+    Raises
+    ------
+    DamagedFile
+        If a link stands there, or no regular file: what a link leads to is not the run's to read or to publish.
+    """
+    path = folder / name
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise DamagedFile(f"{path} is a link or no file: a run's files lie in its own folder, put a copy there")
+    return path if path.exists() else None
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """Return a run folder's ``run.json``, None if it has none.
+
+    Raises
+    ------
+    DamagedFile
+        If it is no file of the folder, damaged, or holds a field of another kind; the message names it.
+    """
+    path = own_file(folder, "run.json")
+    if path is None:
+        return None
+    record = read_json(path)
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DamagedFile(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return record
+
+
 def read_run(folder: Path) -> dict[str, Any] | None:
     """Return a run folder's ``run.json``; None if it has none, or a damaged one, which is named."""
-    path = folder / "run.json"
-    if not path.is_file():
-        return None
     try:
-        return read_json(path)
-    except DamagedFile as error:
+        return record_of(folder)
+    except (DamagedFile, OSError) as error:
         print(f"{error}: this run counts as not finished", file=sys.stderr)
         return None
 

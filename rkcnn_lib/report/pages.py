@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rkcnn_lib.files import read_json
 from rkcnn_lib.report import answers, gates
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import Rendered, render_notebook
@@ -107,12 +106,11 @@ def read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
     ValueError
         If it holds no readable record of a notebook.
     """
-    path = folder / "run.json"
-    if not path.is_file():
+    record = gates.record_of(folder)
+    if record is None:
         raise ValueError(f"{folder} holds no run.json, so it is no run folder")
-    record = read_json(path)
     if not record.get("notebook"):
-        raise ValueError(f"{path} names no notebook")
+        raise ValueError(f"{folder / 'run.json'} names no notebook")
     return folder, record
 
 
@@ -130,29 +128,29 @@ def position(item: tuple[Path, dict[str, Any]]) -> tuple[Any, ...]:
     return place, name, _variant(record) is not None, str(_variant(record) or ""), age
 
 
-def _file_name(record: dict[str, Any], taken: set[str]) -> str:
-    parts = [str(record["notebook"]), _variant(record)]
-    stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part[:60]) for part in parts if part)
+def _file_name(record: dict[str, Any], taken: Container[str]) -> str:
+    """A name that every file system takes: of notebook and variant what 60 bytes hold, letters and digits."""
+    parts = [part.encode()[:60].decode(errors="ignore") for part in (record["notebook"], _variant(record)) if part]
+    stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part) for part in parts)
     name, n = f"{stem}.html", 2
     while name in taken:
         name, n = f"{stem}--run{n}.html", n + 1
-    taken.add(name)
     return name
 
 
-def load(folder: Path, record: dict[str, Any], work: Path, taken: set[str]) -> Page:
-    """Render one run and copy its data into the site in ``work``; ``taken`` holds the file names already given."""
+def load(folder: Path, record: dict[str, Any], taken: Container[str]) -> Page:
+    """Render one run; ``taken`` holds the file names already given.
+
+    Raises
+    ------
+    ValueError
+        If its notebook, or a file that is to be copied beside the page, cannot be read.
+    """
     file = _file_name(record, taken)
-    notebook = folder / "notebook.ipynb"
-    if notebook.is_file():
+    notebook = gates.own_file(folder, "notebook.ipynb")
+    if notebook:
         rendered = render_notebook(notebook)
     else:
         rendered = Rendered(flags=["the run has no executed notebook, so there is no prose and no figure"])
-    data = work / "runs" / file.removesuffix(".html")
-    copied = []
-    for name in COPIED:
-        if (folder / name).is_file():
-            data.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / name, data / name)
-            copied.append(f"runs/{data.name}/{name}")
-    return Page(str(record["notebook"]), _variant(record), file, record, rendered, copied)
+    files = [f"runs/{file.removesuffix('.html')}/{name}" for name in COPIED if gates.own_file(folder, name)]
+    return Page(record["notebook"], _variant(record), file, record, rendered, files)

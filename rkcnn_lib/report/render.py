@@ -37,6 +37,7 @@ TAGS = frozenset(
     """a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li mark ol p
     pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul""".split()  # noqa: SIM905
 )
+SCHEMES = {"http", "https", "mailto"}  # of links, which may also lead to a place of the page or a file beside it
 ATTRIBUTES = {"class", "id", "title", "colspan", "rowspan", "scope", "alt", "open", "start"}
 
 
@@ -125,14 +126,15 @@ def safe_html(text: str, page: Rendered | None = None) -> str:
             image.replace_with(f"[image not in the page: {image.get('alt') or image.get('src')}]")
             if page is not None:
                 page.flags.append("an image that is not embedded was left out")
-    return bleach.clean(
-        str(soup), tags=TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"}, strip=False
-    )
+    return bleach.clean(str(soup), tags=TAGS, attributes=_allowed, protocols={*SCHEMES, "data"}, strip=False)
 
 
 def _allowed(tag: str, name: str, value: str) -> bool:
     if name == "href":
-        return tag == "a" and not value.strip().lower().startswith("data:")
+        # Browsers read past white space and control characters in an address; one of two slashes names a machine.
+        value = re.sub(r"[\s\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060\ufeff]", "", value).lower()
+        scheme = re.match(r"([^/?#]*?):", value)
+        return tag == "a" and (scheme[1] in SCHEMES if scheme else not re.match(r"[/\\]{2}", value))
     if name == "src":
         return tag == "img" and value.startswith("data:image/")
     return name in ATTRIBUTES

@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from bs4 import BeautifulSoup
 
-from rkcnn_lib.files import write_text
-from rkcnn_lib.report.gates import read_run
+from rkcnn_lib.files import read_json, write_text
+from rkcnn_lib.report.gates import read_run, record_of
 from rkcnn_lib.report.site import build_site
 
 HEAVY = 15e6  # bytes from which a report is unhandy to mail
@@ -47,13 +46,16 @@ def weight_lines(site: Path) -> list[str]:
 def run_folders(places: Iterable[Path]) -> list[Path]:
     """Run folders with a finished run among ``places``, each a run folder or a folder that holds some at any depth.
 
+    A damaged ``run.json`` that was found so is named and left out.
+
     Raises
     ------
     ValueError
-        If a place is no folder or holds no run at all.
+        If a place is no folder, holds no run at all, or is itself a run folder with a damaged ``run.json``.
     """
     found: list[Path] = []
     for place in places:
+        record_of(place)
         records = sorted(path.parent for path in place.rglob("run.json"))
         if not records:
             raise ValueError(f"{place} holds no run: give a folder with a run.json, or one that holds such folders")
@@ -86,14 +88,10 @@ def single_file(run: Path, out: Path) -> Path:
     out = Path(out)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
-    work = Path(tempfile.mkdtemp(prefix=".rkcnn-single-"))
-    try:
-        site = build_site([Path(run)], work / "site").parent
-        own = ("index.html", "compare.html", "glossary.html")
-        (page,) = [path for path in site.glob("*.html") if path.name not in own]
-        write_text(out, inlined(page))
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as work:
+        site = build_site([Path(run)], Path(work) / "site").parent
+        (page,) = read_json(site / "site.json")["pages"]
+        write_text(out, inlined(site / page["page"]))
     return out
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rkcnn_lib.files import DamagedFile, alone_at, plain_name, read_json, write_json, write_whole
 from rkcnn_lib.report import answers, glossary, plotly_js
-from rkcnn_lib.report.compare import comparison
-from rkcnn_lib.report.gates import NOT_RUN, gates_since
-from rkcnn_lib.report.pages import SHORT_TITLES, TITLES, Page, load, position, read_record
+from rkcnn_lib.report.compare import Row, comparison, run_rows
+from rkcnn_lib.report.gates import NOT_RUN, Recorded, gates_since
+from rkcnn_lib.report.pages import COPIED, SHORT_TITLES, TITLES, Page, load, position, read_record
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.render import ASSETS
 from rkcnn_lib.report.strings import visible
@@ -27,7 +30,7 @@ SCRIPTS = ("controls.js", "figure_data.js", "cards.js", "compare.js", "site.js")
 
 
 def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequence[Path] = ()) -> Path:
-    """Build pages from run folders and put them in place at once.
+    """Build pages from run folders and, once all are built, put them in place file by file, each whole.
 
     Parameters
     ----------
@@ -36,49 +39,75 @@ def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequ
         of one notebook the latest without a variant leads; the others get pages of their own. The list may be
         empty: all six notebooks are then NOT RUN.
     out : Path
-        Folder of the site. It is replaced as a whole, once everything is written.
+        Folder of the site. Of what is there only files that its ``site.json`` lists are replaced or removed.
     title : str, optional
         The question that the index is headed by.
     also : sequence of Path
-        Further run folders to compare with: they get pages and rows, but lead no notebook that ``runs`` has.
+        Further run folders to compare with: they get pages and rows, but lead no notebook that ``runs`` has. One
+        that cannot be read is named on standard error and left out.
 
     Returns
     -------
     Path
-        ``out/index.html``; beside it ``site.json`` records pages, figure counts and flags.
+        ``out/index.html``; beside it ``site.json`` records pages, figure counts, flags and every file of the site.
 
     Raises
     ------
     ValueError
-        If a folder holds no readable run, or ``out`` exists and is not a site made here.
+        If a folder of ``runs`` holds no readable run, ``out`` exists and is not a site made here, or a file that is
+        not the site's stands where a new one has to.
     """
     out = Path(out).resolve()
-    if out.exists() and not (out / "site.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not a site made here (no site.json): choose another folder")
-    records = sorted((read_record(Path(run)) for run in runs), key=position)
+    _own_files(out)
     given = {Path(run).resolve() for run in runs}
-    others = sorted((read_record(Path(run)) for run in also if Path(run).resolve() not in given), key=position)
+    leading = sorted((read_record(Path(run)) for run in runs), key=position)
+    others = sorted(
+        _readable(read_record, (run for run in map(Path, also) if run.resolve() not in given)), key=position
+    )
     # Pages stay together by notebook; within one, sorting is stable: what leads comes first.
-    records = sorted([*records, *others], key=lambda item: position(item)[:2])
+    records = sorted([*leading, *others], key=lambda item: position(item)[:2])
     records = [(folder, gates_since(record, records)) for folder, record in records]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        _write_site(work, records, title or QUESTION)
-        work.chmod(0o755)
-        _swap(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as work:
+        summary = _write_site(Path(work), records, title or QUESTION, given)
+        _publish(Path(work), out, summary)
     return out / "index.html"
 
 
-def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: str) -> None:
+def _readable(read: Callable[[Any], Any], places: Iterable[Any]) -> list[Any]:
+    """What could be read; the rest is named and left out."""
+    found = []
+    for place in places:
+        try:
+            found.append(read(place))
+        except (ValueError, OSError) as error:
+            print(f"rkcnn: {error}; this run is left out", file=sys.stderr)
+    return found
+
+
+def _write_site(work: Path, records: list[Recorded], title: str, required: set[Path]) -> dict[str, Any]:
+    """Write all files of the site but ``site.json``, which is returned; runs are left out unless they are required."""
     assets = work / "assets"
     assets.mkdir()
     for name in STYLES + SCRIPTS:
-        shutil.copy(ASSETS / name, assets / name)
+        shutil.copyfile(ASSETS / name, assets / name)
+    pages: list[Page] = []
+    rows: list[Row] = []
     taken = {"index.html", "compare.html", glossary.PAGE}
-    pages = [load(folder, record, work, taken) for folder, record in records]
+
+    def add(item: Recorded) -> None:
+        page = load(*item, taken)
+        rows.extend(run_rows(page, item[0]))
+        for file in page.files:
+            (work / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(item[0] / Path(file).name, work / file)
+        pages.append(page)
+        taken.add(page.file)
+
+    for item in records:
+        if item[0].resolve() in required:
+            add(item)
+        else:
+            _readable(add, [item])
     plotly, compiles = plotly_js.script(set().union(*(page.rendered.trace_types for page in pages)))
     (assets / "plotly.min.js").write_text(plotly, encoding="utf-8")
     steps = _steps(pages)
@@ -93,25 +122,19 @@ def _write_site(work: Path, records: list[tuple[Path, dict[str, Any]]], title: s
         "site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles,
         "banners": [*cautions, *withdrawn],
     }  # fmt: skip
+    compared = comparison(rows)
+
+    def write(template: str, file: str, **given: Any) -> None:
+        """Write a page; no string in it, wherever it came from, may turn the text around it."""
+        text = templates.get_template(template).render(here=file, **shared, **given)
+        (work / file).write_text(visible(text), encoding="utf-8")
+
     for page in pages:
-        text = templates.get_template("page.html.j2").render(page=page, here=page.file, **shared)
-        _write(work / page.file, text)
-    compared = comparison(zip(pages, (folder for folder, _ in records), strict=True))
-    text = templates.get_template("compare.html.j2").render(
-        here="compare.html", compared=compared, short_titles=SHORT_TITLES, **shared
-    )
-    _write(work / "compare.html", text)
-    index = templates.get_template("index.html.j2")
-    text = index.render(here="index.html", built=_now(), **shared, **_index(pages, steps, compared))
-    _write(work / "index.html", text)
-    text = templates.get_template("glossary.html.j2").render(here=glossary.PAGE, terms=glossary.terms(), **shared)
-    _write(work / glossary.PAGE, text)
-    (work / "site.json").write_text(json.dumps(_summary(pages, steps, title), indent=1), encoding="utf-8")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a page; no string in it, wherever it came from, may turn the text around it."""
-    path.write_text(visible(text), encoding="utf-8")
+        write("page.html.j2", page.file, page=page)
+    write("compare.html.j2", "compare.html", compared=compared, short_titles=SHORT_TITLES)
+    write("index.html.j2", "index.html", built=_now(), **_index(pages, steps, compared))
+    write("glossary.html.j2", glossary.PAGE, terms=glossary.terms())
+    return _summary(pages, steps, title)
 
 
 def _index(pages: list[Page], steps: list[dict[str, Any]], compared: dict[str, Any]) -> dict[str, Any]:
@@ -178,19 +201,74 @@ def _summary(pages: list[Page], steps: list[dict[str, Any]], title: str) -> dict
     }
 
 
-def _swap(work: Path, out: Path) -> None:
-    """Put the finished folder in place; what was there before comes back if that fails."""
-    if not out.exists():
-        os.replace(work, out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-    os.replace(out, old)
+def _own_files(out: Path) -> set[str]:
+    """The files of the site in ``out``, as paths within it.
+
+    Raises
+    ------
+    ValueError
+        If there is a folder with something in it, or a file, that is no site made here, or one whose list is damaged.
+    """
+    path = out / "site.json"
+    if not path.is_file():
+        if out.exists() and not (
+            out.is_dir() and all(one.name.startswith(".site.json.part-") for one in out.iterdir())
+        ):
+            raise ValueError(f"{out} exists and is not a site made here (no site.json): choose another folder")
+        return set()
+    record = read_json(path)
+    if not isinstance(record.get("pages"), list):
+        raise ValueError(f"{out} is not a site made here ({path} lists no pages): choose another folder")
+    files = record.get("files", _as_once_written(record["pages"]))
+    if not isinstance(files, list):
+        raise DamagedFile(f"{path} is damaged: its files are no list")
+    return {_within(out, name) for name in files}
+
+
+def _as_once_written(pages: list[Any]) -> list[str]:
+    """The files of a site from before sites listed them, by the pages that it lists."""
+    names = [str(page.get("page")) for page in pages if isinstance(page, dict)]
+    data = [f"runs/{name.removesuffix('.html')}/{file}" for name in names for file in COPIED]
+    assets = [f"assets/{name}" for name in (*STYLES, *SCRIPTS, "plotly.min.js")]
+    return ["site.json", "index.html", "compare.html", glossary.PAGE, *names, *data, *assets]
+
+
+def _within(out: Path, name: Any) -> str:
+    """A path that a site lists, if it can be no other than one within its folder."""
     try:
-        os.replace(work, out)
-    except OSError:
-        os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        parts = [plain_name(part, "a part") for part in name.split("/")]
+        inside = (out / name).parent.resolve() == out.joinpath(*parts[:-1])
+    except (AttributeError, ValueError):
+        inside = False
+    if not inside:
+        raise DamagedFile(f"{out / 'site.json'} lists {str(name)[:80]!r}, which is no plain path within its folder")
+    return name
+
+
+def _publish(work: Path, out: Path, summary: dict[str, Any]) -> None:
+    """Put the files of ``work`` in place; whenever this ends, each page is the old one or the new one.
+
+    What is no longer part of the site goes last, and the site's list names every file of it all along.
+    """
+    made = {path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()} | {"site.json"}
+    with alone_at(out, f"is writing the pages in {out}"):
+        old = _own_files(out)
+        taken = sorted(name for name in made - old if os.path.lexists(out / _within(out, name)))
+        if taken:
+            raise ValueError(
+                f"{out / taken[0]} is not the site's, and a file of the site has to go there: move it away"
+            )
+        before = read_json(out / "site.json") if old else {"format": FORMAT, "pages": []}
+        write_json(out / "site.json", before | {"files": sorted(old | made)})
+        # The index last: what it points at is there by then.
+        for name in sorted(made - {"site.json"}, key=lambda name: (name == "index.html", "/" not in name, name)):
+            write_whole(out / name, partial(shutil.copyfile, work / name))
+        for name in old - made:
+            (out / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other files are in the folder
+                for folder in (out / name).relative_to(out).parents[:-1]:
+                    (out / folder).rmdir()
+        write_json(out / "site.json", summary | {"files": sorted(made)})
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ import pytest
 from rkcnn_lib.report.compare import LAYOUTS
 from rkcnn_lib.report.params import NOTEBOOKS
 from rkcnn_lib.report.site import build_site
-from tests.report.pages import open_page, read, write_run
+from tests.report.pages import open_page, read, until, write_run
 
 SAE = "04_sae_compare"
 
@@ -154,6 +154,7 @@ def test_filters_hide_rows_and_columns_that_nothing_fills(browser, compared):
     page.click("button[type=reset]")
     assert len(page.evaluate(SHOWN)) == 6
     page.fill("#filter-text", "toy KMEANS")
+    until(page, "document.querySelector('#compare-status').textContent.startsWith('1 of 6 rows')")
     assert page.evaluate(SHOWN) == ["kmeans"]
     head = page.locator("#comparison thead th")
     assert not head.nth(column(page, "dead latents")).is_visible() and head.nth(column(page, "matched")).is_visible()
@@ -203,4 +204,40 @@ def test_the_address_keeps_the_choices(browser, compared):
 def test_the_table_scrolls_inside_the_page(browser, compared, width):
     page, complaints = open_page(browser, compared, width)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth") and not complaints
+    page.context.close()
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    root = tmp_path_factory.mktemp("long")
+    arms = [f"arm{i:03}" for i in range(700)]
+    return build_site([run_with(root / "runs", sae_table(arms=arms, seeds=1))], root / "site").with_name("compare.html")
+
+
+@pytest.mark.browser
+def test_rows_of_a_long_table_come_as_they_are_scrolled_to_and_are_all_sorted_searched_and_printed(browser, long):
+    page, complaints = open_page(browser, long)
+    assert len(page.evaluate(SHOWN)) == 200 and "700 of 700 rows" in page.inner_text("#compare-status")
+    assert "500 further rows" in page.inner_text("#compare-rest")
+    for count in (600, 700):
+        page.keyboard.press("End")
+        until(page, f"{SHOWN}.length === {count}")
+    assert not page.locator("#compare-rest").is_visible()
+    page.locator("#comparison thead button").nth(column(page, "Arm")).click()
+    page.locator("#comparison thead button").nth(column(page, "Arm")).click()
+    assert page.evaluate(SHOWN) == [f"arm{i:03}" for i in range(699, 499, -1)]
+    page.select_option("#against", "own")
+    page.select_option("#against-arm", "arm000")
+    page.fill("#filter-text", "arm00")
+    until(page, "document.querySelector('#compare-status').textContent.startsWith('10 of 700')")
+    assert page.evaluate(SHOWN) == [f"arm{i:03}" for i in range(9, -1, -1)]
+    numbers = page.evaluate(NUMBERS.replace("COLUMN", str(column(page, "explained variance"))))
+    assert numbers == [f"+0.0{i}" for i in range(9, 0, -1)] + ["0"], (
+        "rows that were out of sight hold their differences"
+    )
+    page.click("button[type=reset]")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert len(page.evaluate(SHOWN)) == 700
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert len(page.evaluate(SHOWN)) == 200 and not complaints
     page.context.close()

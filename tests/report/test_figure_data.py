@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -88,6 +89,24 @@ def test_a_cut_table_says_so_and_the_file_holds_all(browser, drawn):
     lines = download.value.path().read_text(encoding="utf-8").strip().split("\n")
     assert len(lines) == 1001 and lines[1].startswith("'=formula()"), "no text may act as a spreadsheet's formula"
     assert not complaints
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_no_text_of_a_saved_table_begins_as_a_formula_does(browser, tmp_path):
+    starts = ["=", "+", "-", "@", "＝", "＋", "－", "＠", "\t=", "\r=", "\r", "\u00a0=", "\ufeff=", "=\r"]
+    names = [f"{start}{i}" for i, start in enumerate(starts)]
+    traces = [go.Scatter(x=names, y=[1] * len(names), name=name, text=names) for name in names]
+    traces.append(go.Heatmap(z=[[1] * len(names)] * len(names), x=names, y=names))
+    run = write_run(tmp_path / "runs", figs=[go.Figure(traces)])
+    page, complaints = open_page(browser, build_site([run], tmp_path / "site").with_name("01_toy_superposition.html"))
+    page.click("#figure-1 .figure-data summary")
+    with page.expect_download() as download:
+        page.click("#figure-1 .figure-table button")
+    with download.value.path().open(encoding="utf-8", newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row if cell]
+    assert {f"'{start}{i}" for i, start in enumerate(starts[:8])} <= set(cells) and not complaints
+    assert [cell for cell in cells if cell.lstrip()[:1] in tuple("=+-@＝＋－＠") or cell[0] in "\t\r\ufeff"] == []
     page.context.close()
 
 

@@ -8,10 +8,11 @@ import nbformat
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from bs4 import BeautifulSoup
 
 from rkcnn_lib.report import figures, glossary, render, site, strings
 from rkcnn_lib.report.strings import cut, fit_figure, visible
-from tests.report.pages import VERDICT, open_page, read, write_run
+from tests.report.pages import PLOTLY, VERDICT, dot_figure, open_page, read, write_run
 
 SCRIPT = "<script>window.hacked = 1</script>"
 IMAGE = '"><img src=x onerror="window.hacked = 2">'
@@ -118,6 +119,41 @@ def test_without_any_one_guard_the_check_above_fails(tmp_path, monkeypatch, guar
         made.autoescape = False
         monkeypatch.setattr(site, "environment", lambda: made)
     assert faults(site.build_site([hostile_run(tmp_path / "runs")], tmp_path / "site", title=ALL).parent)
+
+
+GOOD = ["http://a.b", "HTTPS://a.b/c?d=1:2#e", "mailto:a@b.c", "#here", "notes.html", "a/b.html#c:d", "?q=1:2"]
+BAD = [
+    "javascript:x", "da\tta:text/html,x", "da\nta:text/html,x", "\x01data:x", " \x00java\rscript:x", "da&Tab;ta:x",
+    "vbscript:x", "file:///etc/x", "ftp://a.b", "\u2028data:x", "//a.b", "\\\\a.b", "/\\a.b", "\t//a.b", "x:y",
+]  # fmt: skip
+
+
+def test_links_lead_to_http_mail_a_place_of_the_page_or_a_file_beside_it_and_nowhere_else():
+    def links(href):
+        return BeautifulSoup(render.safe_html(f'<a href="{href}">x</a>'), "html.parser").find_all("a", href=True)
+
+    assert [href for href in GOOD if not links(href)] == [] and [href for href in BAD if links(href)] == []
+
+
+@pytest.mark.browser
+def test_a_menu_calls_no_function_of_plotly_but_those_of_menus(browser, tmp_path):
+    methods = ["restyle", "purge", "newPlot", "downloadImage", "toString", "__proto__", "skip"]
+    spec = json.loads(dot_figure().to_json())
+    spec["layout"]["updatemenus"][0]["buttons"] = [
+        {"method": method, "args": [{"name": "of a menu"}], "label": method} for method in methods
+    ]
+    output = nbformat.v4.new_output("display_data", {PLOTLY: spec})
+    run = write_run(tmp_path / "runs", cells=[nbformat.v4.new_code_cell("", outputs=[output])])
+    page, complaints = open_page(
+        browser, site.build_site([run], tmp_path / "site").with_name(f"{run.parent.name}.html")
+    )
+    shown = "JSON.stringify((document.querySelector('#plot-1').data || []).map(trace => trace.name))"
+    for i, method in list(enumerate(methods))[::-1]:  # the allowed one last
+        before = page.evaluate(shown)
+        page.select_option("#figure-1 select", index=i)
+        page.wait_for_timeout(50)
+        assert (page.evaluate(shown) == before) is (method != "restyle") and not complaints, (method, complaints)
+    page.context.close()
 
 
 @pytest.mark.browser

@@ -1,28 +1,45 @@
 // The comparison of runs: sort by a header, filter, show differences; the choices are kept in the address.
+// What takes a browser long is to lay out thousands of rows, so most wait out of sight until they are scrolled to.
 "use strict";
 (function () {
+  const FIRST = 200, MORE = 400; // rows that are laid out at first, and more whenever their end comes near
+  const TYPING = 150; // milliseconds without a key after which a search is answered
   const table = document.getElementById("comparison");
   const form = document.getElementById("compare-controls");
   if (!table || !form) { return; }
   const status = document.getElementById("compare-status");
+  const rest = document.getElementById("compare-rest");
   const headers = Array.from(table.tHead.rows[0].cells);
-  const rows = Array.from(table.tBodies[0].rows);
+  const kinds = headers.map(function (header) { return header.dataset.kind; });
+  const collator = new Intl.Collator(undefined, { numeric: true });
   const fields = {
     q: "filter-text", notebook: "filter-notebook", profile: "filter-profile", arm: "filter-arm",
     against: "against", from: "against-arm",
   };
   const control = {};
   Object.keys(fields).forEach(function (name) { control[name] = document.getElementById(fields[name]); });
-  rows.forEach(function (row, i) {
-    row.place = i;
-    row.said = row.textContent.toLowerCase();
-    Array.from(row.cells).forEach(function (cell) {
-      cell.value = cell.dataset.value ? Number(cell.dataset.value) : null;
-      cell.shown = cell.value; // what is sorted by: the difference, where one is shown
-      cell.original = Array.from(cell.childNodes);
-    });
+
+  const runs = new Map(); // by name: a run's notebook, and its rows by arm and part
+  const rows = Array.from(table.tBodies[0].rows, function (element, place) {
+    const cells = Array.from(element.cells);
+    const values = cells.map(function (cell) { return cell.dataset.value ? Number(cell.dataset.value) : null; });
+    const texts = cells.map(function (cell, i) { return kinds[i] === "measure" ? "" : cell.textContent.trim(); });
+    const row = Object.assign({
+      element: element, cells: cells, place: place, values: values, texts: texts, originals: null,
+      said: element.textContent.toLowerCase(), drawn: "",
+      shown: values, // what is sorted by: the differences, where they are shown
+      other: null, // the row that it is measured against, or in words why there is none
+    }, element.dataset);
+    if (!runs.has(row.run)) { runs.set(row.run, { notebook: row.notebook, rows: new Map() }); }
+    const known = runs.get(row.run).rows, unit = JSON.stringify([row.arm, row.part]);
+    if (!known.has(unit)) { known.set(unit, row); }
+    return row;
   });
+  let list = rows; // as they are sorted
+  let standing = rows; // those that are shown, in their order
   let sorted = null; // {column, direction}
+  let limit = FIRST;
+  let measured = "", ordered = "", written = ""; // what numbers, order and address were last made of
 
   function signed(number) {
     if (Math.abs(number) < 1e-12) { return "0"; }
@@ -30,17 +47,11 @@
     return (number < 0 ? "−" : "+") + text;
   }
 
-  // The row that another is measured against, or in words why there is none.
-  function reference(row, run, arm) {
-    const wanted = run === "own" ? row.dataset.run : run;
-    const sameRun = rows.filter(function (other) { return other.dataset.run === wanted; });
-    if (sameRun[0].dataset.notebook !== row.dataset.notebook) { return "the chosen run is of another notebook"; }
-    const name = arm || row.dataset.arm;
-    const found = sameRun.find(function (other) {
-      return other.dataset.arm === name && other.dataset.part === row.dataset.part;
-    });
-    const where = row.dataset.part ? " at " + row.dataset.part : "";
-    return found || "the chosen run has no row " + name + where;
+  function reference(row, name, arm) {
+    const run = runs.get(name === "own" ? row.run : name);
+    if (run.notebook !== row.notebook) { return "the chosen run is of another notebook"; }
+    const found = run.rows.get(JSON.stringify([arm || row.arm, row.part]));
+    return found || "the chosen run has no row " + (arm || row.arm) + (row.part ? " at " + row.part : "");
   }
 
   function show(cell, parts, title) {
@@ -48,81 +59,103 @@
     if (title) { cell.title = title; } else { cell.removeAttribute("title"); }
   }
 
-  function small(text) {
-    const element = document.createElement("small");
-    element.textContent = text;
-    return element;
+  function element(name, text) {
+    const made = document.createElement(name);
+    made.textContent = text;
+    return made;
   }
 
-  function difference(cell, other, column) {
-    if (cell.value === null) { cell.shown = null; return; }
-    const base = typeof other === "string" ? null : other.cells[column].value;
-    if (base === null) {
-      cell.shown = null;
-      show(cell, [], typeof other === "string" ? other : "the chosen row has no such number");
-      return;
-    }
-    cell.shown = cell.value - base;
-    const number = document.createElement("b");
-    number.textContent = signed(cell.shown);
-    const from = Number(cell.value.toPrecision(4)) + " against " + Number(base.toPrecision(4));
-    show(cell, [number, small(from)], "");
-  }
+  function base(row, column) { return row.other && row.other.values ? row.other.values[column] : null; }
 
-  function compare() {
-    const run = control.against.value;
-    control.from.disabled = !run;
+  // The numbers of all rows: values, or differences where a run to subtract is chosen.
+  function measure() {
+    const name = control.against.value, arm = control.from.value;
+    control.from.disabled = !name;
+    const wanted = name && JSON.stringify([name, arm]);
+    if (wanted === measured) { return; }
+    measured = wanted;
     rows.forEach(function (row) {
-      const other = run ? reference(row, run, control.from.value) : null;
-      row.classList.toggle("reference", other === row);
-      Array.from(row.cells).forEach(function (cell, column) {
-        if (!cell.classList.contains("measure")) { return; }
-        if (run) { difference(cell, other, column); } else { cell.shown = cell.value; show(cell, cell.original, ""); }
+      row.other = name ? reference(row, name, arm) : null;
+      row.shown = !name ? row.values : row.values.map(function (value, column) {
+        if (kinds[column] !== "measure") { return value; }
+        return value === null || base(row, column) === null ? null : value - base(row, column);
       });
     });
   }
 
-  function filter() {
-    const words = control.q.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    rows.forEach(function (row) {
-      row.hidden = !(words.every(function (word) { return row.said.includes(word); }) &&
-        ["notebook", "profile", "arm"].every(function (name) {
-          return !control[name].value || row.dataset[name] === control[name].value;
-        }));
-      count += row.hidden ? 0 : 1;
+  // Writes a row's numbers into its cells, if they say something else.
+  function draw(row) {
+    if (row.drawn === measured) { return; }
+    row.drawn = measured;
+    row.originals = row.originals || row.cells.map(function (cell) { return Array.from(cell.childNodes); });
+    row.element.classList.toggle("reference", row.other === row);
+    row.cells.forEach(function (cell, column) {
+      const value = row.values[column];
+      if (kinds[column] !== "measure" || value === null) { return; }
+      if (!measured) { show(cell, row.originals[column], ""); return; }
+      if (row.shown[column] === null) {
+        show(cell, [], typeof row.other === "string" ? row.other : "the chosen row has no such number");
+        return;
+      }
+      const from = Number(value.toPrecision(4)) + " against " + Number(base(row, column).toPrecision(4));
+      show(cell, [element("b", signed(row.shown[column])), element("small", from)], "");
     });
-    // Columns that no shown row fills only take room.
-    headers.forEach(function (header, column) {
-      const empty = !rows.some(function (row) {
-        const cell = row.cells[column];
-        return !row.hidden && (header.dataset.kind === "measure" ? cell.value !== null : cell.textContent.trim());
-      });
-      header.hidden = empty;
-      rows.forEach(function (row) { row.cells[column].hidden = empty; });
-    });
-    status.textContent = count + " of " + rows.length + " rows shown" +
-      (control.against.value ? ", as differences. A blank cell says on hover why it is blank." : ".");
   }
 
   function order() {
     headers.forEach(function (header, i) {
       header.setAttribute("aria-sort", sorted && sorted.column === i ? sorted.direction : "none");
     });
-    const list = rows.slice();
+    const wanted = sorted ? JSON.stringify([sorted, kinds[sorted.column] === "measure" && measured]) : "";
+    if (wanted === ordered) { return; }
+    ordered = wanted;
+    list = rows.slice();
     if (sorted) {
-      const numeric = headers[sorted.column].dataset.kind !== "text";
+      const column = sorted.column, numeric = kinds[column] !== "text";
       const sign = sorted.direction === "ascending" ? 1 : -1;
       list.sort(function (a, b) {
-        const left = a.cells[sorted.column], right = b.cells[sorted.column];
-        const x = numeric ? left.shown : left.textContent.trim(), y = numeric ? right.shown : right.textContent.trim();
+        const x = numeric ? a.shown[column] : a.texts[column], y = numeric ? b.shown[column] : b.texts[column];
         const gone = [x, y].map(function (value) { return value === null || value === ""; });
         if (gone[0] || gone[1]) { return gone[0] - gone[1] || a.place - b.place; } // blanks last, both ways
-        const way = numeric ? x - y : x.localeCompare(y, undefined, { numeric: true });
-        return sign * way || a.place - b.place;
+        return sign * (numeric ? x - y : collator.compare(x, y)) || a.place - b.place;
       });
     }
-    table.tBodies[0].append.apply(table.tBodies[0], list);
+  }
+
+  // Shows these rows and no others, in this order: those that stand rightly already are not touched.
+  function stand(wanted) {
+    const seen = new Set(wanted);
+    standing.forEach(function (row) { row.element.hidden = !seen.has(row); });
+    const kept = standing.filter(function (row) { return seen.has(row); });
+    const right = kept.every(function (row, i) { return row === wanted[i]; }) ? kept.length : 0;
+    wanted.slice(right).forEach(function (row) { row.element.hidden = false; });
+    table.tBodies[0].append.apply(table.tBodies[0], wanted.slice(right).map(function (row) { return row.element; }));
+    wanted.forEach(draw);
+    standing = wanted;
+  }
+
+  function filter() {
+    const words = control.q.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const chosen = ["notebook", "profile", "arm"].map(function (name) { return [name, control[name].value]; })
+      .filter(function (pair) { return pair[1]; });
+    const found = list.filter(function (row) {
+      return chosen.every(function (pair) { return row[pair[0]] === pair[1]; }) &&
+        words.every(function (word) { return row.said.includes(word); });
+    });
+    stand(found.slice(0, limit));
+    // Columns that no row found fills only take room.
+    headers.forEach(function (header, column) {
+      const empty = !found.some(function (row) {
+        return kinds[column] === "measure" ? row.values[column] !== null : row.texts[column];
+      });
+      if (header.hidden === empty) { return; }
+      header.hidden = empty;
+      rows.forEach(function (row) { row.cells[column].hidden = empty; });
+    });
+    status.textContent = found.length + " of " + rows.length + " rows shown" +
+      (measured ? ", as differences. A blank cell says on hover why it is blank." : ".");
+    rest.hidden = found.length <= limit;
+    rest.textContent = "Show more: " + (found.length - limit) + " further rows";
   }
 
   function remember() {
@@ -132,8 +165,8 @@
     });
     if (!control.notebook.value) { state.set("notebook", "all"); }
     if (sorted) { state.set("sort", sorted.column + "-" + sorted.direction); }
-    const hash = "#" + state.toString();
-    if (location.hash !== hash) { location.replace(hash); }
+    written = "#" + state.toString();
+    if (location.hash !== written) { location.replace(written); }
   }
 
   function recall() {
@@ -149,26 +182,52 @@
     sorted = sort && headers[sort[1]] ? { column: Number(sort[1]), direction: sort[2] } : null;
   }
 
-  function refresh() { compare(); filter(); order(); }
+  function refresh() {
+    limit = FIRST;
+    measure();
+    order();
+    filter();
+  }
+
+  let typed = null;
+  function changed() {
+    clearTimeout(typed);
+    refresh();
+    remember();
+  }
+
+  function more(by) {
+    limit += by;
+    filter();
+  }
 
   headers.forEach(function (header, column) {
     header.querySelector("button").addEventListener("click", function () {
       const again = sorted && sorted.column === column && sorted.direction === "ascending";
       sorted = { column: column, direction: again ? "descending" : "ascending" };
-      refresh();
-      remember();
+      changed();
     });
   });
-  form.addEventListener("input", function () { refresh(); remember(); });
+  form.addEventListener("input", function (event) {
+    clearTimeout(typed);
+    if (event.target === control.q) { typed = setTimeout(changed, TYPING); } else { changed(); }
+  });
   form.addEventListener("submit", function (event) { event.preventDefault(); });
   form.addEventListener("reset", function (event) {
     event.preventDefault();
     Object.keys(control).forEach(function (name) { control[name].value = ""; });
     sorted = null;
-    refresh();
-    remember();
+    changed();
   });
-  window.addEventListener("hashchange", function () { recall(); refresh(); });
+  rest.addEventListener("click", function () { more(MORE); });
+  new IntersectionObserver(function (entries) {
+    if (entries.some(function (entry) { return entry.isIntersecting; })) { more(MORE); }
+  }, { rootMargin: "1000px" }).observe(rest);
+  window.addEventListener("beforeprint", function () { more(rows.length); });
+  window.addEventListener("afterprint", refresh);
+  window.addEventListener("hashchange", function () {
+    if (location.hash !== written) { recall(); refresh(); }
+  });
   form.hidden = false;
   recall();
   refresh();

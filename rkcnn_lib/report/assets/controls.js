@@ -7,6 +7,7 @@ window.figureControls = (function () {
   const STEP_TIME = 700; // milliseconds a step stays while a slider plays
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
+  const METHODS = ["restyle", "relayout", "update", "animate"]; // of plotly, that a figure's menu may name
   const NAMED = { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'", nbsp: " " };
 
   // What plotly's pseudo-HTML says, as text: its few tags go, its entities are read once, all else stays.
@@ -29,8 +30,8 @@ window.figureControls = (function () {
   function changed(target) { target.dispatchEvent(new CustomEvent("figurechange")); }
 
   function press(target, button) {
-    const how = window.Plotly[button.method];
-    return how ? how.apply(null, [target].concat(button.args)).then(function () { changed(target); }) : null;
+    if (!METHODS.includes(button.method)) { return null; }
+    return window.Plotly[button.method].apply(null, [target].concat(button.args)).then(function () { changed(target); });
   }
 
   function menu(target, i, parent) {

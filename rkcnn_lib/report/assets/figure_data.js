@@ -190,8 +190,9 @@
 
   function quoted(value) {
     let text = written(value);
-    if (typeof value !== "number" && /^[=+\-@\t]/.test(text)) { text = "'" + text; } // no formula for a spreadsheet
-    return /[",\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+    // No formula for a spreadsheet, which also takes wide signs for them and skips what is blank.
+    if (typeof value !== "number" && /^\s*[=+\-@＝＋－＠]|^[\t\r\n]/.test(text)) { text = "'" + text; }
+    return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
   }
 
   function download(contents, name) {

@@ -5,6 +5,7 @@
   const LEGEND_ROW = 21;
   const MENU_ROW = 40;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const hoverless = window.matchMedia("(hover: none)");
   const drawn = [];
 
   function colour(name) {
@@ -25,6 +26,7 @@
         font: Object.assign({}, base.font, { color: colour("--plot-ink") }),
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         xaxis: Object.assign({}, base.xaxis, axis), yaxis: Object.assign({}, base.yaxis, axis),
+        modebar: Object.assign({ bgcolor: colour("--page"), color: colour("--soft"), activecolor: colour("--link") }, base.modebar),
         updatemenudefaults: Object.assign({}, base.updatemenudefaults, menu),
         sliderdefaults: Object.assign({}, base.sliderdefaults, menu, { activebgcolor: colour("--menu-active") }),
       }),
@@ -127,7 +129,9 @@
     window.figureControls.take(target, figure);
     if (narrow) { figure = narrowed(figure, target.clientWidth, target.menus); }
     figure.config = Object.assign({ responsive: true, displaylogo: false }, figure.config);
-    if (narrow) { figure.config.displayModeBar = false; }
+    // The tool bar comes on hover; where nothing hovers, or there is no room, it would stand on the drawing for ever.
+    if (narrow || hoverless.matches) { figure.config.displayModeBar = false; }
+    if (figure.config.displayModeBar) { figure.config.displayModeBar = "hover"; }
     target.dataset.narrow = String(narrow);
     target.style.minHeight = figure.layout.height + "px";
     return window.Plotly.newPlot(target, figure).then(function () {
