@@ -124,7 +124,7 @@ def finished(notebook: str, key: str) -> bool:
     """Say whether this very run is finished and its executed notebook there."""
     folder = run_folder(notebook, key)
     record = read_run(folder)
-    return bool(record) and record["status"] == "finished" and (folder / "notebook.ipynb").is_file()
+    return bool(record) and record.get("status") == "finished" and (folder / "notebook.ipynb").is_file()
 
 
 def _git(*words: str) -> str | None:
