@@ -20,7 +20,7 @@ def main(dataset: str, config: str, commit: str) -> None:
 
         for row in load_dataset(dataset, config or None, revision=commit, split="train", streaming=True):
             if not isinstance(row["text"], str | None):
-                raise TypeError(f'"text" is a {type(row["text"]).__name__}, expected a string or null')
+                raise TypeError(f'"text" is of type {type(row["text"]).__name__}, expected a string or null')
             print(json.dumps(row["text"]))
     except BrokenPipeError:  # the reader has enough
         os._exit(0)

@@ -86,7 +86,9 @@ def _json_texts(path: Path) -> Iterator[str]:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f'{path}, line {number}: expected a JSON object with a field "text"') from None
         if not isinstance(text, str | None):
-            raise ValueError(f'{path}, line {number}: "text" is a {type(text).__name__}, expected a string or null')
+            raise ValueError(
+                f'{path}, line {number}: "text" is of type {type(text).__name__}, expected a string or null'
+            )
         yield text or ""
 
 

@@ -55,7 +55,7 @@ def test_null_rows_of_a_hub_text_are_left_out_and_do_not_end_it(hub, tmp_path):
 
 def test_a_hub_text_whose_rows_are_no_strings_is_given_up_by_name(hub, tmp_path):
     holding(hub, pd.DataFrame({"text": [["a"], ["b"]]}))
-    with pytest.raises(TextUnavailable, match=rf'{TEXT}.*"text" is a list, expected a string or null'):
+    with pytest.raises(TextUnavailable, match=rf'{TEXT}.*"text" is of type list, expected a string or null'):
         opened(tmp_path / "cache")
 
 

@@ -133,8 +133,8 @@ def test_a_manifest_that_names_files_outside_of_its_folder_or_of_other_names_is_
     "change",
     [
         {"width": "4"}, {"width": -4}, {"context_size": 0}, {"held_out_share": None}, {"held_out_share": 2},
-        {"shards": 3}, {"shards": [1]}, {"shards": [{"file": "acts-00000.safetensors"}]}, {"tokens": None}, {"shards": {"file": 1}},
-        {"format": ["x" * 10**6]},
+        {"shards": 3}, {"shards": [1]}, {"shards": [{"file": "acts-00000.safetensors"}]}, {"tokens": None},
+        {"shards": {"file": 1}}, {"format": ["x" * 10**6]},
     ],
 )  # fmt: skip
 def test_a_manifest_of_the_wrong_kinds_of_values_is_refused_by_name(folder, change):

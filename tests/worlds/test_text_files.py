@@ -57,9 +57,9 @@ def test_null_texts_blank_lines_and_a_byte_order_mark_are_no_documents(tmp_path)
 
 
 BAD_TEXTS = [
-    ("a.jsonl", b'{"text": "a"}\n{"text": ["b"]}', 'a.jsonl, line 2: "text" is a list, expected a string or null'),
-    ("a.jsonl", b'{"text": "a"}\n{"text": 5}', 'line 2: "text" is a int'),
-    ("a.jsonl", b'{"text": "a"}\n\n{"text": false}', 'line 3: "text" is a bool'),
+    ("a.jsonl", b'{"text": "a"}\n{"text": ["b"]}', 'a.jsonl, line 2: "text" is of type list, expected a string'),
+    ("a.jsonl", b'{"text": "a"}\n{"text": 5}', 'line 2: "text" is of type int'),
+    ("a.jsonl", b'{"text": "a"}\n\n{"text": false}', 'line 3: "text" is of type bool'),
     ("a.jsonl", b'{"text": "a"}\nnot JSON', 'a.jsonl, line 2: expected a JSON object with a field "text"'),
     ("a.jsonl", b'{"text": "a"}\n"text"', "line 2: expected a JSON object"),
     ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, "line 2: expected a JSON object"),
