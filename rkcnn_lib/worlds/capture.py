@@ -19,7 +19,7 @@ from rkcnn_lib.worlds.capture_job import MIN_CONTEXTS, Job, pack_text, saved_tok
 from rkcnn_lib.worlds.forward import activations, contexts_at_once, own_layers
 from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.language import ModelFacts, check_layer, load_model, model_facts
-from rkcnn_lib.worlds.manifest import CAPTURE_VERSION
+from rkcnn_lib.worlds.manifest import FORMAT_VERSION
 from rkcnn_lib.worlds.packing import Packed
 from rkcnn_lib.worlds.shards import DTYPES, Target, check_room, locked
 from rkcnn_lib.worlds.store import ActivationStore
@@ -166,8 +166,8 @@ def capture_layers(
     held_out_share : float
         Share of documents held out, packed into contexts of their own.
     dtype : {"float16", "bfloat16"}
-        On disk. Activations beyond float16's range (65504), or too small for it in a dimension, switch a store to
-        bfloat16, and the manifest says so.
+        On disk. A dimension whose values are beyond float16's range (65504), or too small for it, is stored at a
+        scale of its own.
     device : str or torch.device, optional
         See :func:`rkcnn_lib.worlds.language.pick_device`.
     batch_size : int, optional
@@ -209,7 +209,7 @@ def capture_layers(
             common = {
                 "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
                 "context_size": context_size, "held_out_share": held_out_share, "dtype": dtype, "seed": seed,
-                "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": CAPTURE_VERSION,
+                "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": FORMAT_VERSION,
             }  # fmt: skip
             targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
             job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, held_out_share, batch_size)

@@ -14,14 +14,13 @@ from safetensors.torch import load_file
 from rkcnn_lib.files import read_json
 
 __all__ = [
-    "CAPTURE_VERSION", "FORMAT", "FORMAT_VERSION", "TOKENS_FILE", "CacheError", "check_size", "check_sum", "damaged",
+    "FORMAT", "FORMAT_VERSION", "TOKENS_FILE", "CacheError", "check_size", "check_sum", "damaged",
     "file_record", "load_checked", "load_tensors", "read_manifest", "shard_file",
 ]  # fmt: skip
 
-FORMAT, FORMAT_VERSION = "rkcnn-activations", 1
-# In the key of every capture. 2: null is no document, equal texts share a split whatever the white space at their
-# ends, and dimensions too small for float16 are kept.
-CAPTURE_VERSION = 2
+# The version is in every key. 2: shards have scales; null is no document; white space at the ends of a text does not
+# decide its split.
+FORMAT, FORMAT_VERSION = "rkcnn-activations", 2
 TOKENS_FILE = "tokens.safetensors"
 
 

@@ -11,13 +11,12 @@ import hashlib
 import json
 import re
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rkcnn_lib.files import alone_at, give_name, plain, read_json, write_json, write_whole
 from rkcnn_lib.worlds.hooks import hook_name, hook_width
@@ -42,7 +41,7 @@ class Target:
         name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).lstrip(".-")[:NAME_LENGTH] or "model"
         self.key = f"{name}-{layer}-{hook}-{digest}"
         self.folder, self.partial = root / self.key, root / f"{self.key}.partial"
-        self.dtype, self.widened, self.shards = common["dtype"], "", []
+        self.dtype, self.shards = DTYPES[common["dtype"]], []
 
     @property
     def is_whole(self) -> bool:
@@ -65,7 +64,7 @@ class Target:
             state = read_json(noted if noted.is_file() else self.partial / "manifest.json")
             whole = [s for s in state["shards"] if (self.partial / s["file"]).stat().st_size == s["bytes"]]
             if state["inputs"] == self.inputs and len(whole) == len(state["shards"]):
-                self.dtype, self.widened, self.shards = state["dtype"], state["widened"], whole
+                self.shards = whole
         except (OSError, ValueError, KeyError, TypeError):
             self.shards = []
 
@@ -75,56 +74,41 @@ class Target:
             return
         if not torch.isfinite(acts).all():
             raise ValueError(f"{self.name}: activations that are not finite, in shard {number}")
-        if self.dtype == "float16" and (lost := lost_in_float16(acts)).any():
-            self._widen(acts, lost)
-        self.shards.append(self._save(number, acts.to(DTYPES[self.dtype])))
-        self._note()
-
-    def _widen(self, acts: torch.Tensor, lost: torch.Tensor) -> None:
-        """Go on in bfloat16, whose range is float32's; what is written already is converted."""
-        first = int(lost.nonzero()[0])
-        self.dtype, self.widened = "bfloat16", (
-            f"float16 does not hold the values of {int(lost.sum())} of {self.width} dimensions, such as {first} "
-            f"(largest {acts[:, first].abs().max():.1e}): kept as bfloat16"
-        )  # fmt: skip
-        warnings.warn(f"{self.name}: {self.widened}", stacklevel=2)
-        for i, record in enumerate(self.shards):
-            acts = load_file(self.partial / record["file"])["acts"].to(torch.bfloat16)
-            self.shards[i] = self._save(i, acts)
-        self._note()
-
-    def _save(self, number: int, acts: torch.Tensor) -> dict[str, Any]:
-        path = self.partial / shard_file(number)
-        write_whole(path, lambda new: save_file({"acts": acts.contiguous()}, new))
-        return file_record(path, rows=len(acts))
+        scale, path = column_scales(acts, self.dtype), self.partial / shard_file(number)
+        tensors = {"acts": (acts / scale).to(self.dtype).contiguous(), "scale": scale}
+        write_whole(path, lambda new: save_file(tensors, new))
+        self.shards.append(file_record(path, rows=len(acts)))
+        write_json(self.partial / "progress.json", self._state)
 
     @property
     def _state(self) -> dict[str, Any]:
-        return {"inputs": self.inputs, "dtype": self.dtype, "widened": self.widened, "shards": self.shards}
-
-    def _note(self) -> None:
-        write_json(self.partial / "progress.json", self._state)
+        return {"inputs": self.inputs, "shards": self.shards}
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest and give the folder its name."""
         manifest = manifest | self._state | {
             "key": self.key, "hook": self.hook, "hook_name": self.name, "layer": self.layer, "width": self.width,
-            "tokens": file_record(self.partial / TOKENS_FILE),
-            "notes": [*manifest["notes"], *filter(None, [self.widened])],
+            "dtype": self.inputs["dtype"], "tokens": file_record(self.partial / TOKENS_FILE),
         }  # fmt: skip
         write_json(self.partial / "manifest.json", manifest)
         (self.partial / "progress.json").unlink(missing_ok=True)  # a capture killed here goes on by the manifest
         give_name(self.partial, self.folder)
 
 
-def lost_in_float16(acts: torch.Tensor) -> torch.Tensor:
-    """Return the dimensions that float16 keeps worse than bfloat16 would, (d,) bool, for (n, d) activations.
+def column_scales(acts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what to divide each dimension of (n, d) activations by so that ``dtype`` holds it, (d,) float32.
 
-    Beyond 65504 a value is lost, below 6e-5 its digits are, one by one, and at 3e-8 all of them. A dimension is lost
-    if rounding takes more of its values, in sum, than bfloat16 takes at worst: 2^-9.
+    It is 1 but for a dimension that float16 does not hold as it is: values beyond 65504 are lost, of values below 6e-5
+    the digits are, and below 3e-8 all. A dimension counts as such if rounding takes more of its values, in sum, than
+    float16 takes at worst of one that is neither (2^-11). It is given the power of two that brings its largest value to
+    2^14 or more, which changes no digit.
     """
-    taken = (acts - acts.half().float()).abs().sum(0)
-    return ~(taken <= 2**-9 * acts.abs().sum(0))
+    if dtype != torch.float16:  # bfloat16 has the range of float32
+        return torch.ones(acts.shape[1])
+    largest, taken = acts.abs().amax(0), (acts - acts.to(dtype).float()).abs().sum(0)
+    is_held = (taken <= 2**-11 * acts.abs().sum(0)) & (largest <= torch.finfo(dtype).max)
+    exponent = torch.frexp(largest).exponent - 15
+    return torch.where(is_held, 1.0, torch.ldexp(torch.ones_like(largest), exponent.clamp(-126, 127)))
 
 
 def check_room(missing: list[Target], n_tokens: int) -> None:

@@ -1,7 +1,8 @@
 """Sharded activation cache on disk, the same interface over a tensor in memory, and the splits of both.
 
-A store is a folder: ``acts-00000.safetensors`` ... (rows in token order), ``tokens.safetensors`` (for each row
-its token, document, position and whether it counts) and ``manifest.json``, written last. Shards are memory-mapped
+A store is a folder: ``acts-00000.safetensors`` ... (rows in token order, each dimension to be multiplied by its
+scale), ``tokens.safetensors`` (for each row its token, document, position and whether it counts) and
+``manifest.json``, written last. Shards are memory-mapped
 and a shard's checksum is compared when it is first read, so damage is an error and never a number.
 """
 
@@ -215,7 +216,7 @@ class ActivationStore(Store):
         for record in self.manifest["shards"]:
             check_size(self.folder, record)
         self._starts = np.cumsum([0, *(record["rows"] for record in self.manifest["shards"])])
-        self._shards: dict[int, torch.Tensor] = {}
+        self._shards: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         columns = [c.numpy() for c in load_checked(self.folder, self.manifest["tokens"], COLUMNS)]
         self.tokens, self.positions, self.document_ids, mask, self.document_hashes = columns
         self.mask = mask.astype(bool)
@@ -247,17 +248,18 @@ class ActivationStore(Store):
         for shard in np.unique(shard_of):
             here = np.flatnonzero(shard_of == shard)
             local = torch.from_numpy(rows[here] - self._starts[shard])
-            out[torch.from_numpy(here)] = self._shard(int(shard))[local].float()
+            acts, scale = self._shard(int(shard))
+            out[torch.from_numpy(here)] = acts[local].float() * scale
         return out
 
-    def _shard(self, number: int) -> torch.Tensor:
-        """Map a shard into memory; compare its checksum the first time."""
+    def _shard(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map a shard's values and scales into memory; compare its checksum the first time."""
         if number not in self._shards:
             record = self.manifest["shards"][number]
-            (acts,) = load_checked(self.folder, record, ["acts"])
-            if acts.shape != (record["rows"], self.d_in):
+            acts, scale = load_checked(self.folder, record, ("acts", "scale"))
+            if acts.shape != (record["rows"], self.d_in) or scale.shape != (self.d_in,):
                 raise damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
-            self._shards[number] = acts
+            self._shards[number] = acts, scale
         return self._shards[number]
 
 

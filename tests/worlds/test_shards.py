@@ -13,73 +13,48 @@ import numpy as np
 import pytest
 import torch
 
-from rkcnn_lib.worlds import CacheError, capture_job, load_model, model_facts, open_or_capture
-from tests.worlds.tiny import CONTEXT, N, hugging_face, source_that_must_not_open, tiny_model
+from rkcnn_lib.worlds import CacheError, model_facts, open_or_capture
+from tests.worlds.tiny import CONTEXT, N, hugging_face, source_that_must_not_open
 
 capture_module = sys.modules["rkcnn_lib.worlds.capture"]
 shards_module = sys.modules["rkcnn_lib.worlds.shards"]
 
 
+@pytest.mark.parametrize("factor", [1e8, 1e-6, 1e-30])  # on values around 0.02
 @pytest.mark.parametrize("late", [False, True])
-def test_values_beyond_float16_are_kept_in_bfloat16_never_as_infinity(home, options, tmp_path, monkeypatch, late):
-    folder = tiny_model(tmp_path / "loud", scale=1e8)
-    lm = load_model(folder, device="cpu")
-    if late:  # the first two shards are quiet and already on disk in float16
-        real, calls = capture_module.activations, []
-
-        def quiet_at_first(lm, ids, names):
-            calls.append(1)
-            return {k: v * (1e-5 if len(calls) <= 6 else 1) for k, v in real(lm, ids, names).items()}
-
-        monkeypatch.setattr(capture_module, "activations", quiet_at_first)
-    with pytest.warns(UserWarning, match="float16 does not hold the values of 32 of 32 dimensions"):
-        store = open_or_capture(folder, 1, "mlp_out", N, **options | {"lm": lm})
-    store.verify()
-    acts = store[0:N]
-    assert torch.isfinite(acts).all() and acts.abs().max() > 65504
-    assert store.manifest["dtype"] == "bfloat16" and "bfloat16" in store.manifest["notes"][-1]
-    ids = torch.from_numpy(store.tokens.reshape(-1, CONTEXT))
-    expected = hugging_face(folder, ids, 1)["mlp_out"].flatten(0, 1)
-    scale = torch.where(torch.arange(N) < 1280, 1e-5, 1.0)[:, None] if late else 1.0
-    error = (acts - expected * scale).norm(dim=1) / (expected * scale).norm(dim=1)
-    assert error.max() < 5e-3  # bfloat16 has 8 significant bits
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_a_dimension_too_small_for_float16_is_kept_in_bfloat16_and_said(home, options, tmp_path, monkeypatch, late):
-    """Also if it becomes so after two shards are on disk in float16, and if the capture is killed in between."""
+def test_a_dimension_that_float16_does_not_hold_is_stored_at_a_scale_of_its_own(
+    home, options, monkeypatch, factor, late
+):
+    """Also one that is so after two shards only."""
     real, calls, scale = capture_module.activations, [], torch.ones(32)
-    scale[5] = 1e-6  # of values around 0.02
+    scale[5] = factor
 
-    def quiet(lm, ids, names):
+    def scaled(lm, ids, names):
         calls.append(1)
         return {k: v * (1 if late and len(calls) <= 6 else scale) for k, v in real(lm, ids, names).items()}
 
-    monkeypatch.setattr(capture_module, "activations", quiet)
-    monkeypatch.setattr(shards_module, "give_name", killed)
-    said = (
-        r"float16 does not hold the values of 1 of 32 dimensions, such as 5 \(largest \d\.\de-0[78]\): kept as bfloat16"
-    )
-    with pytest.warns(UserWarning, match=said), pytest.raises(KeyboardInterrupt):
-        open_or_capture(home[1], 1, "mlp_out", N, **options)
-    monkeypatch.undo()
-    monkeypatch.setattr(capture_job, "SHARD_TOKENS", 640)
+    monkeypatch.setattr(capture_module, "activations", scaled)
     store = open_or_capture(home[1], 1, "mlp_out", N, **options)
     store.verify()
-    assert store.manifest["dtype"] == "bfloat16" and re.search(said, store.manifest["notes"][-1])
     ids = torch.from_numpy(store.tokens.reshape(-1, CONTEXT))
     expected = hugging_face(home[1], ids, 1)["mlp_out"].flatten(0, 1)
     expected[1280 if late else 0 :] *= scale
-    assert 0 < expected[1280:, 5].abs().max() < 1e-6
-    error = (store[0:N] - expected).norm(dim=0) / expected.norm(dim=0)
-    assert error.max() < 2**-8
+    acts, largest = store[0:N], expected.abs().amax(0)
+    error = ((acts - expected) / largest).norm(dim=0) / (expected / largest).norm(dim=0)
+    assert torch.isfinite(acts).all() and error.max() < 2**-11
+    assert acts[1280:, 5].abs().max() == pytest.approx(expected[1280:, 5].abs().max().item(), rel=2**-11)
 
 
-def test_what_float16_loses_is_told_by_dimension():
-    rows = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
-    rows *= torch.tensor([1.0, 1e-3, 1e-7, 1e-25, 0.0, 1e5, 1e30, 1.0])
-    rows[1:, 7] = 1e-9  # little of this dimension's content
-    assert shards_module.lost_in_float16(rows).tolist() == [False, False, True, True, False, True, True, False]
+def test_only_what_float16_does_not_hold_has_a_scale_and_it_is_a_power_of_two():
+    rows = torch.randn(100, 9, generator=torch.Generator().manual_seed(0))
+    rows *= torch.tensor([1.0, 1e-2, 1e-5, 1e-7, 1e-37, 0.0, 1e5, 1e37, 1.0])
+    rows[1:, 8] = 1e-9  # little of this dimension's content
+    scale = shards_module.column_scales(rows, torch.float16)
+    assert (scale == 1).tolist() == [True, True, False, False, False, True, False, False, True]
+    assert (torch.frexp(scale).mantissa == 0.5).all()
+    largest = (rows / scale).abs().amax(0)
+    assert ((largest >= 2**14) & (largest < 2**15))[[2, 3, 6, 7]].all() and 1 < largest[4] < 2**15
+    assert (shards_module.column_scales(rows, torch.bfloat16) == 1).all()
 
 
 def killed(*_):

@@ -23,13 +23,14 @@ def memory():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A store of 3 shards, written by hand: row i holds i in every column; contexts of 8, a document each."""
+    """A store of 3 shards, by hand: row i holds i, in the last column 1e-6 i; contexts of 8, a document each."""
     n, size = 1920, 8  # float16 counts exactly up to 2048
     values = torch.arange(float(n))[:, None].repeat(1, 4).half()
     shards = []
     for i in range(3):
         path = tmp_path / f"acts-{i:05d}.safetensors"
-        save_file({"acts": values[i * 640 : (i + 1) * 640].contiguous()}, path)
+        scale = torch.tensor([1.0, 1.0, 1.0, 1e-6])
+        save_file({"acts": values[i * 640 : (i + 1) * 640].contiguous(), "scale": scale}, path)
         shards.append(file_record(path, rows=640))
     positions = torch.arange(n, dtype=torch.int32) % size
     hashes = torch.tensor([document_hash(str(i)) for i in range(n // size)])
@@ -39,7 +40,7 @@ def folder(tmp_path):
     }  # fmt: skip
     save_file(columns, tmp_path / "tokens.safetensors")
     manifest = {
-        "format": "rkcnn-activations", "version": 1, "key": "k", "width": 4, "context_size": size, "shards": shards,
+        "format": "rkcnn-activations", "version": 2, "key": "k", "width": 4, "context_size": size, "shards": shards,
         "held_out_share": 0.1, "tokens": file_record(tmp_path / "tokens.safetensors"),
     }  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -52,7 +53,7 @@ def test_rows_come_back_in_the_order_asked_across_shards(folder):
     assert len(store) == 1920 and store.d_in == 4
     rows = np.array([1919, 0, 640, 639, 1280, 5, 5])
     assert torch.equal(store[rows][:, 0], torch.from_numpy(rows).float())
-    assert torch.equal(store[635:645][:, 3], torch.arange(635.0, 645.0)) and store[3].shape == (4,)
+    assert torch.equal(store[635:645][:, 3], torch.arange(635.0, 645.0) * 1e-6) and store[3].shape == (4,)
     assert store[0:2].dtype == torch.float32
     assert torch.equal(store[-3], store[1917]) and torch.equal(store[-3:], store[1917:]) and not len(store[5:2])
 
@@ -101,9 +102,9 @@ def test_damage_is_found_and_named(folder, damage, file):
     [
         "[]",
         "{",
-        '{"format": "other", "version": 1}',
+        '{"format": "other", "version": 2}',
         '{"format": "rkcnn-activations", "version": 99}',
-        '{"format": "rkcnn-activations", "version": 1}',
+        '{"format": "rkcnn-activations", "version": 2}',
     ],
 )
 def test_a_foreign_manifest_is_refused(folder, text):
