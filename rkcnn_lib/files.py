@@ -138,7 +138,7 @@ def remove_folder(folder: Path) -> None:
     """Remove a folder: it loses its name first, so that half a folder never stands under it."""
     gone = _unfinished(folder)
     folder.rename(gone)
-    shutil.rmtree(gone)
+    gone.unlink() if gone.is_symlink() else shutil.rmtree(gone)
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def _check_text(p: Any, facts: ModelFacts) -> None:
         path = Path(p.text).expanduser()
         known = "no such file (give a .txt, .jsonl or .parquet file, or 'atlas')"
         require(path.suffix in (".txt", ".jsonl", ".parquet") and path.is_file(), p, "text", known)
-        getattr(text, "check_text", str)(p.text)
+        text.check_text(p.text)
 
 
 def _widths(p: Any, facts: ModelFacts | None) -> list[int]:

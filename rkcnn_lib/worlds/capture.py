@@ -168,7 +168,8 @@ def capture_layers(
     held_out_share : float
         Share of documents held out, packed into contexts of their own.
     dtype : {"float16", "bfloat16"}
-        On disk. Activations beyond float16's range (65504) switch a store to bfloat16, and the manifest says so.
+        On disk. A dimension whose values are beyond float16's range (65504), or too small for it, is stored at a
+        scale of its own.
     device : str or torch.device, optional
         See :func:`rkcnn_lib.worlds.language.pick_device`.
     batch_size : int, optional

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import datetime
 import warnings
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rkcnn_lib.files import write_whole
 from rkcnn_lib.tensors import asked, first_position, rows_that_count
 from rkcnn_lib.worlds.forward import contexts_at_once
 from rkcnn_lib.worlds.language import ModelFacts, bos_token_id
-from rkcnn_lib.worlds.manifest import FORMAT, FORMAT_VERSION
-from rkcnn_lib.worlds.packing import Packed, pack, tokenize
+from rkcnn_lib.worlds.manifest import FORMAT, FORMAT_VERSION, TOKENS_FILE, load_tensors
+from rkcnn_lib.worlds.packing import Packed, pack, tokenize, without_halves
 from rkcnn_lib.worlds.shards import Target
 from rkcnn_lib.worlds.text import TextSource
 
@@ -59,17 +60,16 @@ def pack_text(
     """Return the packed text and which of its rows count; read it back if an interrupted pass left it."""
     bos = bos_token_id(lm)
     if stream is None:
-        saved = load_file(saved_tokens(missing))
+        path, names = saved_tokens(missing), ("tokens", "document_ids", "document_hashes", "held_out", "halves")
+        tokens, owners, hashes, held_out, halves = (c.numpy() for c in load_tensors(path.parent, path.name, names))
         shape = (-1, job.context_size)
-        held_out = saved["held_out"].numpy().astype(bool)
-        packed = Packed(
-            saved["tokens"].numpy().reshape(shape), saved["document_ids"].numpy().reshape(shape),
-            saved["document_hashes"].numpy(), held_out,
-        )  # fmt: skip
+        packed = Packed(tokens.reshape(shape), owners.reshape(shape), hashes, held_out.astype(bool), int(halves[0]))
     else:
-        documents = tokenize(stream, lm.tokenizer, lm.cfg.d_vocab)
+        count: Counter[str] = Counter()
+        documents = tokenize(without_halves(stream, count), lm.tokenizer, lm.cfg.d_vocab)
         n_contexts = job.n_tokens // job.context_size
         packed = pack(documents, n_contexts, job.context_size, bos, job.held_out_share, job.source.continued)
+        packed = replace(packed, halves=count["halves"])
     if len(packed.tokens) < MIN_CONTEXTS or not packed.held_out.any() or packed.held_out.all():
         raise ValueError(
             f"{job.source.name}: {len(packed.document_hashes)} documents, {len(packed.tokens)} contexts, of which "
@@ -78,7 +78,7 @@ def pack_text(
     mask = rows_that_count(lm, torch.from_numpy(packed.tokens)).numpy()
     columns = _columns(packed, mask)
     for target in missing:
-        write_whole(target.partial / "tokens.safetensors", lambda new: save_file(columns, new))
+        write_whole(target.partial / TOKENS_FILE, lambda new: save_file(columns, new))
     return packed, mask
 
 
@@ -88,18 +88,22 @@ def _columns(packed: Packed, mask: np.ndarray) -> dict[str, torch.Tensor]:
         "tokens": packed.tokens.reshape(-1), "document_ids": packed.document_ids.reshape(-1),
         "positions": np.tile(np.arange(size, dtype=np.int32), n_contexts), "mask": mask.reshape(-1).astype(np.uint8),
         "document_hashes": packed.document_hashes, "held_out": packed.held_out.astype(np.uint8),
+        "halves": np.array([packed.halves]),
     }  # fmt: skip
     return {name: torch.from_numpy(column) for name, column in columns.items()}
 
 
 def saved_tokens(missing: list[Target]) -> Path | None:
     """Return the text an interrupted pass left, if any: it is the same for all targets of a pass."""
-    return next((p for t in missing if (p := t.partial / "tokens.safetensors").is_file()), None)
+    return next((p for t in missing if (p := t.partial / TOKENS_FILE).is_file()), None)
 
 
 def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: TransformerBridge) -> dict[str, Any]:
     """Return what the manifests of all targets say alike."""
     facts, notes = job.facts, []
+    if packed.halves:
+        notes.append(f"{packed.halves:,} lone halves of surrogate pairs in the text were read as U+FFFD")
+        warnings.warn(f"{job.source.name}: {notes[-1]}", stacklevel=2)
     if packed.tokens.size < job.n_tokens - job.n_tokens % job.context_size:
         notes.append(f"the text ended after {packed.tokens.size} of the {job.n_tokens} tokens asked for")
         warnings.warn(f"{job.source.name}: {notes[-1]}", stacklevel=2)

@@ -2,9 +2,9 @@
 
     python -P hub_rows.py DATASET CONFIGURATION COMMIT
 
-One JSON string a row, the training split in order, as streamed; last ``{"end": null}``, or ``{"end": "what went
-wrong"}``. A process, because a stream that hangs can then be ended: threads of `datasets` and pyarrow that still wait
-when an interpreter exits abort it.
+One JSON string (or null) a row, the training split in order, as streamed; last ``{"end": null}``, or
+``{"end": "what went wrong"}``. A process, because a stream that hangs can then be ended: threads of `datasets` and
+pyarrow that still wait when an interpreter exits abort it.
 """
 
 import json
@@ -19,6 +19,8 @@ def main(dataset: str, config: str, commit: str) -> None:
         from datasets import load_dataset
 
         for row in load_dataset(dataset, config or None, revision=commit, split="train", streaming=True):
+            if not isinstance(row["text"], str | None):
+                raise TypeError(f'"text" is of type {type(row["text"]).__name__}, expected a string or null')
             print(json.dumps(row["text"]))
     except BrokenPipeError:  # the reader has enough
         os._exit(0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -12,9 +14,18 @@ import numpy as np
 from rkcnn_lib.worlds.splits import document_hash, is_held_out
 from rkcnn_lib.worlds.text import Document
 
-__all__ = ["Packed", "pack", "tokenize"]
+__all__ = ["Packed", "pack", "tokenize", "without_halves"]
 
 TOKENIZE_BATCH = 256
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can hold one alone, UTF-8 and tokenizers cannot
+
+
+def without_halves(documents: Iterable[Document], count: Counter[str]) -> Iterator[Document]:
+    """Yield documents with U+FFFD for every lone half of a surrogate pair, added up in ``count["halves"]``."""
+    for document in documents:
+        text, n = HALF.subn("\ufffd", document.text)
+        count["halves"] += n
+        yield replace(document, text=text) if n else document
 
 
 def tokenize(documents: Iterable[Document], tokenizer: Any, vocab_size: int) -> Iterator[tuple[list[int], int]]:
@@ -49,12 +60,15 @@ class Packed:
     document_hashes : (n_documents,) int64 array
     held_out : (n_contexts,) bool array
         Contexts of held-out documents, which never share a context with others.
+    halves : int
+        Lone halves of surrogate pairs that were read as U+FFFD.
     """
 
     tokens: np.ndarray
     document_ids: np.ndarray
     document_hashes: np.ndarray
     held_out: np.ndarray
+    halves: int = 0
 
 
 def pack(

@@ -11,22 +11,22 @@ import hashlib
 import json
 import re
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from rkcnn_lib.files import alone_at, give_name, read_json, write_json, write_whole
+from rkcnn_lib.files import alone_at, give_name, plain, read_json, write_json, write_whole
 from rkcnn_lib.worlds.hooks import hook_name, hook_width
 from rkcnn_lib.worlds.language import ModelFacts
-from rkcnn_lib.worlds.manifest import CacheError, file_record
+from rkcnn_lib.worlds.manifest import TOKENS_FILE, CacheError, file_record, shard_file
 from rkcnn_lib.worlds.store import ActivationStore
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 LOCK_SECONDS = 6 * 3600
+NAME_LENGTH = 100  # of a model's name in the key; what tells captures apart is the digest after it
 
 
 class Target:
@@ -36,11 +36,12 @@ class Target:
         self.layer, self.hook, self.name = layer, hook, hook_name(hook, layer)
         self.width = hook_width(facts, hook)
         self.inputs = {**common, "layer": layer, "hook": hook}
-        digest = hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()[:16]
-        plain = re.sub(r"[^\w.-]+", "-", Path(facts.name).name if facts.source == "folder" else facts.name)
-        self.key = f"{plain}-{layer}-{hook}-{digest}"
+        digest = hashlib.sha256(json.dumps(self.inputs, sort_keys=True, default=plain).encode()).hexdigest()[:16]
+        name = Path(facts.name).name if facts.source == "folder" else facts.name
+        name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).lstrip(".-")[:NAME_LENGTH] or "model"
+        self.key = f"{name}-{layer}-{hook}-{digest}"
         self.folder, self.partial = root / self.key, root / f"{self.key}.partial"
-        self.dtype, self.shards = common["dtype"], []
+        self.dtype, self.shards = DTYPES[common["dtype"]], []
 
     @property
     def is_whole(self) -> bool:
@@ -58,11 +59,12 @@ class Target:
 
     def resume(self) -> None:
         """Find out which shards are whole; start afresh if what is there cannot be used."""
+        noted = self.partial / "progress.json"
         try:
-            state = read_json(self.partial / "progress.json")
+            state = read_json(noted if noted.is_file() else self.partial / "manifest.json")
             whole = [s for s in state["shards"] if (self.partial / s["file"]).stat().st_size == s["bytes"]]
             if state["inputs"] == self.inputs and len(whole) == len(state["shards"]):
-                self.dtype, self.shards = state["dtype"], whole
+                self.shards = whole
         except (OSError, ValueError, KeyError, TypeError):
             self.shards = []
 
@@ -72,41 +74,41 @@ class Target:
             return
         if not torch.isfinite(acts).all():
             raise ValueError(f"{self.name}: activations that are not finite, in shard {number}")
-        if self.dtype == "float16" and acts.abs().max() > torch.finfo(torch.float16).max:
-            self._widen()
-        self.shards.append(self._save(number, acts.to(DTYPES[self.dtype])))
-        self._note()
+        scale, path = column_scales(acts, self.dtype), self.partial / shard_file(number)
+        tensors = {"acts": (acts / scale).to(self.dtype).contiguous(), "scale": scale}
+        write_whole(path, lambda new: save_file(tensors, new))
+        self.shards.append(file_record(path, rows=len(acts)))
+        write_json(self.partial / "progress.json", self._state)
 
-    def _widen(self) -> None:
-        """Go on in bfloat16, whose range is float32's; what is written already is converted."""
-        warnings.warn(f"{self.name}: activations beyond float16's range, kept as bfloat16", stacklevel=2)
-        self.dtype = "bfloat16"
-        for i, record in enumerate(self.shards):
-            acts = load_file(self.partial / record["file"])["acts"].to(torch.bfloat16)
-            self.shards[i] = self._save(i, acts)
-        self._note()
-
-    def _save(self, number: int, acts: torch.Tensor) -> dict[str, Any]:
-        path = self.partial / f"acts-{number:05d}.safetensors"
-        write_whole(path, lambda new: save_file({"acts": acts.contiguous()}, new))
-        return file_record(path, rows=len(acts))
-
-    def _note(self) -> None:
-        state = {"inputs": self.inputs, "dtype": self.dtype, "shards": self.shards}
-        write_json(self.partial / "progress.json", state)
+    @property
+    def _state(self) -> dict[str, Any]:
+        return {"inputs": self.inputs, "shards": self.shards}
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest and give the folder its name."""
-        manifest = manifest | {
-            "key": self.key, "inputs": self.inputs, "hook": self.hook, "hook_name": self.name, "layer": self.layer,
-            "width": self.width, "dtype": self.dtype, "shards": self.shards,
-            "tokens": file_record(self.partial / "tokens.safetensors"),
+        manifest = manifest | self._state | {
+            "key": self.key, "hook": self.hook, "hook_name": self.name, "layer": self.layer, "width": self.width,
+            "dtype": self.inputs["dtype"], "tokens": file_record(self.partial / TOKENS_FILE),
         }  # fmt: skip
-        if self.dtype != self.inputs["dtype"]:
-            manifest["notes"] = [*manifest["notes"], "activations beyond float16's range: kept as bfloat16"]
         write_json(self.partial / "manifest.json", manifest)
+        (self.partial / "progress.json").unlink(missing_ok=True)  # a capture killed here goes on by the manifest
         give_name(self.partial, self.folder)
-        (self.folder / "progress.json").unlink(missing_ok=True)  # last: until then a killed capture goes on by it
+
+
+def column_scales(acts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what to divide each dimension of (n, d) activations by so that ``dtype`` holds it, (d,) float32.
+
+    It is 1 but for a dimension that float16 does not hold as it is: values beyond 65504 are lost, of values below 6e-5
+    the digits are, and below 3e-8 all. A dimension counts as such if rounding takes more of its values, in sum, than
+    float16 takes at worst of one that is neither (2^-11). It is given the power of two that brings its largest value to
+    2^14 or more, which changes no digit.
+    """
+    if dtype != torch.float16:  # bfloat16 has the range of float32
+        return torch.ones(acts.shape[1])
+    largest, taken = acts.abs().amax(0), (acts - acts.to(dtype).float()).abs().sum(0)
+    is_held = (taken <= 2**-11 * acts.abs().sum(0)) & (largest <= torch.finfo(dtype).max)
+    exponent = torch.frexp(largest).exponent - 15
+    return torch.where(is_held, 1.0, torch.ldexp(torch.ones_like(largest), exponent.clamp(-126, 127)))
 
 
 def check_room(missing: list[Target], n_tokens: int) -> None:

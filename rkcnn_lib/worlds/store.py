@@ -1,7 +1,8 @@
 """Sharded activation cache on disk, the same interface over a tensor in memory, and the splits of both.
 
-A store is a folder: ``acts-00000.safetensors`` ... (rows in token order), ``tokens.safetensors`` (for each row
-its token, document, position and whether it counts) and ``manifest.json``, written last. Shards are memory-mapped
+A store is a folder: ``acts-00000.safetensors`` ... (rows in token order, each dimension to be multiplied by its
+scale), ``tokens.safetensors`` (for each row its token, document, position and whether it counts) and
+``manifest.json``, written last. Shards are memory-mapped
 and a shard's checksum is compared when it is first read, so damage is an error and never a number.
 """
 
@@ -22,6 +23,8 @@ from rkcnn_lib.worlds.manifest import CacheError, check_size, check_sum, damaged
 from rkcnn_lib.worlds.splits import SPLITS, document_hash, split_of
 
 __all__ = ["SPLITS", "ActivationStore", "MemoryStore", "document_hash", "split_of"]
+
+COLUMNS = ("tokens", "positions", "document_ids", "mask", "document_hashes")  # the first four: one value a row
 
 
 class Store(ABC):
@@ -68,10 +71,21 @@ class Store(ABC):
 
     def __getitem__(self, index: slice | int | np.ndarray) -> torch.Tensor:
         if isinstance(index, int | np.integer):
-            return self.take(np.arange(len(self))[index : index + 1 or None])[0]
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"row {index} asked of {len(self)}")
+            return self.take(np.array([int(index) % len(self)]))[0]
         if isinstance(index, torch.Tensor):
             index = index.numpy()
         return self.take(np.arange(len(self))[index])
+
+    def _checked(self, rows: np.ndarray) -> np.ndarray:
+        """Return row numbers as int64; IndexError unless they are (n,) integers from 0 to len(self) - 1."""
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise IndexError(f"rows: {rows.shape} {rows.dtype}, expected (n,) integers")
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)}")
+        return rows.astype(np.int64)
 
     def rows(self, split: str, seed: int = 0) -> np.ndarray:
         """Return the row numbers of a split in token order, without position 0 and special tokens.
@@ -134,6 +148,8 @@ class Store(ABC):
         rows = self.rows(split, seed)
         if not 1 <= batch_size <= len(rows):
             raise ValueError(f"batch_size = {batch_size}: split {split!r} has {len(rows)} rows, allowed are 1 to that")
+        if start < 0:
+            raise ValueError(f"start = {start}: expected at least 0")
         per_epoch = len(rows) // batch_size if epochs is None else -(-len(rows) // batch_size)
         return self._batches(rows, batch_size, seed, split, epochs, start, per_epoch)
 
@@ -197,19 +213,17 @@ class ActivationStore(Store):
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.d_in = self.manifest["width"]
-        shards = self.manifest["shards"]
-        for record in (*shards, self.manifest["tokens"]):
+        for record in self.manifest["shards"]:
             check_size(self.folder, record)
-        self._starts = np.cumsum([0, *(record["rows"] for record in shards)])
-        self._shards: dict[int, torch.Tensor] = {}
-        check_sum(self.folder, self.manifest["tokens"])
-        columns = load_checked(self.folder, self.manifest["tokens"])
-        self.tokens, self.positions, self.document_ids, self.document_hashes = (
-            columns[name].numpy() for name in ("tokens", "positions", "document_ids", "document_hashes")
-        )
-        self.mask = columns["mask"].numpy().astype(bool)
-        if len(self.tokens) != self._starts[-1]:
+        self._starts = np.cumsum([0, *(record["rows"] for record in self.manifest["shards"])])
+        self._shards: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        columns = [c.numpy() for c in load_checked(self.folder, self.manifest["tokens"], COLUMNS)]
+        self.tokens, self.positions, self.document_ids, mask, self.document_hashes = columns
+        self.mask = mask.astype(bool)
+        if any(len(column) != self._starts[-1] for column in columns[:-1]):
             raise damaged(self.folder, "manifest.json", "counts other rows than tokens.safetensors")
+        if not 0 <= self.document_ids.min() <= self.document_ids.max() < len(self.document_hashes):
+            raise damaged(self.folder, "tokens.safetensors", "holds rows of documents that it does not list")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the folder's name: a worker process opens the files itself, once."""
@@ -224,31 +238,28 @@ class ActivationStore(Store):
             At the first file that differs.
         """
         for record in (self.manifest["tokens"], *self.manifest["shards"]):
-            check_size(self.folder, record)
             check_sum(self.folder, record)
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
         """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
-        rows = np.asarray(rows, dtype=np.int64)
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)}")
+        rows = self._checked(rows)
         out = torch.empty(len(rows), self.d_in)
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
         for shard in np.unique(shard_of):
             here = np.flatnonzero(shard_of == shard)
             local = torch.from_numpy(rows[here] - self._starts[shard])
-            out[torch.from_numpy(here)] = self._shard(int(shard))[local].float()
+            acts, scale = self._shard(int(shard))
+            out[torch.from_numpy(here)] = acts[local].float() * scale
         return out
 
-    def _shard(self, number: int) -> torch.Tensor:
-        """Map a shard into memory; compare its checksum the first time."""
+    def _shard(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map a shard's values and scales into memory; compare its checksum the first time."""
         if number not in self._shards:
             record = self.manifest["shards"][number]
-            check_sum(self.folder, record)
-            acts = load_checked(self.folder, record)["acts"]
-            if acts.shape != (record["rows"], self.d_in):
+            acts, scale = load_checked(self.folder, record, ("acts", "scale"))
+            if acts.shape != (record["rows"], self.d_in) or scale.shape != (self.d_in,):
                 raise damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
-            self._shards[number] = acts
+            self._shards[number] = acts, scale
         return self._shards[number]
 
 
@@ -309,7 +320,7 @@ class MemoryStore(Store):
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
         """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
-        return self.X[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
+        return self.X[torch.from_numpy(self._checked(rows))]
 
 
 def _generator(seed: int, split: str, purpose: int | str) -> np.random.Generator:

@@ -12,18 +12,18 @@ import functools
 import hashlib
 import json
 import os
-import re
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from rkcnn_lib.worlds.hub import hub_problem, patiently, refusal
+from rkcnn_lib.worlds.text_files import by_heading, check_file, file_documents, local_file, said
 
-__all__ = ["Document", "TextSource", "TextUnavailable", "text_sources"]
+__all__ = ["Document", "TextSource", "TextUnavailable", "check_text", "text_sources"]
 
 # Dataset, configuration, revision, whether its rows are lines of a wikitext rather than documents.
 HUB_TEXTS = (
@@ -32,8 +32,6 @@ HUB_TEXTS = (
     ("Salesforce/wikitext", "wikitext-2-raw-v1", None, True),
 )
 WAYS_ON = "Ways on without the hub: a local file, `text: /path/file.txt` (or .jsonl, .parquet), or `text: atlas`."
-SUFFIXES = (".txt", ".jsonl", ".parquet")
-HEADING = re.compile(r"^ ?= [^=].* = *$")  # " = Title = " and not " = = Section = = "
 SILENT_SECONDS = 60.0  # without a byte from the hub's text, at its beginning or later: it is given up
 READER = Path(__file__).with_name("hub_rows.py")
 
@@ -89,9 +87,9 @@ def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource
         None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
         parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016),
         streamed. These three were tried against a stand-in of the hub and not the hub itself, for want of a
-        network. ``"atlas"``: atlas's generator. Else a local file: ``.txt``
+        network. ``"atlas"``: atlas's generator. Else a local file in UTF-8: ``.txt``
         (a document starts at a heading `` = Title = `` where there are such, else at a blank line), ``.jsonl``
-        (field ``text``) or ``.parquet`` (column ``text``).
+        (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
     model : str
         Atlas takes the generator's own token ids.
     seed : int
@@ -100,7 +98,7 @@ def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource
     Raises
     ------
     ValueError
-        If the text is none of these, or the file is not there.
+        If the text is none of these, or the file is not there or cannot be read.
     """
     if text in (None, "auto"):
         if model == "atlas":
@@ -109,67 +107,29 @@ def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource
         return [_hub(*entry, problem) for entry in HUB_TEXTS]
     if text == "atlas":
         return [_atlas(model, seed)]
-    path = Path(text).expanduser()
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"text = {text!r}: allowed are auto, atlas, or a file ending in {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise ValueError(f"text = {text!r}: there is no such file")
-    with path.open("rb") as file:
+    path = local_file(text)
+    with said(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return [TextSource(f"file: {path.name}", f"sha256:{digest}", functools.partial(_read, path))]
+    return [TextSource(f"file: {path.name}", f"sha256:{digest}", functools.partial(_open, path))]
 
 
-def _read(path: Path) -> Iterator[Document]:
-    """Read a local file's documents."""
-    if path.suffix == ".txt":
-        with path.open(encoding="utf-8") as file:
-            has_headings = any(HEADING.match(line.rstrip("\n")) for line in file)
-        with path.open(encoding="utf-8") as file:
-            yield from _by_heading(file) if has_headings else _by_blank_line(file)
-        return
-    for text in _texts(path):
-        if text.strip():
-            yield Document(text)
+def check_text(text: str | None) -> None:
+    """Read a local text up to its first words, so that one that cannot be read is refused before anything is computed.
+
+    The hub's texts and atlas's are left alone.
+
+    Raises
+    ------
+    ValueError
+        If there is no such text, or it cannot be read or is empty; names the file, and the line, column or byte.
+    """
+    if text not in (None, "auto", "atlas"):
+        check_file(local_file(text))
 
 
-def _texts(path: Path) -> Iterator[str]:
-    if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield str(json.loads(line)["text"])
-                except (ValueError, KeyError, TypeError):
-                    raise ValueError(f'{path}, line {number}: expected a JSON object with a field "text"') from None
-        return
-    from pyarrow import parquet
-
-    file = parquet.ParquetFile(path)
-    if "text" not in file.schema_arrow.names:
-        raise ValueError(f'{path}: expected a column "text", found {", ".join(file.schema_arrow.names)}')
-    for group in file.iter_batches(columns=["text"]):
-        yield from (text or "" for text in group.column("text").to_pylist())
-
-
-def _by_heading(lines: Iterable[str]) -> Iterator[Document]:
-    """Cut a wikitext into articles; what stands before the first heading is a document of its own."""
-    held: list[str] = []
-    for line in lines:
-        if HEADING.match(line.rstrip("\n")) and "".join(held).strip():
-            yield Document("".join(held))
-            held = []
-        held.append(line)
-    if "".join(held).strip():
-        yield Document("".join(held))
-
-
-def _by_blank_line(lines: Iterable[str]) -> Iterator[Document]:
-    held: list[str] = []
-    for line in chain(lines, [""]):
-        if line.strip():
-            held.append(line)
-        elif held:
-            yield Document("".join(held))
-            held = []
+def _open(path: Path) -> Iterator[Document]:
+    check_file(path)  # now, not with the first document: before the model is loaded
+    return map(Document, file_documents(path))
 
 
 def _hub(
@@ -212,7 +172,7 @@ def _commit(name: str, dataset: str, revision: str | None, problem: Callable[[],
 def _stream(name: str, dataset: str, config: str | None, commit: str, is_lines: bool) -> Iterator[Document]:
     """Open a hub dataset as a stream; its first document must come before the stream counts as silent."""
     texts = _rows(name, [dataset, config or "", commit])
-    documents = _by_heading(texts) if is_lines else (Document(text) for text in texts if text.strip())
+    documents = map(Document, by_heading(texts) if is_lines else filter(str.strip, texts))
     first = next(documents, None)
     if first is None:
         raise TextUnavailable(f"{name}: it holds no text")

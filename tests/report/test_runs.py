@@ -12,7 +12,7 @@ from rkcnn_lib.report.gates import earlier_gates
 from rkcnn_lib.report.params import ParameterError, defaults, read_parameter_file, resolve
 from rkcnn_lib.report.runs import ROOT, Check, GateFailed, run_folder, run_key, start_run
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
-from rkcnn_lib.worlds import ModelFacts, ModelUnavailable, text
+from rkcnn_lib.worlds import ModelFacts, ModelUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,6 @@ def test_what_the_model_the_text_or_the_memory_cannot_give_is_refused_before_a_k
             run_key(notebook, values)
 
 
-@pytest.mark.skipif(not hasattr(text, "check_text"), reason="texts are opened by worlds.text.check_text")
 @pytest.mark.parametrize("notebook", ["03_gpt2_cache", "04_sae_compare", "05_multilayer", "06_causal_checks"])
 def test_a_text_that_cannot_be_read_is_refused_before_a_kernel(notebook, small_machine):
     with pytest.raises(ParameterError, match=r"latin\.txt"):

@@ -1,8 +1,10 @@
-"""A stand-in hub with GPT-2 and a text set, and this process (and those it starts) turned to it."""
+"""A tiny model and its text; a stand-in hub with GPT-2 and a text set, and this process turned to it."""
 
 import pytest
 
+from rkcnn_lib.worlds import capture_job, forward, load_model
 from tests.worlds.stand_in_hub import TEXT, Repository, StandInHub, gpt2, openwebtext
+from tests.worlds.tiny import CONTEXT, small_text, tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +40,18 @@ def hub(hub_files, tmp_path, monkeypatch):
     monkeypatch.setattr("rkcnn_lib.worlds.hub.WAITS", (0.05, 0.05))
     yield hub
     hub.stop()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Folder, model, text and a store of the tiny model."""
+    root = tmp_path_factory.mktemp("capture")
+    folder = tiny_model(root / "tiny")
+    return root, folder, load_model(folder, device="cpu"), small_text(root / "text.txt")
+
+
+@pytest.fixture
+def options(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(capture_job, "SHARD_TOKENS", 640)  # five shards
+    monkeypatch.setattr(forward, "BATCH_TOKENS", {"cpu": 256})
+    return {"text": home[3], "root": tmp_path, "context_size": CONTEXT, "lm": home[2]}

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,9 +15,7 @@ from rkcnn_lib.worlds import (
     CacheError,
     TextUnavailable,
     capture,
-    capture_job,
     capture_layers,
-    forward,
     hook_name,
     hook_width,
     load_model,
@@ -27,42 +23,9 @@ from rkcnn_lib.worlds import (
     open_or_capture,
 )
 from rkcnn_lib.worlds.text import Document, TextSource
-from tests.worlds.tiny import small_text, tiny_model
+from tests.worlds.tiny import CONTEXT, N, hugging_face, small_text, source_that_must_not_open
 
 capture_module = sys.modules["rkcnn_lib.worlds.capture"]
-shards_module = sys.modules["rkcnn_lib.worlds.shards"]
-N, CONTEXT = 3200, 32
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Folder, model, text and a store of the tiny model."""
-    root = tmp_path_factory.mktemp("capture")
-    folder = tiny_model(root / "tiny")
-    return root, folder, load_model(folder, device="cpu"), small_text(root / "text.txt")
-
-
-@pytest.fixture
-def options(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(capture_job, "SHARD_TOKENS", 640)  # five shards
-    monkeypatch.setattr(forward, "BATCH_TOKENS", {"cpu": 256})
-    return {"text": home[3], "root": tmp_path, "context_size": CONTEXT, "lm": home[2]}
-
-
-def hugging_face(folder, ids, layer):
-    """What plain forward hooks on the Hugging Face model see, by our names."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    block, seen = model.transformer.h[layer], {}
-    first = lambda value: value[0] if isinstance(value, tuple) else value  # noqa: E731
-    block.register_forward_hook(lambda m, i, o: seen.update(resid_pre=first(i), resid_post=first(o)))
-    block.mlp.register_forward_hook(lambda m, i, o: seen.update(mlp_out=first(o)))
-    block.mlp.c_proj.register_forward_hook(lambda m, i, o: seen.update(mlp_post=first(i)))
-    block.attn.register_forward_hook(lambda m, i, o: seen.update(attn_out=first(o)))
-    with torch.no_grad():
-        model(ids)
-    return seen
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -192,11 +155,6 @@ def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home
     store.verify()
 
 
-def source_that_must_not_open(path):
-    (real,) = sys.modules["rkcnn_lib.worlds.text"].text_sources(path, "m")
-    return TextSource(real.name, real.identity, lambda: pytest.fail("read the text again"))
-
-
 def test_a_finished_cache_is_opened_without_the_model(home, options, monkeypatch):
     first = open_or_capture(home[1], 1, "mlp_out", N, **options)
     monkeypatch.setattr(capture_module, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
@@ -227,31 +185,6 @@ def test_a_manifest_of_another_capture_is_refused(home, options):
         open_or_capture(home[1], 0, "mlp_out", N, **options)
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_values_beyond_float16_are_kept_in_bfloat16_never_as_infinity(home, options, tmp_path, monkeypatch, late):
-    folder = tiny_model(tmp_path / "loud", scale=1e8)
-    lm = load_model(folder, device="cpu")
-    if late:  # the first two shards are quiet and already on disk in float16
-        real, calls = capture_module.activations, []
-
-        def quiet_at_first(lm, ids, names):
-            calls.append(1)
-            return {k: v * (1e-5 if len(calls) <= 6 else 1) for k, v in real(lm, ids, names).items()}
-
-        monkeypatch.setattr(capture_module, "activations", quiet_at_first)
-    with pytest.warns(UserWarning, match="beyond float16"):
-        store = open_or_capture(folder, 1, "mlp_out", N, **options | {"lm": lm})
-    store.verify()
-    acts = store[0:N]
-    assert torch.isfinite(acts).all() and acts.abs().max() > 65504
-    assert store.manifest["dtype"] == "bfloat16" and "bfloat16" in store.manifest["notes"][-1]
-    ids = torch.from_numpy(store.tokens.reshape(-1, CONTEXT))
-    expected = hugging_face(folder, ids, 1)["mlp_out"].flatten(0, 1)
-    scale = torch.where(torch.arange(N) < 1280, 1e-5, 1.0)[:, None] if late else 1.0
-    error = (acts - expected * scale).norm(dim=1) / (expected * scale).norm(dim=1)
-    assert error.max() < 5e-3  # bfloat16 has 8 significant bits
-
-
 def test_two_captures_at_once_give_one_whole_cache(home, options):
     found, errors = [], []
 
@@ -268,28 +201,6 @@ def test_two_captures_at_once_give_one_whole_cache(home, options):
         thread.join()
     assert not errors and found[0].folder == found[1].folder
     found[0].verify()
-
-
-def test_a_lock_held_too_long_is_an_error_that_names_the_process(home, options, monkeypatch):
-    monkeypatch.setattr(shards_module, "LOCK_SECONDS", 0.1)
-    facts = model_facts(home[1])
-    target = shards_module.Target(options["root"], facts, 0, "mlp_out", {"dtype": "float16"})
-    options["root"].mkdir(exist_ok=True)
-
-    def again():
-        with shards_module.locked([target.folder]):
-            pass
-
-    with ThreadPoolExecutor() as other, shards_module.locked([target.folder]):
-        refused = other.submit(again).exception()
-    assert isinstance(refused, CacheError) and re.search(r"process \d+ is capturing", str(refused))
-
-
-def test_a_full_disk_is_an_error_before_the_run(home, options, monkeypatch):
-    usage = shutil.disk_usage(options["root"])._replace(free=1000)
-    monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(CacheError, match="GiB free"):
-        open_or_capture(home[1], 1, "mlp_out", N, **options)
 
 
 def test_sources_that_fail_are_named_in_the_manifest_or_in_the_error(home, options, monkeypatch):

@@ -1,15 +1,18 @@
 """Text of a hub: at one commit, found again without the hub, and ended when it hangs."""
 
+import io
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rkcnn_lib.worlds import TextUnavailable, open_or_capture
-from tests.worlds.stand_in_hub import TEXT, Fault, commit
+from rkcnn_lib.worlds.splits import document_hash
+from tests.worlds.stand_in_hub import TEXT, Fault, Repository, commit, openwebtext
 
 ROOT = Path(__file__).resolve().parents[2]
 N, CONTEXT = 2000, 32
@@ -33,6 +36,27 @@ def test_a_capture_holds_the_texts_commit_and_is_found_without_the_hub(hub, hub_
     assert opened(tmp_path / "cache").key == store.key and len(hub.requests) == asked
     with pytest.raises(TextUnavailable, match=f"{TEXT}.*(HF_HUB_OFFLINE is set|refused)"):
         opened(tmp_path / "another")
+
+
+def holding(hub, frame):
+    """Let the hub hold this table alone as its text set."""
+    frame.to_parquet(raw := io.BytesIO())
+    files = {"plain_text/train/0000.parquet": raw.getvalue()}
+    hub.repositories[f"datasets/{TEXT}"] = Repository({"main": {}, "refs/convert/parquet": files})
+
+
+def test_null_rows_of_a_hub_text_are_left_out_and_do_not_end_it(hub, tmp_path):
+    frame = pd.read_parquet(io.BytesIO(openwebtext(1)["plain_text/train/0000.parquet"]))
+    frame.loc[::3, "text"] = None
+    holding(hub, frame)
+    hashes = opened(tmp_path / "cache").document_hashes.tolist()
+    assert hashes == [document_hash(text) for text in frame["text"].dropna()][: len(hashes)] and len(hashes) > 20
+
+
+def test_a_hub_text_whose_rows_are_no_strings_is_given_up_by_name(hub, tmp_path):
+    holding(hub, pd.DataFrame({"text": [["a"], ["b"]]}))
+    with pytest.raises(TextUnavailable, match=rf'{TEXT}.*"text" is of type list, expected a string or null'):
+        opened(tmp_path / "cache")
 
 
 # As a process of its own: what a stream leaves running shows when an interpreter exits.

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rkcnn_lib.worlds import ActivationStore, CacheError, MemoryStore, split_of
 from rkcnn_lib.worlds.manifest import file_record
@@ -21,13 +23,14 @@ def memory():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A store of 3 shards, written by hand: row i holds i in every column; contexts of 8, a document each."""
+    """A store of 3 shards, by hand: row i holds i, in the last column 1e-6 i; contexts of 8, a document each."""
     n, size = 1920, 8  # float16 counts exactly up to 2048
     values = torch.arange(float(n))[:, None].repeat(1, 4).half()
     shards = []
     for i in range(3):
         path = tmp_path / f"acts-{i:05d}.safetensors"
-        save_file({"acts": values[i * 640 : (i + 1) * 640].contiguous()}, path)
+        scale = torch.tensor([1.0, 1.0, 1.0, 1e-6])
+        save_file({"acts": values[i * 640 : (i + 1) * 640].contiguous(), "scale": scale}, path)
         shards.append(file_record(path, rows=640))
     positions = torch.arange(n, dtype=torch.int32) % size
     hashes = torch.tensor([document_hash(str(i)) for i in range(n // size)])
@@ -37,7 +40,7 @@ def folder(tmp_path):
     }  # fmt: skip
     save_file(columns, tmp_path / "tokens.safetensors")
     manifest = {
-        "format": "rkcnn-activations", "version": 1, "key": "k", "width": 4, "context_size": size, "shards": shards,
+        "format": "rkcnn-activations", "version": 2, "key": "k", "width": 4, "context_size": size, "shards": shards,
         "held_out_share": 0.1, "tokens": file_record(tmp_path / "tokens.safetensors"),
     }  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -50,10 +53,23 @@ def test_rows_come_back_in_the_order_asked_across_shards(folder):
     assert len(store) == 1920 and store.d_in == 4
     rows = np.array([1919, 0, 640, 639, 1280, 5, 5])
     assert torch.equal(store[rows][:, 0], torch.from_numpy(rows).float())
-    assert torch.equal(store[635:645][:, 3], torch.arange(635.0, 645.0)) and store[3].shape == (4,)
+    assert torch.equal(store[635:645][:, 3], torch.arange(635.0, 645.0) * 1e-6) and store[3].shape == (4,)
     assert store[0:2].dtype == torch.float32
-    with pytest.raises(IndexError):
-        store.take(np.array([1920]))
+    assert torch.equal(store[-3], store[1917]) and torch.equal(store[-3:], store[1917:]) and not len(store[5:2])
+
+
+@pytest.mark.parametrize("kind", [ActivationStore, MemoryStore])
+@pytest.mark.parametrize("rows", [[1920], [-1], [2**62], [-(2**63)], np.array([2**64 - 1], np.uint64)])
+def test_rows_that_are_not_there_are_refused_with_their_numbers(folder, kind, rows):
+    store = ActivationStore(folder) if kind is ActivationStore else MemoryStore(torch.ones(1920, 4))
+    with pytest.raises(IndexError, match=rf"rows {rows[0]} to {rows[0]} asked of 1920"):
+        store.take(np.array(rows))
+    for rows in ([0.5], [[1, 2]], np.ones(1920, dtype=bool)):
+        with pytest.raises(IndexError, match=r"expected \(n,\) integers"):
+            store.take(np.array(rows))
+    for row in (1920, -1921, 10**30, np.int64(2**63 - 1)):
+        with pytest.raises(IndexError, match=f"row {row} asked of 1920"):
+            store[row]
 
 
 def test_position_zero_belongs_to_no_split(folder):
@@ -86,15 +102,80 @@ def test_damage_is_found_and_named(folder, damage, file):
     [
         "[]",
         "{",
-        '{"format": "other", "version": 1}',
+        '{"format": "other", "version": 2}',
         '{"format": "rkcnn-activations", "version": 99}',
-        '{"format": "rkcnn-activations", "version": 1}',
+        '{"format": "rkcnn-activations", "version": 2}',
     ],
 )
 def test_a_foreign_manifest_is_refused(folder, text):
     (folder / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(CacheError, match=r"manifest\.json"):
         ActivationStore(folder)
+
+
+OUTSIDE = "{folder}/../elsewhere/acts-00000.safetensors"
+
+
+@pytest.mark.parametrize("name", [OUTSIDE, "../elsewhere/acts-00000.safetensors", "acts-00001.safetensors", "acts", 5])
+@pytest.mark.parametrize("of", ["shards", "tokens"])
+def test_a_manifest_that_names_files_outside_of_its_folder_or_of_other_names_is_refused(folder, name, of):
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    (elsewhere / "acts-00000.safetensors").write_bytes((folder / "acts-00000.safetensors").read_bytes())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    record = manifest["shards"][0] if of == "shards" else manifest["tokens"]
+    record["file"] = name.format(folder=folder) if isinstance(name, str) else name
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(CacheError, match=r"manifest\.json holds sizes or names of files that are not a cache's"):
+        ActivationStore(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": "4"}, {"width": -4}, {"context_size": 0}, {"held_out_share": None}, {"held_out_share": 2},
+        {"shards": 3}, {"shards": [1]}, {"shards": [{"file": "acts-00000.safetensors"}]}, {"tokens": None},
+        {"shards": {"file": 1}}, {"format": ["x" * 10**6]},
+    ],
+)  # fmt: skip
+def test_a_manifest_of_the_wrong_kinds_of_values_is_refused_by_name(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | change), encoding="utf-8")
+    with pytest.raises(CacheError, match=r"manifest\.json") as error:
+        ActivationStore(folder)
+    assert len(str(error.value)) < 500
+
+
+def test_rows_of_documents_that_are_not_listed_are_refused(folder):
+    """A negative number would be read as a document from the end."""
+    columns = load_file(folder / "tokens.safetensors")
+    for wrong, said in ((-1, "documents that it does not list"), (240, "documents that it does not list")):
+        columns["document_ids"][7] = wrong
+        rewritten(folder, columns)
+        with pytest.raises(CacheError, match=said):
+            ActivationStore(folder)
+    del columns["mask"]
+    rewritten(folder, columns)
+    with pytest.raises(CacheError, match=r"tokens\.safetensors cannot be read \('mask'\)"):
+        ActivationStore(folder)
+
+
+def rewritten(folder, columns):
+    """Give a store other columns, under a checksum that fits."""
+    save_file(columns, folder / "tokens.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["tokens"] = file_record(folder / "tokens.safetensors")
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_reader_whose_cache_goes_says_so(folder):
+    store = ActivationStore(folder)
+    first = store[0:10]
+    shutil.rmtree(folder)
+    assert torch.equal(store[0:10], first)  # mapped already
+    for act in (lambda: store[0:1920], store.verify):
+        with pytest.raises(CacheError, match=rf"{re.escape(str(folder))} is gone: .*Capture it again"):
+            act()
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
@@ -180,6 +261,7 @@ def test_a_memory_store_says_what_it_is(memory):
     [
         (lambda store: store.rows("test"), "split = 'test': allowed are train, mine, heldout"),
         (lambda store: store.batches(10**6), "allowed are 1 to that"),
+        (lambda store: store.batches(10, start=-1), "start = -1"),
         (lambda store: store.matrix("train", n_rows=0), "n_rows = 0"),
         (lambda store: MemoryStore(torch.ones(3)), r"X has shape \(3,\)"),
         (lambda store: MemoryStore(torch.ones(6, 2), block=6).rows("mine"), "holds no rows"),

@@ -1,58 +1,16 @@
 from __future__ import annotations
 
-import json
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from rkcnn_lib.worlds.packing import pack, tokenize
+from rkcnn_lib.worlds.packing import pack, tokenize, without_halves
 from rkcnn_lib.worlds.splits import document_hash, is_held_out
 from rkcnn_lib.worlds.text import Document, TextUnavailable, text_sources
 
 text_module = sys.modules["rkcnn_lib.worlds.text"]
-
-
-def read(text, model="some/model"):
-    (source,) = text_sources(str(text), model)
-    return [document.text for document in source.open()]
-
-
-def test_a_wikitext_is_cut_at_its_titles_only(tmp_path):
-    path = tmp_path / "wiki.txt"
-    path.write_text(
-        " \n = First = \n \n a = b \n = = Section = = \n text \n = Second <unk> = \n more \n", encoding="utf-8"
-    )
-    first, second = read(path)
-    assert first.strip().startswith("= First =") and "Section" in first and second.startswith(" = Second")
-
-
-def test_plain_text_is_cut_at_blank_lines(tmp_path):
-    path = tmp_path / "plain.txt"
-    path.write_text("\n\none\ntwo\n \n\nthree", encoding="utf-8")
-    assert read(path) == ["one\ntwo\n", "three"]
-
-
-def test_jsonl_and_parquet_give_their_text_field(tmp_path):
-    import pandas as pd
-
-    lines = tmp_path / "a.jsonl"
-    lines.write_text("\n".join(json.dumps({"text": text, "n": 1}) for text in ("a", " ", "b\nc")), encoding="utf-8")
-    pd.DataFrame({"n": [1, 2, 3], "text": ["a", None, "b\nc"]}).to_parquet(tmp_path / "a.parquet")
-    assert read(lines) == read(tmp_path / "a.parquet") == ["a", "b\nc"]
-    lines.write_text('{"text": "a"}\n{"body": "b"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2"):
-        read(lines)
-    pd.DataFrame({"body": ["a"]}).to_parquet(tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match='expected a column "text", found body'):
-        read(tmp_path / "b.parquet")
-
-
-def test_a_file_is_known_by_its_content(tmp_path):
-    for name, content in (("a.txt", "one"), ("b.txt", "one"), ("c.txt", "two")):
-        (tmp_path / name).write_text(content, encoding="utf-8")
-    a, b, c = (text_sources(str(tmp_path / name), "m")[0].identity for name in ("a.txt", "b.txt", "c.txt"))
-    assert a == b != c
 
 
 def test_the_hub_list_fails_in_one_line_each(monkeypatch, tmp_path):
@@ -107,6 +65,12 @@ def test_a_hub_text_that_breaks_off_is_thrown_away_and_says_so(wikitext, monkeyp
     monkeypatch.setattr(text_module, "SILENT_SECONDS", 1.0)
     with pytest.raises(TextUnavailable, match=said):
         list(wikitext(f"{ROWS}; {then}").open())
+
+
+def test_a_null_row_neither_ends_a_hub_text_nor_is_a_document(wikitext):
+    nulls = "print('null', flush=True)"
+    source = wikitext(f"{nulls}; {ROWS}; {nulls}; print(json.dumps(' body \\n')); print(json.dumps({{'end': None}}))")
+    assert [document.text for document in source.open()] == [" = A = \n body \n", " = B = \n body \n"]
 
 
 def test_a_hub_text_that_is_silent_from_the_start_or_empty_is_given_up_before_the_model_is_loaded(
@@ -192,6 +156,13 @@ def test_packing_less_gives_the_beginning_of_packing_more():
     few = pack(make_documents(400, np.random.default_rng(0)), 50, 16, 1, 0.1)
     many = pack(make_documents(400, np.random.default_rng(0)), 200, 16, 1, 0.1)
     assert np.array_equal(few.tokens, many.tokens[:50]) and np.array_equal(few.held_out, many.held_out[:50])
+
+
+def test_lone_halves_of_surrogate_pairs_become_replacement_characters_and_are_counted(tmp_path):
+    path, count = tmp_path / "a.jsonl", Counter()
+    path.write_text(r'{"text": "w1 \ud83d w2"}' + "\n" + r'{"text": "\ud83d\ude00 \udc00\ud800"}', encoding="utf-8")
+    texts = [document.text for document in without_halves(text_sources(str(path), "m")[0].open(), count)]
+    assert texts == ["w1 \ufffd w2", "\U0001f600 \ufffd\ufffd"] and count["halves"] == 3
 
 
 def test_own_ids_are_taken_as_they_are_and_ids_beyond_the_vocabulary_refused():

@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
 import torch
 
+from rkcnn_lib.worlds.text import TextSource, text_sources
+
+N, CONTEXT = 3200, 32  # rows and context of a capture
 WORDS = [f"w{i}" for i in range(100)]
 
 
@@ -43,3 +47,25 @@ def small_text(path: Path, n_documents: int = 200, seed: int = 0) -> str:
     documents = [" ".join(rng.choices(WORDS, k=rng.randint(5, 60))) for _ in range(n_documents)]
     path.write_text("\n\n".join(documents), encoding="utf-8")
     return str(path)
+
+
+def hugging_face(folder, ids, layer):
+    """What plain forward hooks on the Hugging Face model see, by our names."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    block, seen = model.transformer.h[layer], {}
+    first = lambda value: value[0] if isinstance(value, tuple) else value  # noqa: E731
+    block.register_forward_hook(lambda m, i, o: seen.update(resid_pre=first(i), resid_post=first(o)))
+    block.mlp.register_forward_hook(lambda m, i, o: seen.update(mlp_out=first(o)))
+    block.mlp.c_proj.register_forward_hook(lambda m, i, o: seen.update(mlp_post=first(i)))
+    block.attn.register_forward_hook(lambda m, i, o: seen.update(attn_out=first(o)))
+    with torch.no_grad():
+        model(ids)
+    return seen
+
+
+def source_that_must_not_open(path):
+    """Return a file's source; the test fails if it is opened."""
+    (real,) = text_sources(path, "m")
+    return TextSource(real.name, real.identity, lambda: pytest.fail("read the text again"))
