@@ -103,7 +103,7 @@ class SyntheticSparseDataGenerator:
         instances gives one loss each. Elhage et al. 2022: L = sum_i I_i (x_i - x_hat_i)^2.
         """
         x, x_hat = floats(x, "x"), floats(x_hat, "x_hat")
-        if x.shape != x_hat.shape or x.shape[-1] != self.n_features:
+        if x.shape != x_hat.shape or x.ndim < 2 or x.shape[-1] != self.n_features:
             raise ValueError(
                 f"x and x_hat must both be (..., n, {self.n_features}), got {tuple(x.shape)}, {tuple(x_hat.shape)}"
             )

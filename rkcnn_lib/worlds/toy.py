@@ -121,7 +121,7 @@ class ParallelToyModel:
         result is (n_instances, n, n_hidden).
         """
         x = floats(x, "x").to(self.W)
-        if x.shape[-1] != self.n_features or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != self.n_instances):
+        if x.ndim not in (2, 3) or x.shape[-1] != self.n_features or (x.ndim == 3 and len(x) != self.n_instances):
             raise ValueError(
                 f"x must be (n, {self.n_features}) or ({self.n_instances}, n, {self.n_features}), got {tuple(x.shape)}"
             )

@@ -51,11 +51,11 @@ def page(rows: list[Row]) -> str:
         "attention, ALiBi, which blocks attend), a model of that name may differ from the one tried: the same check "
         "runs on every model that is read.",
         "",
-        "The plain model computes its attention eagerly, as the bridge does. For Falcon with ALiBi transformers' default "
-        "kernel (sdpa) gives other numbers; what is captured is what eager attention gives.",
+        "The plain model computes its attention eagerly, as the bridge does. For Falcon with ALiBi the default kernel "
+        "(sdpa) of transformers gives other numbers; what is captured is what eager attention gives.",
         "",
-        f"For {len(unbuilt)} names transformers has no class ({', '.join(unbuilt)}). No model of them could be built: a "
-        "folder with an invented configuration that asks for code of its own stands for each.",
+        f"For {len(unbuilt)} names transformers has no class ({', '.join(unbuilt)}). No model of them could be built: "
+        "a folder with an invented configuration that asks for code of its own stands for each.",
         "",
         f"| architecture | {' | '.join(f'`{hook}`' for hook in HOOKS)} |",
         f"|---|{'---|' * len(HOOKS)}",

@@ -145,7 +145,7 @@ def build(kind: str, folder: Path) -> str:
         return str(folder)
     torch.manual_seed(0)
     settings = {**_sizes(made.config_class), **own}
-    model = made(made.configclass_of(**{name: value for name, value in settings.items() if value is not DEFAULT}))
+    model = made(made.config_class(**{name: value for name, value in settings.items() if value is not DEFAULT}))
     with torch.no_grad():  # norms start as the identity and weights near zero: let each do something of its own
         for name, weights in model.named_parameters():
             if weights.ndim == 1:
@@ -165,7 +165,7 @@ def class_of(kind: str) -> Any:
 
 def _sizes(config_class: Any) -> dict[str, Any]:
     """Return those of our sizes that a configuration has a setting for, each once."""
-    default = configclass_of()
+    default = config_class()
 
     def own(name: str) -> Any:
         try:
