@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import os
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +25,6 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
 TRIES = 3  # calls of a single cell whose worker dies, before the cell itself is taken to kill it
-IDLE_SECONDS = 20  # after which a worker without work ends: a killed run leaves them without a word
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,7 @@ class Workers:
         """Configure joblib; yield the number of processes to ask of it."""
         # threads are said outright, because OMP_NUM_THREADS would otherwise hold for each worker: two workers of two
         # threads on two cores wait for each other many times longer than they compute
-        with joblib.parallel_config(
-            backend="loky", inner_max_num_threads=self.threads, idle_worker_timeout=IDLE_SECONDS
-        ):
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=self.threads):
             yield max(2, min(self.n_jobs, n_cells))  # joblib would run a single one here, where its death is ours
 
     def lost(self, error: BaseException) -> bool:
@@ -143,19 +144,22 @@ def _at_once(function: Callable[..., Any], cells: list[tuple], workers: Any, bar
     if isinstance(workers, Workers) and workers.n_jobs == 1:
         found = []
         for cell in cells:
-            found.append(_tried(function, cell, None))
+            found.append(_tried(function, cell))
             bar.update()
         return found
     with workers.pool(len(cells)) as n_jobs:
-        tasks = (joblib.delayed(_tried)(function, cell, workers.threads) for cell in cells)
+        parent = os.getpid() if isinstance(workers, Workers) else None
+        tasks = (joblib.delayed(_tried)(function, cell, workers.threads, parent) for cell in cells)
         found = Counted(n_jobs=n_jobs, batch_size=1, pre_dispatch="n_jobs")(tasks)
     bar.update(max(0, done + len(cells) - bar.n))
     return found
 
 
-def _tried(function: Callable[..., Any], cell: tuple, threads: int | None) -> Any:
+def _tried(function: Callable[..., Any], cell: tuple, threads: int | None = None, parent: int | None = None) -> Any:
     """Call the function, in a worker with its threads and a GPU of its own where there are several."""
     try:
+        if parent is not None:
+            _end_with(parent)
         if threads is None:
             return function(*cell)
         number = current_process().name.rpartition("-")[2]
@@ -165,6 +169,18 @@ def _tried(function: Callable[..., Any], cell: tuple, threads: int | None) -> An
         return function(*cell)
     except Exception as error:
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), _sendable(error))
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """Let this worker end when the process that started it was killed; by itself it would wait for work for minutes."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _sendable(error: Exception) -> Exception | None:

@@ -134,7 +134,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was_and_its_workers_end(tmp_pa
     workers = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.wait()
-    time.sleep(1.0)  # its workers finish the cell they are at
+    assert not psutil.wait_procs(workers, timeout=20)[1]
     before = finished()
     assert 4 <= len(before) < 12, "killed in the middle"
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -142,4 +142,3 @@ def test_a_driver_that_is_killed_goes_on_where_it_was_and_its_workers_end(tmp_pa
     assert before.items() <= finished().items() and len(finished()) == 12, "finished cells were not computed again"
     called = (tmp_path / "log").read_text(encoding="utf-8").split()
     assert len(set(called)) == 12 and len(called) <= 12 + 2, "only what was in work is called twice"
-    assert not psutil.wait_procs(workers, timeout=2 * grid.IDLE_SECONDS)[1]

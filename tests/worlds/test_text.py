@@ -170,5 +170,3 @@ def test_own_ids_are_taken_as_they_are_and_ids_beyond_the_vocabulary_refused():
     assert list(tokenize(documents, None, 10)) == [([3, 4], document_hash("a b")), ([5], document_hash("c"))]
     with pytest.raises(ValueError, match="token id 5: the model's vocabulary ends at 4"):
         list(tokenize(documents, None, 5))
-    with pytest.raises(ValueError, match="no tokenizer"):
-        list(tokenize([Document("a")], None, 100))
