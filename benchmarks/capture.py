@@ -55,7 +55,7 @@ def ours(folder: str, layer: int, tokens: int, batch: int) -> dict[str, float]:
 
     warnings.filterwarnings("ignore")
     lm = load_model(folder, device="cpu")
-    module = sys.modules["rkcnn_lib.worlds.capture"]  # the package's attribute of that name is the function
+    module = sys.modules["rkcnn_lib.worlds.activations.capture"]  # the package's attribute of that name is the function
     module._loss = lambda *_: {"nats": None, "n_tokens": 0, "split": "heldout"}
     with tempfile.TemporaryDirectory() as root:
         text = Path(root) / "text.txt"

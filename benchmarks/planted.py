@@ -32,9 +32,9 @@ from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import RandomKCNNClassifier, RkCNNMiner, mine, surrogate
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.geometry import true_directions
-from rkcnn_lib.worlds.planted import PlantedDictionary
-from rkcnn_lib.worlds.synthetic import lu_gweon_classes
+from rkcnn_lib.worlds.toy.geometry import true_directions
+from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy.synthetic import lu_gweon_classes
 
 NEIGHBOURS = {"score": "neighbours"}
 MINERS: dict[str, tuple[str, dict[str, Any]]] = {

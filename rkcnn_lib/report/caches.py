@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rkcnn_lib.files import alone_at, outputs_root, remove_folder
 from rkcnn_lib.report.strings import cut, visible
-from rkcnn_lib.worlds.manifest import CacheError, read_manifest
-from rkcnn_lib.worlds.store import ActivationStore
+from rkcnn_lib.worlds.activations.manifest import CacheError, read_manifest
+from rkcnn_lib.worlds.activations.store import ActivationStore
 
 PARTIAL = ".partial"
 LINE = 400  # characters shown of a cache

@@ -89,7 +89,7 @@ def _kernel() -> str:
 def _device() -> str:
     import torch
 
-    from rkcnn_lib.worlds.devices import pick_device
+    from rkcnn_lib.worlds.models.devices import pick_device
 
     device = pick_device(None)  # raises, with the reason, where a GPU is there that torch cannot use
     if device.type != "cuda":
@@ -130,7 +130,7 @@ def _hub() -> str | None:
     """Return why GPT-2 could not be downloaded, or None; an answer alone (401 from a proxy, say) is no download."""
     from huggingface_hub import HfApi
 
-    from rkcnn_lib.worlds.hub import hub_problem, patiently, refusal
+    from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
 
     problem = hub_problem()
     if problem is not None:

@@ -41,7 +41,7 @@ def check(p: Parameters) -> ModelFacts | None:
     ModelUnavailable
         If the model is neither here nor can it be fetched.
     """
-    from rkcnn_lib.worlds.text import TextUnavailable
+    from rkcnn_lib.worlds.text.sources import TextUnavailable
 
     try:
         facts = _facts(p)
@@ -76,7 +76,7 @@ def _adds(facts: ModelFacts | None) -> bool:
 
 
 def _check_layers(p: Any, facts: ModelFacts) -> None:
-    from rkcnn_lib.worlds.language import check_layer
+    from rkcnn_lib.worlds.models.load import check_layer
 
     for name in LAYERS:
         asked = getattr(p, name, None)
@@ -90,8 +90,9 @@ def _check_layers(p: Any, facts: ModelFacts) -> None:
 
 def _check_text(p: Any, facts: ModelFacts) -> None:
     """Refuse contexts that the model cannot read, hooks at which a model of sums shows nothing, and a text likewise."""
-    from rkcnn_lib.worlds import modadd, text
-    from rkcnn_lib.worlds.capture import check_sizes
+    from rkcnn_lib.worlds.activations.capture import check_sizes
+    from rkcnn_lib.worlds.models import modadd
+    from rkcnn_lib.worlds.text import sources as text
 
     if isinstance(p, ProbeValidation):
         return
@@ -161,8 +162,9 @@ def _check_sizes(p: Any, d: int, rows: int) -> None:
 
 def _check_relations(p: CausalChecks, facts: ModelFacts | None) -> None:
     """Refuse a relation that no prompt asks for, and a second one that is asked of other entities."""
-    from rkcnn_lib.worlds import atlas, sums
-    from rkcnn_lib.worlds.facts import RELATIONS
+    from rkcnn_lib.worlds import atlas
+    from rkcnn_lib.worlds.prompts import sums
+    from rkcnn_lib.worlds.prompts.facts import RELATIONS
 
     why = f"a model of modular addition is asked for the relation {sums.TASK!r}, and no other model is"
     require(_adds(facts) == (p.relation == sums.TASK), p, "model relation", why)

@@ -157,7 +157,7 @@ def trainings(p: Comparison) -> int:
 
 def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
     """Print the plan of a profile and say whether to start: ask where it is long, unless ``yes``."""
-    from rkcnn_lib.worlds.devices import pick_device
+    from rkcnn_lib.worlds.models.devices import pick_device
 
     device = str(pick_device(next(iter(plans.values())).device))
     todo = {nb: values for nb, values in plans.items() if not finished(nb, run_key(nb, values))}

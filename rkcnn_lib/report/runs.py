@@ -168,7 +168,7 @@ class Run:
     """One run of a notebook: its checked parameters ``p``, its device and its record."""
 
     def __init__(self, notebook: str, values: Parameters):
-        from rkcnn_lib.worlds.devices import pick_device
+        from rkcnn_lib.worlds.models.devices import pick_device
 
         self.notebook, self.p = notebook, values
         self.key = run_key(notebook, values)

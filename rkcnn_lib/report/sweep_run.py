@@ -31,7 +31,7 @@ from rkcnn_lib.report.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.report.sweep_file import Sweep, read_sweep
 from rkcnn_lib.report.sweep_result import Cell, Ended, finish
 from rkcnn_lib.worlds import capture_layers, model_facts
-from rkcnn_lib.worlds.devices import pick_device
+from rkcnn_lib.worlds.models.devices import pick_device
 
 
 def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = None, yes: bool = False) -> int:

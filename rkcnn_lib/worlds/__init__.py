@@ -6,18 +6,19 @@ by the functions that need them.
 
 from __future__ import annotations
 
-from rkcnn_lib.worlds.capture import capture, capture_layers, check_sizes, open_or_capture
-from rkcnn_lib.worlds.devices import pick_device
-from rkcnn_lib.worlds.hooks import HOOKS, check_hook, hook_name, hook_width
-from rkcnn_lib.worlds.hub import ModelUnavailable
-from rkcnn_lib.worlds.language import ModelFacts, check_layer, load_model, model_facts
-from rkcnn_lib.worlds.manifest import CacheError
-from rkcnn_lib.worlds.planted import PlantedDictionary
-from rkcnn_lib.worlds.splits import split_of
-from rkcnn_lib.worlds.store import ActivationStore, MemoryStore
-from rkcnn_lib.worlds.synthetic import SyntheticClusteredDataGenerator, SyntheticSparseDataGenerator
-from rkcnn_lib.worlds.text import TextUnavailable
-from rkcnn_lib.worlds.toy import ParallelToyModel, ToyModel
+from rkcnn_lib.worlds.activations.capture import capture, capture_layers, check_sizes, open_or_capture
+from rkcnn_lib.worlds.activations.manifest import CacheError
+from rkcnn_lib.worlds.activations.store import ActivationStore, MemoryStore
+from rkcnn_lib.worlds.models.devices import pick_device
+from rkcnn_lib.worlds.models.facts import ModelFacts
+from rkcnn_lib.worlds.models.hooks import HOOKS, check_hook, hook_name, hook_width
+from rkcnn_lib.worlds.models.hub import ModelUnavailable
+from rkcnn_lib.worlds.models.load import check_layer, load_model, model_facts
+from rkcnn_lib.worlds.text.sources import TextUnavailable
+from rkcnn_lib.worlds.text.splits import split_of
+from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel
+from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy.synthetic import SyntheticClusteredDataGenerator, SyntheticSparseDataGenerator
 
 __all__ = [
     "HOOKS",

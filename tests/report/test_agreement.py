@@ -14,7 +14,7 @@ from rkcnn_lib.report.studies.cells import MINED, UNMINED
 from rkcnn_lib.report.studies.comparison import Compared
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
-from rkcnn_lib.worlds.store import MemoryStore
+from rkcnn_lib.worlds.activations.store import MemoryStore
 
 D, N = 32, 64
 P = SimpleNamespace(other_architecture=None, n_jobs=1, n_seeds=3)

@@ -12,7 +12,7 @@ from rkcnn_lib.measure.subspaces import captured_variance, orthonormal_basis
 from rkcnn_lib.report.params import ParameterError, resolve
 from rkcnn_lib.report.studies import causal, causal_cards, causal_panels, causal_prompts, causal_subspaces, causal_views
 from rkcnn_lib.worlds import load_model
-from rkcnn_lib.worlds.tasks import Prompt
+from rkcnn_lib.worlds.prompts.base import Prompt
 
 HOOK = "blocks.2.hook_resid_post"
 SMALL = {

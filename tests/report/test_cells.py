@@ -9,8 +9,8 @@ import torch
 
 from rkcnn_lib.report.params import ParameterError, resolve
 from rkcnn_lib.report.studies import cells
-from rkcnn_lib.worlds.planted import PlantedDictionary
-from rkcnn_lib.worlds.store import MemoryStore
+from rkcnn_lib.worlds.activations.store import MemoryStore
+from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 
 RELU = {"model": "planted", "architecture": "relu", "k": 16}
 

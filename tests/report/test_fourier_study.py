@@ -5,12 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.embedded.modadd import train
 from rkcnn_lib.measure.fourier import waves
 from rkcnn_lib.report import figures
 from rkcnn_lib.report.params import resolve
 from rkcnn_lib.report.studies import agreement, comparison, fourier
-from rkcnn_lib.worlds import load_model, modadd, open_or_capture
-from rkcnn_lib.worlds.modadd_training import Settings, train
+from rkcnn_lib.worlds import load_model, open_or_capture
+from rkcnn_lib.worlds.models import modadd
+from rkcnn_lib.worlds.models.modadd import Settings
 
 P, KEYS, D = 29, [2, 5, 11], 32
 

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused_with_its_name(perfect, spec, width, said):
 
 
 def test_a_hub_name_without_the_hub_says_so(perfect, monkeypatch):
-    monkeypatch.setattr("rkcnn_lib.worlds.hub.hub_problem", lambda path: "no network")
+    monkeypatch.setattr("rkcnn_lib.worlds.models.hub.hub_problem", lambda path: "no network")
     with pytest.raises(ParameterError, match="cannot be fetched: no network"):
         open_published(asked("owner/repository:blocks.8.hook_resid_pre_6144#centred"), 768)
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from rkcnn_lib.worlds import capture_job, forward, load_model
+from rkcnn_lib.worlds import load_model
+from rkcnn_lib.worlds.activations import capture_job
+from rkcnn_lib.worlds.models import forward
 from tests.worlds.stand_in_hub import TEXT, Repository, StandInHub, gpt2, openwebtext
 from tests.worlds.tiny import CONTEXT, small_text, tiny_model
 
@@ -37,7 +39,7 @@ def hub(hub_files, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in (("HF_ENDPOINT", hub.url), ("HF_HOME", str(hub.home)), ("NO_PROXY", "127.0.0.1")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("rkcnn_lib.worlds.hub.WAITS", (0.05, 0.05))
+    monkeypatch.setattr("rkcnn_lib.worlds.models.hub.WAITS", (0.05, 0.05))
     yield hub
     hub.stop()
 

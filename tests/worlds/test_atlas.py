@@ -15,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rkcnn_lib.worlds import atlas, atlas_training
-from rkcnn_lib.worlds.atlas_grammar import BOS_ID, Grammar
-from rkcnn_lib.worlds.atlas_patterns import FACT_PATTERNS
-from rkcnn_lib.worlds.atlas_scorer import Scorer
-from rkcnn_lib.worlds.atlas_slots import NUMBER, expand, wrap
-from rkcnn_lib.worlds.atlas_world import make_world, third_person
+from benchmarks.embedded import atlas as training
+from benchmarks.embedded.scorer import Scorer, log_probabilities
+from rkcnn_lib.worlds import atlas
+from rkcnn_lib.worlds.atlas.grammar import BOS_ID, Grammar
+from rkcnn_lib.worlds.atlas.patterns import FACT_PATTERNS
+from rkcnn_lib.worlds.atlas.slots import NUMBER, expand, wrap
+from rkcnn_lib.worlds.atlas.world import make_world, third_person
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def small_grammar():
 
 @pytest.fixture(scope="module")
 def figures():
-    return atlas_training.check(atlas.FOLDER)
+    return training.check(atlas.FOLDER)
 
 
 def fillings(grammar, sentence, focus):
@@ -101,7 +102,7 @@ def test_token_probabilities_sum_to_one_everywhere(documents):
 def test_each_document_has_one_derivation(documents):
     # The scorer sums over all derivations, the sampler knows only its own: equal only when there is no other.
     for document in documents:
-        total = sum(document.log_probabilities) + document.end_log_probability
+        total = sum(log_probabilities(document))
         assert total == pytest.approx(document.log_probability, abs=1e-9)
 
 
@@ -112,7 +113,7 @@ def test_sampled_words_come_as_often_as_the_scorer_says():
 
 
 def test_entropy_is_the_mean_of_the_token_surprisals(documents):
-    surprisals = [-v for d in documents for v in (*d.log_probabilities[1:], d.end_log_probability)]
+    surprisals = [-v for d in documents for v in log_probabilities(d)]
     assert atlas.entropy(documents) == pytest.approx(np.mean(surprisals))
     assert 1.0 < atlas.entropy(documents) < 1.6
 
@@ -272,10 +273,10 @@ def test_model_knows_the_held_out_facts_and_a_bigram_model_does_not(figures):
 
 
 def test_an_untrained_model_meets_no_bar():
-    model = atlas_training.build_model(atlas_training.Settings()).eval()
-    loss, exact = atlas_training.held_out_loss(model, 60)
+    model = training.build_model(training.Settings()).eval()
+    loss, exact = training.held_out_loss(model, 60)
     assert loss - exact > 4
-    assert atlas_training.fact_accuracy(model, "landmark_city") < 0.2
+    assert training.fact_accuracy(model, "landmark_city") < 0.2
 
 
 def test_folder_loads_through_transformer_lens_and_answers_paris():
@@ -288,22 +289,22 @@ def test_folder_loads_through_transformer_lens_and_answers_paris():
     assert tuple(ids[0].tolist()) == prompt.ids
     logits = lm(ids)
     assert lm.to_string(logits[0, -1].argmax()) == "Paris"
-    expected = atlas_training.load(atlas.FOLDER)(ids).logits
+    expected = training.load(atlas.FOLDER)(ids).logits
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 # ---- training ---------------------------------------------------------------------------------------------------
 
-TINY = atlas_training.Settings(
+TINY = training.Settings(
     steps=6, d_model=16, n_layers=1, n_heads=2, context_size=32, batch_size=2, warmup=2, checkpoint_every=2
 )
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
-    whole = atlas_training.train(tmp_path / "whole", settings=TINY, progress=False)
-    halted = atlas_training.train(tmp_path / "halted", settings=TINY, stop_at=3, progress=False)
+    whole = training.train(tmp_path / "whole", settings=TINY, progress=False)
+    halted = training.train(tmp_path / "halted", settings=TINY, stop_at=3, progress=False)
     assert not (halted / "model.safetensors").exists()
-    atlas_training.train(halted, settings=TINY, progress=False)
+    training.train(halted, settings=TINY, progress=False)
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, halted))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -312,17 +313,17 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
 
 
 def test_a_half_written_checkpoint_is_ignored(tmp_path):
-    atlas_training.train(tmp_path, settings=TINY, stop_at=2, progress=False)
+    training.train(tmp_path, settings=TINY, stop_at=2, progress=False)
     (tmp_path / "checkpoint.part").mkdir()
     (tmp_path / "checkpoint.part" / "weights.safetensors").write_bytes(b"half")
-    atlas_training.train(tmp_path, settings=TINY, progress=False)
+    training.train(tmp_path, settings=TINY, progress=False)
     assert (tmp_path / "model.safetensors").exists()
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
-    atlas_training.train(tmp_path, settings=TINY, stop_at=2, progress=False)
+    training.train(tmp_path, settings=TINY, stop_at=2, progress=False)
     with pytest.raises(ValueError, match="other settings"):
-        atlas_training.train(tmp_path, settings=replace(TINY, seed=1), progress=False)
+        training.train(tmp_path, settings=replace(TINY, seed=1), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -333,8 +334,8 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         (lambda: atlas.labelled_contexts(1, context_size=129), "context_size is 129"),
         (lambda: atlas.fact_prompts("landmark_colour"), "unknown relation 'landmark_colour'"),
         (lambda: atlas.entropy([]), "at least one document"),
-        (lambda: atlas_training.train(atlas.FOLDER / "none", steps=0), "steps is 0"),
-        (lambda: atlas_training.check(atlas.FOLDER / "none"), "no trained model"),
+        (lambda: training.train(atlas.FOLDER / "none", steps=0), "steps is 0"),
+        (lambda: training.check(atlas.FOLDER / "none"), "no trained model"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -343,5 +344,5 @@ def test_bad_input_is_named(call, message):
 
 
 def test_command_line_reports_what_is_wrong(tmp_path, capsys):
-    assert atlas.main(["check", "--model", str(tmp_path)]) == 2
+    assert training.main(["check", "--model", str(tmp_path)]) == 2
     assert "no trained model" in capsys.readouterr().err

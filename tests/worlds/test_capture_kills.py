@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from rkcnn_lib.worlds import capture_job, forward, load_model, open_or_capture
+from rkcnn_lib.worlds import load_model, open_or_capture
+from rkcnn_lib.worlds.activations import capture_job
+from rkcnn_lib.worlds.models import forward
 from tests.kills import killed_and_whole
 from tests.worlds.tiny import small_text, tiny_model
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 import transformers
 
-from rkcnn_lib.worlds import HOOKS, capture, forward, hook_name, hook_width, hooks, load_model, model_facts
-from rkcnn_lib.worlds.forward import activations, own_layers
-from rkcnn_lib.worlds.gemma import gemma_folder
-from rkcnn_lib.worlds.hooks import check_hooks
-from rkcnn_lib.worlds.hub import ModelUnavailable
+from rkcnn_lib.worlds import HOOKS, capture, hook_name, hook_width, load_model, model_facts
+from rkcnn_lib.worlds.models import forward, hooks
+from rkcnn_lib.worlds.models.forward import activations, own_layers
+from rkcnn_lib.worlds.models.gemma import gemma_folder
+from rkcnn_lib.worlds.models.hooks import check_hooks
+from rkcnn_lib.worlds.models.hub import ModelUnavailable
 from tests.worlds.tiny import save_tokenizer
 
 ATLAS = Path(__file__).parents[2] / "rkcnn_lib/worlds/assets/atlas"

@@ -9,7 +9,7 @@ from rkcnn_lib.report import cli, doctor
 from rkcnn_lib.report.params import ParameterError
 from rkcnn_lib.report.studies.published_saes import folder_of
 from rkcnn_lib.worlds import ModelUnavailable, load_model, model_facts
-from rkcnn_lib.worlds import hub as hub_module
+from rkcnn_lib.worlds.models import hub as hub_module
 from tests.worlds.stand_in_hub import Fault, Repository, commit
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rkcnn_lib.worlds import ModelUnavailable, check_layer, language, load_model, model_facts, pick_device
-from rkcnn_lib.worlds import hub as hub_module
-from rkcnn_lib.worlds.configuration import read_sizes
-from rkcnn_lib.worlds.language import bos_token_id
+from rkcnn_lib.worlds import ModelUnavailable, check_layer, load_model, model_facts, pick_device
+from rkcnn_lib.worlds.models import hub as hub_module
+from rkcnn_lib.worlds.models import load as language
+from rkcnn_lib.worlds.models.configuration import read_sizes
+from rkcnn_lib.worlds.models.load import bos_token_id
 from tests.worlds.tiny import tiny_model
 
-devices = sys.modules["rkcnn_lib.worlds.devices"]
+devices = sys.modules["rkcnn_lib.worlds.models.devices"]
 
 
 @pytest.fixture(scope="module")

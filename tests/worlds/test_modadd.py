@@ -9,19 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.embedded.modadd import at_equals, check, main, train
 from rkcnn_lib.measure import quality
 from rkcnn_lib.sae import SAEConfig, init_from_directions
-from rkcnn_lib.worlds import (
-    HOOKS,
-    ModelUnavailable,
-    capture,
-    hook_width,
-    load_model,
-    modadd,
-    model_facts,
-    open_or_capture,
-)
-from rkcnn_lib.worlds.modadd_training import Settings, at_equals, check, main, train, training_pairs
+from rkcnn_lib.worlds import HOOKS, ModelUnavailable, capture, hook_width, load_model, model_facts, open_or_capture
+from rkcnn_lib.worlds.models import modadd
+from rkcnn_lib.worlds.models.modadd import Settings, training_pairs
 
 SMALL = Settings(p=13, d_model=16, n_heads=2, d_mlp=32, steps=40, checkpoint_every=15)
 N = 13 * 13

@@ -16,8 +16,8 @@ import torch
 from rkcnn_lib.worlds import CacheError, model_facts, open_or_capture
 from tests.worlds.tiny import CONTEXT, N, hugging_face, source_that_must_not_open
 
-capture_module = sys.modules["rkcnn_lib.worlds.capture"]
-shards_module = sys.modules["rkcnn_lib.worlds.shards"]
+capture_module = sys.modules["rkcnn_lib.worlds.activations.capture"]
+shards_module = sys.modules["rkcnn_lib.worlds.activations.shards"]
 
 
 @pytest.mark.parametrize("factor", [1e8, 1e-6, 1e-30])  # on values around 0.02

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rkcnn_lib.worlds import ActivationStore, CacheError, MemoryStore, split_of
-from rkcnn_lib.worlds.manifest import file_record
-from rkcnn_lib.worlds.splits import document_hash
+from rkcnn_lib.worlds.activations.manifest import file_record
+from rkcnn_lib.worlds.text.splits import document_hash
 
 
 @pytest.fixture

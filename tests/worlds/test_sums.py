@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rkcnn_lib.worlds import load_model, modadd, sums
-from rkcnn_lib.worlds.tasks import ROLES, screen, task_prompts
+from rkcnn_lib.worlds import load_model
+from rkcnn_lib.worlds.models import modadd
+from rkcnn_lib.worlds.prompts import sums
+from rkcnn_lib.worlds.prompts.base import ROLES, screen
+from rkcnn_lib.worlds.prompts.tasks import task_prompts
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from rkcnn_lib.worlds.planted import PlantedDictionary
-from rkcnn_lib.worlds.synthetic import (
+from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy.synthetic import (
     SyntheticClusteredDataGenerator,
     SyntheticSparseDataGenerator,
     lu_gweon_classes,

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from rkcnn_lib.worlds import load_model
-from rkcnn_lib.worlds.facts import RELATIONS
-from rkcnn_lib.worlds.tasks import (
+from rkcnn_lib.worlds.prompts.base import (
     ROLES,
     Prompt,
     answer_token,
@@ -16,9 +15,10 @@ from rkcnn_lib.worlds.tasks import (
     is_one_token,
     pair_up,
     screen,
-    task_prompts,
     written_prompt,
 )
+from rkcnn_lib.worlds.prompts.facts import RELATIONS
+from rkcnn_lib.worlds.prompts.tasks import task_prompts
 
 
 class Words:

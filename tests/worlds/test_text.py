@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rkcnn_lib.worlds.packing import pack, tokenize, without_halves
-from rkcnn_lib.worlds.splits import document_hash, is_held_out
-from rkcnn_lib.worlds.text import Document, TextUnavailable, text_sources
+from rkcnn_lib.worlds.text.packing import pack, tokenize, without_halves
+from rkcnn_lib.worlds.text.sources import Document, TextUnavailable, text_sources
+from rkcnn_lib.worlds.text.splits import document_hash, is_held_out
 
-text_module = sys.modules["rkcnn_lib.worlds.text"]
+text_module = sys.modules["rkcnn_lib.worlds.text.sources"]
 
 
 def test_the_hub_list_fails_in_one_line_each(monkeypatch, tmp_path):

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from rkcnn_lib.worlds.planted import PlantedDictionary
-from rkcnn_lib.worlds.synthetic import (
+from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel
+from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy.synthetic import (
     SyntheticClusteredDataGenerator,
     SyntheticSparseDataGenerator,
     lu_gweon_classes,
 )
-from rkcnn_lib.worlds.toy import ParallelToyModel, ToyModel
 from tests.odd_inputs import assert_refused, forms, no_matrices
 
 X = np.arange(20.0).reshape(4, 5) % 7

@@ -46,7 +46,7 @@ from rkcnn_lib.report.studies.causal_subspaces import (
     selection_rows,
 )
 from rkcnn_lib.report.studies.verdicts import judge
-from rkcnn_lib.worlds.sums import TASK
+from rkcnn_lib.worlds.prompts.sums import TASK
 
 BASELINES = (CHANCE, CHANCE_OF_VARIANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
 ENDS = {"whole": "clean", "empty": "full-resample"}

@@ -11,7 +11,8 @@ import torch
 from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs
 from rkcnn_lib.report.schemas import CausalChecks
 from rkcnn_lib.tensors import rows_that_count
-from rkcnn_lib.worlds.tasks import Prompt, pair_up, screen, task_prompts
+from rkcnn_lib.worlds.prompts.base import Prompt, pair_up, screen
+from rkcnn_lib.worlds.prompts.tasks import task_prompts
 
 MIN_ENTITIES = 4
 

@@ -23,7 +23,7 @@ from rkcnn_lib.report.studies.causal_prompts import Prompts
 from rkcnn_lib.report.studies.cells import LONG, directions_unit
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, load_saelens, save_saelens, train_sae
-from rkcnn_lib.worlds.tasks import Prompt
+from rkcnn_lib.worlds.prompts.base import Prompt
 
 MINED, SHUFFLED, CHANCE, CHANCE_OF_VARIANCE = "mined", "mined_shuffled", "random", "random_variance"
 VARIANCE, CEILING, SAE_SPAN, SAE_LATENTS = "pca", "das", "sae", "sae_latents"

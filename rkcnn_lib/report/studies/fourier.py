@@ -37,7 +37,8 @@ from rkcnn_lib.report.studies.cells import MINED, UNMINED, model_of
 from rkcnn_lib.report.studies.comparison import Compared
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, load_saelens
-from rkcnn_lib.worlds import hook_name, modadd
+from rkcnn_lib.worlds import hook_name
+from rkcnn_lib.worlds.models import modadd
 
 # What an earlier study of seed stability reported (HUSAI, github.com/brightlikethelight/HUSAI, notes of 3 November
 # 2025): 5 seeds, 1024 latents on 128 dimensions. Its transformer had read the answer, so its figures are no target.

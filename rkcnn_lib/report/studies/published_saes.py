@@ -20,7 +20,7 @@ from rkcnn_lib.report.studies.comparison import tidy
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.sae.saelens import CONFIG_FILE, WEIGHTS_FILE
-from rkcnn_lib.worlds.hub import ModelUnavailable, fetched
+from rkcnn_lib.worlds.models.hub import ModelUnavailable, fetched
 
 CENTRED = "#centred"
 

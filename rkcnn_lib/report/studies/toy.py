@@ -21,7 +21,7 @@ from rkcnn_lib.report.runs import Check, Run
 from rkcnn_lib.report.schemas import NOT_DECIDING, ToySuperposition, searches
 from rkcnn_lib.report.units import Unit, cached_unit
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.geometry import true_directions
+from rkcnn_lib.worlds.toy.geometry import true_directions
 
 COMPARED = "rkcnn_lift"  # as many directions as its rivals, no null
 JUDGED = "rkcnn_lift_calibrated"  # only those that beat the null: what the gate judges

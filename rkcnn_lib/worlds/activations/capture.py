@@ -1,0 +1,285 @@
+"""Run a language model over text and keep what passes one or many hook points.
+
+One pass of the model fills every store that is missing. It stops after the last block needed, writes shard by
+shard, and goes on after an interruption at the last whole shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from rkcnn_lib.files import outputs_root
+from rkcnn_lib.worlds.activations.capture_job import MIN_CONTEXTS, Job, pack_text, saved_tokens, shared_manifest
+from rkcnn_lib.worlds.activations.manifest import FORMAT_VERSION
+from rkcnn_lib.worlds.activations.shards import DTYPES, Target, check_room, locked
+from rkcnn_lib.worlds.activations.store import ActivationStore
+from rkcnn_lib.worlds.models import modadd
+from rkcnn_lib.worlds.models.facts import ModelFacts
+from rkcnn_lib.worlds.models.forward import activations, contexts_at_once, own_layers
+from rkcnn_lib.worlds.models.hooks import HOOKS, check_hook, check_hooks, hook_name, hook_width
+from rkcnn_lib.worlds.models.load import check_layer, load_model, model_facts
+from rkcnn_lib.worlds.text.packing import Packed
+from rkcnn_lib.worlds.text.sources import WAYS_ON, TextSource, TextUnavailable, text_sources
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+__all__ = [
+    "HOOKS",
+    "capture",
+    "capture_layers",
+    "check_hook",
+    "check_sizes",
+    "hook_name",
+    "hook_width",
+    "open_or_capture",
+]
+
+
+def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
+    """Raise ValueError if the contexts are too long for the model or too few to be split by document."""
+    if facts.task == "modular addition":
+        modadd.check_context(context_size)
+    if not 2 <= context_size <= facts.n_ctx:
+        raise ValueError(f"context_size = {context_size}: {facts.name} allows 2 to {facts.n_ctx}")
+    if n_tokens < MIN_CONTEXTS * context_size:
+        raise ValueError(
+            f"n_tokens = {n_tokens}: at least {MIN_CONTEXTS * context_size} are needed "
+            f"({MIN_CONTEXTS} contexts of {context_size}), so that some documents can be held out"
+        )
+
+
+def capture(
+    lm: TransformerBridge,
+    token_ids: torch.Tensor,
+    layer: int = 6,
+    hook: str = "mlp_out",
+    batch_size: int | None = None,
+) -> torch.Tensor:
+    """Return the activations at one hook for given token ids.
+
+    Parameters
+    ----------
+    lm : TransformerBridge
+        From :func:`rkcnn_lib.worlds.load_model`.
+    token_ids : (batch, position) long tensor
+        Read as they are: nothing is prepended.
+    layer : int
+        Block; negative numbers count from the end.
+    hook : str
+        One of :data:`HOOKS`.
+    batch_size : int, optional
+        Contexts run at a time; chosen to fit if None.
+
+    Returns
+    -------
+    (batch * position, d) float32 tensor on the CPU
+        Every position; row ``b * position + p`` is position ``p`` of sequence ``b``.
+
+    Raises
+    ------
+    ValueError
+        If the layer, the hook or a token id does not exist in the model, the hook does not hold there what its name
+        says, or the sequences are too long.
+    """
+    n_layers, ids = lm.cfg.n_layers, torch.as_tensor(token_ids)
+    if not -n_layers <= layer < n_layers:
+        raise ValueError(f"layer = {layer}: the model has {n_layers} blocks, allowed are {-n_layers} to {n_layers - 1}")
+    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+        raise ValueError(f"token_ids: {tuple(ids.shape)} {ids.dtype}, expected (batch, position) integers")
+    if ids.shape[1] > lm.cfg.n_ctx:
+        raise ValueError(f"token_ids: {ids.shape[1]} positions, the model reads at most {lm.cfg.n_ctx}")
+    if not 0 <= int(ids.min()) <= int(ids.max()) < lm.cfg.d_vocab:
+        raise ValueError(f"token_ids: {int(ids.min())} to {int(ids.max())}, allowed are 0 to {lm.cfg.d_vocab - 1}")
+    name = hook_name(hook, layer % n_layers)
+    check_hooks(lm, {name: None})
+    size = batch_size or contexts_at_once(lm, ids.shape[1])
+    rows = [activations(lm, part, [name])[name].float().cpu() for part in ids.long().split(size)]
+    return torch.cat(rows)
+
+
+def open_or_capture(
+    model: str,
+    layer: int,
+    hook: str,
+    n_tokens: int,
+    text: str | None = None,
+    root: str | Path | None = None,
+    context_size: int = 128,
+    held_out_share: float = 0.1,
+    dtype: str = "float16",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    lm: TransformerBridge | None = None,
+) -> ActivationStore:
+    """Open the cache of one hook at one block; capture it first if it is not there.
+
+    Parameters are those of :func:`capture_layers`.
+    """
+    stores = capture_layers(
+        model, [layer], [hook], n_tokens, text=text, root=root, context_size=context_size,
+        held_out_share=held_out_share, dtype=dtype, device=device, revision=revision, batch_size=batch_size,
+        seed=seed, lm=lm,
+    )  # fmt: skip
+    return next(iter(stores.values()))
+
+
+def capture_layers(
+    model: str,
+    layers: Sequence[int],
+    hooks: Sequence[str],
+    n_tokens: int,
+    text: str | None = None,
+    root: str | Path | None = None,
+    context_size: int = 128,
+    held_out_share: float = 0.1,
+    dtype: str = "float16",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    lm: TransformerBridge | None = None,
+) -> dict[tuple[int, str], ActivationStore]:
+    """Open the caches of several hooks at several blocks; one pass of the model fills those that are missing.
+
+    Parameters
+    ----------
+    model, revision
+        See :func:`rkcnn_lib.worlds.load_model`.
+    layers : sequence of int
+        Blocks; negative numbers count from the end.
+    hooks : sequence of str
+        Of :data:`HOOKS`.
+    n_tokens : int
+        Rows to keep, rounded down to whole contexts. A text that ends earlier gives fewer, with a warning.
+    text : str, optional
+        See ``text_sources``. Of the hub's list the first that is already cached, or can
+        be read, is used; the manifest names those that failed before it. Modular addition reads its own pairs only.
+    root : str or Path, optional
+        Where caches are kept; ``cache`` under the outputs folder if None.
+    context_size : int
+        Tokens a context, with the beginning-of-sequence token at position 0.
+    held_out_share : float
+        Share of documents held out, packed into contexts of their own.
+    dtype : {"float16", "bfloat16"}
+        On disk. A dimension whose values are beyond float16's range (65504), or too small for it, is stored at a
+        scale of its own.
+    device : str or torch.device, optional
+        See :func:`rkcnn_lib.worlds.models.load.pick_device`.
+    batch_size : int, optional
+        Contexts run at a time; chosen to fit if None.
+    seed : int
+        For atlas's generator.
+    lm : TransformerBridge, optional
+        The model, if it is loaded already.
+
+    Returns
+    -------
+    dict
+        (block counted from the start, hook) to :class:`~rkcnn_lib.worlds.activations.store.ActivationStore`.
+
+    Raises
+    ------
+    ValueError
+        For a parameter that cannot work, before anything is computed.
+    ModelUnavailable, TextUnavailable
+        If the model or every text source is out of reach; the messages name the ways on.
+    CacheError
+        If a cache is damaged, or the disk has too little room.
+    """
+    facts = model_facts(model, revision)
+    wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
+    for hook in hooks:
+        hook_width(facts, hook)  # a mixture of experts has no mlp_post
+    if facts.task == "modular addition":
+        modadd.check_hooks(hooks)
+    check_sizes(facts, n_tokens, context_size)
+    if not wanted or dtype not in DTYPES or not 0 < held_out_share < 1 or (batch_size is not None and batch_size < 1):
+        raise ValueError(
+            f"layers = {layers}, hooks = {hooks}, dtype = {dtype!r}, held_out_share = {held_out_share}, batch_size = "
+            f"{batch_size}: expected at least one of each, {' or '.join(DTYPES)}, within (0, 1), at least 1"
+        )
+    root = outputs_root() / "cache" if root is None else Path(root)
+    failed: list[str] = []
+    for source in _sources(facts, text, seed):
+        try:
+            source = source.pinned()
+            common = {
+                "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
+                "context_size": context_size, "held_out_share": held_out_share, "dtype": dtype, "seed": seed,
+                "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": FORMAT_VERSION,
+            }  # fmt: skip
+            targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
+            job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, held_out_share, batch_size)
+            _fill([target for target in targets.values() if not target.is_whole], job, lm, device)
+        except TextUnavailable as error:
+            failed.append(str(error))
+            continue
+        return {pair: target.open() for pair, target in targets.items()}
+    raise TextUnavailable("\n".join(["no text to be had:", *(f"  {line}" for line in failed), WAYS_ON]))
+
+
+def _sources(facts: ModelFacts, text: str | None, seed: int) -> list[TextSource]:
+    if facts.task == "modular addition":
+        return [modadd.source(facts.vocab_size - 1, text, seed)]
+    return text_sources(text, facts.name, seed)
+
+
+def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device: Any) -> None:
+    """Capture the stores that are missing, in one pass."""
+    if not missing:
+        return
+    missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.folder for target in missing):
+        # Another process may have filled them.
+        missing = [target for target in missing if not target.is_whole]
+        if not missing:
+            return
+        for target in missing:
+            target.resume()
+        # The source is opened before the model is loaded: a text out of reach is known in seconds.
+        stream = None if saved_tokens(missing) else job.source.open()
+        check_room(missing, job.n_tokens)
+        lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
+        _check_model(lm, job.facts)
+        check_hooks(lm, {target.name: target.width for target in missing})
+        packed, mask = pack_text(missing, job, lm, stream)
+        manifest = shared_manifest(packed, mask, job, lm)
+        _run(missing, job, lm, packed)
+        for target in missing:
+            target.finish(manifest)
+
+
+def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed) -> None:
+    """Run the model over all contexts that some target still needs."""
+    names, per_shard = [target.name for target in missing], job.shard_contexts
+    n_shards, done = -(-len(packed.tokens) // per_shard), min(len(target.shards) for target in missing)
+    if done == n_shards:  # interrupted between the last shard and the manifest
+        return
+    size = job.batch_size or contexts_at_once(lm, job.context_size)
+    label = f"{job.facts.title}: {', '.join(names[:2])}{' ...' * (len(names) > 2)}"
+    before = min(done * per_shard, len(packed.tokens)) * job.context_size
+    bar = tqdm(total=packed.tokens.size, initial=before, unit="token", unit_scale=True, desc=label)
+    with bar, own_layers(lm, torch.from_numpy(packed.tokens[:1]).long(), names):
+        for shard in range(done, n_shards):
+            ids = torch.from_numpy(packed.tokens[shard * per_shard : (shard + 1) * per_shard]).long()
+            parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+            for batch in ids.split(size):
+                for name, acts in activations(lm, batch, names).items():
+                    parts[name].append(acts.float().cpu())
+                bar.update(batch.numel())
+            for target in missing:
+                target.write(shard, torch.cat(parts[target.name]))
+
+
+def _check_model(lm: TransformerBridge, facts: ModelFacts) -> None:
+    found = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
+    if found != (facts.n_layers, facts.d_model, facts.vocab_size):
+        raise ValueError(f"lm has (blocks, width, vocabulary) {found}: that is not {facts.name}")

@@ -1,0 +1,335 @@
+"""Sharded activation cache on disk, the same interface over a tensor in memory, and the splits of both.
+
+A store is a folder: ``acts-00000.safetensors`` ... (rows in token order, each dimension to be multiplied by its
+scale), ``tokens.safetensors`` (for each row its token, document, position and whether it counts) and
+``manifest.json``, written last. Shards are memory-mapped
+and a shard's checksum is compared when it is first read, so damage is an error and never a number.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rkcnn_lib.worlds.activations.manifest import (
+    CacheError,
+    check_size,
+    check_sum,
+    damaged,
+    load_checked,
+    read_manifest,
+)
+from rkcnn_lib.worlds.text.splits import SPLITS, document_hash, split_of
+
+__all__ = ["SPLITS", "ActivationStore", "MemoryStore", "document_hash", "split_of"]
+
+COLUMNS = ("tokens", "positions", "document_ids", "mask", "document_hashes")  # the first four: one value a row
+
+
+class Store(ABC):
+    """Rows of activations with their documents; what :class:`ActivationStore` and :class:`MemoryStore` share.
+
+    Attributes
+    ----------
+    manifest : dict
+        What the rows are and where they come from.
+    d_in : int
+        Width of a row.
+    tokens, positions, document_ids : (n,) integer arrays
+        Token id, position in its context and document number of each row (tokens -1: rows are no tokens).
+    document_hashes : (n_documents,) int64 array
+        Decide the splits.
+    mask : (n,) bool array
+        False at position 0 and at special tokens: such rows are kept but belong to no split.
+    """
+
+    manifest: dict[str, Any]
+    d_in: int
+    tokens: np.ndarray
+    positions: np.ndarray
+    document_ids: np.ndarray
+    document_hashes: np.ndarray
+    mask: np.ndarray
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
+
+    @property
+    def key(self) -> str:
+        """Hash of everything the rows depend on."""
+        return self.manifest["key"]
+
+    @property
+    def context_size(self) -> int:
+        """Rows a context (of a MemoryStore: rows a block)."""
+        return self.manifest["context_size"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: slice | int | np.ndarray) -> torch.Tensor:
+        if isinstance(index, int | np.integer):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"row {index} asked of {len(self)}")
+            return self.take(np.array([int(index) % len(self)]))[0]
+        if isinstance(index, torch.Tensor):
+            index = index.numpy()
+        return self.take(np.arange(len(self))[index])
+
+    def _checked(self, rows: np.ndarray) -> np.ndarray:
+        """Return row numbers as int64; IndexError unless they are (n,) integers from 0 to len(self) - 1."""
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise IndexError(f"rows: {rows.shape} {rows.dtype}, expected (n,) integers")
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)}")
+        return rows.astype(np.int64)
+
+    def rows(self, split: str, seed: int = 0) -> np.ndarray:
+        """Return the row numbers of a split in token order, without position 0 and special tokens.
+
+        Parameters
+        ----------
+        split : {"train", "mine", "heldout"}
+        seed : int
+            Which documents are mined on (the held-out ones are the same for every seed).
+
+        Raises
+        ------
+        ValueError
+            If the split is unknown or holds no row.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
+        found = np.flatnonzero(self.mask & self._of_split(split, seed)[self.document_ids])
+        if not len(found):
+            n = len(self.document_hashes)
+            raise ValueError(f"split {split!r} (seed {seed}) holds no rows: {n} documents are too few to be split")
+        return found
+
+    def matrix(self, split: str, seed: int = 0, n_rows: int | None = None) -> torch.Tensor:
+        """Return rows of a split as one (n, d_in) float32 tensor.
+
+        Parameters
+        ----------
+        n_rows : int, optional
+            How many rows, drawn at random without replacement under ``seed`` (a smaller draw is the beginning of
+            a larger one); all of them, in token order, if None. Asking for more than there are gives all of them
+            and a warning.
+        """
+        rows = self.rows(split, seed)
+        if n_rows is not None:
+            if n_rows < 1:
+                raise ValueError(f"n_rows = {n_rows}: expected at least 1")
+            if n_rows > len(rows):
+                warnings.warn(f"{n_rows} rows asked of split {split!r}, which has {len(rows)}", stacklevel=2)
+            rows = _generator(seed, split, "matrix").permutation(rows)[:n_rows]
+        return self.take(rows)
+
+    def batches(
+        self, batch_size: int, seed: int = 0, split: str = "train", epochs: int | None = None, start: int = 0
+    ) -> Iterator[torch.Tensor]:
+        """Yield (batch_size, d_in) float32 batches of a split, every row once an epoch, in an order of its own.
+
+        Parameters
+        ----------
+        batch_size : int
+        seed : int
+            Decides the split's documents and the order; equal seeds give equal batches.
+        split : {"train", "mine", "heldout"}
+        epochs : int, optional
+            None: endless. Rows that do not fill a batch at an epoch's end are left out when endless (all batches
+            are equally large) and come as a smaller last batch when finite (every row is seen).
+        start : int
+            Batches to skip, without reading them.
+        """
+        rows = self.rows(split, seed)
+        if not 1 <= batch_size <= len(rows):
+            raise ValueError(f"batch_size = {batch_size}: split {split!r} has {len(rows)} rows, allowed are 1 to that")
+        if start < 0:
+            raise ValueError(f"start = {start}: expected at least 0")
+        per_epoch = len(rows) // batch_size if epochs is None else -(-len(rows) // batch_size)
+        return self._batches(rows, batch_size, seed, split, epochs, start, per_epoch)
+
+    def _batches(
+        self, rows: np.ndarray, size: int, seed: int, split: str, epochs: int | None, start: int, per_epoch: int
+    ) -> Iterator[torch.Tensor]:
+        epoch, first = divmod(start, per_epoch)
+        while epochs is None or epoch < epochs:
+            order = _generator(seed, split, epoch).permutation(rows)
+            for i in range(first, per_epoch):
+                yield self.take(order[i * size : (i + 1) * size])
+            epoch, first = epoch + 1, 0
+
+    def contexts(self, split: str = "heldout", seed: int = 0) -> torch.Tensor:
+        """Return the (n_contexts, context_size) token ids of the contexts that hold documents of one split only.
+
+        Raises
+        ------
+        ValueError
+            If the rows are no tokens, or no context belongs wholly to the split.
+        """
+        return torch.from_numpy(self._whole_contexts(self.tokens, split, seed).astype(np.int64))
+
+    def context_mask(self, split: str = "heldout", seed: int = 0) -> torch.Tensor:
+        """Return which positions of `contexts` are rows of the split, (n_contexts, context_size) bool.
+
+        Position 0 and special tokens are not: nothing is trained or judged on them.
+        """
+        return torch.from_numpy(self._whole_contexts(self.mask, split, seed))
+
+    def _whole_contexts(self, column: np.ndarray, split: str, seed: int) -> np.ndarray:
+        if split not in SPLITS:
+            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
+        if self.tokens[0] < 0:
+            raise ValueError(f"{self.manifest.get('title')}: rows are no tokens, so there are no contexts")
+        ours = self._of_split(split, seed)[self.document_ids].reshape(-1, self.context_size).all(1)
+        if not ours.any():
+            raise ValueError(f"no context holds documents of split {split!r} (seed {seed}) only")
+        return column.reshape(-1, self.context_size)[ours]
+
+    def _of_split(self, split: str, seed: int) -> np.ndarray:
+        return split_of(self.document_hashes, seed, self.manifest["held_out_share"]) == split
+
+
+class ActivationStore(Store):
+    """A captured cache on disk (see :func:`rkcnn_lib.worlds.open_or_capture`).
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds ``manifest.json``.
+
+    Raises
+    ------
+    CacheError
+        If the folder is no such cache or a file is missing or short; on reading, if a checksum differs. The
+        message names the file and what to do.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.d_in = self.manifest["width"]
+        for record in self.manifest["shards"]:
+            check_size(self.folder, record)
+        self._starts = np.cumsum([0, *(record["rows"] for record in self.manifest["shards"])])
+        self._shards: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        columns = [c.numpy() for c in load_checked(self.folder, self.manifest["tokens"], COLUMNS)]
+        self.tokens, self.positions, self.document_ids, mask, self.document_hashes = columns
+        self.mask = mask.astype(bool)
+        if any(len(column) != self._starts[-1] for column in columns[:-1]):
+            raise damaged(self.folder, "manifest.json", "counts other rows than tokens.safetensors")
+        if not 0 <= self.document_ids.min() <= self.document_ids.max() < len(self.document_hashes):
+            raise damaged(self.folder, "tokens.safetensors", "holds rows of documents that it does not list")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the folder's name: a worker process opens the files itself, once."""
+        return _opened, (self.folder,)
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises
+        ------
+        CacheError
+            At the first file that differs.
+        """
+        for record in (self.manifest["tokens"], *self.manifest["shards"]):
+            check_sum(self.folder, record)
+
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
+        rows = self._checked(rows)
+        out = torch.empty(len(rows), self.d_in)
+        shard_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == shard)
+            local = torch.from_numpy(rows[here] - self._starts[shard])
+            acts, scale = self._shard(int(shard))
+            out[torch.from_numpy(here)] = acts[local].float() * scale
+        return out
+
+    def _shard(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map a shard's values and scales into memory; compare its checksum the first time."""
+        if number not in self._shards:
+            record = self.manifest["shards"][number]
+            acts, scale = load_checked(self.folder, record, ("acts", "scale"))
+            if acts.shape != (record["rows"], self.d_in) or scale.shape != (self.d_in,):
+                raise damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
+            self._shards[number] = acts, scale
+        return self._shards[number]
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(folder: Path) -> ActivationStore:
+    return ActivationStore(folder)
+
+
+class MemoryStore(Store):
+    """The interface of :class:`ActivationStore` over a tensor, for data that come from no language model.
+
+    Parameters
+    ----------
+    X : (n, d) tensor or array
+        Kept as float32.
+    block : int
+        Consecutive rows that count as one document for the splits.
+    name : str
+        What the rows are, for the manifest.
+    truth : (n_true, d) tensor, optional
+        True directions, where they are known.
+    held_out_share : float
+    **facts
+        More entries for the manifest.
+    """
+
+    def __init__(
+        self,
+        X: torch.Tensor | np.ndarray,
+        block: int = 64,
+        name: str = "tensor",
+        truth: torch.Tensor | None = None,
+        held_out_share: float = 0.1,
+        **facts: Any,
+    ) -> None:
+        X = torch.as_tensor(X)
+        if X.ndim != 2 or not len(X):
+            raise ValueError(f"X has shape {tuple(X.shape)}: expected (n, d) with n > 0")
+        if block < 1 or not 0 < held_out_share < 1:
+            raise ValueError(f"block = {block}, held_out_share = {held_out_share}: expected >= 1 and within (0, 1)")
+        self.X, self.truth = X.detach().to("cpu", torch.float32).contiguous(), truth
+        n, self.d_in = self.X.shape
+        self.document_ids, self.positions = np.divmod(np.arange(n), block)
+        self.tokens, self.mask = np.full(n, -1), np.ones(n, dtype=bool)
+        n_documents = int(self.document_ids[-1]) + 1
+        self.document_hashes = np.array([document_hash(f"{name}/{i}") for i in range(n_documents)])
+        content = hashlib.sha256(self.X.numpy().tobytes() + f"{name} {block} {held_out_share}".encode())
+        self.manifest = facts | {
+            "format": "rkcnn-memory", "key": content.hexdigest()[:16], "title": name, "width": self.d_in,
+            "n_tokens": n, "n_documents": n_documents, "context_size": block, "held_out_share": held_out_share,
+            "dtype": "float32",
+        }  # fmt: skip
+
+    def verify(self) -> None:
+        """Raise CacheError if a value is not finite; there is no file that could be damaged."""
+        if not torch.isfinite(self.X).all():
+            raise CacheError(f"{self.manifest['title']}: holds values that are not finite")
+
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
+        return self.X[torch.from_numpy(self._checked(rows))]
+
+
+def _generator(seed: int, split: str, purpose: int | str) -> np.random.Generator:
+    """Return a generator of its own for each seed, split and epoch (or other purpose)."""
+    return np.random.default_rng(document_hash(f"{seed} {split} {purpose}"))

@@ -1,0 +1,172 @@
+"""Atlas's documents: their tokens, their exact probabilities, and the ground truth of every token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+
+import numpy as np
+
+from rkcnn_lib.worlds.atlas.grammar import Grammar
+from rkcnn_lib.worlds.atlas.slots import Step
+from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, SINGULAR_WORDS, make_world
+
+LABELS = ("topic", "entity", "kind", "number", "owed", "in_quotes", "in_brackets", "fact", "fact_subject")
+
+
+@cache
+def grammar() -> Grammar:
+    """The grammar of Atlas's documents (built once, about 0.1 s)."""
+    return Grammar(make_world())
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document with its derivation.
+
+    Attributes
+    ----------
+    ids : token ids, ``<bos>`` first.
+    topic : index of its topic, counted from 1 as in the labels.
+    steps : its derivation, a step a sentence.
+    log_probability : natural logarithm of its probability, with that of ending where it does.
+    """
+
+    ids: tuple[int, ...]
+    topic: int
+    steps: tuple[Step, ...]
+    log_probability: float
+
+    @property
+    def tokens(self) -> list[str]:
+        """Its words, ``<bos>`` first."""
+        words = grammar().vocabulary
+        return [words[i] for i in self.ids]
+
+    @property
+    def text(self) -> str:
+        """Its words but ``<bos>``, with single spaces between them."""
+        return " ".join(self.tokens[1:])
+
+    @property
+    def labels(self) -> dict[str, list[int]]:
+        """Ground truth of each token, by name (:func:`label_names` says what the numbers stand for).
+
+        ``topic`` of the document (0 on ``<bos>``; the tokens before the first topic word carry it too);
+        ``entity`` and ``kind`` named by the token; grammatical ``number`` of nouns and verbs (names have none);
+        ``owed``: the number of a subject noun whose verb has yet to come; ``in_quotes``
+        and ``in_brackets``: whether a span is open *after* the token, so the opening sign is inside and the
+        closing one is not; ``fact``: the relation that the token completes, and ``fact_subject`` whose fact.
+        """
+        entity, kind, number = _token_labels()
+        ids = np.asarray(self.ids)
+        owed, fact, fact_subject = ([0] * len(ids) for _ in range(3))
+        for step in self.steps:
+            for i, relation in enumerate(step.sentence.facts, step.start):
+                if relation:
+                    fact[i], fact_subject[i] = relation, int(entity[step.subject])
+            first, last = step.sentence.owed
+            owed[step.start + first : step.start + last] = [step.number] * (last - first)
+        quote, left, right = (grammar().ids[sign] for sign in '"()')
+        values = {
+            "topic": [0] + [self.topic] * (len(ids) - 1),
+            "entity": entity[ids].tolist(),
+            "kind": kind[ids].tolist(),
+            "number": number[ids].tolist(),
+            "owed": owed,
+            "in_quotes": (np.cumsum(ids == quote) % 2).tolist(),
+            "in_brackets": (np.cumsum(ids == left) - np.cumsum(ids == right)).tolist(),
+            "fact": fact,
+            "fact_subject": fact_subject,
+        }
+        return {name: values[name] for name in LABELS}
+
+
+@cache
+def _token_labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels that depend on the token alone, by token id: entity, kind, number."""
+    known = grammar()
+    entity, kind, number = (np.zeros(len(known.vocabulary), dtype=int) for _ in range(3))
+    for rank, (token, name) in enumerate(known.kind.items(), 1):
+        entity[token], kind[token] = rank, 1 + KINDS.index(name)
+    for words, value in ((SINGULAR_WORDS, 1), (PLURAL_WORDS, 2)):
+        number[[known.ids[word] for word in words]] = value
+    for token, value in known.number.items():
+        number[token] = value
+    return entity, kind, number
+
+
+def label_names() -> dict[str, list[str]]:
+    """Class names of each label: ``label_names()["topic"][labels["topic"]]``."""
+    known = grammar()
+    entities = ["none", *(known.vocabulary[token] for token in known.kind)]
+    numbers = ["none", "singular", "plural"]
+    values = (
+        ["none", *known.topics],
+        entities,
+        ["none", *KINDS],
+        numbers,
+        numbers,
+        ["outside", "inside"],
+        ["outside", "inside"],
+        ["none", *known.relations],
+        entities,
+    )
+    return dict(zip(LABELS, values, strict=True))
+
+
+def document_stream(seed: int | str, held_out: bool = False) -> Iterator[Document]:
+    """The endless, deterministic stream of documents of a seed; held-out ones have a stream of their own."""
+    generator = random.Random(f"atlas/{'held out' if held_out else 'open'}/{seed}")
+    while True:
+        ids, topic, steps, log_probability = grammar().sample(generator)
+        yield Document(tuple(ids), topic + 1, tuple(steps), log_probability)
+
+
+def generate_documents(n_documents: int, seed: int, held_out: bool = False) -> list[Document]:
+    """The first documents of a seed's stream.
+
+    Parameters
+    ----------
+    n_documents : how many, at least 1.
+    seed : same seed, same documents, on every platform.
+    held_out : draw from the held-out stream. The grammar is the same, so entropies compare. The model was trained
+        on streams of its own, so documents of either kind are new to it (but for chance repeats).
+
+    Raises
+    ------
+    ValueError : n_documents below 1.
+    """
+    if n_documents < 1:
+        raise ValueError(f"n_documents is {n_documents}: ask for at least 1")
+    return list(islice(document_stream(seed, held_out), n_documents))
+
+
+def documents_text(n_documents: int, seed: int, held_out: bool = False) -> list[str]:
+    """The documents of :func:`generate_documents` as plain text, for the tokenizers of other models."""
+    return [document.text for document in generate_documents(n_documents, seed, held_out)]
+
+
+def packed(seed: int | str, context_size: int, held_out: bool = False) -> Iterator[list[tuple[int, Document]]]:
+    """Endless contexts, each a list of (number, document) whose tokens fill it; what is too long is cut."""
+    stream = enumerate(document_stream(seed, held_out))
+    while True:
+        context, length = [], 0
+        while length < context_size:
+            number, document = next(stream)
+            context.append((number, document))
+            length += len(document.ids)
+        yield context
+
+
+def entropy(documents: Sequence[Document]) -> float:
+    """The grammar's own cross-entropy on documents, in nats a predicted token: what a perfect model would lose.
+
+    Predicted are all tokens behind the first, and the ``<bos>`` that closes the document.
+    """
+    if not documents:
+        raise ValueError("entropy needs at least one document")
+    return -sum(d.log_probability for d in documents) / sum(len(d.ids) for d in documents)

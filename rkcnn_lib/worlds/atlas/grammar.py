@@ -1,0 +1,283 @@
+"""The grammar that writes Atlas's documents.
+
+A document is a chain of sentences about one topic. Each sentence is drawn from weighted *patterns*, and each
+slot of a pattern from a weighted list of words that depends on what was said before: the subject's number, the
+entity last spoken of, the season. No two derivations give the same document, so the log-probability of a
+document is the sum of the logarithms of the choices made.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect
+from collections.abc import Iterable
+from itertools import accumulate
+
+from rkcnn_lib.worlds.atlas.patterns import (
+    CONTINUATIONS,
+    FACT_PATTERNS,
+    MIXED_PATTERNS,
+    SEASON_PATTERNS,
+    TOPIC_PATTERNS,
+    kind_weights,
+)
+from rkcnn_lib.worlds.atlas.slots import (
+    COUNTRY,
+    NOTHING,
+    NUMBER,
+    SEASON,
+    SUBJECT,
+    Options,
+    Sentence,
+    Slot,
+    Step,
+    expand,
+    wrap,
+)
+from rkcnn_lib.worlds.atlas.world import (
+    ADVERBS,
+    KINDS,
+    PREPOSITIONS,
+    RELATIONS,
+    SEASONS,
+    SPEECH_VERBS,
+    World,
+    third_person,
+)
+
+PAD, BOS, UNK = "<pad>", "<bos>", "<unk>"
+BOS_ID = 1
+STOP = 0.3  # chance that a document ends after a sentence, once it has MIN_SENTENCES
+MIN_SENTENCES = 3
+FOCUS_SHARE = 0.5  # share of entity mentions that stay in the country last spoken of
+SAME_SEASON = 0.8
+
+
+class Grammar:
+    """The documents that can be written about a world.
+
+    Parameters
+    ----------
+    world : the entities, facts and topics.
+
+    Attributes
+    ----------
+    vocabulary : list of words; a word's position is its token id (0 ``<pad>``, 1 ``<bos>``, 2 ``<unk>``).
+    ids : {word: token id}
+    kind : {token id: kind of entity}, for entities only
+    number : {token id: 1 singular | 2 plural}, for the nouns and verbs of the topics
+    country : {token id of an entity: token id of its country, or 0}
+    topics, relations : names
+    tables : {(topic, situation): cumulative probabilities, log-probabilities and the sentences they belong to}
+    """
+
+    def __init__(self, world: World):
+        self.world = world
+        self.topics = tuple(world.topics)
+        self.relations = tuple(RELATIONS)
+        self.vocabulary: list[str] = [PAD, BOS, UNK]
+        self.ids: dict[str, int] = {word: i for i, word in enumerate(self.vocabulary)}
+        self.number: dict[int, int] = {}
+        self.kind = {self._id(name): kind for kind in KINDS for name in world.entities[kind]}
+        self.country = {i: self._id(world.country_of(self.vocabulary[i]) or PAD) for i in self.kind}
+        self.country[0] = 0
+        self._slots: dict[tuple, Slot] = {}
+        self.trees: dict = {}  # kept here by the scorers
+        self.tables: dict[tuple[int, str], tuple[list[float], list[float], list[Sentence]]] = {}
+        for topic in range(len(self.topics)):
+            self._build_topic(topic)
+
+    # ---- building -------------------------------------------------------------------------------------------
+
+    def _id(self, word: str) -> int:
+        if word not in self.ids:
+            self.ids[word] = len(self.vocabulary)
+            self.vocabulary.append(word)
+        return self.ids[word]
+
+    def _even(self, words: Iterable[str]) -> Options:
+        return Options({self._id(word): 1.0 for word in words})
+
+    def held_out(self, relation: str, subject: str) -> int:
+        """Index of the one pattern of a relation in which a subject never occurs in any document."""
+        return list(self.world.facts[relation]).index(subject) % len(FACT_PATTERNS[relation])
+
+    def _entity_slot(self, kind: str, relation: str | None, pattern: int) -> Slot:
+        """An entity as the sentence's subject; those whose fact is held out of this pattern are left out."""
+        names = [
+            name
+            for name in self.world.entities[kind]
+            if relation is None or (name in self.world.facts[relation] and self.held_out(relation, name) != pattern)
+        ]
+        options = {}
+        for country in {0, *(self.country[self.ids[name]] for name in self.world.entities["country"])}:
+            weights = {self.ids[name]: 1.0 / len(names) for name in names}
+            near = [i for i in weights if country and self.country[i] == country]
+            if near:
+                weights = {i: (1 - FOCUS_SHARE) * w for i, w in weights.items()}
+                for i in near:
+                    weights[i] += FOCUS_SHARE / len(near)
+            options[country] = Options(weights)
+        return Slot(options, reads=COUNTRY, sets=SUBJECT)
+
+    def _inflected(self, plurals: dict[str, str], verb: bool) -> dict[int, int]:
+        """Token ids of both forms of each word, with their number."""
+        forms = {}
+        for base, derived in plurals.items():
+            singular, plural = (derived, base) if verb else (base, derived)
+            forms[self._id(singular)] = 1
+            forms[self._id(plural)] = 2
+        self.number.update(forms)
+        return forms
+
+    def _word_slot(self, name: str, topic: int) -> Slot:
+        """A slot filled with words of the topic."""
+        words = self.world.topics[self.topics[topic]]
+        if name == "adjective":
+            return Slot({0: self._even(words.adjectives)})
+        part, _, form = name.partition("_")
+        source = {"noun": words.nouns, "other": words.nouns, "verb": words.verbs, "act": words.transitive_verbs}[part]
+        forms = self._inflected({word: third_person(word) for word in source}, verb=part in ("verb", "act"))
+        by_number = {n: Options({i: 1.0 for i, m in forms.items() if m == n}) for n in (1, 2)}
+        if form:
+            n = 1 if form == "singular" else 2
+            return Slot({0: by_number[n]}, sets=NUMBER if part == "noun" else NOTHING)
+        if part in ("verb", "act"):
+            return Slot(by_number, reads=NUMBER)
+        return Slot({0: Options(dict.fromkeys(forms, 1.0))}, sets=NUMBER if part == "noun" else NOTHING)
+
+    def _season_slot(self) -> Slot:
+        seasons = [self._id(season) for season in SEASONS]
+        options = {0: Options(dict.fromkeys(seasons, 1.0))}
+        for now in seasons:
+            other = (1 - SAME_SEASON) / (len(seasons) - 1)
+            options[now] = Options({i: SAME_SEASON if i == now else other for i in seasons})
+        return Slot(options, reads=SEASON, sets=SEASON)
+
+    def _make_slot(self, name: str, topic: int, relation: str | None, pattern: int) -> Slot:
+        facts = self.world.facts
+        if name in RELATIONS:
+            options = {self._id(s): self._even([o]) for s, o in facts[name].items()}
+            return Slot(options, reads=SUBJECT, relation=1 + self.relations.index(name))
+        if name in ("landmark", "city", "country", "person"):
+            return self._entity_slot(name, relation, pattern)
+        if name == "pronoun":
+            return Slot({self._id(p): self._even([w]) for p, w in self.world.pronouns.items()}, reads=SUBJECT)
+        if name == "season":
+            return self._season_slot()
+        if name == "weather":
+            table = {s: {self._id(w): p for w, p in words.items()} for s, words in SEASONS.items()}
+            return Slot({self._id(season): Options(words) for season, words in table.items()}, reads=SEASON)
+        if name == "speech":
+            return Slot({0: Options({self._id(w): p for w, p in SPEECH_VERBS.items()})})
+        lists = {"speaker": self.world.entities["person"], "adverb": ADVERBS, "preposition": PREPOSITIONS}
+        if name in lists:
+            return Slot({0: self._even(lists[name])})
+        return self._word_slot(name, topic)
+
+    def _slot(self, symbol: str, topic: int, relation: str | None, pattern: int) -> Slot:
+        """The slot for one symbol of a pattern, made once: patterns that share a beginning share its slots."""
+        if not symbol.startswith("$"):
+            key: tuple = (symbol,)
+        elif symbol[1:] in ("landmark", "city", "country", "person") and relation is not None:
+            key = (symbol, relation, pattern)
+        else:
+            key = (symbol, topic)
+        if key not in self._slots:
+            literal = not symbol.startswith("$")
+            made = Slot({0: self._even([symbol])}) if literal else self._make_slot(symbol[1:], topic, relation, pattern)
+            self._slots[key] = made
+        return self._slots[key]
+
+    def _sentence(self, symbols: list[str], topic: int, relation: str | None = None, pattern: int = 0) -> Sentence:
+        topical = ("$noun", "$other", "$verb", "$act")
+        return Sentence(
+            slots=tuple(self._slot(symbol, topic, relation, pattern) for symbol in symbols),
+            names_subject=any(s in ("$landmark", "$city", "$country", "$person") for s in symbols),
+            reveals_topic=any(s.startswith(topical) for s in symbols),
+            has_brackets="(" in symbols,
+        )
+
+    def _build_topic(self, topic: int) -> None:
+        """Weighted sentences for each situation: how a document opens, and what was last spoken of."""
+        favoured = self.world.topics[self.topics[topic]].favoured
+        groups: dict[str, list[tuple[float, list[str], str | None, int]]] = {
+            "topic": [(w, s, None, 0) for text in TOPIC_PATTERNS for w, s in expand(text)],
+            "mixed": [(w, s, None, 0) for text in MIXED_PATTERNS for w, s in expand(text)],
+            "season": [(w, s, None, 0) for text in SEASON_PATTERNS for w, s in expand(text)],
+            "fact": [
+                (3.0 if relation in favoured else 1.0, text.split(), relation, i)
+                for relation, texts in FACT_PATTERNS.items()
+                for i, text in enumerate(texts)
+            ],
+        }
+        for kind, texts in CONTINUATIONS.items():
+            groups[kind] = [(w, s, None, 0) for text in texts for w, s in expand(text)]
+        ready: dict[str, list[tuple[float, Sentence]]] = {}
+        for name, members in groups.items():
+            total = sum(weight for weight, *_ in members)
+            ready[name] = [
+                (weight / total * share, self._sentence(symbols, topic, relation, pattern))
+                for weight, plain, relation, pattern in members
+                for share, symbols in wrap(plain)
+            ]
+        for situation, shares in kind_weights(self.topics[topic]).items():
+            weighted = [(share * w, s) for name, share in shares.items() for w, s in ready[name]]
+            total = sum(w for w, _ in weighted)
+            cumulative = list(accumulate(w / total for w, _ in weighted))
+            cumulative[-1] = 1.0
+            logs = [math.log(w / total) for w, _ in weighted]
+            self.tables[topic, situation] = (cumulative, logs, [s for _, s in weighted])
+
+    # ---- sampling -------------------------------------------------------------------------------------------
+
+    def situation(self, sentences: int, revealed: bool, focus: int) -> str:
+        if sentences == 0:
+            return "opening"
+        if not revealed:
+            return "reveal"
+        return self.kind.get(focus, "plain")
+
+    def sample(self, generator: random.Random) -> tuple[list[int], int, list[Step], float]:
+        """Draw one document.
+
+        Returns
+        -------
+        ids : token ids, ``<bos>`` first.
+        topic : index of its topic.
+        steps : its derivation, a step a sentence.
+        log_probability : natural logarithm of its probability, with that of ending where it does.
+        """
+        uniform = generator.random
+        topic = int(uniform() * len(self.topics))
+        total = -math.log(len(self.topics))
+        ids, steps = [BOS_ID], []
+        focus, season, revealed = 0, 0, False
+        while True:
+            situation = self.situation(len(steps), revealed, focus)
+            cumulative, logs, sentences = self.tables[topic, situation]
+            which = bisect(cumulative, uniform())
+            total += logs[which]
+            sentence = sentences[which]
+            environment = [0, self.country[focus], season, 0, focus]
+            start = len(ids)
+            for slot in sentence.slots:
+                options = slot.options[environment[slot.reads]]
+                if len(options.ids) == 1:
+                    word = options.ids[0]
+                else:
+                    word = options.draw(uniform())
+                    total += options.log_probability[word]
+                ids.append(word)
+                if slot.sets:
+                    environment[slot.sets] = self.number[word] if slot.sets == NUMBER else word
+            _, _, season, number, subject = environment
+            steps.append(Step(sentence, start, subject, number))
+            focus = subject if sentence.names_subject else focus
+            revealed = revealed or sentence.reveals_topic
+            if len(steps) >= MIN_SENTENCES:
+                ends = uniform() < STOP
+                total += math.log(STOP if ends else 1 - STOP)
+                if ends:
+                    return ids, topic, steps, total

@@ -1,0 +1,250 @@
+"""Modular addition: a one-block transformer that has grokked a + b mod p, and whose circuit is known.
+
+The input is (a, b, =) with token p for ``=``; the answer is read at the ``=``, and no input ever holds it. The
+trained model computes it by Fourier components of a few key frequencies (Nanda et al. 2023, "Progress measures for
+grokking via mechanistic interpretability"), which :mod:`rkcnn_lib.measure.fourier` looks for.
+
+It is used as the language models are: its text is all p * p pairs, each a document of three tokens, of which stores
+count the ``=`` alone. A store's held-out pairs (by the documents' hashes, as ever) were never trained on by the model
+either, nor was the same sum the other way round in the same store's other splits.
+
+``python -m benchmarks.embedded.modadd train`` makes the weights, ``... check`` measures them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rkcnn_lib.files import read_json, write_json
+from rkcnn_lib.worlds.text.sources import Document, TextSource
+from rkcnn_lib.worlds.text.splits import document_hash, is_held_out
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+FOLDER = Path(__file__).parents[1] / "assets" / "modadd"
+MODEL_TYPE = "modadd"  # of config.json
+P = 113
+N_TOKENS = 3  # a, b, =
+HELD_OUT_SHARE = 0.1  # what a store holds out unless told otherwise
+
+
+def all_pairs(p: int) -> torch.Tensor:
+    """Return the (p * p, 2) pairs (a, b), a varying slowest."""
+    return torch.cartesian_prod(torch.arange(p), torch.arange(p))
+
+
+def inputs(pairs: torch.Tensor, p: int) -> torch.Tensor:
+    """Return the (n, 3) token ids (a, b, =) of (n, 2) pairs."""
+    return torch.cat([pairs, torch.full((len(pairs), 1), p)], dim=1)
+
+
+def answers(tokens: torch.Tensor) -> torch.Tensor:
+    """Return (n,): (a + b) mod p for (n, 3) token ids, p being the token of the ``=``."""
+    return (tokens[:, 0] + tokens[:, 1]) % tokens[:, 2]
+
+
+def asked(tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
+    """Return where the model is asked something, the ``=``, and the (n, 1) answers (see :mod:`rkcnn_lib.tensors`)."""
+    return slice(N_TOKENS - 1, N_TOKENS), answers(tokens)[:, None]
+
+
+def pair_text(a: int, b: int) -> str:
+    """Return what a pair's document is hashed by: the same for (a, b) and (b, a), which the model treats alike."""
+    return f"{min(a, b)} {max(a, b)} ="
+
+
+def held_out_pairs(p: int) -> torch.Tensor:
+    """Return for each of :func:`all_pairs` whether a store holds it out: (p * p,) bool, about 10 %.
+
+    The model is never trained on these, whatever its seed: what is held out from an SAE is new to the model as well.
+    """
+    hashes = [document_hash(pair_text(a, b)) for a, b in all_pairs(p).tolist()]
+    return torch.from_numpy(is_held_out(hashes, HELD_OUT_SHARE))
+
+
+def untrained(p: int, trained: torch.Tensor) -> torch.Tensor:
+    """Return for each of :func:`all_pairs` whether it is missing among the (n, 2) pairs trained on: (p * p,) bool."""
+    never = torch.ones(p * p, dtype=torch.bool)
+    never[trained[:, 0] * p + trained[:, 1]] = False
+    return never
+
+
+def source(p: int, text: str | None, seed: int = 0) -> TextSource:
+    """Return the model's "text": all pairs, each once, in an order drawn under ``seed``.
+
+    Raises
+    ------
+    ValueError
+        If another text is asked for: this model reads nothing else.
+    """
+    if text not in (None, "auto"):
+        raise ValueError(f"text = {text!r}: a modular-addition model reads nothing but its pairs; leave text out")
+    name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed {seed}"
+    return TextSource(name, name, functools.partial(_documents, p, seed), continued=False)
+
+
+def _documents(p: int, seed: int) -> Iterator[Document]:
+    pairs = all_pairs(p)
+    for a, b in pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))].tolist():
+        yield Document(pair_text(a, b), (a, b, p))
+
+
+def check_context(context_size: int) -> None:
+    """Raise ValueError unless a context is one pair."""
+    if context_size != N_TOKENS:
+        raise ValueError(f"context_size = {context_size}: a modular-addition model reads {N_TOKENS} tokens (a, b, =)")
+
+
+def check_hooks(hooks: Sequence[str]) -> None:
+    """Raise ValueError for a hook at which all pairs look alike: what enters the block at the ``=`` is always ``=``."""
+    if "resid_pre" in hooks:
+        raise ValueError(
+            "hook = 'resid_pre': before the only block every = looks alike; choose attn_out, mlp_post, mlp_out or "
+            "resid_post"
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run is made of; a checkpoint made with other settings is refused.
+
+    Attributes
+    ----------
+    p : modulus; tokens 0 to p - 1 are numbers, token p is ``=``.
+    d_model, n_heads, d_mlp : sizes of the block.
+    train_share : share of the p * p pairs that is trained on; they are drawn under ``seed``.
+    steps, seed, lr, weight_decay, warmup : of the optimiser. The seed also draws the first weights.
+    checkpoint_every : steps between checkpoints.
+    """
+
+    p: int = P
+    d_model: int = 128
+    n_heads: int = 4
+    d_mlp: int = 512
+    train_share: float = 0.3
+    steps: int = 15_000
+    seed: int = 0
+    lr: float = 1e-3
+    weight_decay: float = 1.0
+    warmup: int = 10
+    checkpoint_every: int = 1000
+
+    def check(self) -> None:
+        """Raise ValueError for settings that cannot work."""
+        if self.p < 5 or self.d_model % self.n_heads or self.steps < 1 or not 0 < self.train_share <= 0.8:
+            raise ValueError(
+                f"p = {self.p}, d_model = {self.d_model}, n_heads = {self.n_heads}, steps = {self.steps}, "
+                f"train_share = {self.train_share}: expected p >= 5, d_model a multiple of n_heads, steps >= 1, "
+                "0 < train_share <= 0.8"
+            )
+
+
+def training_pairs(settings: Settings) -> torch.Tensor:
+    """Return the (n, 2) pairs trained on: ``int(train_share p^2)`` of those that no store holds out, in order."""
+    pairs = all_pairs(settings.p)
+    allowed = pairs[~held_out_pairs(settings.p)]
+    n = int(settings.train_share * len(pairs))
+    chosen = torch.randperm(len(allowed), generator=torch.Generator().manual_seed(settings.seed))[:n]
+    return allowed[chosen.sort().values]
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """Return the configuration of a modular-addition folder, None if the folder holds another kind of model."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    return config if config.get("model_type") == MODEL_TYPE else None
+
+
+def write_config(folder: Path, settings: dict[str, Any]) -> None:
+    """Write ``config.json``: sizes by the names that language models use, and the settings of the training."""
+    config = {
+        "model_type": MODEL_TYPE, "num_hidden_layers": 1, "hidden_size": settings["d_model"],
+        "intermediate_size": settings["d_mlp"], "num_attention_heads": settings["n_heads"],
+        "max_position_embeddings": N_TOKENS, "vocab_size": settings["p"] + 1, "training": settings,
+    }  # fmt: skip
+    write_json(folder / "config.json", config)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the trained weights by name, float32.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no trained modular-addition model.
+    """
+    from safetensors.torch import load_file
+
+    if read_config(folder) is None or not (folder / "model.safetensors").is_file():
+        raise ValueError(
+            f"{folder} holds no trained model: run `python -m benchmarks.embedded.modadd train --out {folder}`"
+        )
+    return load_file(folder / "model.safetensors")
+
+
+def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
+    """Return a trained folder as a ``TransformerBridge``, with hooks named as in any other.
+
+    Attributes say what differs from a language model: ``asked``, where it is asked what, and ``first_position``, from
+    where activations count (2, the ``=``). ``history`` is the training's (a list of rows) and ``untrained`` which of
+    :func:`all_pairs` it was never trained on.
+    """
+    import transformer_lens.model_bridge.sources.native  # noqa: F401  (gives the bridge its boot_native)
+    from transformer_lens import TransformerBridge
+    from transformer_lens.config import TransformerBridgeConfig
+
+    config, weights = read_config(folder), read_weights(folder)
+    d, heads = config["hidden_size"], config["num_attention_heads"]
+    lm = TransformerBridge.boot_native(
+        TransformerBridgeConfig(
+            d_model=d, d_head=d // heads, n_layers=1, n_ctx=N_TOKENS, n_heads=heads, d_vocab=config["vocab_size"],
+            d_mlp=config["intermediate_size"], act_fn="relu", normalization_type=None, init_weights=False,
+            default_prepend_bos=False,
+        ),
+        device=device, dtype=dtype, model_name=MODEL_TYPE,
+    )  # fmt: skip
+    _fill(lm, weights)
+    lm.tokenizer = tokenizer(config["vocab_size"] - 1)
+    lm.asked, lm.first_position = asked, N_TOKENS - 1
+    settings = Settings(**config["training"])
+    lm.untrained = untrained(settings.p, training_pairs(settings))
+    lm.history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+    return lm.eval()
+
+
+@torch.no_grad()
+def _fill(lm: TransformerBridge, weights: dict[str, torch.Tensor]) -> None:
+    """Put the weights into the bridge; the biases that this model does not have become 0."""
+    attention, mlp = lm.blocks[0].attn, lm.blocks[0].mlp
+    linear = {
+        "W_Q": attention.q, "W_K": attention.k, "W_V": attention.v, "W_O": attention.o,
+        "W_in": getattr(mlp, "in"), "W_out": mlp.out, "W_U": lm.unembed,
+    }  # fmt: skip
+    for name, part in linear.items():
+        module = part.original_component
+        module.weight.copy_(weights[name].T)
+        module.bias.zero_()
+    mlp_biases = (getattr(mlp, "in"), weights["b_in"]), (mlp.out, weights["b_out"])
+    for part, bias in mlp_biases:
+        part.original_component.bias.copy_(bias)
+    lm.embed.original_component.weight.copy_(weights["W_E"])
+    lm.pos_embed.original_component.weight.copy_(weights["W_pos"])
+
+
+def tokenizer(p: int) -> Any:
+    """Return a tokenizer that writes the tokens out: the numbers, and ``=``."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {str(number): number for number in range(p)} | {"=": p}
+    words = Tokenizer(models.WordLevel(vocabulary))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words)

@@ -1,0 +1,126 @@
+"""From documents to contexts of token ids, held-out documents apart from the rest."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from rkcnn_lib.worlds.text.sources import Document
+from rkcnn_lib.worlds.text.splits import document_hash, is_held_out
+
+__all__ = ["Packed", "pack", "tokenize", "without_halves"]
+
+TOKENIZE_BATCH = 256
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can hold one alone, UTF-8 and tokenizers cannot
+
+
+def without_halves(documents: Iterable[Document], count: Counter[str]) -> Iterator[Document]:
+    """Yield documents with U+FFFD for every lone half of a surrogate pair, added up in ``count["halves"]``."""
+    for document in documents:
+        text, n = HALF.subn("\ufffd", document.text)
+        count["halves"] += n
+        yield replace(document, text=text) if n else document
+
+
+def tokenize(documents: Iterable[Document], tokenizer: Any, vocab_size: int) -> Iterator[tuple[list[int], int]]:
+    """Yield each document's token ids, without added special tokens, and the hash of its text.
+
+    Raises
+    ------
+    ValueError
+        If an id lies outside the model's vocabulary.
+    """
+    documents = iter(documents)
+    while group := list(islice(documents, TOKENIZE_BATCH)):
+        if group[0].ids is not None:
+            encoded = [list(document.ids or ()) for document in group]
+        else:
+            texts = [document.text for document in group]
+            encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        for document, ids in zip(group, encoded, strict=True):
+            if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+                raise ValueError(f"token id {max(ids)}: the model's vocabulary ends at {vocab_size - 1}")
+            if ids:
+                yield ids, document_hash(document.text)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Documents packed into contexts.
+
+    Attributes
+    ----------
+    tokens, document_ids : (n_contexts, context_size) int32 arrays
+    document_hashes : (n_documents,) int64 array
+    held_out : (n_contexts,) bool array
+        Contexts of held-out documents, which never share a context with others.
+    halves : int
+        Lone halves of surrogate pairs that were read as U+FFFD.
+    """
+
+    tokens: np.ndarray
+    document_ids: np.ndarray
+    document_hashes: np.ndarray
+    held_out: np.ndarray
+    halves: int = 0
+
+
+def pack(
+    documents: Iterable[tuple[list[int], int]],
+    n_contexts: int,
+    context_size: int,
+    bos: int | None,
+    held_out_share: float,
+    continued: bool = True,
+) -> Packed:
+    """Pack documents into full contexts, held-out ones apart from the rest.
+
+    Each document begins with the beginning-of-sequence token if the model has one, and so does each context: a
+    document longer than a context goes on in the next one. Whichever of the two streams fills a context first
+    gives the next one, so the order depends on the documents alone; what does not fill a last context is left out.
+
+    Parameters
+    ----------
+    documents : iterable of (token ids, document hash)
+    n_contexts : int
+        At most this many; fewer if the documents end.
+    context_size : int
+        Tokens a context, with its beginning-of-sequence token.
+    bos : int or None
+    held_out_share : float
+        In (0, 1); see :func:`rkcnn_lib.worlds.activations.store.split_of`.
+    """
+    tokens = np.zeros((n_contexts, context_size), dtype=np.int32)
+    owners = np.zeros((n_contexts, context_size), dtype=np.int32)
+    held_out = np.zeros(n_contexts, dtype=bool)
+    hashes: list[int] = []
+    pending: tuple[list[int], list[int]] = ([], [])  # ids of the other documents, of the held-out ones
+    pending_owners: tuple[list[int], list[int]] = ([], [])
+    filled = 0
+    for ids, content in documents:
+        if filled == n_contexts:
+            break
+        side = int(is_held_out(np.array([content]), held_out_share)[0])
+        ids = ids if bos is None or ids[0] == bos else [bos, *ids]
+        stream, of = pending[side], pending_owners[side]
+        stream.extend(ids)
+        of.extend([len(hashes)] * len(ids))
+        hashes.append(content)
+        used = 0
+        while filled < n_contexts:
+            first = [] if bos is None or used >= len(stream) or stream[used] == bos else [bos]
+            need = context_size - len(first)
+            if len(stream) - used < need:
+                break
+            tokens[filled] = first + stream[used : used + need]
+            owners[filled] = of[used : used + 1] * len(first) + of[used : used + need]
+            held_out[filled] = bool(side)
+            used, filled = used + need if continued else len(stream), filled + 1
+        del stream[:used], of[:used]
+    return Packed(tokens[:filled], owners[:filled], np.array(hashes, dtype=np.int64), held_out[:filled])

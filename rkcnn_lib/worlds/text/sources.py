@@ -1,0 +1,226 @@
+"""Where documents come from.
+
+``text=None`` or ``"auto"`` is an ordered list of hub datasets for any model but atlas, and atlas's own generator
+for atlas. Every source that is tried and fails is named with its reason, in one line each; invented text is used
+only where it is asked for by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
+from rkcnn_lib.worlds.text.files import by_heading, check_file, file_documents, local_file, said
+
+__all__ = ["Document", "TextSource", "TextUnavailable", "check_text", "text_sources"]
+
+# Dataset, configuration, revision, whether its rows are lines of a wikitext rather than documents.
+HUB_TEXTS = (
+    ("Skylion007/openwebtext", None, "refs/convert/parquet", False),
+    ("Salesforce/wikitext", "wikitext-103-raw-v1", None, True),
+    ("Salesforce/wikitext", "wikitext-2-raw-v1", None, True),
+)
+WAYS_ON = "Ways on without the hub: a local file, `text: /path/file.txt` (or .jsonl, .parquet), or `text: atlas`."
+SILENT_SECONDS = 60.0  # without a byte from the hub's text, at its beginning or later: it is given up
+READER = Path(__file__).with_name("hub_rows.py")
+
+
+class TextUnavailable(RuntimeError):
+    """No text: names each source that was tried and why it failed, and the ways on."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document's text, and its token ids where it comes with ids of the model's own."""
+
+    text: str
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A named source of documents.
+
+    Attributes
+    ----------
+    name : str
+        For the manifest, such as ``"hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"``.
+    identity : str
+        What the cache key holds: the file's SHA-256, the dataset's name and (pinned) commit, or the generator's seed.
+    open : callable
+        Returns an iterator over :class:`Document`; raises :class:`TextUnavailable` with one line.
+    continued : bool
+        Whether a document cut at a context's end goes on in the next one. Not so for atlas, whose contexts always
+        begin with a document.
+    pin : callable, optional
+        See :meth:`pinned`.
+    """
+
+    name: str
+    identity: str
+    open: Callable[[], Iterator[Document]]
+    continued: bool = True
+    pin: Callable[[], TextSource] | None = None
+
+    def pinned(self) -> TextSource:
+        """Return the source with its data set's commit in the identity; TextUnavailable if that cannot be told."""
+        return self if self.pin is None else self.pin()
+
+
+def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource]:
+    """Return the sources to try, in this order.
+
+    Parameters
+    ----------
+    text : str or None
+        None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
+        parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016),
+        streamed. These three were tried against a stand-in of the hub and not the hub itself, for want of a
+        network. ``"atlas"``: atlas's generator. Else a local file in UTF-8: ``.txt``
+        (a document starts at a heading `` = Title = `` where there are such, else at a blank line), ``.jsonl``
+        (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
+    model : str
+        Atlas takes the generator's own token ids.
+    seed : int
+        For the generator.
+
+    Raises
+    ------
+    ValueError
+        If the text is none of these, or the file is not there or cannot be read.
+    """
+    if text in (None, "auto"):
+        if model == "atlas":
+            return [_atlas(model, seed)]
+        problem = functools.cache(hub_problem)  # the hub is asked once, and only if a source must be opened
+        return [_hub(*entry, problem) for entry in HUB_TEXTS]
+    if text == "atlas":
+        return [_atlas(model, seed)]
+    path = local_file(text)
+    with said(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return [TextSource(f"file: {path.name}", f"sha256:{digest}", functools.partial(_open, path))]
+
+
+def check_text(text: str | None) -> None:
+    """Read a local text up to its first words, so that one that cannot be read is refused before anything is computed.
+
+    The hub's texts and atlas's are left alone.
+
+    Raises
+    ------
+    ValueError
+        If there is no such text, or it cannot be read or is empty; names the file, and the line, column or byte.
+    """
+    if text not in (None, "auto", "atlas"):
+        check_file(local_file(text))
+
+
+def _open(path: Path) -> Iterator[Document]:
+    check_file(path)  # now, not with the first document: before the model is loaded
+    return map(Document, file_documents(path))
+
+
+def _hub(
+    dataset: str, config: str | None, revision: str | None, is_lines: bool, problem: Callable[[], str | None]
+) -> TextSource:
+    name = " ".join(filter(None, ("hub:", dataset, config, revision and f"at {revision}", "(train)")))
+
+    def pin() -> TextSource:
+        commit = _commit(name, dataset, revision, problem)
+
+        def open_() -> Iterator[Document]:
+            if problem():
+                raise TextUnavailable(f"{name}: {problem()}")
+            return _stream(name, dataset, config, commit, is_lines)
+
+        return TextSource(name, f"{name} commit:{commit}", open_)
+
+    return TextSource(name, name, lambda: pin().open(), pin=pin)
+
+
+def _commit(name: str, dataset: str, revision: str | None, problem: Callable[[], str | None]) -> str:
+    """Return a data set's commit: the one this machine took before, as with models, else the hub's own.
+
+    So a second run finds the first one's capture, with the hub or without it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    asked = {"repo_id": dataset, "repo_type": "dataset", "revision": revision}
+    with contextlib.suppress(RevisionResolutionError):
+        return HfApi().resolve_revision(**asked, local_files_only=True).resolved
+    if problem():
+        raise TextUnavailable(f"{name}: {problem()}")
+    try:
+        return patiently(lambda: HfApi().resolve_revision(**asked)).resolved  # noted beside the hub's cached files
+    except Exception as error:
+        raise TextUnavailable(f"{name}: {refusal(error, dataset, revision, 'dataset')}") from None
+
+
+def _stream(name: str, dataset: str, config: str | None, commit: str, is_lines: bool) -> Iterator[Document]:
+    """Open a hub dataset as a stream; its first document must come before the stream counts as silent."""
+    texts = _rows(name, [dataset, config or "", commit])
+    documents = map(Document, by_heading(texts) if is_lines else filter(str.strip, texts))
+    first = next(documents, None)
+    if first is None:
+        raise TextUnavailable(f"{name}: it holds no text")
+    return chain([first], documents)
+
+
+def _rows(name: str, words: list[str]) -> Iterator[str]:
+    """Yield the rows of a hub dataset, read by a process that is ended with the iterator or when nothing comes."""
+    command = [sys.executable, "-P", str(READER), *words]
+    reader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    count, held = 0, b""
+    try:
+        while True:
+            is_ready, _, _ = select.select([reader.stdout], [], [], SILENT_SECONDS)
+            if not is_ready:
+                raise _broken(name, count, f"nothing came for {SILENT_SECONDS:.0f} s")
+            raw = os.read(reader.stdout.fileno(), 2**16)
+            if not raw:
+                raise _broken(name, count, f"its reader ended with {reader.wait()}")
+            *lines, held = (held + raw).split(b"\n")
+            for row in map(json.loads, lines):
+                if isinstance(row, dict) and row["end"]:
+                    raise _broken(name, count, row["end"])
+                if isinstance(row, dict):
+                    return
+                count += 1
+                yield row or ""
+    finally:
+        reader.kill()
+        reader.wait()
+        reader.stdout.close()
+
+
+def _broken(name: str, count: int, why: str) -> TextUnavailable:
+    """A text that breaks off is no shorter text: what it is would depend on the network."""
+    return TextUnavailable(
+        f"{name}: {f'broke off after {count:,} rows, which are thrown away: ' if count else ''}{why}"
+    )
+
+
+def _atlas(model: str, seed: int) -> TextSource:
+    own, identity = model == "atlas", f"atlas generator, seed {seed}"
+    return TextSource(identity, identity, lambda: _generate(own, seed), continued=not own)
+
+
+def _generate(own_ids: bool, seed: int) -> Iterator[Document]:
+    """Generate documents without end; for other models than atlas as text alone."""
+    from rkcnn_lib.worlds.atlas import document_stream
+
+    for document in document_stream(f"text {seed}"):  # a stream apart from those that labels and tests draw from
+        yield Document(document.text, document.ids if own_ids else None)
