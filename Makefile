@@ -63,7 +63,7 @@ site: $(READY)  ## write the pages again from the runs that are there
 	$(BIN)/rkcnn site
 
 accept: $(READY)  ## open every page of outputs/report in Chromium and try all its figures, tables and links
-	$(BIN)/python -m tests.report.acceptance outputs/report
+	$(BIN)/python -m tests.pages.acceptance outputs/report
 
 bench: $(READY)  ## time the project against peers, one JSON line a figure
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
@@ -74,8 +74,8 @@ notebooks: $(READY)  ## build notebooks/*.ipynb from notebooks/*.py
 plotly-js: $(READY)  ## fetch the small bundle of plotly.js that pages load, in the installed version (needs npm)
 	set -e; version=$$($(BIN)/python -c 'from plotly.offline import get_plotlyjs_version as v; print(v())'); \
 	work=$$(mktemp -d); npm pack --silent --pack-destination $$work plotly.js-cartesian-dist-min@$$version; \
-	tar -xzf $$work/*.tgz -C $$work; cp $$work/package/plotly-cartesian.min.js rkcnn_lib/report/assets/; \
-	cp $$work/package/LICENSE rkcnn_lib/report/assets/plotly-cartesian.LICENSE; rm -r $$work
+	tar -xzf $$work/*.tgz -C $$work; cp $$work/package/plotly-cartesian.min.js rkcnn_lib/pages/assets/; \
+	cp $$work/package/LICENSE rkcnn_lib/pages/assets/plotly-cartesian.LICENSE; rm -r $$work
 
 lock:  ## write requirements.lock anew from what pyproject.toml resolves to today
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from playwright.sync_api import Page, sync_playwright
 
-from rkcnn_lib.report.compare import LAYOUTS
-from rkcnn_lib.report.site import build_site
+from rkcnn_lib.pages.compare import LAYOUTS
+from rkcnn_lib.pages.site import build_site
 
 NOTEBOOK, SEEDS = "04_sae_compare", 3
 # The address is written once the table says what was asked for; two frames later it is on the screen.

@@ -19,10 +19,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.report.params import ROOT, read_parameter_file, resolve
-from rkcnn_lib.report.runs import Check
-from rkcnn_lib.report.schemas import Parameters
-from rkcnn_lib.report.studies import probe_controls, probing, toy
+from rkcnn_lib.runs.params import ROOT, read_parameter_file, resolve
+from rkcnn_lib.runs.run import Check
+from rkcnn_lib.runs.schemas import Parameters
+from rkcnn_lib.studies import probe_controls, probing, toy
 
 GROUP = 5  # seeds of a run in the quick profile
 DRAWS = 200

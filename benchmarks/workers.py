@@ -52,7 +52,7 @@ def swept(n_jobs: int, caches: Path, steps: int, seeds: list[int]) -> dict[str, 
         (outputs / "cache").symlink_to(caches)
         environment = os.environ | {"RKCNN_OUTPUTS": str(outputs)}
         began = time.perf_counter()
-        command = [sys.executable, "-m", "rkcnn_lib.report.cli", "sweep", str(file), "--out", f"{folder}/out", "--yes"]
+        command = [sys.executable, "-m", "rkcnn_lib.cli", "sweep", str(file), "--out", f"{folder}/out", "--yes"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise RuntimeError(f"{n_jobs} workers failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")

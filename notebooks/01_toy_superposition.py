@@ -53,9 +53,10 @@ device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
 # %%
-from rkcnn_lib.report import explore, figures
-from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import curves, planes, toy
+from rkcnn_lib import figures
+from rkcnn_lib.pages import explore
+from rkcnn_lib.runs.run import start_run
+from rkcnn_lib.studies import curves, planes, toy
 
 run = start_run("01_toy_superposition", globals())
 

@@ -49,9 +49,9 @@ device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
 # %%
-from rkcnn_lib.report import figures
-from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import neighbourhoods, probe_controls, probing
+from rkcnn_lib import figures
+from rkcnn_lib.runs.run import start_run
+from rkcnn_lib.studies import neighbourhoods, probe_controls, probing
 
 run = start_run("02_probe_validation", globals())
 

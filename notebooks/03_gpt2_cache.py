@@ -37,9 +37,9 @@ device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
 # %%
-from rkcnn_lib.report import figures
-from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import activations
+from rkcnn_lib import figures
+from rkcnn_lib.runs.run import start_run
+from rkcnn_lib.studies import activations
 
 run = start_run("03_gpt2_cache", globals())
 

@@ -71,10 +71,11 @@ force: bool = False  # go on although an earlier gate failed
 import pandas as pd
 from IPython.display import display
 
-from rkcnn_lib.report import explore, figures
-from rkcnn_lib.report.cards import book, drawing
-from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import (
+from rkcnn_lib import figures
+from rkcnn_lib.pages import explore
+from rkcnn_lib.pages.cards import book, drawing
+from rkcnn_lib.runs.run import start_run
+from rkcnn_lib.studies import (
     activations,
     agreement,
     comparison,
@@ -85,7 +86,7 @@ from rkcnn_lib.report.studies import (
     sae_titles,
     seed_study,
 )
-from rkcnn_lib.report.studies.verdicts import verdict_title
+from rkcnn_lib.studies.verdicts import verdict_title
 
 run = start_run("04_sae_compare", globals())
 

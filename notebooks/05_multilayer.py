@@ -60,10 +60,10 @@ device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
 # %%
-from rkcnn_lib.report import figures
-from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import layers as layer_study
-from rkcnn_lib.report.studies import sweeps
+from rkcnn_lib import figures
+from rkcnn_lib.runs.run import start_run
+from rkcnn_lib.studies import layers as layer_study
+from rkcnn_lib.studies import sweeps
 
 run = start_run("05_multilayer", globals())
 

@@ -54,9 +54,10 @@ device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
 
 # %%
-from rkcnn_lib.report import explore, figures, prompt_box
-from rkcnn_lib.report.runs import start_run
-from rkcnn_lib.report.studies import activations, causal, causal_cards, causal_panels, causal_prompts, causal_views
+from rkcnn_lib import figures
+from rkcnn_lib.pages import explore, prompt_box
+from rkcnn_lib.runs.run import start_run
+from rkcnn_lib.studies import activations, causal, causal_cards, causal_panels, causal_prompts, causal_views
 from rkcnn_lib.worlds import load_model
 
 run = start_run("06_causal_checks", globals())

@@ -48,7 +48,7 @@ if __name__ == "__main__":
     import sklearn  # noqa: F401
     import transformer_lens.model_bridge.sources.native  # noqa: F401
 
-    from rkcnn_lib.report.studies.seed_study import seed_study
+    from rkcnn_lib.studies.seed_study import seed_study
 
     seed_study.__defaults__ = (2, 30, "rkcnn_lift")  # 20 seeds of 2,000 steps are no parameter of 04 on the toy model
     pretend_cuda.install()

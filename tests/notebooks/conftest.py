@@ -30,7 +30,7 @@ class Report:
 
 
 def rkcnn(*words: str, environment: dict, timeout: int = 600) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "rkcnn_lib.report.cli", *words]
+    command = [sys.executable, "-m", "rkcnn_lib.cli", *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from jupytext.compare import compare_notebooks
 
-from rkcnn_lib.report.params import NOTEBOOK_FOLDER, NOTEBOOKS, defaults, resolve
+from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, defaults, resolve
 
 EACH = pytest.mark.parametrize("notebook", NOTEBOOKS)
 

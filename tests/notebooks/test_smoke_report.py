@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from rkcnn_lib.report.params import NOTEBOOKS, ROOT
+from rkcnn_lib.runs.params import NOTEBOOKS, ROOT
 
 FIGURES = {
     "01_toy_superposition": 6,

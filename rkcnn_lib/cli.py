@@ -1,0 +1,279 @@
+"""The ``rkcnn`` command: run one notebook, a whole profile or a sweep, build the pages, look the machine over."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rkcnn_lib.runs.params import (
+    NOTEBOOK_FOLDER,
+    NOTEBOOKS,
+    ROOT,
+    ParameterError,
+    check_notebook,
+    read_parameter_file,
+    resolve,
+    yaml_value,
+)
+
+NEED_NOTEBOOKS = ("report", "run", "sweep", "site")
+# What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
+KEPT_BY_DRY_RUN = (
+    "model", "revision", "layer", "layers", "hook", "text", "context_size", "relation", "isolated", "positions"
+)  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0 if all went well, 1 if a run or a gate failed or a file could not be read or written, 2 for refused input, 130
+        after Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    before = signal.signal(signal.SIGINT, _stop_all)
+    try:
+        _print_in_any_locale()
+        if options.verb in NEED_NOTEBOOKS and not NOTEBOOK_FOLDER.is_dir():
+            raise ParameterError(
+                f"`rkcnn {options.verb}` needs the notebooks, which an installed package does not hold: call it in a "
+                "checkout of the project (its top folder, where notebooks/ and params/ are)"
+            )
+        return options.call(options)
+    except KeyboardInterrupt:
+        print("rkcnn: stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ValueError as error:  # refused parameters and everything they name
+        print(f"rkcnn: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written to, a file where a folder should be
+        print(f"rkcnn: {error}", file=sys.stderr)
+        return 2 if isinstance(error, FileNotFoundError) else 1
+    except RuntimeError as error:  # ModelUnavailable, GateFailed, a GPU that cannot be used: say it, no traceback
+        print(f"rkcnn: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop_all(*_: Any) -> None:
+    """On Ctrl-C end kernels and workers at once, before each of them prints where it was: what is finished is kept."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    raise KeyboardInterrupt
+
+
+def _print_in_any_locale() -> None:
+    """Let a terminal that cannot show a character show its number instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rkcnn", description=__doc__)
+    verbs = parser.add_subparsers(required=True, dest="verb", metavar="VERB")
+
+    report = verbs.add_parser("report", help="run all notebooks of a profile in order, then build the pages")
+    report.add_argument("profile", type=Path, help="a folder of parameter files, such as params/quick")
+    report.add_argument("--force", action="store_true", help="go on after a failed gate (verdicts then ungated)")
+    report.add_argument("--dry-run", action="store_true", help="this profile's models and texts at smoke sizes")
+    report.add_argument("--yes", action="store_true", help="do not ask before a long profile starts")
+    report.add_argument("--out", type=Path, help="where the pages go (default: outputs/report)")
+    report.set_defaults(call=_report)
+
+    run = verbs.add_parser("run", help="run one notebook")
+    run.add_argument("notebook", help="such as 04_sae_compare")
+    run.add_argument("-f", "--file", type=Path, help="YAML file of parameters")
+    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    run.add_argument("--force", action="store_true", help="go on although an earlier gate failed")
+    run.add_argument("--again", action="store_true", help="run although this very run is finished")
+    run.add_argument("--cell-timeout", type=int, help="seconds a cell may take (default: no limit)")
+    run.set_defaults(call=_run)
+
+    sweep = verbs.add_parser("sweep", help="run 05's comparison over a grid of settings; finished units are kept")
+    sweep.add_argument("file", type=Path, help="a sweep file, such as params/quick/sweeps/atlas.yaml")
+    sweep.add_argument("--out", type=Path, required=True, help="folder for its tables")
+    sweep.add_argument("--resume", action="store_true", help="go on in a folder that holds this sweep")
+    sweep.add_argument("--cluster", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    sweep.add_argument("--yes", action="store_true", help="do not ask before a long sweep starts")
+    sweep.set_defaults(call=_sweep)
+
+    site = verbs.add_parser("site", help="build the pages from the runs of a profile")
+    site.add_argument("profile", type=Path, nargs="?", default=Path("params/quick"))
+    site.add_argument("--out", type=Path, help="folder of the pages, or the single file (default: outputs/report)")
+    site.add_argument(
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="further run folders, or folders that hold some, to compare with (such as outputs/runs)",
+    )
+    site.add_argument(
+        "--single-file",
+        metavar="NOTEBOOK",
+        help="one HTML file with everything inside: a notebook's latest run, or a run folder",
+    )
+    site.set_defaults(call=_site)
+
+    cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove")
+    cache.add_argument("action", choices=("ls", "verify", "rm"))
+    cache.add_argument("names", nargs="*", metavar="NAME", help="names as ls shows them, or their beginnings")
+    cache.set_defaults(call=_cache)
+
+    doctor = verbs.add_parser("doctor", help="versions, device, hub, and what this machine can run")
+    doctor.set_defaults(call=_doctor)
+    return parser
+
+
+def profile_files(profile: Path) -> dict[str, Path]:
+    """Return a profile's parameter file for each notebook it has, in order; variants (``--NAME``) are left out.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such folder, it has no parameter file, or a file is named after no notebook.
+    """
+    folder = profile if profile.is_dir() else ROOT / profile
+    if not folder.is_dir():
+        known = ", ".join(sorted(f"params/{path.name}" for path in (ROOT / "params").iterdir() if path.is_dir()))
+        raise ParameterError(f"no profile {profile}; there are {known}")
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml")) if "--" not in path.stem}
+    for stem in files:
+        check_notebook(stem)
+    if not files:
+        raise ParameterError(f"{folder} holds no parameter file such as 04_sae_compare.yaml")
+    return {name: files[name] for name in NOTEBOOKS if name in files}
+
+
+def profile_name(profile: Path) -> str:
+    """Return the profile that the files of a folder name."""
+    (name,) = {resolve(nb, read_parameter_file(path)).profile for nb, path in profile_files(profile).items()}
+    return name
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rkcnn_lib.runs.execute import execute
+    from rkcnn_lib.studies.plan import confirm
+
+    overrides = {nb: read_parameter_file(path) for nb, path in profile_files(options.profile).items()}
+    if options.dry_run:
+        smoke = {nb: read_parameter_file(path) for nb, path in profile_files(ROOT / "params/smoke").items()}
+        overrides = {
+            nb: smoke[nb] | {name: value for name, value in asked.items() if name in KEPT_BY_DRY_RUN}
+            for nb, asked in ((nb, resolve(nb, v).model_dump(exclude={"layers"}) | v) for nb, v in overrides.items())
+        }
+    plans = {nb: resolve(nb, given) for nb, given in overrides.items()}  # refuse everything bad before compute
+    if not confirm(plans, yes=options.yes):
+        return 2
+    for notebook, given in overrides.items():
+        if execute(notebook, given | ({"force": True} if options.force else {})):  # in a kernel of its own
+            print(f"rkcnn: {notebook} did not finish; what is finished is kept", file=sys.stderr)
+            return 1
+        if _gate(notebook, plans[notebook]) == "FAIL" and not options.force:
+            _pages(next(iter(plans.values())).profile, options.out)
+            small = " (as gates may at smoke sizes)" * (plans[notebook].profile == "smoke")
+            print(f"rkcnn: the gate of {notebook} FAILED{small}; --force goes on all the same", file=sys.stderr)
+            return 1
+    _pages(next(iter(plans.values())).profile, options.out)
+    return 0
+
+
+def _gate(notebook: str, values: Any) -> str:
+    from rkcnn_lib.runs.gates import judged, read_run
+    from rkcnn_lib.runs.run import run_folder, run_key
+
+    return judged(read_run(run_folder(notebook, run_key(notebook, values))) or {})
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rkcnn_lib.runs.execute import execute
+
+    given = read_parameter_file(options.file) if options.file else {}
+    given |= parsed(options.parameter)
+    if options.force:
+        given["force"] = True
+    return execute(check_notebook(options.notebook), given, again=options.again, cell_timeout=options.cell_timeout)
+
+
+def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values of ``-p NAME VALUE`` pairs; VALUE is YAML, or None."""
+    return {name: yaml_value(text, f"-p {name}") for name, text in parameters}
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from rkcnn_lib.studies.sweep_run import sweep
+
+    return sweep(options.file, options.out, options.resume, cluster=options.cluster, yes=options.yes)
+
+
+def _site(options: argparse.Namespace) -> int:
+    if options.single_file is not None:
+        if options.also:
+            raise ParameterError("--also compares runs over pages; a single file holds one run")
+        return _single_file(options)
+    _pages(profile_name(options.profile), options.out, options.also)
+    return 0
+
+
+def _single_file(options: argparse.Namespace) -> int:
+    from rkcnn_lib.files import outputs_root
+    from rkcnn_lib.pages.sharing import single_file
+    from rkcnn_lib.runs.gates import latest_run
+
+    run = Path(options.single_file)
+    if not (run / "run.json").is_file():
+        profile = profile_name(options.profile)
+        notebook = check_notebook(options.single_file)
+        run = latest_run(notebook, profile)
+        if run is None:
+            raise ParameterError(f"no finished run of {notebook} under profile {profile!r}; name a run folder instead")
+    out = options.out or outputs_root() / f"{run.resolve().parent.name}.html"
+    page = single_file(run, out)
+    print(f"rkcnn: {page} ({page.stat().st_size / 1e6:.2f} MB, needs nothing beside it)")
+    return 0
+
+
+def _pages(profile: str, out: Path | None, also: list[Path] | None = None) -> None:
+    from rkcnn_lib.files import outputs_root
+    from rkcnn_lib.pages.sharing import run_folders, weight_lines
+    from rkcnn_lib.pages.site import build_site
+    from rkcnn_lib.runs.gates import latest_run
+
+    runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
+    index = build_site(runs, out or outputs_root() / "report", also=run_folders(also or []))
+    print("\n".join(weight_lines(index.parent)))
+    print(f"rkcnn: pages of profile {profile!r}: {index}")
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from rkcnn_lib.runs import caches
+
+    if options.action == "ls":
+        return caches.show()
+    return {"verify": caches.verify, "rm": caches.remove}[options.action](options.names)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rkcnn_lib.runs.doctor import examine
+
+    return examine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""One prompt typed by a reader: what the model says, and says once a subspace is kept, exchanged or steered along.
+
+The subspaces are those that 06 measured; nothing is learnt here, an answer is a handful of forward passes.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rkcnn_lib.measure.causal import (
+    Part,
+    PromptPairs,
+    clean_logits,
+    edited_logits,
+    patched_logits,
+    read_activations,
+    share_in,
+)
+from rkcnn_lib.pages.cards.tokens import readable, token_text, unknown_words
+from rkcnn_lib.runs.schemas import CausalChecks
+from rkcnn_lib.studies.causal import Measured
+from rkcnn_lib.studies.causal_prompts import Prompts
+from rkcnn_lib.worlds import hook_name
+
+CLEAN, KEEP, ABLATE, STEER = RUNS = ("as it is", "keep", "ablate", "steer")
+WHOLE = "the whole activation"
+N_TOP = 4  # most likely next tokens of each run that are shown
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the four runs say: ``table`` (token, run, probability), the logit difference of each run between the
+    prompt's own answer and the donor's, and sentences that tell what was exchanged."""
+
+    table: pd.DataFrame
+    answer: str
+    foil: str
+    differences: dict[str, float]
+    said: list[str]
+
+
+class PromptBox:
+    """Answers prompts with the subspaces of one run of 06."""
+
+    def __init__(self, lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> None:
+        self.lm, self.p, self.measured = lm, p, measured
+        self.example = tuple(prompt.text for prompt in prompts.judged.drawn[0])
+        self.subspaces = [*dict.fromkeys(name for name, _ in measured.subspaces), WHOLE]
+        self.n_layers = lm.cfg.n_layers
+        self.layer = p.layer % self.n_layers
+
+    def ids(self, text: str, which: str = "prompt") -> list[int]:
+        """Return the token ids of a typed prompt.
+
+        Raises
+        ------
+        ValueError
+            If it is empty, holds a word that the model does not know, or is longer than the model reads.
+        """
+        if not text.strip():
+            raise ValueError(f"The {which} is empty: type the beginning of a sentence.")
+        unknown = unknown_words(self.lm, text)
+        if unknown:
+            raise ValueError(
+                f"The {which} has words that this model does not know: {', '.join(map(readable, unknown))}."
+            )
+        ids = self.lm.tokenizer.encode(text.strip())
+        if len(ids) > self.lm.cfg.n_ctx:
+            raise ValueError(f"The {which} has {len(ids)} tokens; this model reads {self.lm.cfg.n_ctx} at most.")
+        return ids
+
+    def part(self, subspace: str, rank: int) -> Part:
+        """Return a measured subspace (its first seed) at a rank, or everything."""
+        if subspace == WHOLE:
+            return torch.eye(self.measured.ground.donated.shape[-1])
+        return self.measured.subspaces[subspace, 0].part(rank)
+
+    def ask(self, prompt: str, donor: str, layer: int, subspace: str, rank: int, strength: float) -> Answers:
+        """Run a prompt four times: as it is; all but the subspace exchanged; the subspace exchanged; steered.
+
+        Steering adds ``strength`` times what the subspace holds of (donor - prompt) at every token but the first.
+
+        Raises
+        ------
+        ValueError
+            For a prompt that cannot be used (see `ids`), or a donor that is the prompt itself.
+        """
+        base, other = self.ids(prompt), self.ids(donor, "donor prompt")
+        if base == other:
+            raise ValueError("Prompt and donor are the same: nothing would be exchanged. Change one of them.")
+        A, hook = self.part(subspace, rank), hook_name(self.p.hook, layer)
+        ours, theirs, told = places(base, other, self.p.positions)
+        device = next(self.lm.parameters()).device
+        own, donated = torch.tensor([base], device=device), torch.tensor([other], device=device)
+        x = read_activations(self.lm, own, hook, torch.tensor([ours]))
+        r = read_activations(self.lm, donated, hook, torch.tensor([theirs]))
+        first = own[:, 0]
+        pairs = PromptPairs(own, own, first, first, torch.tensor([ours]))
+        logits = {CLEAN: clean_logits(self.lm, pairs)[0], KEEP: None, ABLATE: None, STEER: None}
+        for mode in (KEEP, ABLATE):
+            logits[mode] = patched_logits(self.lm, pairs, hook, A, mode, r)[0]
+        push = strength * (share_in(r, A) - share_in(x, A)).mean(1, keepdim=True)
+        logits[STEER] = self._steered(pairs, hook, push)
+        foil = int(clean_logits(self.lm, PromptPairs(donated, donated, first, first))[0].argmax())
+        said = [told, *([self._elsewhere()] if layer != self.layer and subspace != WHOLE else [])]
+        return self._answers(logits, foil, said)
+
+    @torch.no_grad()
+    def _steered(self, pairs: PromptPairs, hook: str, push: torch.Tensor) -> torch.Tensor:
+        n = pairs.base.shape[1]
+        everywhere = pairs.at(torch.arange(min(1, n - 1), n)[None])
+        return edited_logits(self.lm, everywhere, hook, lambda x, here: x + push.to(x))[0]
+
+    def _elsewhere(self) -> str:
+        return f"The subspace was found at layer {self.layer}; here it is used at another."
+
+    def _answers(self, logits: dict[str, torch.Tensor], foil: int, said: list[str]) -> Answers:
+        answer = int(logits[CLEAN].argmax())
+        probabilities = {run: row.double().softmax(-1) for run, row in logits.items()}
+        tops = {int(token) for row in probabilities.values() for token in row.topk(N_TOP).indices}
+        shown = sorted({*tops, answer, foil}, key=lambda token: -float(probabilities[CLEAN][token]))
+        table = pd.DataFrame([
+            {"token": self._text(token), "run": run, "probability": float(row[token])}
+            for token in shown for run, row in probabilities.items()
+        ])  # fmt: skip
+        differences = {run: float(row[answer] - row[foil]) for run, row in logits.items()}
+        if answer == foil:
+            said = [*said, "The donor is continued by the same token: there is no difference of answers to look at."]
+        return Answers(table, self._text(answer), self._text(foil), differences, said)
+
+    def _text(self, token: int) -> str:
+        return readable(token_text(self.lm, token))
+
+
+def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int], list[int], str]:
+    """Return where activations are exchanged in prompt and donor, and a sentence that says so.
+
+    Where both have as many tokens: at those that differ, at the last one, or at both (as ``positions`` of 06 asks).
+    Else only the last ones correspond.
+    """
+    last = [len(base) - 1], [len(donor) - 1]
+    if len(base) != len(donor):
+        told = f"Exchanged at the last token alone: the prompt has {len(base)} tokens, the donor {len(donor)}."
+        return *last, told
+    differ = [i for i, (a, b) in enumerate(zip(base, donor, strict=True)) if a != b]
+    if positions == "last":
+        return *last, "Exchanged at the last token."
+    if positions == "entity":
+        return differ, differ, f"Exchanged at the {len(differ)} tokens that differ."
+    both = sorted({*differ, *last[0]})
+    return both, both, f"Exchanged at the tokens that differ ({len(differ)}) and at the last one."
+
+
+def as_html(found: Answers) -> str:
+    """Return the answers' sentences and logit differences as HTML; all text from the model is escaped."""
+    apart = 'style="padding: 0 0.7rem; text-align: right"'
+    cells = "".join(f"<td {apart}>{found.differences[run]:+.2f}</td>" for run in RUNS)
+    heads = "".join(f'<th scope="col" {apart}>{html.escape(run)}</th>' for run in RUNS)
+    answer, foil = html.escape(found.answer), html.escape(found.foil)
+    difference = f"logit of <code>{answer}</code> − logit of <code>{foil}</code>"
+    return (
+        f"<p>{html.escape(' '.join(found.said))}</p><table><thead><tr><th></th>{heads}</tr></thead>"
+        f'<tbody><tr><th scope="row">{difference}</th>{cells}</tr></tbody></table>'
+    )
+
+
+def title(found: Answers) -> str:
+    """Return the finding of the figure of next tokens."""
+    best = found.table.loc[found.table.groupby("run")["probability"].idxmax()].set_index("run")["token"]
+    return "Most likely next token: " + ", ".join(f"{run} “{best[run]}”" for run in RUNS)

@@ -1,0 +1,278 @@
+"""From one executed notebook to the body of a page: prose and figures first, code behind a fold.
+
+Whatever a notebook printed is treated as data: HTML is reduced to a list of harmless tags, scripts are taken
+out (and reported), headings are put in order. Figures become blocks of JSON that the site's own script draws.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bleach
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from nbconvert import HTMLExporter
+
+from rkcnn_lib.figures.display import HERO
+from rkcnn_lib.pages.cards import CARDS
+from rkcnn_lib.pages.cards.page import cards_block
+from rkcnn_lib.pages.figure_data import in_words, plain
+from rkcnn_lib.pages.glossary import link_first_uses
+from rkcnn_lib.pages.plotly_js import trace_types
+from rkcnn_lib.pages.strings import cut, fit_figure, script_json
+
+ASSETS = Path(__file__).parent / "assets"
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
+HEADINGS = re.compile(r"^h[1-6]$")
+# The page's own header says what these outputs of a notebook's first cells say.
+IN_HEADER = ".banner, table.provenance"
+TAGS = frozenset(
+    """a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li mark ol p
+    pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul""".split()  # noqa: SIM905
+)
+SCHEMES = {"http", "https", "mailto"}  # of links, which may also lead to a place of the page or a file beside it
+ATTRIBUTES = {"class", "id", "title", "colspan", "rowspan", "scope", "alt", "open", "start"}
+
+
+@dataclass
+class Rendered:
+    """The body of a page and what was found while making it."""
+
+    title: str | None = None  # the notebook's first heading of level one, taken out of the body
+    body: str = ""
+    contents: list[tuple[int, str, str]] = field(default_factory=list)  # level (2 or 3), id, text
+    n_figures: int = 0
+    trace_types: set[str] = field(default_factory=set)  # of all figures, as plotly names them
+    n_cards: int = 0
+    flags: list[str] = field(default_factory=list)  # what a reader should know is missing or odd
+    hero: tuple[dict[str, Any], str] | None = None  # a figure that the index shows too, and its note
+
+
+def render_notebook(path: Path) -> Rendered:
+    """Convert an executed notebook.
+
+    Parameters
+    ----------
+    path : Path
+        An ``.ipynb`` file with outputs.
+
+    Returns
+    -------
+    Rendered
+        The body as safe HTML, its contents and the number of figures.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a notebook.
+    """
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises several kinds, none of them ours
+        raise ValueError(f"{path} is not a notebook that can be read: {error}") from error
+    page = Rendered()
+    slot = f"figure-{uuid.uuid4().hex}"  # no text of the notebook can be taken for it
+    figures = _collect_figures(notebook, page, slot)
+    cards = _collect_cards(notebook, page, slot)
+    exporter = HTMLExporter(
+        raw_template=(ASSETS / "notebook.html.j2").read_text(encoding="utf-8"), exclude_anchor_links=True
+    )
+    exporter.register_filter("safe_html", lambda text: safe_html(text, page))
+    body, _ = exporter.from_notebook_node(notebook)
+    soup = BeautifulSoup(body, "html.parser")
+    _order_headings(soup, page)
+    link_first_uses(soup)
+    for pre in soup.find_all("pre"):
+        pre["tabindex"] = "0"  # what scrolls sideways must be reachable by keyboard
+    for corner in soup.find_all("th"):
+        if not corner.get_text(strip=True):
+            corner.name = "td"  # pandas leaves the corner above an index empty: it heads nothing
+            corner.attrs.pop("scope", None)
+    for table in soup.find_all("table"):
+        table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
+    page.body = _insert_figures(str(soup), figures, slot)
+    for place, block in cards.items():
+        page.body = page.body.replace(place, block)
+    page.n_figures = len(figures)
+    if not figures:
+        page.flags.append("no figure was drawn by this notebook")
+    page.flags = list(dict.fromkeys(page.flags))
+    return page
+
+
+def safe_html(text: str, page: Rendered | None = None) -> str:
+    """Reduce HTML to harmless tags: no script, style, handler or resource from elsewhere.
+
+    Scripts and styles go with their content; every other foreign tag is shown as text, not lost.
+    """
+    soup = BeautifulSoup(text, "html.parser")
+    for style in soup.find_all("style"):
+        style.decompose()
+    for script in soup.find_all("script"):
+        script.decompose()
+        if page is not None:
+            page.flags.append("an output held a script, which pages do not run")
+    for repeated in soup.select(IN_HEADER):
+        repeated.decompose()
+    for image in soup.find_all("img"):
+        if not str(image.get("src", "")).startswith("data:image/"):
+            image.replace_with(f"[image not in the page: {image.get('alt') or image.get('src')}]")
+            if page is not None:
+                page.flags.append("an image that is not embedded was left out")
+    return bleach.clean(str(soup), tags=TAGS, attributes=_allowed, protocols={*SCHEMES, "data"}, strip=False)
+
+
+def _allowed(tag: str, name: str, value: str) -> bool:
+    if name == "href":
+        # Browsers read past white space and control characters in an address; one of two slashes names a machine.
+        value = re.sub(r"[\s\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060\ufeff]", "", value).lower()
+        scheme = re.match(r"([^/?#]*?):", value)
+        return tag == "a" and (scheme[1] in SCHEMES if scheme else not re.match(r"[/\\]{2}", value))
+    if name == "src":
+        return tag == "img" and value.startswith("data:image/")
+    return name in ATTRIBUTES
+
+
+def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str, Any]]:
+    """Take plotly figures out of the outputs, leave a numbered slot for each, and tidy the other outputs."""
+    figures: list[dict[str, Any]] = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and re.search(r"(?<![\\$])\$[^$\n]+\$", _without_code(cell.source)):
+            page.flags.append("formulas between dollar signs are shown as they were typed")
+        if "outputs" in cell:
+            cell.outputs = _one_stream_each(cell.outputs)
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = _without_places(_settle(output.text))
+            elif output.output_type == "error":
+                page.flags.append(f"a cell ended with {output.ename}")
+            elif PLOTLY in output.data:
+                figures.append(output.data[PLOTLY])
+                page.trace_types |= trace_types(output.data[PLOTLY])
+                if output.metadata.get(HERO):
+                    page.hero = output.data[PLOTLY], str(output.metadata[HERO])
+                output.data = {"text/html": f"{slot}-{len(figures)}."}
+            elif WIDGET in output.data:
+                output.data = {"text/html": f'<p class="small">{html.escape(LEFT_OUT)}</p>'}
+    return figures
+
+
+def _collect_cards(notebook: Any, page: Rendered, slot: str) -> dict[str, str]:
+    """Take feature cards out of the outputs; return what goes into the place that each leaves."""
+    blocks: dict[str, str] = {}
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if CARDS in output.get("data", {}):
+            record, fallback = output.data[CARDS], safe_html(output.data.get("text/html", ""), page)
+            place = f"{slot}-cards-{len(blocks) + 1}."
+            blocks[place] = cards_block(record, fallback)
+            page.n_cards += len(record.get("cards", []))
+            output.data = {"text/html": place}
+    return blocks
+
+
+def _one_stream_each(outputs: list[Any]) -> list[Any]:
+    """Join what a cell wrote to stdout, and to stderr: a progress bar leaves an output for every time it moved."""
+    first: dict[str, Any] = {}
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name in first:
+            first[output.name].text += output.text
+            continue
+        if output.output_type == "stream":
+            first[output.name] = output
+        kept.append(output)
+    return kept
+
+
+def _without_code(source: str) -> str:
+    return re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.DOTALL)
+
+
+def _settle(text: str) -> str:
+    """What a terminal would show in the end: of a line rewritten by carriage returns, its last state."""
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+
+
+def _without_places(text: str) -> str:
+    """Warnings name files by where they lie on the machine that ran: of those paths only the package's part is kept."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/:'\"]+/)+(?:site-packages/|(?=(?:rkcnn_lib|notebooks)/))", "", text)
+
+
+def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
+    """Give headings ids and levels without gaps below the page's own h1, and note the contents."""
+    used: set[str] = set()
+    previous = 1
+    for heading in soup.find_all(HEADINGS):
+        text = heading.get_text(" ", strip=True)
+        if heading.name == "h1" and page.title is None and not used:
+            page.title = text
+            heading.decompose()
+            continue
+        level = max(2, min(int(heading.name[1]), previous + 1))
+        heading.name, previous = f"h{level}", level
+        heading["id"] = anchor = _anchor(text, used)
+        if level <= 3:
+            page.contents.append((level, anchor, cut(text, 120)))
+        link = soup.new_tag("a", attrs={"class": "anchor", "href": f"#{anchor}", "aria-label": "link to here"})
+        link.string = "#"
+        heading.append(link)
+    for other in soup.find_all(id=True):
+        # Ids of a notebook's own HTML could collide with those of the page.
+        if isinstance(other, Tag) and not HEADINGS.match(other.name):
+            del other["id"]
+
+
+def _anchor(text: str, used: set[str]) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "section"
+    anchor, n = f"s-{slug}", 2
+    while anchor in used:
+        anchor, n = f"s-{slug}-{n}", n + 1
+    used.add(anchor)
+    return anchor
+
+
+def _insert_figures(body: str, figures: list[dict[str, Any]], slot: str) -> str:
+    def block(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return figure_block(number, figures[number - 1])
+
+    return re.sub(slot + r"-(\d+)\.", block, body)
+
+
+def figure_block(number: int, spec: dict[str, Any]) -> str:
+    """The HTML of one figure: its title as text (it wraps on a phone), a place to draw, its data in words, its JSON.
+
+    Parameters
+    ----------
+    number : int
+        The figure's number on its page, from 1.
+    spec : dict
+        data, layout, frames and config, as plotly writes them.
+    """
+    spec = fit_figure({key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)})
+    layout = spec["layout"] = dict(spec.get("layout", {}))
+    given = layout.get("title") or ""
+    title = plain(given if isinstance(given, str) else given.get("text") or "")
+    space = (layout.get("meta") or {}).get("rkcnn_title_space") if isinstance(layout.get("meta"), dict) else None
+    if space is not None:  # a figure of ours: its title moves out of the drawing
+        layout.pop("title", None)
+        layout["height"] = layout["height"] - space
+        layout["margin"] = layout["margin"] | {"t": layout["margin"]["t"] - space}
+    caption = f"<b>Figure {number}.</b> {html.escape(title)}" if title else f"<b>Figure {number}</b>"
+    caption += f' <a class="anchor" href="#figure-{number}" aria-label="link to figure {number}">#</a>'
+    said = html.escape(f"Figure {number}. {title}", quote=True)
+    return (
+        f'<figure class="drawn" id="figure-{number}"><figcaption>{caption}</figcaption>'
+        f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="group"'
+        f' aria-label="{said}" data-short="Figure {number}"></div>'
+        f'<details class="figure-data" data-plot="plot-{number}"><summary>Data of this figure</summary>'
+        f'<p class="small">{html.escape(in_words(spec))}</p><div class="figure-table"></div></details>'
+        f'<script type="application/json" id="plot-{number}-data">{script_json(spec)}</script></figure>'
+    )

@@ -1,0 +1,275 @@
+"""From run folders to pages that open from disk: one page a run, an index, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rkcnn_lib.files import DamagedFile, alone_at, plain_name, read_json, write_json, write_whole
+from rkcnn_lib.pages import answers, glossary, plotly_js
+from rkcnn_lib.pages.compare import Row, comparison, run_rows
+from rkcnn_lib.pages.page import COPIED, SHORT_TITLES, TITLES, Page, load, position, read_record
+from rkcnn_lib.pages.render import ASSETS
+from rkcnn_lib.pages.strings import visible
+from rkcnn_lib.pages.templates import environment
+from rkcnn_lib.runs.gates import NOT_RUN, Recorded, gates_since
+from rkcnn_lib.runs.params import NOTEBOOKS
+
+FORMAT = 1
+QUESTION = "Do directions mined by random-subset probing make better sparse autoencoders?"
+STYLES = ("site.css", "figures.css", "cards.css", "compare.css", "print.css")
+SCRIPTS = ("controls.js", "figure_data.js", "cards.js", "compare.js", "site.js")
+
+
+def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequence[Path] = ()) -> Path:
+    """Build pages from run folders and, once all are built, put them in place file by file, each whole.
+
+    Parameters
+    ----------
+    runs : list of Path
+        Run folders, each with ``run.json`` and, if papermill executed it, ``notebook.ipynb``. Of several runs
+        of one notebook the latest without a variant leads; the others get pages of their own. The list may be
+        empty: all six notebooks are then NOT RUN.
+    out : Path
+        Folder of the site. Of what is there only files that its ``site.json`` lists are replaced or removed.
+    title : str, optional
+        The question that the index is headed by.
+    also : sequence of Path
+        Further run folders to compare with: they get pages and rows, but lead no notebook that ``runs`` has. One
+        that cannot be read is named on standard error and left out.
+
+    Returns
+    -------
+    Path
+        ``out/index.html``; beside it ``site.json`` records pages, figure counts, flags and every file of the site.
+
+    Raises
+    ------
+    ValueError
+        If a folder of ``runs`` holds no readable run, ``out`` exists and is not a site made here, or a file that is
+        not the site's stands where a new one has to.
+    """
+    out = Path(out).resolve()
+    _own_files(out)
+    given = {Path(run).resolve() for run in runs}
+    leading = sorted((read_record(Path(run)) for run in runs), key=position)
+    others = sorted(
+        _readable(read_record, (run for run in map(Path, also) if run.resolve() not in given)), key=position
+    )
+    # Pages stay together by notebook; within one, sorting is stable: what leads comes first.
+    records = sorted([*leading, *others], key=lambda item: position(item)[:2])
+    records = [(folder, gates_since(record, records)) for folder, record in records]
+    with tempfile.TemporaryDirectory() as work:
+        summary = _write_site(Path(work), records, title or QUESTION, given)
+        _publish(Path(work), out, summary)
+    return out / "index.html"
+
+
+def _readable(read: Callable[[Any], Any], places: Iterable[Any]) -> list[Any]:
+    """What could be read; the rest is named and left out."""
+    found = []
+    for place in places:
+        try:
+            found.append(read(place))
+        except (ValueError, OSError) as error:
+            print(f"rkcnn: {error}; this run is left out", file=sys.stderr)
+    return found
+
+
+def _write_site(work: Path, records: list[Recorded], title: str, required: set[Path]) -> dict[str, Any]:
+    """Write all files of the site but ``site.json``, which is returned; runs are left out unless they are required."""
+    assets = work / "assets"
+    assets.mkdir()
+    for name in STYLES + SCRIPTS:
+        shutil.copyfile(ASSETS / name, assets / name)
+    pages: list[Page] = []
+    rows: list[Row] = []
+    taken = {"index.html", "compare.html", glossary.PAGE}
+
+    def add(item: Recorded) -> None:
+        page = load(*item, taken)
+        rows.extend(run_rows(page, item[0]))
+        for file in page.files:
+            (work / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(item[0] / Path(file).name, work / file)
+        pages.append(page)
+        taken.add(page.file)
+
+    for item in records:
+        if item[0].resolve() in required:
+            add(item)
+        else:
+            _readable(add, [item])
+    plotly, compiles = plotly_js.script(set().union(*(page.rendered.trace_types for page in pages)))
+    (assets / "plotly.min.js").write_text(plotly, encoding="utf-8")
+    steps = _steps(pages)
+    templates = environment()
+    cautions = dict.fromkeys(page.caution for page in pages if page.caution)
+    withdrawn = [
+        f"{page.number} {SHORT_TITLES.get(page.notebook, page.title)}. {page.withdrawn}"
+        for page in pages
+        if page.withdrawn
+    ]
+    shared = {
+        "site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles,
+        "banners": [*cautions, *withdrawn],
+    }  # fmt: skip
+    compared = comparison(rows)
+
+    def write(template: str, file: str, **given: Any) -> None:
+        """Write a page; no string in it, wherever it came from, may turn the text around it."""
+        text = templates.get_template(template).render(here=file, **shared, **given)
+        (work / file).write_text(visible(text), encoding="utf-8")
+
+    for page in pages:
+        write("page.html.j2", page.file, page=page)
+    write("compare.html.j2", "compare.html", compared=compared, short_titles=SHORT_TITLES)
+    write("index.html.j2", "index.html", built=_now(), **_index(pages, steps, compared))
+    write("glossary.html.j2", glossary.PAGE, terms=glossary.terms())
+    return _summary(pages, steps, title)
+
+
+def _index(pages: list[Page], steps: list[dict[str, Any]], compared: dict[str, Any]) -> dict[str, Any]:
+    """What the index says beyond what every page knows: the answer, the figures, all verdicts."""
+    leads = {step["notebook"]: step["lead"] for step in steps if step["lead"]}
+    judged = leads.get(answers.JUDGED_BY)
+    record = judged.record if judged else None
+    starts = [row for row in compared["rows"] if row.page is judged and row.cells]
+    measures = [measure for measure in compared["measures"] if any(measure.key in row.cells for row in starts)]
+    return {
+        "answer": answers.in_one_sentence(record),
+        "judged": judged,
+        "answers": answers.answers(record or {}),
+        "setting": answers.setting(record or {}),
+        "starts": {"rows": starts, "measures": measures},
+        "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
+        "hero": next((page for page in leads.values() if page.rendered.hero), None),
+        "overview": answers.overview(record or {}),
+    }
+
+
+def _steps(pages: list[Page]) -> list[dict[str, Any]]:
+    """The six notebooks in order (and any other that was given), each with its runs' pages."""
+    names = [*NOTEBOOKS, *dict.fromkeys(page.notebook for page in pages if page.notebook not in NOTEBOOKS)]
+    steps = []
+    for name in names:
+        runs = [page for page in pages if page.notebook == name]
+        lead = runs[0] if runs else None
+        steps.append(
+            {
+                "notebook": name,
+                "number": name[:2],
+                "title": lead.title if lead else TITLES.get(name, name),
+                "short": SHORT_TITLES.get(name, name),
+                "lead": lead,
+                "others": runs[1:],
+                "gate": lead.gate if lead else NOT_RUN,
+            }
+        )
+    return steps
+
+
+def _summary(pages: list[Page], steps: list[dict[str, Any]], title: str) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "title": title,
+        "built": _now(),
+        "figures": sum(page.rendered.n_figures for page in pages),
+        "pages": [
+            {
+                "notebook": page.notebook,
+                "variant": page.variant,
+                "page": page.file,
+                "key": page.record.get("key"),
+                "profile": page.record.get("profile"),
+                "status": page.record.get("status"),
+                "gate": page.gate,
+                "figures": page.rendered.n_figures,
+                "flags": page.rendered.flags,
+            }
+            for page in pages
+        ],
+        "not_run": [step["notebook"] for step in steps if step["lead"] is None],
+    }
+
+
+def _own_files(out: Path) -> set[str]:
+    """The files of the site in ``out``, as paths within it.
+
+    Raises
+    ------
+    ValueError
+        If there is a folder with something in it, or a file, that is no site made here, or one whose list is damaged.
+    """
+    path = out / "site.json"
+    if not path.is_file():
+        if out.exists() and not (
+            out.is_dir() and all(one.name.startswith(".site.json.part-") for one in out.iterdir())
+        ):
+            raise ValueError(f"{out} exists and is not a site made here (no site.json): choose another folder")
+        return set()
+    record = read_json(path)
+    if not isinstance(record.get("pages"), list):
+        raise ValueError(f"{out} is not a site made here ({path} lists no pages): choose another folder")
+    files = record.get("files", _as_once_written(record["pages"]))
+    if not isinstance(files, list):
+        raise DamagedFile(f"{path} is damaged: its files are no list")
+    return {_within(out, name) for name in files}
+
+
+def _as_once_written(pages: list[Any]) -> list[str]:
+    """The files of a site from before sites listed them, by the pages that it lists."""
+    names = [str(page.get("page")) for page in pages if isinstance(page, dict)]
+    data = [f"runs/{name.removesuffix('.html')}/{file}" for name in names for file in COPIED]
+    assets = [f"assets/{name}" for name in (*STYLES, *SCRIPTS, "plotly.min.js")]
+    return ["site.json", "index.html", "compare.html", glossary.PAGE, *names, *data, *assets]
+
+
+def _within(out: Path, name: Any) -> str:
+    """A path that a site lists, if it can be no other than one within its folder."""
+    try:
+        parts = [plain_name(part, "a part") for part in name.split("/")]
+        inside = (out / name).parent.resolve() == out.joinpath(*parts[:-1])
+    except (AttributeError, ValueError):
+        inside = False
+    if not inside:
+        raise DamagedFile(f"{out / 'site.json'} lists {str(name)[:80]!r}, which is no plain path within its folder")
+    return name
+
+
+def _publish(work: Path, out: Path, summary: dict[str, Any]) -> None:
+    """Put the files of ``work`` in place; whenever this ends, each page is the old one or the new one.
+
+    What is no longer part of the site goes last, and the site's list names every file of it all along.
+    """
+    made = {path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()} | {"site.json"}
+    with alone_at(out, f"is writing the pages in {out}"):
+        old = _own_files(out)
+        taken = sorted(name for name in made - old if os.path.lexists(out / _within(out, name)))
+        if taken:
+            raise ValueError(
+                f"{out / taken[0]} is not the site's, and a file of the site has to go there: move it away"
+            )
+        before = read_json(out / "site.json") if old else {"format": FORMAT, "pages": []}
+        write_json(out / "site.json", before | {"files": sorted(old | made)})
+        # The index last: what it points at is there by then.
+        for name in sorted(made - {"site.json"}, key=lambda name: (name == "index.html", "/" not in name, name)):
+            write_whole(out / name, partial(shutil.copyfile, work / name))
+        for name in old - made:
+            (out / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other files are in the folder
+                for folder in (out / name).relative_to(out).parents[:-1]:
+                    (out / folder).rmdir()
+        write_json(out / "site.json", summary | {"files": sorted(made)})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,302 @@
+"""Runs of notebooks: validated parameters, a folder, provenance, gates, verdicts.
+
+``outputs/runs/NOTEBOOK/KEY/`` holds ``run.json`` (parameters, gate, verdicts, provenance), ``metrics.parquet``
+(tidy) and, when papermill ran it, the executed ``notebook.ipynb``. The key is a hash of the resolved
+parameters, the model's files and the code's version, so the same question asked twice lands in the same folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import html
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML, display
+
+from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
+from rkcnn_lib.runs.gates import all_passed, earlier_gates, next_number, read_run
+from rkcnn_lib.runs.limits import INVENTED_MODELS, check
+from rkcnn_lib.runs.params import (
+    NOTEBOOK_FOLDER,
+    NOTEBOOKS,
+    ROOT,
+    ParameterError,
+    assignments,
+    check_notebook,
+    validate,
+)
+from rkcnn_lib.runs.schemas import NOT_DECIDING, Parameters
+
+FORMAT = 1
+PACKAGES = (
+    "torch",
+    "transformer-lens",
+    "transformers",
+    "scikit-learn",
+    "numpy",
+    "scipy",
+    "plotly",
+    "papermill",
+)
+
+
+class GateFailed(RuntimeError):
+    """An earlier notebook's gate failed, so what this one would show rests on nothing."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement of a gate: what was measured, what was asked of it, what chance gives."""
+
+    name: str
+    value: float | int | str
+    requirement: str
+    passed: bool
+    chance: float | str | None = None
+
+
+def run_key(notebook: str, values: Parameters) -> str:
+    """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook.
+
+    Raises
+    ------
+    ParameterError, ModelUnavailable
+        See :func:`input_identity`; also if the notebook needs a language model and is given activations made here.
+    """
+    if getattr(values, "model", None) in INVENTED_MODELS and notebook != "04_sae_compare":
+        raise ParameterError(f"model = {values.model!r}: no language model; only 04_sae_compare and sweeps run on it")
+    asked = values.model_dump(exclude=NOT_DECIDING)
+    source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text(encoding="utf-8")
+    return digest([notebook, asked, input_identity(values), code_version(), source])
+
+
+def input_identity(values: Parameters) -> dict[str, Any]:
+    """Return what identifies the model and the local text that parameters name.
+
+    Raises
+    ------
+    ParameterError
+        If the model, the text, the sweep or the memory cannot give what is asked for: see `rkcnn_lib.runs.limits`.
+    ModelUnavailable
+        If the model is neither here nor can it be fetched.
+    """
+    facts = check(values)
+    if facts is None:
+        return {"model": getattr(values, "model", None)}
+    sweep = getattr(values, "sweep", None)
+    identity = {"model": asdict(facts), "text": _text_identity(getattr(values, "text", None))}
+    return identity | ({"sweep": _sweep_identity(sweep)} if sweep else {})
+
+
+def _sweep_identity(folder: str) -> str:
+    from rkcnn_lib.studies.sweeps import read_tables
+
+    try:
+        read_tables(folder)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        told = error if isinstance(error, ParameterError) else f"sweep = {folder!r} is damaged: {error}"
+        raise ParameterError(str(told)) from None
+    return hashlib.sha256((Path(folder).expanduser() / "metrics.parquet").read_bytes()).hexdigest()
+
+
+def _text_identity(text: str | None) -> dict[str, Any] | None:
+    if text in (None, "auto", "atlas"):
+        return {"text": text}
+    path = Path(text).expanduser()
+    return {"text": str(path.resolve()), "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
+
+
+def run_folder(notebook: str, key: str) -> Path:
+    """Return ``outputs/runs/NOTEBOOK/KEY``."""
+    return outputs_root() / "runs" / notebook / key
+
+
+def finished(notebook: str, key: str) -> bool:
+    """Say whether this very run is finished and its executed notebook there."""
+    folder = run_folder(notebook, key)
+    record = read_run(folder)
+    return bool(record) and record.get("status") == "finished" and (folder / "notebook.ipynb").is_file()
+
+
+def _git(*words: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, encoding="utf-8", timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+@functools.cache
+def code_version() -> str:
+    """Return what tells one state of the library from another, for pages must be of the code that they name.
+
+    That is git's own hash of the package, with what was changed since; without a checkout the version of the package.
+    Units have versions of their own: a run that starts again under other code computes nothing anew by that alone.
+    """
+    tree, changed = _git("rev-parse", "HEAD:rkcnn_lib"), _git("diff", "HEAD", "--", "rkcnn_lib")
+    return metadata.version("rkcnn") if tree is None else digest([tree, changed])
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Return what a reader needs to run this again: commit, versions, device, threads."""
+    import torch
+
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if status is None else bool(status),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Run:
+    """One run of a notebook: its checked parameters ``p``, its device and its record."""
+
+    def __init__(self, notebook: str, values: Parameters):
+        from rkcnn_lib.worlds.models.devices import pick_device
+
+        self.notebook, self.p = notebook, values
+        self.key = run_key(notebook, values)
+        self.device = str(pick_device(values.device))
+        self.folder = run_folder(notebook, self.key)
+        self.cache = outputs_root() / "cache"
+        self._began = time.monotonic()
+        self._tables: list[pd.DataFrame] = []
+        self.record: dict[str, Any] = {
+            "format": FORMAT, "notebook": notebook, "key": self.key, "profile": values.profile,
+            "status": "running", "headline": None, "parameters": values.model_dump(),
+            "gate": None, "verdicts": [], "data": None,
+            "earlier_gates": earlier_gates(notebook, values.profile, getattr(values, "model", None)),
+            "provenance": provenance(self.device), "model": input_identity(values)["model"],
+            "seeds": None, "started": _now(), "finished": None, "wall_seconds": None,
+        }  # fmt: skip
+
+    @property
+    def gated(self) -> bool:
+        """Whether every earlier gate was run and passed; if not, verdicts are marked *ungated*."""
+        return all_passed(self.record["earlier_gates"])
+
+    def save(self) -> None:
+        """Write run.json as it stands."""
+        write_json(self.folder / "run.json", self.record)
+
+    def note(self, **facts: Any) -> None:
+        """Record facts such as ``data=store.manifest`` or ``seeds=[0, 1, 2]``."""
+        self.record.update(facts)
+        self.save()
+
+    def metrics(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Add tidy rows (arm, seed, layer, metric, value ...) to metrics.parquet and return them."""
+        if table.empty:  # its columns have no types, and would make text of everybody's numbers
+            return table
+        self._tables.append(table)
+        everything = pd.concat(self._tables, ignore_index=True)
+        for column in everything.select_dtypes("object"):  # one text type a column: parquet needs it
+            everything[column] = everything[column].astype("string")
+        write_whole(self.folder / "metrics.parquet", everything.to_parquet)
+        return table
+
+    def gate(self, checks: list[Check]) -> None:
+        """Judge and show this notebook's gate: PASS if every check passed."""
+        if not checks:
+            raise ValueError("a gate needs at least one check")
+        verdict = "PASS" if all(check.passed for check in checks) else "FAIL"
+        self.note(gate={"verdict": verdict, "checks": [asdict(check) for check in checks]})
+        rows = [asdict(check) | {"passed": "yes" if check.passed else "no"} for check in checks]
+        shown = pd.DataFrame(rows).fillna("").to_html(index=False, float_format="{:.4g}".format, border=0)
+        display(HTML(f"<p><b>Gate of {html.escape(self.notebook)}: {verdict}</b></p>{shown}"))
+
+    def verdicts(self, contrasts: list[Any]) -> pd.DataFrame:
+        """Record the contrasts behind each hypothesis's verdict and return them as a table."""
+        rows = [dict(row) | {"gated": self.gated} for row in contrasts]
+        self.note(verdicts=rows)
+        return pd.DataFrame(rows)
+
+    def finish(self, headline: str) -> None:
+        """Close the run with one sentence that answers the notebook's question."""
+        self.note(headline=headline, status="finished", finished=_now(), number=next_number(self.notebook),
+                  wall_seconds=round(time.monotonic() - self._began, 1))  # fmt: skip
+        display(HTML(f"<p><b>{html.escape(headline)}</b></p>"))
+
+
+def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
+    """Check a notebook's parameters, show provenance and earlier gates, and open its run folder.
+
+    Parameters
+    ----------
+    notebook : str
+        One of the six names.
+    namespace : dict
+        The notebook's ``globals()``, which hold the parameters.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name or a value out of range; nothing has been computed by then.
+    GateFailed
+        If an earlier notebook's gate failed under the same profile and ``force`` is False.
+    """
+    schema = NOTEBOOKS[check_notebook(notebook)]
+    known = {name: namespace[name] for name in schema.model_fields if name in namespace}
+    values = validate(notebook, _injected() | known)
+    run = Run(notebook, values)
+    failed = [name for name, verdict in run.record["earlier_gates"].items() if verdict == "FAIL"]
+    if failed and not values.force:
+        raise GateFailed(
+            f"the gate of {', '.join(failed)} failed under profile {values.profile!r}: see its page. "
+            "To go on all the same, set force = True (rkcnn: --force); verdicts are then marked ungated."
+        )
+    run.save()
+    _show_start(run)
+    return run
+
+
+def _injected() -> dict[str, Any]:
+    """Return what papermill injected, misspelt names included: they reach no notebook variable that is read."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    found: dict[str, Any] = {}
+    for source in cells:
+        if source.startswith("# Parameters\n"):
+            found |= assignments(source)
+    return found
+
+
+def _show_start(run: Run) -> None:
+    profile = run.p.profile.split("--")[0]
+    if profile in ("smoke", "quick"):
+        meaning = "sizes of seconds, no conclusions" if profile == "smoke" else "small models and few seeds"
+        display(HTML(f'<p class="banner"><b>A {profile} run:</b> {meaning}.</p>'))
+    made = run.record["provenance"]
+    gates = ", ".join(f"{name[:2]} {verdict}" for name, verdict in run.record["earlier_gates"].items())
+    facts = {
+        "run": f"{run.notebook}/{run.key}",
+        "profile": run.p.profile,
+        "commit": f"{(made['git_commit'] or 'unknown')[:10]}{' + uncommitted changes' if made['git_dirty'] else ''}",
+        "device": f"{made['device']}, {made['threads']} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in made["packages"].items()),
+        "earlier gates": gates or "none: this is the first notebook",
+    }
+    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    display(HTML(f'<table class="provenance">{rows}</table>'))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,249 @@
+"""The study behind 03, and the activations that 04 and 06 open: one store, what it is, whether it is right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import display
+from scipy import stats
+
+from rkcnn_lib.probe.nulls import surrogate
+from rkcnn_lib.runs.run import INVENTED_MODELS, Check, Run
+from rkcnn_lib.runs.schemas import Cache
+from rkcnn_lib.worlds import (
+    MemoryStore,
+    PlantedDictionary,
+    capture,
+    hook_width,
+    load_model,
+    model_facts,
+    open_or_capture,
+)
+
+# The worlds whose features are known: `model: toy` is the 20-feature, 5-dimension model of notebook 01, `model:
+# planted` a random dictionary in heavy superposition.
+PLANTED = {"n_features": 256, "d": 64, "mean_active": 4.0}
+TOY = {"n_features": 20, "n_hidden": 5, "n_active": 2, "steps": 2000}
+# Rows captured again must equal the stored ones but for the rounding of the stored type.
+STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}
+
+
+def open_store(run: Run) -> Any:
+    """Open the activations that a run's parameters name, capturing them if they are not there, and record them."""
+    p = run.p
+    if p.model in INVENTED_MODELS:
+        store = invented_store(p.model, p.n_tokens)
+    else:
+        store = open_or_capture(
+            p.model, p.layer, p.hook, p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
+            device=run.device, revision=p.revision,
+        )  # fmt: skip
+    run.note(data=store.manifest)
+    return store
+
+
+def width(p: Any) -> int:
+    """Return how wide the activations that parameters name will be, without capturing any."""
+    if p.model in INVENTED_MODELS:
+        return {"planted": PLANTED["d"], "toy": TOY["n_hidden"]}[p.model]
+    return hook_width(model_facts(p.model, p.revision), p.hook)
+
+
+def invented_store(model: str, n_rows: int) -> MemoryStore:
+    """Return activations made here, whose true directions are known (``store.truth``)."""
+    if model == "planted":
+        world = PlantedDictionary(**PLANTED, random_state=0)
+        X, _ = world.sample(n_rows)
+        return MemoryStore(X, name="planted", truth=world.directions, **PLANTED)
+    from rkcnn_lib.studies.toy import train_space
+
+    toy = train_space(**TOY, seed=0)
+    return MemoryStore(toy.sample(n_rows, seed=1), name="toy", truth=toy.truth, **TOY)
+
+
+def describe(store: Any) -> None:
+    """Show what a store holds: model, hook, text (and which sources failed before it), sizes, loss."""
+    manifest = store.manifest
+    if "hook_name" not in manifest:  # invented activations: no model, no text
+        shown = {name: value for name, value in manifest.items() if name not in ("format", "key")}
+    else:
+        text = manifest["text"]
+        shown = {
+            "model": f"{manifest['title']} ({manifest['identity'][:19]}...)",
+            "activations": f"{manifest['hook_name']}, {store.d_in} wide, stored as {manifest['dtype']}",
+            "text": text["name"],
+            "sources that failed before it": "; ".join(text["failed_before"]) or "none",
+            "tokens": f"{len(store):,} in {manifest['n_contexts']:,} contexts of {manifest['context_size']}",
+            "documents": f"{manifest['n_documents']:,}, of which {manifest['n_documents_held_out']:,} held out",
+            "left out everywhere": f"{_left_out(manifest)} and special tokens: {int((~store.mask).sum()):,} rows",
+            "model's loss": f"{loss(store):.3f} nats a token on {manifest['loss']['n_tokens']:,} held-out tokens",
+            "notes": "; ".join(manifest["notes"]) or "none",
+        }
+    with pd.option_context("display.max_colwidth", None):
+        display(pd.DataFrame({"": shown.keys(), "value": map(str, shown.values())}).set_index(""))
+
+
+def _left_out(manifest: dict[str, Any]) -> str:
+    first = manifest.get("first_position", 1)
+    return "position 0" if first == 1 else f"positions 0 to {first - 1}"
+
+
+def loss(store: Any) -> float:
+    """Return the model's mean loss on held-out text of this store, in nats a token."""
+    return float(store.manifest["loss"]["nats"])
+
+
+def checks(store: Any, run: Run) -> list[Check]:
+    """Return the checks of 03's gate: width, checksums, rows captured again, the model's loss on the text."""
+    p, manifest = run.p, store.manifest
+    facts = model_facts(p.model, p.revision)
+    width = hook_width(facts, p.hook)
+    try:
+        store.verify()
+        whole = "equal"
+    except Exception as error:  # the gate reports what is wrong with the files instead of ending the notebook
+        whole = str(error)
+    difference = _recapture_error(store, run)
+    allowed = STORED_PRECISION[manifest["dtype"]]
+    uniform, frequency = math.log(facts.vocab_size), token_entropy(store)
+    nats = loss(store)
+    if nats > frequency:
+        print(f"Note: the model's loss ({nats:.2f}) is no better than token frequencies ({frequency:.2f}): "
+              "whatever it computes, it does not model this text.")  # fmt: skip
+    return [
+        Check("width of the activations", store.d_in, f"= {width}, {p.hook} of {p.model}", store.d_in == width),
+        Check("checksums of the shards", whole, "equal", whole == "equal"),
+        Check("rows captured again, largest relative difference", difference, f"<= {allowed} ({manifest['dtype']})",
+              difference <= allowed),
+        Check("loss on held-out text, nats a token", nats, f"<= ln(vocabulary) + 0.5 = {uniform + 0.5:.2f}",
+              nats <= uniform + 0.5, chance=f"token frequencies {frequency:.2f}"),
+    ]  # fmt: skip
+
+
+def _recapture_error(store: Any, run: Run, n_contexts: int = 4) -> float:
+    p, size = run.p, store.manifest["context_size"]
+    lm = load_model(p.model, revision=p.revision, device=run.device)
+    tokens = torch.as_tensor(store.tokens[: n_contexts * size]).long().view(n_contexts, size)
+    again = capture(lm, tokens, layer=store.manifest["layer"], hook=p.hook).float().cpu()
+    stored = store[: len(again)]
+    return float(((again - stored).norm(dim=1) / again.norm(dim=1).clamp_min(1e-6)).max())
+
+
+def token_entropy(store: Any) -> float:
+    """Return the entropy of the token frequencies in nats: the loss of a model that knows only those."""
+    counts = np.unique(np.asarray(store.tokens), return_counts=True)[1]
+    return float(stats.entropy(counts))
+
+
+def norms_by_position(store: Any, p: Cache) -> pd.DataFrame:
+    """Return quantiles of the row norm at each position (position, q10, median, q90)."""
+    size = store.manifest["context_size"]
+    n_rows = min(len(store), p.n_statistics // size * size)
+    norms = torch.cat([store[i : min(i + 65536, n_rows)].norm(dim=1) for i in range(0, n_rows, 65536)])
+    low, middle, high = np.quantile(norms.view(-1, size).numpy(), [0.1, 0.5, 0.9], axis=0)
+    return pd.DataFrame({"position": np.arange(size), "q10": low, "median": middle, "q90": high})
+
+
+def norm_title(norms: pd.DataFrame) -> str:
+    """Return the finding of the norm figure."""
+    ratio = norms["median"].iloc[0] / norms["median"].iloc[1:].median()
+    return f"The first position's norm is {ratio:.1f} times that of the others"
+
+
+@dataclass(frozen=True)
+class DimensionStatistics:
+    """Per-dimension variance and kurtosis, the covariance's spectrum, and the anisotropy gamma = ||mu||/||sigma||."""
+
+    table: pd.DataFrame
+    spectra: dict[str, np.ndarray]
+    gamma: float
+    half: int  # dimensions that carry half of the variance
+
+    @property
+    def title(self) -> str:
+        """The finding of the variance figure."""
+        return f"Half of the variance lies in {self.half} of {len(self.table)} dimensions; gamma = {self.gamma:.2f}"
+
+    @property
+    def spectrum_title(self) -> str:
+        """The finding of the spectrum figure."""
+        values = self.spectra["activations"]
+        effective = values.sum() ** 2 / (values**2).sum()
+        return f"The covariance has {effective:.0f} effective dimensions of {len(values)}"
+
+
+def _rows(store: Any, p: Cache) -> torch.Tensor:
+    return store.matrix("train", seed=0, n_rows=min(p.n_statistics, len(store.rows("train", seed=0))))
+
+
+def dimension_statistics(store: Any, p: Cache) -> DimensionStatistics:
+    """Measure variance, kurtosis and covariance on a sample of usable rows."""
+    X = _rows(store, p).double()
+    variance = X.var(0)
+    order = variance.argsort(descending=True)
+    share = (variance / variance.sum())[order]
+    kurtosis = stats.kurtosis(X.numpy(), axis=0)[order.numpy()]
+    table = pd.DataFrame({"dimension": order.numpy(), "share": share.numpy(), "kurtosis": kurtosis})
+    gaussian = surrogate(X.float(), "gaussian", random_state=0)
+    spectra = {
+        "activations": torch.linalg.eigvalsh(torch.cov(X.T)).flip(0).numpy(),
+        "Gaussian surrogate": torch.linalg.eigvalsh(torch.cov(gaussian.double().T)).flip(0).numpy(),
+    }
+    gamma = float(X.mean(0).norm() / variance.sum().sqrt())
+    return DimensionStatistics(table, spectra, gamma, int((share.cumsum(0) < 0.5).sum()) + 1)
+
+
+@dataclass(frozen=True)
+class RandomDirectionKurtosis:
+    """Excess kurtosis along random directions, of the activations and of two surrogates."""
+
+    scores: dict[str, np.ndarray]
+
+    @property
+    def beyond(self) -> float:
+        """Share of directions whose kurtosis exceeds the elliptical surrogate's 95 % point (chance: 0.05)."""
+        return float((self.scores["activations"] > np.quantile(self.scores["elliptical"], 0.95)).mean())
+
+    @property
+    def title(self) -> str:
+        """The finding of the kurtosis figure."""
+        return f"{self.beyond:.0%} of random directions are heavier-tailed than the elliptical surrogate's 95 % point"
+
+
+def kurtosis_of_random_directions(store: Any, p: Cache, n_directions: int = 500) -> RandomDirectionKurtosis:
+    """Project activations and their surrogates on the same random unit directions."""
+    X = _rows(store, p)[:20_000]
+    directions = torch.randn(n_directions, X.shape[1], generator=torch.Generator().manual_seed(0))
+    directions /= directions.norm(dim=1, keepdim=True)
+    clouds = {"activations": X} | {kind: surrogate(X, kind, random_state=1) for kind in ("gaussian", "elliptical")}
+    projected = {name: ((cloud - cloud.mean(0)) @ directions.T).numpy() for name, cloud in clouds.items()}
+    return RandomDirectionKurtosis({name: stats.kurtosis(values, axis=0) for name, values in projected.items()})
+
+
+def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> pd.DataFrame:
+    """Return 03's numbers as metric, value, chance."""
+    rows = [
+        ("loss", loss(store), token_entropy(store)),
+        ("tokens", len(store), None),
+        ("gamma", statistics.gamma, None),
+        ("dimensions_with_half_the_variance", statistics.half, None),
+        ("share_of_directions_beyond_null", kurtosis.beyond, 0.05),
+    ]
+    return pd.DataFrame(rows, columns=["metric", "value", "chance_mean"])
+
+
+def headline(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> str:
+    """Return one sentence that answers 03's question."""
+    manifest = store.manifest
+    return (
+        f"{len(store):,} tokens of {manifest['hook_name']} ({store.d_in} wide), model loss {loss(store):.2f} "
+        f"nats (token frequencies: {token_entropy(store):.2f}); half of the variance lies in "
+        f"{statistics.half} of {store.d_in} dimensions, and "
+        f"{kurtosis.beyond:.0%} of random directions have a kurtosis beyond the elliptical null's 95 % point (5% would "
+        "if there were nothing but an ellipse)."
+    )

@@ -1,0 +1,276 @@
+"""Do the seeds of an arm agree? The stability panel of 04: several measures, each beside two chance levels.
+
+Random directions of the whole space are the published chance level, and an easy one: where activations fill few of
+their dimensions, any two dictionaries made of them agree better. So the level that figures show is that of random
+directions drawn with the activations' covariance, and the table gives both.
+
+Every number is of a pair of SAEs from different seeds; five seeds make ten pairs but only five runs, so tests use one
+jackknife pseudo-value a seed and the intervals shown resample seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
+from rkcnn_lib.measure.matching import EXACT_UP_TO
+from rkcnn_lib.measure.pairs import bootstrap_pairs, jackknife_pairs
+from rkcnn_lib.measure.recovery import Chance, covariance_factor
+from rkcnn_lib.measure.stability import shared_latents_chance
+from rkcnn_lib.runs.grid import process_count, run_cells
+from rkcnn_lib.runs.run import Run
+from rkcnn_lib.runs.schemas import SaeCompare
+from rkcnn_lib.runs.units import Unit, cached_unit, load_unit, unit_scalars
+from rkcnn_lib.sae import load_saelens
+from rkcnn_lib.studies.cells import MINED, UNMINED
+from rkcnn_lib.studies.comparison import Compared, compare
+from rkcnn_lib.studies.verdicts import Values
+
+BEFORE, AFTER = "before training", "after training"
+PW_MCC = "PW-MCC"
+TOTAL = "PW-MCC, dead latents as 0"
+OLDER = "older PWMCC, largest absolute cosine"
+SHARED = "shared latents"
+SPAN = "span of the busiest latents"
+LEVELS = ("as activations lie", "any directions")
+SPREAD_ROWS = 8192  # activations whose covariance the first level has
+OTHER_ARMS = (UNMINED, MINED)  # trained with the other architecture too
+BYTES_FIXED, BYTES_A_PAIR = 7e8, 32.0  # a process that has torch; matrices of latents x latents while it matches
+BUSIEST = 1 / 8  # of the width: how many latents that span is of
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the panel shows, and jackknife pseudo-values of PW-MCC a seed for the paired tests."""
+
+    table: pd.DataFrame  # arm, seed, metric, value (mean over the seed's pairs), chance_mean, _upper and _any
+    along: pd.DataFrame  # the same for the snapshots of training, with step
+    summary: pd.DataFrame  # one row an arm
+    by_seed: Values
+    title: str
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """One trained (or untrained) SAE: its dictionary, which latents are live, and the whole of it where known."""
+
+    decoder: torch.Tensor
+    live: torch.Tensor
+    density: torch.Tensor | None = None
+    sae: Any = None
+
+
+def other_architecture(store: Any, run: Run) -> Compared | None:
+    """Train the random and the mined arm with ``other_architecture`` at the same L0; None where none is asked for."""
+    name = run.p.other_architecture
+    if name is None:
+        return None
+    p = run.p.model_copy(update={"architecture": name, "l1": None, "aux_k": None})
+    return compare(store, p, run.device, trained=OTHER_ARMS)
+
+
+def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
+    """Measure how well the seeds of each arm agree, before, along and after training, all beside chance.
+
+    One seed agrees with nobody: all tables are empty then.
+    """
+    if p.n_seeds < 2:
+        nothing = pd.DataFrame(columns=["arm", "seed", "metric", "value", "step"])
+        return Agreement(nothing, nothing, pd.DataFrame(), {}, "One seed: nothing to agree with")
+    spread = spread_of(store)
+    arms = _folders(compared) | {f"{arm}, {p.other_architecture}": f for arm, f in _folders(other).items()}
+    steps = sorted(
+        {int(name.rpartition("_")[2]) for unit in compared.units.values() for name in unit.arrays if "_step_" in name}
+    )
+    cells = list(itertools.product(arms, (AFTER, BEFORE, *steps)))
+    largest = next(iter(arms.values()))[0]  # all have as many latents
+    n_jobs = matching_processes(p.n_jobs, largest)
+    units = run_cells(pairs, [(arms[arm], moment, spread) for arm, moment in cells], n_jobs, "agreement")
+    found = dict(zip(cells, units, strict=True))
+    rows = [
+        {"arm": arm, "metric": f"{measure} {moment}"} | row
+        for measure, moment in [(PW_MCC, AFTER), (PW_MCC, BEFORE), (TOTAL, AFTER), (OLDER, AFTER), (OLDER, BEFORE),
+                                (SHARED, AFTER), (SPAN, AFTER)]
+        for arm in arms
+        for row in _by_seed(found[arm, moment], measure)
+    ]  # fmt: skip
+    along = [
+        {"arm": arm, "step": step, "metric": OLDER} | row
+        for arm in arms for step in steps for row in _by_seed(found[arm, step], OLDER)
+    ]  # fmt: skip
+    cosines = {arm: found[arm, AFTER].arrays[PW_MCC].numpy() for arm in arms}
+    by_seed = {arm: dict(enumerate(jackknife_pairs(m))) for arm, m in cosines.items() if len(m) >= 3}
+    if not matched_exactly(largest):
+        by_seed = {}  # how far the match falls short may differ from arm to arm: shown, not judged
+    table = pd.DataFrame(rows)
+    l0 = {arm: np.mean([unit_scalars(folder)["l0"] for folder in folders]) for arm, folders in arms.items()}
+    return Agreement(table, pd.DataFrame(along), _summary(table, cosines, l0), by_seed, _title(table))
+
+
+def matched_exactly(folder: Path) -> bool:
+    """Say whether an SAE unit is small enough for the best assignment of its latents to be found."""
+    return _n_latents(folder) <= EXACT_UP_TO
+
+
+def matching_processes(n_jobs: int | None, folder: Path) -> int:
+    """Return how many processes may match dictionaries of an SAE unit's size at once: memory is the bound."""
+    return process_count(n_jobs, "cpu", BYTES_FIXED + BYTES_A_PAIR * _n_latents(folder) ** 2)
+
+
+def _n_latents(folder: Path) -> int:
+    return len(load_unit(folder).arrays["density"])
+
+
+def spread_of(store: Any) -> np.ndarray:
+    """Return what draws random directions with the covariance of a store's activations, (d, d)."""
+    X = store.matrix("train", seed=0, n_rows=min(SPREAD_ROWS, len(store.rows("train", seed=0))))
+    return covariance_factor(X - X.mean(0))
+
+
+def _folders(compared: Compared | None) -> dict[str, tuple[Path, ...]]:
+    """Return the folders of each arm's SAE units, in the order of seeds."""
+    units = sorted(compared.units, key=lambda cell: cell[1]) if compared else []
+    return {arm: tuple(compared.units[cell].folder for cell in units if cell[0] == arm) for arm, _ in units}
+
+
+def pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray, only: str | None = None) -> Unit:
+    """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: matching takes long)."""
+
+    def compute(scratch: Any) -> Unit:
+        seeds = [_seed(folder, moment) for folder in folders]
+        levels, arrays = {}, {}
+        for measure, statistic in _statistics(moment, seeds[0].decoder.shape[1]).items():
+            if only not in (None, measure):
+                continue
+            matrix = torch.eye(len(seeds), dtype=torch.float64)
+            for i, j in itertools.combinations(range(len(seeds)), 2):
+                matrix[i, j] = matrix[j, i] = statistic(seeds[i], seeds[j])
+            arrays[measure] = matrix
+            for name, rows in zip(LEVELS, (spread, None), strict=True):
+                level = _chance(measure, seeds, rows)
+                levels |= {f"{measure}, {name}, mean": level.mean, f"{measure}, {name}, upper": level.upper}
+        if moment == AFTER and only is None:
+            _add_total(seeds, arrays, levels)
+        return Unit(scalars=levels, arrays=arrays)
+
+    inputs = {"units": [folder.name for folder in folders], "moment": moment}
+    return cached_unit("agreement", inputs | ({"only": only} if only else {}), compute)
+
+
+def _seed(folder: Path, moment: str | int) -> _Seed:
+    unit = load_unit(folder)
+    if moment == AFTER:
+        sae, density = load_saelens(folder / "sae"), unit.arrays["density"]
+        return _Seed(sae.W_dec.data, density > 0, density, sae)
+    decoder = unit.arrays["W_dec_start" if moment == BEFORE else f"W_dec_step_{moment}"]
+    return _Seed(decoder, torch.ones(len(decoder), dtype=torch.bool))
+
+
+def _statistics(moment: str | int, d: int) -> dict[str, Callable[[_Seed, _Seed], float]]:
+    """Return what is measured of a pair at a moment: all of it after training, along training what is cheap."""
+
+    def mcc(a: _Seed, b: _Seed) -> float:
+        return pw_mcc([a.decoder, b.decoder], [a.live, b.live])
+
+    def older(a: _Seed, b: _Seed) -> float:
+        return pw_max_cosine([a.decoder, b.decoder], [a.live, b.live])
+
+    def shared(a: _Seed, b: _Seed) -> float:
+        return shared_latents([a.sae, b.sae], live=[a.live, b.live])
+
+    def span(a: _Seed, b: _Seed) -> float:
+        return subspace_overlap(*(seed.decoder[seed.density.argsort(descending=True)[: _rank(d)]] for seed in (a, b)))
+
+    if moment == BEFORE:
+        return {PW_MCC: mcc, OLDER: older}
+    if moment == AFTER:
+        return {PW_MCC: mcc, OLDER: older, SHARED: shared, SPAN: span}
+    return {OLDER: older}
+
+
+def _rank(d: int) -> int:
+    return max(1, round(BUSIEST * d))
+
+
+def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chance:
+    """Return the level of random unit dictionaries with as many latents as the least live seed has."""
+    n, d = max(1, min(int(seed.live.sum()) for seed in seeds)), seeds[0].decoder.shape[1]
+    n_draws = 20 if n <= 256 else 10 if n <= 1024 else 2  # many latents: costly, and hardly any spread
+    if measure == SHARED:
+        return shared_latents_chance(n, d, n_draws=n_draws, spread=spread)
+    if measure == SPAN:
+        return chance(subspace_overlap, _rank(d), _rank(d), d, n_draws=n_draws, spread=spread)
+    if measure == OLDER:
+        return chance(lambda a, b: pw_max_cosine([a, b]), n, n, d, n_draws=n_draws, spread=spread)
+    return chance(matched_cosine, n, n, d, n_draws=n_draws, spread=spread)
+
+
+def _add_total(seeds: list[_Seed], arrays: dict[str, torch.Tensor], levels: dict[str, float]) -> None:
+    """Add PW-MCC with dead latents as 0, and its levels: the same sums over d_sae in place of the matches."""
+    live = torch.tensor([float(seed.live.double().mean()) for seed in seeds], dtype=torch.float64)
+    arrays[TOTAL] = arrays[PW_MCC] * torch.minimum(live[:, None], live)
+    for name in [name for name in levels if name.startswith(f"{PW_MCC},")]:
+        levels[name.replace(PW_MCC, TOTAL, 1)] = levels[name] * float(live.min())
+
+
+def _by_seed(unit: Unit, measure: str) -> list[dict[str, Any]]:
+    """Return for each seed the mean over the pairs it is in, with the measure's chance levels."""
+    matrix = unit.arrays[measure].numpy()
+    means = (matrix.sum(1) - np.diag(matrix)) / (len(matrix) - 1)
+    levels = {f"chance_{end}": unit.scalars[f"{measure}, {LEVELS[0]}, {end}"] for end in ("mean", "upper")}
+    levels["chance_any"] = unit.scalars[f"{measure}, {LEVELS[1]}, mean"]
+    return [{"seed": seed, "value": float(value)} | levels for seed, value in enumerate(means)]
+
+
+def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, float]) -> pd.DataFrame:
+    """Return a row an arm: L0, PW-MCC's seed-bootstrap interval, every measure after training with both levels."""
+    after = table[table["metric"].str.endswith(AFTER)]
+    after = after.assign(metric=after["metric"].str.removesuffix(f" {AFTER}"))
+    means = after.groupby(["arm", "metric"], sort=False)[["value", "chance_mean", "chance_any"]].mean()
+    told = means.apply(lambda row: "{:.3f} ({:.3f}, {:.3f})".format(*row), axis=1)
+    shown = told.unstack("metric")[list(dict.fromkeys(after["metric"]))].loc[list(l0)]
+    if all(len(matrix) >= 3 for matrix in cosines.values()):
+        intervals = {arm: bootstrap_pairs(matrix) for arm, matrix in cosines.items()}
+        told = {arm: f"{low:.3f} to {high:.3f}" for arm, (low, high) in intervals.items()}
+        shown.insert(1, f"{PW_MCC}, bootstrap 95 %", pd.Series(told))
+    shown.insert(0, "L0", pd.Series(l0).round(1))
+    return shown.rename_axis(index=None, columns=f"value (chance: {', '.join(LEVELS)})")
+
+
+def _title(table: pd.DataFrame) -> str:
+    after = table[table["metric"] == f"{PW_MCC} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
+    return "Seeds agree at " + ", ".join(
+        f"{after['value'][arm]:.2f} for {arm} (chance {after['chance_mean'][arm]:.2f})" for arm in (MINED, UNMINED)
+    )
+
+
+def agreement_remark(table: pd.DataFrame, n_latents: int) -> str:
+    """Return what the agreement of live latents must be read with: its chance level, and dead latents counted as 0."""
+    wide = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean()
+    arms = [arm for arm in (MINED, "lift_unselected", UNMINED) if (f"{TOTAL} {AFTER}", arm) in wide.index]
+    live, total = (wide["value"][f"{name} {AFTER}"] for name in (PW_MCC, TOTAL))
+    chance = wide["chance_mean"][f"{PW_MCC} {AFTER}"]
+    beside = ", ".join(f"{arm} {live[arm]:.2f} (chance {chance[arm]:.2f})" for arm in arms)
+    counted = ", ".join(f"{arm} {total[arm]:.2f}" for arm in arms)
+    gap = (
+        f": {total[MINED] - total[UNMINED]:+.2f} against {UNMINED} in place of {live[MINED] - live[UNMINED]:+.2f}"
+        if {MINED, UNMINED} <= set(arms)
+        else ""
+    )
+    bound = (
+        " Matched among nearest latents only, a lower bound as is its chance, and not judged."
+        if n_latents > EXACT_UP_TO
+        else ""
+    )
+    return (
+        f"Beside chance, which is what directions reach that merely lie as the activations do: {beside}. With dead "
+        f"latents counted as 0: {counted}{gap}.{bound}"
+    )

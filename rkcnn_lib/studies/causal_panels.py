@@ -1,0 +1,219 @@
+"""What 06 shows of the causal study: tables in the form the figures take, titles that state, the gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from IPython.display import HTML, display
+
+from rkcnn_lib.measure.causal import patched_logits
+from rkcnn_lib.measure.effects import PROPORTIONS
+from rkcnn_lib.measure.statistics import mean_interval
+from rkcnn_lib.measure.subspaces import random_basis
+from rkcnn_lib.runs.run import Check, Run
+from rkcnn_lib.runs.schemas import CausalChecks
+from rkcnn_lib.studies.causal import ENDS, Measured, judged_rank
+from rkcnn_lib.studies.causal_prompts import Prompts, shared_prompts
+from rkcnn_lib.studies.causal_subspaces import CEILING, CHANCE, MINED, SUBSPACES, VARIANCE
+from rkcnn_lib.studies.verdicts import verdict_title
+
+__all__ = [
+    "at_rank",
+    "checks",
+    "curve_title",
+    "describe",
+    "effects_title",
+    "headline",
+    "isolation_title",
+    "judged_rank",
+    "layer_title",
+    "legend",
+    "minimal_size",
+    "over_seeds",
+    "place_title",
+    "verdict_rows",
+    "verdict_title",
+    "verdicts_title",
+]  # fmt: skip
+EXACT = 1e-5  # largest allowed difference of logits between two runs that must be equal, float32
+SHARES = (*PROPORTIONS, "cause", "isolate", "disentangle")  # metrics that lie within 0 and 1
+NAMED = (MINED, "sae", VARIANCE, CHANCE, CEILING)  # in titles
+
+
+def describe(prompts: Prompts) -> None:
+    """Show how many prompts there are of each kind, and one of each."""
+    base, donor = prompts.judged.drawn[0]
+    judged = "other sentences, other entities" if prompts.entities_held_out else "other sentences, same entities"
+    _whole(pd.DataFrame({
+        "number": [
+            len(prompts.screening), f"{prompts.known} of {prompts.asked}", len(prompts.selection),
+            len(prompts.training.drawn), len(prompts.evaluation), len(prompts.judged.drawn),
+        ],
+        "example": [
+            prompts.screening[0].text, "", f"{prompts.selection[0].text} -> {prompts.selection[0].answer}", "",
+            judged, f"{base.text} -> {base.answer}; donor: {donor.text} -> {donor.answer}",
+        ],
+    }, index=[
+        "screening prompts", "entities known", "selection prompts", "training pairs", "evaluation prompts",
+        "judged pairs",
+    ]))  # fmt: skip
+
+
+def _whole(table: pd.DataFrame) -> None:
+    """Display a table with its texts in full, escaped."""
+    with pd.option_context("display.max_colwidth", None):
+        display(HTML(table.to_html(border=0)))
+
+
+def legend(measured: Measured) -> None:
+    """Show what each subspace is, in words, with how many candidates it was chosen from."""
+    first = {name: one for (name, _), one in reversed(measured.subspaces.items())}
+    rows = [
+        {"subspace": name, "what it is": said, "chosen from": first[name].candidates}
+        for name, said in SUBSPACES.items()
+        if name in first
+    ]
+    _whole(pd.DataFrame(rows).set_index("subspace"))
+
+
+def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Average over seeds with a 95 % t interval, of shares cut at 0 and 1; a lone seed keeps its own over entities."""
+    found = []
+    for key, group in rows.groupby(keys, sort=False):
+        about = dict(zip(keys, key, strict=True))
+        if len(group) > 1:
+            mean, low, high = mean_interval(group["value"].to_numpy())
+            if about.get("metric") in SHARES:
+                low, high = max(low, 0.0), min(high, 1.0)
+        else:
+            mean, low, high = group.iloc[0][["value", "low", "high"]]
+        found.append(about | {"value": mean, "low": low, "high": high})
+    return pd.DataFrame(found)
+
+
+def at_rank(table: pd.DataFrame, p: CausalChecks) -> pd.DataFrame:
+    """Return the effects at the judged rank, with the clean run and the full resample ablation as references."""
+    inner = table[(table["rank"] == judged_rank(p)) & ~table["subspace"].isin(ENDS)]
+    ends = table[table["subspace"].isin(ENDS) & (table["intervention"] == "keep")]
+    ends = ends.assign(subspace=ends["subspace"].map(ENDS))
+    order = ["interchanged", "logit_difference", "top1", "loss", "kl"]
+    return over_seeds(
+        pd.concat([inner, ends]).sort_values("metric", key=lambda m: m.map(order.index), kind="stable"),
+        ["subspace", "intervention", "metric"],
+    )
+
+
+def _named(means: pd.Series) -> str:
+    return ", ".join(f"{name} {means[name]:.0%}" for name in NAMED if name in means)
+
+
+def effects_title(table: pd.DataFrame, p: CausalChecks) -> str:
+    """Return the finding of the effects figure."""
+    rows = table[(table["rank"] == judged_rank(p)) & (table["intervention"] == "ablate")]
+    moved = rows[rows["metric"] == "interchanged"].groupby("subspace")["value"].mean()
+    return f"Exchanging a rank-{judged_rank(p)} subspace turns the answer into the donor's: {_named(moved)}"
+
+
+def minimal_size(table: pd.DataFrame, share: pd.DataFrame) -> pd.DataFrame:
+    """Return interchange accuracy and shares by rank in the form of a recovery curve, random subspaces as chance."""
+    moved = table[
+        (table["metric"] == "interchanged") & (table["intervention"] == "ablate") & ~table["subspace"].isin(ENDS)
+    ]
+    columns = ["subspace", "rank", "seed", "metric", "value"]
+    rows = pd.concat([moved[columns], share[columns]])
+    random = rows[rows["subspace"] == CHANCE].groupby(["rank", "metric"])["value"]
+    chance = pd.DataFrame({"chance_mean": random.mean(), "chance_upper": random.max()}).reset_index()
+    rows = rows[rows["subspace"] != CHANCE].rename(columns={"subspace": "miner"})
+    return rows.merge(chance, on=["rank", "metric"])
+
+
+def curve_title(table: pd.DataFrame, p: CausalChecks, level: float = 0.5) -> str:
+    """Return the finding of the minimal-size curve: the smallest rank that turns half of the answers."""
+    rows = table[(table["metric"] == "interchanged") & (table["intervention"] == "ablate") & (table["rank"] > 0)]
+    means = rows.groupby(["subspace", "rank"])["value"].mean()
+    said = []
+    for name in NAMED:
+        if name in means.index:
+            enough = means[name][means[name] >= level]
+            said.append(f"{name} {enough.index.min()}" if len(enough) else f"{name} more than {max(p.ranks)}")
+    return f"Dimensions it takes to turn half of the answers: {', '.join(said)}"
+
+
+def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:
+    """Return the finding of the ceiling by layer."""
+    best = layers[layers["subspace"] == CEILING].sort_values("value").iloc[-1]
+    return (
+        f"A rank-{judged_rank(p)} subspace learnt with labels turns {best['value']:.0%} of the held-out answers at "
+        f"its best layer, {best['layer']}"
+    )
+
+
+def place_title(places: pd.DataFrame, p: CausalChecks) -> str:
+    """Return the finding of the heat map: which tokens carry the answer at the layer that is studied."""
+    layer = p.layer % (places["layer"].max() + 1)
+    here = places[(places["metric"] == "fractional_decrease") & (places["layer"] == layer)]
+    means = here.groupby("arm")["value"].mean().sort_values(ascending=False).head(2)
+    said = ", ".join(f"'{arm}' {value:.2f}" for arm, value in means.items())
+    return f"At layer {layer} the answer hangs on the tokens {said} (of 2)"
+
+
+def isolation_title(table: pd.DataFrame) -> str:
+    """Return the finding of the isolation figure."""
+    means = table[table["metric"] == "disentangle"].groupby("subspace")["value"].mean().drop("whole")
+    return f"Disentangled best by {means.idxmax()} ({means.max():.2f}; all or nothing 0.5): mined {means[MINED]:.2f}"
+
+
+def verdict_rows(judged: pd.DataFrame, p: CausalChecks) -> pd.DataFrame:
+    """Return the verdicts on subspaces in the form of a forest plot."""
+    return judged.rename(columns={"subspace": "contrast", "advantage": "difference"}).assign(
+        contrast=judged["subspace"] + " - strongest random", metric="interchange_share", delta=p.delta_share,
+        n_seeds=p.n_seeds,
+    )  # fmt: skip
+
+
+def verdicts_title(judged: pd.DataFrame) -> str:
+    """Return the verdicts on subspaces in one line."""
+    groups = judged.groupby("verdict", sort=False)["subspace"].apply(lambda names: ", ".join(names))
+    return "; ".join(f"{verdict}: {names}" for verdict, names in groups.items())
+
+
+def checks(prompts: Prompts, measured: Measured, p: CausalChecks) -> list[Check]:
+    """Return 06's gate: interventions exact at both ends, prompt sets disjoint, and something to explain."""
+    here = measured.ground
+    d = here.donated.shape[-1]
+    whole = random_basis(d, d, torch.Generator().manual_seed(0))  # not the identity: that would test nothing
+
+    def run(A: Any, mode: str) -> torch.Tensor:
+        return patched_logits(here.lm, here.pairing.pairs, here.hook_name, A, mode, here.donated)
+
+    clean = float((run(whole, "keep") - here.logits).abs().max())
+    same = float((run(whole, "ablate") - run(None, "keep")).abs().max())
+    shared = shared_prompts(prompts.screening, prompts.selection, prompts.evaluation)
+    effect = float((here.clean["logit_difference"] - here.full["logit_difference"]).mean())
+    return [
+        Check("keeping everything against the clean run, logits", clean, f"<= {EXACT}", clean <= EXACT),
+        Check("keeping nothing against replacing everything, logits", same, f"<= {EXACT}", same <= EXACT),
+        Check("prompts shared by screening, selection and evaluation", shared, "0", shared == 0),
+        Check("entities that the model knows", f"{prompts.known} of {prompts.asked}", ">= 8", prompts.known >= 8),
+        Check("effect of replacing the whole activation, logit difference", effect, "> 1", effect > 1),
+    ]
+
+
+def headline(verdicts: pd.DataFrame, judged: pd.DataFrame, measured: Measured, run: Run) -> str:
+    """Return one sentence that answers 06's question."""
+    rank = judged_rank(run.p)
+    at = measured.table[(measured.table["rank"] == rank) & (measured.table["intervention"] == "ablate")]
+    shares = at[at["metric"] == "interchanged"].groupby("subspace")["value"]
+    moved, least, most = shares.mean(), shares.min(), shares.max()
+    read = judged.groupby("subspace")["accuracy"].mean()
+    verdict = judged.set_index("subspace")["verdict"][MINED]
+    return (
+        f"On {run.p.model}, layer {run.p.layer}, exchanging the mined subspace of rank {rank} between two prompts "
+        f"({run.p.relation.replace('_', ' ')}) turns {moved[MINED]:.0%} of the answers into the other prompt's (seeds "
+        f"{least[MINED]:.0%} to {most[MINED]:.0%}), a random one {moved[CHANCE]:.0%}, principal components "
+        f"{moved[VARIANCE]:.0%}, a supervised one {moved[CEILING]:.0%}. Read from outside, the mined one tells answer "
+        f"from foil in {read[MINED]:.0%}, a random one in {read[CHANCE]:.0%} (chance 50%). Beside random ones it is "
+        f"{verdict}; {verdict_title(verdicts)}."
+    )

@@ -1,0 +1,208 @@
+"""Further looks of 06: where the answer is carried, what a subspace leaves alone, rowspace parts, steering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rkcnn_lib.measure.causal import clean_logits, steered_continuation
+from rkcnn_lib.measure.subspaces import rowspace_part
+from rkcnn_lib.pages.cards.tokens import token_text
+from rkcnn_lib.runs.schemas import CausalChecks
+from rkcnn_lib.studies.causal import Measured, ground, judged_rank
+from rkcnn_lib.studies.causal_prompts import Pairing, Prompts
+from rkcnn_lib.studies.causal_subspaces import (
+    CEILING,
+    CHANCE,
+    CHANCE_OF_VARIANCE,
+    MINED,
+    VARIANCE,
+    Subspace,
+    aligned_subspace,
+    at_positions,
+)
+from rkcnn_lib.worlds import hook_name as name_of_hook
+from rkcnn_lib.worlds import model_facts
+from rkcnn_lib.worlds.prompts.base import Prompt
+
+LAYERS_SHOWN, PAIRS_SHOWN = 6, 24  # at most, in the heat map
+STRENGTHS = (1.0, 3.0)  # multiples of the difference of mean activations
+STEERED_PROMPTS, CONTINUED = 3, 4
+
+
+def n_layers(p: CausalChecks) -> int:
+    """Return the number of blocks of the model."""
+    return model_facts(p.model, p.revision).n_layers
+
+
+def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
+    """Return the supervised ceiling and the whole activation at several layers: interchange accuracy on held-out pairs.
+
+    Returns
+    -------
+    DataFrame: layer, subspace, intervention, metric, value, low, high.
+    """
+    n = n_layers(p)
+    layers = range(n) if p.das_layers is None else sorted({layer % n for layer in (p.layer, *p.das_layers)})
+    rows = []
+    for layer in layers:
+        hook = name_of_hook(p.hook, layer)
+        if hook == measured.ground.hook_name:
+            here, learnt = measured.ground, measured.per_pair[CEILING, 0, "ablate"]
+        else:
+            here = ground(lm, prompts.judged, hook, measured.ground.logits)
+            learnt = here.run(aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
+        for name, effect in {CEILING: learnt, "full-resample": here.full}.items():
+            about = {"layer": layer, "subspace": name, "intervention": "ablate", "metric": "interchanged"}
+            rows.append(about | here.interval(effect, "interchanged"))
+    return pd.DataFrame(rows)
+
+
+def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
+    """Exchange the whole activation at one layer and one token at a time (activation patching), in one sentence.
+
+    The sentence is that of most judged pairs. Of a deep model some layers are looked at, evenly spaced, the last one
+    and the one that is studied among them.
+
+    Returns
+    -------
+    DataFrame: layer, arm (the token's place and text), place, pair (row of the judged pairs), metric, value:
+    ``fractional_decrease`` of the logit difference (0: none, 1: level, 2: turned round) and ``interchanged``.
+    """
+    drawn = prompts.judged.drawn
+    kinds = [(base.family, len(base.ids)) for base, _ in drawn]
+    most = max(dict.fromkeys(kinds), key=kinds.count)
+    members = [i for i, kind in enumerate(kinds) if kind == most][:PAIRS_SHOWN]
+    first, chosen = drawn[members[0]][0], prompts.judged.pairs.take(torch.tensor(members))
+    clean_run, n = clean_logits(lm, chosen), n_layers(p)
+    layers = sorted({p.layer % n, *torch.linspace(0, n - 1, min(n, LAYERS_SHOWN)).round().int().tolist()})
+    rows = []
+    for place in range(1, len(first.ids)):
+        pairing = Pairing([drawn[i] for i in members], chosen.at(place))
+        text = "{entity}" if place == first.entity_position else token_text(lm, first.ids[place])
+        for layer in layers:
+            here = ground(lm, pairing, name_of_hook(p.hook, layer), clean_run)
+            clean, changed = (x["logit_difference"] for x in (here.clean, here.full))
+            found = {"fractional_decrease": (clean - changed) / clean.mean(), "interchanged": here.full["interchanged"]}
+            about = {"layer": layer, "place": place, "arm": f"{place} {text}"}
+            rows += [
+                about | {"pair": i, "metric": metric, "value": float(value)}
+                for metric, values in found.items()
+                for i, value in zip(members, values, strict=True)
+            ]
+    return pd.DataFrame(rows)
+
+
+def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
+    """Ablate the judged subspaces by zero, by the mean of the selection prompts and by a donor.
+
+    Zero and mean can take an answer away, a donor can also put another in its place; what only the first two do may
+    be the damage of a state the model never meets.
+
+    Returns
+    -------
+    DataFrame: subspace, replacement, metric (top1, interchanged, kl), value, low, high.
+    """
+    here = measured.ground
+    mean = at_positions(lm, prompts.selection, p.positions, here.hook_name).mean(0)  # (k, d)
+    kinds = {"zero": torch.zeros_like(mean), "mean": mean, "donor": None}
+    rows = []
+    for name in (MINED, CHANCE, CHANCE_OF_VARIANCE, VARIANCE, CEILING):
+        for kind, replacement in kinds.items():
+            found = here.run(measured.subspaces[name, 0].part(judged_rank(p)), "ablate", replacement)
+            rows += [
+                {"subspace": name, "replacement": kind, "metric": metric} | here.interval(found, metric)
+                for metric in ("top1", "interchanged", "kl")
+            ]
+    return pd.DataFrame(rows)
+
+
+def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, other: Prompts) -> pd.DataFrame:
+    """Score each subspace as RAVEL does (Huang et al. 2024, arXiv:2402.17700): it should move its own answer alone.
+
+    *cause*: share of pairs asked for ``p.relation`` whose answer becomes the donor's. *isolate*: share of pairs
+    asked for ``p.isolated``, of entities with another answer to it, whose answer stays. *disentangle*: their mean;
+    the whole activation and the empty subspace both get 0.5. Held-out sentences and entities throughout.
+
+    Returns
+    -------
+    DataFrame: subspace, seed, intervention, metric, value, low, high at the judged rank, the ceiling also as learnt
+    with isolation in its loss.
+    """
+    rank, hook = judged_rank(p), measured.ground.hook_name
+    asks, leaves = measured.ground, ground(lm, other.judged, hook)
+    both = aligned_subspace(lm, p, prompts, hook, keep=other)
+    whole = Subspace("whole", 0, 1, lambda rank: torch.eye(asks.donated.shape[-1]))
+    rows = []
+    for one in [*measured.subspaces.values(), both, whole]:
+        part = one.part(rank)
+        known = measured.per_pair.get((one.name, one.seed, "ablate"))
+        cause = asks.interval(known or asks.run(part, "ablate"), "interchanged")
+        isolate = leaves.interval(leaves.run(part, "ablate"), "top1")
+        mean = {"value": (cause["value"] + isolate["value"]) / 2, "low": float("nan"), "high": float("nan")}
+        for metric, found in (("disentangle", mean), ("cause", cause), ("isolate", isolate)):
+            rows.append({"subspace": one.name, "seed": one.seed, "intervention": "ablate", "metric": metric} | found)
+    return pd.DataFrame(rows)
+
+
+def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
+    """Learn the ceiling in an MLP's hidden layer and exchange it, its rowspace part, and everything.
+
+    The block is that whose hidden layer matters most when all of it is exchanged. What its output weight cannot
+    read cannot matter by itself: an effect of the subspace that its rowspace part lacks is the interpretability
+    illusion.
+
+    Returns
+    -------
+    DataFrame: layer, part, metric, value, low, high.
+    """
+    hooks = [name_of_hook("mlp_post", layer) for layer in range(n_layers(p))]
+    grounds = [ground(lm, prompts.judged, hook, measured.ground.logits) for hook in hooks]
+    layer = min(range(len(hooks)), key=lambda i: float(grounds[i].full["logit_difference"].mean()))
+    here, weight = grounds[layer], lm.blocks[layer].mlp.W_out.detach().cpu()
+    basis = aligned_subspace(lm, p, prompts, hooks[layer]).part(judged_rank(p))
+    inside = rowspace_part(basis, weight)
+    runs = {"learnt subspace": here.run(basis, "ablate"), "its rowspace part": here.run(inside, "ablate")}
+    rows = []
+    for name, found in (runs | {"whole": here.full}).items():
+        change = here.clean["logit_difference"] - found["logit_difference"]
+        shown = {"interchanged": found["interchanged"], "drop of the logit difference": change}
+        rows += [{"layer": layer, "part": name, "metric": m} | here.interval(shown, m) for m in shown]
+    return pd.DataFrame(rows)
+
+
+def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, name: str = MINED) -> pd.DataFrame:
+    """Continue prompts while the part in A of ``mean(donor's answer) - mean(base's answer)`` is added.
+
+    Returns
+    -------
+    DataFrame: prompt, unsteered (the model's own continuation), towards, subspace, a column for each strength.
+    """
+    X, y = measured.rows
+    rows = []
+    seen: set[str] = set()
+    for base, donor in prompts.judged.drawn:
+        if base.entity in seen or not {base.answer, donor.answer} <= set(y):
+            continue
+        seen.add(base.entity)
+        difference = X[torch.as_tensor(y == donor.answer)].mean(0) - X[torch.as_tensor(y == base.answer)].mean(0)
+        hook = measured.ground.hook_name
+        about = {"prompt": base.text, "unsteered": _continued(lm, base, hook, difference, 0.0), "towards": donor.answer}
+        for subspace in dict.fromkeys((name, CEILING)):
+            A = measured.subspaces[subspace, 0].part(judged_rank(p)).to(difference)
+            samples = {
+                f"x {strength:g}": _continued(lm, base, hook, A @ (A.T @ difference), strength)
+                for strength in STRENGTHS
+            }
+            rows.append(about | {"subspace": subspace} | samples)
+        if len(seen) == STEERED_PROMPTS:
+            break
+    return pd.DataFrame(rows)
+
+
+def _continued(lm: Any, prompt: Prompt, hook_name: str, direction: torch.Tensor, strength: float) -> str:
+    tokens = torch.tensor(prompt.ids, device=next(lm.parameters()).device)
+    n_tokens = min(CONTINUED, lm.cfg.n_ctx - len(tokens) + 1)  # a model of sums has room for the answer alone
+    return lm.tokenizer.decode(steered_continuation(lm, tokens, hook_name, direction, strength, n_tokens))

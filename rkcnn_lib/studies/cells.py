@@ -1,0 +1,268 @@
+"""One cell of a comparison: an arm's directions and the SAE trained from them, each a finished unit on disk.
+
+Two kinds of unit: ``directions`` (arm x seed: what a miner supplies and what it cost) and ``saes`` (arm x seed: the
+SAE trained from them and its held-out quality).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rkcnn_lib.measure import quality
+from rkcnn_lib.probe import mine
+from rkcnn_lib.probe.found import SelectionWarning, selects_nothing
+from rkcnn_lib.runs.params import ParameterError
+from rkcnn_lib.runs.run import INVENTED_MODELS
+from rkcnn_lib.runs.schemas import VARIANTS, CausalChecks, Comparison, searches
+from rkcnn_lib.runs.units import Unit, cached_unit
+from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, save_saelens, train_sae
+from rkcnn_lib.worlds import load_model
+
+LONG = 2000  # steps from which a training shows a progress bar of its own
+UNMINED = "random"  # the arm without mined directions: every latent starts from the shared random fill
+MINED = "rkcnn_lift"  # the arm that the question is about
+DECODER_ONLY, FROZEN_DECODER = VARIANTS
+L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
+FIRST_L1 = 3.0  # where the search for a sparsity penalty begins, for inputs of mean norm sqrt(d)
+MOST_TRIALS = 8
+
+
+def base_arm(arm: str) -> str:
+    """Return the arm whose directions an arm starts from: itself, except for the variants."""
+    return VARIANTS.get(arm, arm)
+
+
+def sae_config(p: Comparison, d_in: int) -> SAEConfig:
+    """Return the SAE every arm trains; ``d_sae`` is ``expansion`` x ``d_in``."""
+    sparsity = {"l1": p.l1 or FIRST_L1} if p.architecture == "relu" else {"k": p.k}
+    return SAEConfig(d_in, round(p.expansion * d_in), architecture=p.architecture, aux_k=p.aux_k, **sparsity)
+
+
+def train_config(p: Comparison, arm: str, seed: int) -> TrainConfig:
+    """Return the training settings of one seed, the same for all arms but the one with a frozen decoder."""
+    shown = tuple(sorted({0, p.steps // 16, p.steps // 4, p.steps}))
+    return TrainConfig(
+        steps=p.steps, batch_size=p.batch_size, lr=p.lr, seed=seed, snapshot_steps=shown,
+        train_decoder=arm != FROZEN_DECODER,
+    )  # fmt: skip
+
+
+def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
+    """Return an arm's directions for one seed: as many as it is to start latents from."""
+    arm = base_arm(arm)
+    wanted = round(p.fraction_mined * round(p.expansion * store.d_in))
+    if searches(arm):
+        wanted = min(wanted, p.n_directions)
+    return directions_unit(store, p, arm, wanted, seed, device)
+
+
+def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: int, seed: int, device: str) -> Unit:
+    """Return at most ``wanted`` directions of an arm, mined on that seed's own documents and subsets (cached)."""
+    options: dict[str, Any] = {}
+    selects = searches(arm)
+    if selects:
+        options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
+        if arm != "rkcnn_coordinate":
+            options["score"] = p.score
+    inputs = {
+        "data": store.key, "arm": arm, "seed": seed, "wanted": wanted, "rows": p.mining_rows, "options": options,
+        "device": device,
+    }  # fmt: skip
+
+    def compute(scratch: Path) -> Unit:
+        X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
+        began, funnel = time.perf_counter(), []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SelectionWarning)  # refused below, also where the unit is only read
+            told = {"funnel": funnel} if selects else {}
+            directions = mine(arm, X, n_directions=wanted, random_state=seed, **options, **told)
+        seconds = time.perf_counter() - began
+        scalars = {"supply": len(directions), "wanted": wanted, "seconds": seconds, "rows": len(X)}
+        return Unit(
+            scalars=scalars, arrays={"directions": directions.float()},
+            tables={"funnel": pd.DataFrame(funnel)} if selects else {},
+        )  # fmt: skip
+
+    unit = cached_unit("directions", inputs, compute)
+    if selects:
+        check_funnel(unit.tables["funnel"], arm, seed)
+    return unit
+
+
+def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
+    """Refuse a search whose score had nothing to select from: it would be compared with itself.
+
+    Raises
+    ------
+    ParameterError
+        With the numbers of the rounds that had fewer than three candidates a place, and what to do.
+    """
+    problem = selects_nothing(funnel.to_dict("records"))
+    if problem:
+        raise ParameterError(f"{arm}, seed {seed}: {problem} (n_subsets, mining_rows, n_directions)")
+
+
+def initial_sae(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> SAE:
+    """Return an arm's SAE before training, all through one function and with the same random fill."""
+    X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
+    config, mined = sae_config(p, store.d_in), None
+    if base_arm(arm) != UNMINED:
+        mined = mined_unit(store, p, arm, seed, device).arrays["directions"][:n_mined].to(device)
+    return init_from_directions(config, mined, X=X, tied=arm != DECODER_ONLY, random_state=seed)
+
+
+def matched_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Unit:
+    """Return the trained SAE of a cell with ``k`` active latents a token on held-out text.
+
+    TopK and BatchTopK have them by construction. A ReLU SAE with ``l1 = None`` is trained at several penalties until
+    its L0 is within half the tolerance of ``k``. The nearest is returned, with a warning, when `MOST_TRIALS` are spent
+    or a larger penalty no longer lowers L0 (training too short to become sparse).
+    """
+    if p.architecture != "relu" or p.l1 is not None:
+        return sae_unit(store, p, arm, seed, n_mined, device)
+    tried: list[tuple[float, float, Unit]] = []
+    while len(tried) < MOST_TRIALS:
+        l1 = next_penalty([point[:2] for point in tried], p.k)
+        unit = sae_unit(store, p.model_copy(update={"l1": l1}), arm, seed, n_mined, device)
+        tried.append((l1, unit.scalars["l0"], unit))
+        if abs(tried[-1][1] / p.k - 1) <= L0_TOLERANCE / 2:
+            return unit
+        if len(tried) > 2 and _stalled([point[:2] for point in tried], p.k):
+            break
+    l1, l0, unit = min(tried, key=lambda point: abs(point[1] - p.k))
+    warnings.warn(f"{arm}, seed {seed}: L0 {l0:.1f} is the nearest to {p.k} that L1 penalties gave", stacklevel=2)
+    return unit
+
+
+def _stalled(tried: list[tuple[float, float]], target: float) -> bool:
+    """Whether every penalty left too many latents active and the largest no fewer than the next largest."""
+    (_, before), (_, after) = sorted(tried)[-2:]
+    return min(l0 for _, l0 in tried) > target and after > 0.98 * before
+
+
+def next_penalty(tried: list[tuple[float, float]], target: float) -> float:
+    """Return the L1 penalty to try next, from (penalty, L0) pairs: L0 falls as the penalty grows.
+
+    Between the nearest penalties on either side of the target L0 the line in logarithms is followed. With none on one
+    side the line through the two nearest goes on (taken as L0 ~ 1 / penalty at first), by a factor of 8 at most.
+    """
+    if not tried:
+        return FIRST_L1
+    points = sorted((math.log(l1), math.log(max(l0, 1e-3) / target)) for l1, l0 in tried)
+    too_many, too_few = [p for p in points if p[1] > 0], [p for p in points if p[1] <= 0]
+    if too_many and too_few:
+        (x0, y0), (x1, y1) = too_many[-1], too_few[0]
+        return math.exp(float(np.interp(0.0, [y1, y0], [x1, x0])))
+    (x, y), (x1, y1) = (points[-1], points[-2:][0]) if too_many else (points[0], points[:2][-1])
+    slope = (y - y1) / (x - x1) if x != x1 else -1.0
+    return math.exp(x + float(np.clip(-y / min(slope, -0.1), -math.log(8), math.log(8))))
+
+
+def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Unit:
+    """Return one trained SAE with its history, its start and its held-out quality; computed once."""
+    config, training = sae_config(p, store.d_in), train_config(p, arm, seed)
+    mined = None if base_arm(arm) == UNMINED else mined_unit(store, p, arm, seed, device).folder.name
+    inputs = {
+        "data": store.key, "arm": arm, "seed": seed, "mined": mined, "n_mined": 0 if mined is None else n_mined,
+        "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
+        "heldout": p.heldout_rows, "splice": None if p.model in INVENTED_MODELS else p.splice_contexts,
+    }  # fmt: skip
+
+    def compute(scratch: Path) -> Unit:
+        start = initial_sae(store, p, arm, seed, n_mined, device)
+        began = time.perf_counter()
+        sae = train_sae(
+            store,
+            config,
+            training,
+            init=start,
+            checkpoint=scratch / "checkpoint",
+            device=device,
+            progress=p.steps > LONG,
+        )
+        seconds = time.perf_counter() - began
+        held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
+        found = quality(sae, held_out, **splice(store, p, device))
+        untrained = quality(start, held_out)
+        found["untrained_explained_variance"] = untrained["explained_variance"]
+        found |= dead_latents(untrained["density"], found["density"], inputs["n_mined"])
+        curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
+        arrays = {
+            "density": found.pop("density"),
+            "density_start": untrained["density"],
+            "W_dec_start": start.W_dec.data,
+        }
+        arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
+        return Unit(
+            scalars=found | {"seconds": seconds, "n_mined": inputs["n_mined"]} | ({"l1": p.l1} if p.l1 else {}),
+            tables={"history": pd.DataFrame(sae.history), "dead_curve": curve},
+            arrays=arrays,
+            save_extra=lambda folder: save_saelens(sae, folder / "sae", _about(store, arm, seed)),
+        )
+
+    return cached_unit("saes", inputs, compute)
+
+
+def dead_latents(start: torch.Tensor, end: torch.Tensor, n_mined: int) -> dict[str, float]:
+    """Return which latents never fire on held-out tokens, by when and by where they started from.
+
+    Parameters
+    ----------
+    start, end : (d_sae,) tensors
+        Firing rates before and after training, on the same tokens.
+    n_mined : int
+        The first latents started from mined directions, the others are the fill.
+
+    Returns
+    -------
+    dict
+        As shares: dead (at the end), untrained_dead (before any training), died (fired at the start only) and revived
+        (at the end only); of all latents, and of either part with ``_mined`` and ``_fill`` behind the name, where it
+        has any.
+    """
+    fired, fires = start > 0, end > 0
+    events = {"dead": ~fires, "untrained_dead": ~fired, "died": fired & ~fires, "revived": ~fired & fires}
+    parts = {"": slice(None), "_mined": slice(n_mined), "_fill": slice(n_mined, None)}
+    return {
+        event + part: float(latents[rows].double().mean())
+        for part, rows in parts.items() if len(fires[rows])
+        for event, latents in events.items()
+    }  # fmt: skip
+
+
+def _about(store: Any, arm: str, seed: int) -> dict[str, Any]:
+    """Return what SAELens asks to know of an SAE (its ``ActivationsStore.from_sae`` reads it), and whose it is."""
+    manifest = store.manifest
+    return {
+        "model_name": manifest.get("model"), "hook_name": manifest.get("hook_name"),
+        "context_size": manifest.get("context_size"), "prepend_bos": manifest.get("bos_token_id") is not None,
+        "dataset_path": manifest.get("text", {}).get("name"), "arm": arm, "seed": seed,
+    }  # fmt: skip
+
+
+def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
+    """Return what puts an SAE back into the model: nothing where the activations have no model."""
+    if p.model in INVENTED_MODELS:
+        return {}
+    tokens, mask = (of("heldout")[: p.splice_contexts] for of in (store.contexts, store.context_mask))
+    return {"lm": model_of(p, device), "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
+
+
+def model_of(p: Comparison, device: str) -> Any:
+    """Return the language model of a comparison, loaded once a process."""
+    return _model(p.model, p.revision, device)
+
+
+@functools.lru_cache(maxsize=1)
+def _model(name: str, revision: str | None, device: str) -> Any:
+    return load_model(name, revision=revision, device=device)

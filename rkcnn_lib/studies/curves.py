@@ -1,0 +1,91 @@
+"""Recovery curves of 01: how far each miner gets as the toy world grows harder or the search smaller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rkcnn_lib.measure import recovery_rate
+from rkcnn_lib.runs.grid import process_count, run_cells
+from rkcnn_lib.runs.run import Run
+from rkcnn_lib.runs.schemas import ToySuperposition
+from rkcnn_lib.runs.units import Unit, cached_unit
+from rkcnn_lib.studies.toy import COMPARED, Space, compare_with_truth, mine_one
+from rkcnn_lib.worlds import ParallelToyModel
+
+UNSELECTED = "lift_unselected"
+# parameter that holds a curve's values -> (what it varies, what the horizontal axis says)
+AXES = {
+    "curve_features": ("n_features", "features in the toy model"),
+    "curve_active": ("n_active", "features active in a sample"),
+    "curve_noise": ("noise", "noise (share of the hidden states' root mean square)"),
+    "curve_subset_size": ("subset_size", "coordinates in a subset"),
+    "curve_n_subsets": ("n_subsets", "subsets drawn"),
+    "curve_n_samples": ("n_samples", "hidden states mined"),
+}
+
+
+def curves(run: Run) -> pd.DataFrame:
+    """Mine along every axis that has values, a process a point, each a cached unit.
+
+    Returns
+    -------
+    DataFrame
+        axis, x, miner, seed, metric, value, n_returned, n_true, chance_mean, chance_upper.
+    """
+    p: ToySuperposition = run.p
+    cells = [(p, name, value) for name in AXES for value in getattr(p, name)]
+    n_jobs = process_count(p.n_jobs, run.device)
+    return pd.concat(run_cells(_point, cells, n_jobs, "points of the curves"), ignore_index=True)
+
+
+def _point(p: ToySuperposition, name: str, value: float) -> pd.DataFrame:
+    varied, axis = AXES[name]
+    setting: dict[str, Any] = {"noise": 0.0, **p.model_dump(include={
+        "n_features", "n_hidden", "n_active", "toy_steps", "n_samples", "n_subsets", "subset_size", "n_directions",
+        "score", "subsets", "miners", "control",
+    })} | {varied: value}  # fmt: skip
+
+    def compute(scratch: Path) -> Unit:
+        changed = p.model_copy(update={key: setting[key] for key in setting if key != "noise"})
+        rows = []
+        for seed, space in enumerate(_spaces(changed, p.curve_seeds)):
+            X, truth = _noisy(space, changed, setting["noise"], seed), space.truth
+            for miner in p.miners:
+                rows += compare_with_truth(mine_one(X, changed, miner, seed), truth, miner, seed, n_draws=50)
+        return Unit(tables={"recovery": pd.DataFrame(rows)})
+
+    table = cached_unit("toy_curves", setting | {"seeds": p.curve_seeds}, compute).tables["recovery"]
+    return table.assign(axis=axis, x=float(value))
+
+
+def _spaces(p: ToySuperposition, n: int) -> list[Space]:
+    """n toy models of one kind, trained together (cached)."""
+    inputs = p.model_dump(include={"n_features", "n_hidden", "n_active", "toy_steps"}) | {"n": n}
+
+    def compute(scratch: Path) -> Unit:
+        models = ParallelToyModel(n, p.n_features, p.n_hidden, k_active=p.n_active, random_state=0)
+        models.train(p.toy_steps, progress=False)
+        return Unit(arrays={"W": models.W})
+
+    return [Space(W, p.n_active) for W in cached_unit("toy_model_sets", inputs, compute).arrays["W"]]
+
+
+def _noisy(space: Space, p: ToySuperposition, noise: float, seed: int) -> torch.Tensor:
+    X = space.sample(p.n_samples, seed=20_000 + seed)
+    generator = torch.Generator().manual_seed(seed)
+    added = torch.randn(X.shape, generator=generator) * X.square().mean().sqrt()
+    return added if p.control == "gaussian" else X + noise * added
+
+
+def title(table: pd.DataFrame) -> str:
+    """Return the finding: what the miner recovers over all points, and how often the score made it better."""
+    rows = table[table["metric"] == recovery_rate.__name__]
+    mean = rows.groupby("miner")["value"].mean()
+    rivals = mean.drop([name for name in (COMPARED, UNSELECTED) if name in mean])
+    best = f"; best rival {rivals.idxmax()} {rivals.max():.0%}" if len(rivals) else ""
+    without = f", {mean[UNSELECTED]:.0%} without the score" if UNSELECTED in mean else ""
+    return f"Over all points {COMPARED} recovers {mean[COMPARED]:.0%} of the features{without}{best}"

@@ -1,0 +1,280 @@
+"""The study behind 05: the comparison's declared contrasts over layers, corrected for looking at many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rkcnn_lib.figures import rival
+from rkcnn_lib.measure.pairs import jackknife_pairs
+from rkcnn_lib.measure.statistics import compare_arms
+from rkcnn_lib.runs.grid import run_cells
+from rkcnn_lib.runs.run import Check, Run
+from rkcnn_lib.runs.schemas import Multilayer
+from rkcnn_lib.runs.units import unit_scalars
+from rkcnn_lib.studies import agreement
+from rkcnn_lib.studies.cells import MINED
+from rkcnn_lib.studies.comparison import BASELINES, run_grid, tidy
+from rkcnn_lib.studies.sae_panels import HYPOTHESES, SHOWN, by_arm
+from rkcnn_lib.studies.verdicts import best_of, judge, seed_differences, sign_flips, verdict_title
+from rkcnn_lib.worlds import capture_layers, model_facts
+
+__all__ = [
+    "against_gamma", "best_of_layers", "checks", "compare_further", "compare_layers", "difference_title",
+    "differences", "gamma_title", "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics",
+    "sign_over_layers", "verdict_title", "verdicts",
+]  # fmt: skip
+TITLED = "explained_variance"  # the metric that the titles of figures over layers speak of
+MIN_LAYERS_FOR_CORRELATION = 4
+OVER_LAYERS = ", mean over layers"  # ends the name of each hypothesis that 05 judges
+SHUFFLES = 9999
+MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
+# The hypotheses of single SAEs, and the one about their seeds.
+JUDGED = HYPOTHESES | {"pw_mcc": ("seeds agree more", "delta_mcc", False)}
+
+
+def open_stores(run: Run) -> dict[str, dict[int, Any]]:
+    """Open (or capture, in one pass of the model) the activations of all hooks and layers asked for: {hook: {layer: }}.
+
+    The first hook is the one that is judged.
+    """
+    p = run.p
+    n_layers = model_facts(p.model, p.revision).n_layers
+    layers = sorted({layer % n_layers for layer in (p.layers if p.layers is not None else range(n_layers))})
+    stores = capture_layers(
+        p.model, layers, [p.hook, *p.more_hooks], p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
+        device=run.device, revision=p.revision,
+    )  # fmt: skip
+    return {hook: {layer: stores[layer, hook] for layer in layers} for hook in (p.hook, *p.more_hooks)}
+
+
+def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Run the comparison at every layer and measure how well seeds agree.
+
+    Returns
+    -------
+    metrics, supply, agreement : DataFrame
+        Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds
+        is PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
+    """
+    supply, folders = run_grid(stores, run.p, run.device)
+    cells = [
+        ({cell: folder for cell, folder in folders.items() if cell[0] == layer}, agreement.spread_of(store))
+        for layer, store in stores.items()
+    ]
+    n_jobs = agreement.matching_processes(run.p.n_jobs, next(iter(folders.values())))
+    agreed = pd.concat(run_cells(_agreement_cell, cells, n_jobs, "agreement"))
+    metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()})
+    pseudo = agreed[agreed["metric"] == "pw_mcc"]
+    summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
+    metrics = pd.concat([metrics, pseudo[metrics.columns]], ignore_index=True) if len(pseudo) else metrics
+    return metrics, supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
+
+
+def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd.DataFrame]:
+    """Compare at ``more_hooks`` too: {hook: metrics}, which the run records with the hook in brackets."""
+    found = {hook: compare_layers(stores[hook], run)[0] for hook in run.p.more_hooks}
+    for hook, metrics in found.items():
+        run.metrics(metrics.assign(metric=metrics["metric"] + f" ({hook})"))
+    return found
+
+
+def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarray) -> pd.DataFrame:
+    """Return layer, arm, seed, metric ``pw_mcc``, value and chance (directions as activations lie) of one layer.
+
+    Empty below three seeds, and for more latents than can be matched exactly.
+    """
+    columns = ["layer", "arm", "seed", "metric", "value", "chance_mean", "chance_upper"]
+    (layer,) = {layer for layer, _, _ in folders}
+    rows = []
+    for arm in dict.fromkeys(arm for _, arm, _ in folders):
+        of_arm = tuple(folder for cell, folder in folders.items() if cell[1] == arm)
+        if len(of_arm) < MIN_SEEDS_FOR_AGREEMENT or not agreement.matched_exactly(of_arm[0]):
+            return pd.DataFrame(columns=columns)
+        found = agreement.pairs(of_arm, agreement.AFTER, spread, only=agreement.PW_MCC)
+        cell = {"layer": layer, "arm": arm, "metric": "pw_mcc"}
+        level = f"{agreement.PW_MCC}, {agreement.LEVELS[0]}"
+        cell |= {f"chance_{end}": found.scalars[f"{level}, {end}"] for end in ("mean", "upper")}
+        values = jackknife_pairs(found.arrays[agreement.PW_MCC])
+        rows += [cell | {"seed": seed, "value": value} for seed, value in enumerate(values)]
+    return pd.DataFrame(rows)[columns]
+
+
+def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
+    """Return per layer the median norm, gamma = ||mu||/||sigma|| and how many dimensions hold half the variance."""
+    rows = []
+    for layer, store in stores.items():
+        X = store.matrix("train", seed=0, n_rows=min(n_rows, len(store.rows("train", seed=0)))).double()
+        variance = X.var(0).sort(descending=True).values
+        rows.append({
+            "layer": layer,
+            "median_norm": float(X.norm(dim=1).median()),
+            "gamma": float(X.mean(0).norm() / variance.sum().sqrt()),
+            "dimensions_with_half_the_variance": int((variance.cumsum(0) < variance.sum() / 2).sum()) + 1,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return hook, layer, arm, metric, value: means over seeds of what the heat map offers, from {hook: metrics}."""
+    found = pd.concat([table.assign(hook=hook) for hook, table in metrics.items()])
+    means = found.groupby(["hook", "layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
+    order = means["metric"].map({name: i for i, name in enumerate([*SHOWN, "pw_mcc"])}).dropna()
+    return means.loc[order.sort_values(kind="stable").index]
+
+
+def heatmap_title(metrics: pd.DataFrame) -> str:
+    """Return the finding of the heat map, of the hook that is judged."""
+    ev = metrics[metrics["metric"] == TITLED].groupby(["layer", "arm"])["value"].mean().unstack()
+    ahead = int((ev[MINED] > ev["random"]).sum())
+    return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
+
+
+def _measured(metrics: pd.DataFrame) -> list[tuple[str, tuple[str, str, bool]]]:
+    """Return the hypotheses whose metric was measured (agreement needs seeds, loss needs a model)."""
+    there = set(metrics["metric"])
+    return [(metric, what) for metric, what in JUDGED.items() if metric in there]
+
+
+def _at_layer(arm: str, layer: int) -> str:
+    return f"{arm} at {layer}"
+
+
+def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
+    """Return layer, contrast, metric, difference, low, high, delta: Holm over all layers and contrasts of a metric.
+
+    The metric that the titles speak of comes first, and so is the first that a figure shows.
+    """
+    rows = []
+    layers = sorted(metrics["layer"].unique())
+    baselines = [name for name in BASELINES if name in p.arms]
+    for metric, (_, margin, lower) in _measured(metrics):
+        values = {
+            _at_layer(arm, layer): seeds
+            for layer in layers
+            for arm, seeds in by_arm(metrics[metrics["layer"] == layer], metric).items()
+        }
+        where = [(layer, baseline) for layer in layers for baseline in baselines]
+        pairs = [(_at_layer(MINED, layer), _at_layer(baseline, layer)) for layer, baseline in where]
+        found = compare_arms(values, pairs, metric=metric, delta=getattr(p, margin), lower_is_better=lower)
+        rows += [
+            {"layer": layer, "contrast": f"{MINED} - {baseline}", "metric": metric, "difference": c.difference,
+             "low": c.low, "high": c.high, "delta": c.delta, "n_seeds": c.n_seeds, "verdict": c.verdict}
+            for (layer, baseline), c in zip(where, found, strict=True)
+        ]  # fmt: skip
+    return pd.DataFrame(sorted(rows, key=lambda row: row["metric"] != TITLED))
+
+
+def difference_title(table: pd.DataFrame) -> str:
+    """Return the finding of the per-layer figure."""
+    ev = table[table["metric"] == TITLED]
+    told = []
+    for contrast, rows in ev.groupby("contrast", sort=False):
+        beyond = (rows["verdict"] == "supported").sum()
+        told.append(f"than {rival(contrast)} at {beyond} of {len(rows)} layers")
+    return f"Explained variance, better by more than the margin: {', '.join(told)}"
+
+
+def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield metric, contrast and (layers, seeds) of rkcnn_lift - baseline, positive meaning better."""
+    for metric, (_, _, lower) in _measured(metrics):
+        for baseline in (name for name in BASELINES if name in p.arms):
+            seeds = seed_differences(metrics, metric, MINED, baseline, lower, ["layer"])
+            if len(seeds):
+                yield metric, f"{MINED} - {baseline}", seeds
+
+
+def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
+    """Return each contrast's best layer beside the best that sign-flipped seeds would give."""
+    rows = []
+    for metric, contrast, seeds in _contrasts(metrics, p):
+        found = best_of(seeds)
+        rows.append({"metric": f"best {metric}", "contrast": contrast, "layer": int(found.pop("best"))} | found)
+    return pd.DataFrame(rows)
+
+
+def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
+    """Return at how many layers the mean difference is in favour, with two p-values of the sign test.
+
+    ``p_layers`` takes layers for independent, which they are not: it is the smaller one, shown for comparison with
+    work that does. ``p_seeds`` counts in how many ``cells`` (a layer of a seed) the difference is in favour, and asks
+    how often coins that turn a seed round at all its layers give a count as far from half: what layers share (seed,
+    text, model) counts once, and with n seeds it cannot go below 2 ** (1 - n).
+    """
+    rows = []
+    for metric, contrast, seeds in _contrasts(metrics, p):
+        ahead, n = int((seeds.mean(axis=1) > 0).sum()), len(seeds)
+        off = np.abs(sign_flips(np.sign(seeds)).mean(axis=1))  # the first pattern is what was observed
+        rows.append({"metric": metric, "contrast": contrast, "layers_ahead": ahead, "layers": n,
+                     "p_layers": float(stats.binomtest(ahead, n).pvalue),
+                     "cells_ahead": int((seeds > 0).to_numpy().sum()), "cells": seeds.size,
+                     "p_seeds": float((off >= off[0] - 1e-12).mean())})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def against_gamma(per_layer: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of :func:`differences` with each layer's anisotropy ``gamma`` beside it."""
+    return per_layer.merge(profile[["layer", "gamma"]], on="layer")
+
+
+def gamma_title(table: pd.DataFrame) -> str:
+    """Return the finding: Spearman's rank correlation of the advantage in explained variance with gamma, and its p."""
+    rows = table[(table["metric"] == TITLED) & (table["contrast"] == f"{MINED} - {BASELINES[0]}")]
+    n = len(rows)
+    if n < MIN_LAYERS_FOR_CORRELATION:
+        return f"{n} layers are too few to say whether the advantage follows anisotropy"
+    gamma, gain = (stats.zscore(stats.rankdata(rows[name])) for name in ("gamma", "difference"))
+    rho = float(gamma @ gain) / n
+    shuffled = np.random.default_rng(0).permuted(np.tile(gain, (SHUFFLES, 1)), axis=1) @ gamma / n
+    p = (1 + (np.abs(shuffled) >= abs(rho) - 1e-12).sum()) / (1 + SHUFFLES)
+    return (
+        f"Over {n} layers the advantage in explained variance over {BASELINES[0]} has rank correlation {rho:.2f} with "
+        f"gamma (p {p:.2f} under shuffled layers)"
+    )
+
+
+def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
+    """Judge each hypothesis on the differences averaged over layers, one value a seed."""
+    found = []
+    over_layers = metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
+    for metric, (hypothesis, margin, lower) in _measured(metrics):
+        values = by_arm(over_layers, metric)
+        delta = getattr(p, margin)
+        found += judge(
+            f"{hypothesis}{OVER_LAYERS}",
+            values,
+            MINED,
+            BASELINES,
+            metric=metric,
+            delta=delta,
+            lower_is_better=lower,
+        )
+    return found
+
+
+def checks(metrics: dict[str, pd.DataFrame], n_layers: int, p: Multilayer) -> list[Check]:
+    """Return 05's gate, over all hooks: all cells there, all finite, every SAE better than predicting the mean."""
+    expected = len(metrics) * n_layers * len([*p.arms, *p.variants]) * p.n_seeds
+    found = pd.concat([table.assign(hook=hook) for hook, table in metrics.items()])
+    cells = len(found.drop_duplicates(["hook", "layer", "arm", "seed"]))
+    smallest = float(found[found["metric"] == "explained_variance"]["value"].min())
+    finite = bool(np.isfinite(found["value"]).all())
+    return [
+        Check("cells finished", cells, f"= {expected}", cells == expected),
+        Check("smallest explained variance of any SAE", smallest, "> 0 (0: predicting the mean)", smallest > 0),
+        Check("every number is finite", "yes" if finite else "no", "yes", finite),
+    ]
+
+
+def headline(table: pd.DataFrame, per_layer: pd.DataFrame, run: Run) -> str:
+    """Return one sentence that answers 05's question."""
+    named = table.assign(hypothesis=table["hypothesis"].str.removesuffix(OVER_LAYERS))
+    return (
+        f"In the mean over {per_layer['layer'].nunique()} layers of {run.p.model} ({run.p.hook}, {run.p.n_seeds} "
+        f"seeds) {verdict_title(named)}. {difference_title(per_layer)}."
+    )

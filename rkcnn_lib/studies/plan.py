@@ -1,0 +1,194 @@
+"""What a profile will cost, told before it starts: units, time, memory and disk, from a short measurement."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from rkcnn_lib.files import outputs_root
+from rkcnn_lib.probe.neighbours import MAX_ROWS
+from rkcnn_lib.runs.run import INVENTED_MODELS, finished, run_key
+from rkcnn_lib.runs.schemas import Activations, Comparison, Multilayer, Parameters, SaeCompare, searches
+
+if TYPE_CHECKING:
+    from rkcnn_lib.sae import SAEConfig
+    from rkcnn_lib.studies.sweep_file import Sweep
+
+ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
+SEARCH_PRODUCTS = 30  # of rows x d by d x subsets in a search: six rounds of two to find neighbours, three to lift
+TOY_SECONDS = 60.0  # 01, 02 and 06 have no long part of their own: a minute each, as measured on 2 cores
+RELU_TRIALS = 4  # trainings until an L1 penalty gives the L0 asked for, as measured on falling curves: 2 to 5
+PARAMETERS_PER_BLOCK = 12  # x d_model^2 weights in a transformer block: 4 in attention, 8 in the MLP
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of one notebook: units of work, seconds, bytes of memory and of disk."""
+
+    units: int
+    seconds: float
+    memory: float
+    disk: float
+
+
+def matmul_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
+    """Measure dense float32 matrix products on ``device``, in floating-point operations a second."""
+    a = torch.randn(size, size, device=device)
+    a @ a
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        (a @ a)[0, 0].item()  # .item() waits for the device
+        done += 1
+    return done * 2 * size**3 / (time.perf_counter() - began)
+
+
+@functools.cache
+def step_seconds(config: SAEConfig, batch_size: int, device: str, steps: int = 4) -> float:
+    """Time a training step of an SAE on random activations, after one warm-up step."""
+    from rkcnn_lib.sae import TrainConfig, train_sae
+
+    X = torch.randn(batch_size * 2, config.d_in, device=device)
+
+    def run(n: int) -> float:
+        began = time.perf_counter()
+        train_sae(X, config, TrainConfig(n, batch_size, 1e-3, seed=0), progress=False)
+        return time.perf_counter() - began
+
+    run(1)
+    one, many = run(1), run(1 + steps)
+    return max(many - one, 1e-4) / steps
+
+
+def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Estimate:
+    """Estimate one notebook; ``rate`` is :func:`matmul_rate` of the device."""
+    if not isinstance(values, Activations | Comparison):
+        return Estimate(1, TOY_SECONDS, 1e9, 1e7)
+    several = isinstance(values, Multilayer)
+    layers = len(values.layers or range(_blocks(values))) if several else 1
+    hooks = [values.hook, *(values.more_hooks if several else [])]
+    captured = [_capture_cost(values, hook, layers, rate) for hook in hooks]  # (seconds, bytes); one pass for all hooks
+    seconds, cache = max(seconds for seconds, _ in captured), sum(disk for _, disk in captured)
+    if not isinstance(values, SaeCompare | Multilayer):
+        return Estimate(1, seconds, 1e9, cache)
+    costs = [_grid_cost(values, hook, layers, device, rate) for hook in hooks]
+    return Estimate(
+        sum(cost.units for cost in costs), seconds + sum(cost.seconds for cost in costs),
+        1e9 + max(cost.memory for cost in costs), cache + sum(cost.disk for cost in costs),
+    )  # fmt: skip
+
+
+def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int) -> Estimate:
+    """Estimate a sweep on ``n_jobs`` processes; what several settings share is counted for each."""
+    layers = len(sweep.layers or range(_blocks(sweep.p)))
+    captured = [_capture_cost(sweep.p, hook, layers, rate) for hook in sweep.hooks]
+    costs = [
+        _grid_cost(setting.p.model_copy(update={"n_jobs": n_jobs}), hook, layers, device, rate)
+        for setting in sweep.settings
+        for hook in sweep.hooks
+    ]
+    seconds, disk = (sum(cost[i] for cost in captured) for i in (0, 1))
+    return Estimate(
+        sum(cost.units for cost in costs), seconds + sum(cost.seconds for cost in costs),
+        1e9 + max(cost.memory for cost in costs), disk + sum(cost.disk for cost in costs),
+    )  # fmt: skip
+
+
+def _blocks(values: Activations | Comparison) -> int:
+    from rkcnn_lib.worlds import model_facts
+
+    return 1 if values.model in INVENTED_MODELS else model_facts(values.model, values.revision).n_layers
+
+
+def _width(values: Activations | Comparison, hook: str) -> int:
+    from rkcnn_lib.worlds import hook_width, model_facts
+
+    return 64 if values.model in INVENTED_MODELS else hook_width(model_facts(values.model, values.revision), hook)
+
+
+def _capture_cost(values: Activations | Comparison, hook: str, layers: int, rate: float) -> tuple[float, float]:
+    """Return the seconds and bytes of capturing one hook at so many layers."""
+    from rkcnn_lib.worlds import model_facts
+
+    cache = values.n_tokens * _width(values, hook) * 2.0 * layers
+    if values.model in INVENTED_MODELS:
+        return 0.0, cache
+    facts = model_facts(values.model, values.revision)
+    weights = PARAMETERS_PER_BLOCK * facts.d_model**2 * facts.n_layers
+    return 2 * weights * values.n_tokens / (0.5 * rate), cache  # half the rate of a large product, as measured
+
+
+def _grid_cost(values: Comparison, hook: str, layers: int, device: str, rate: float) -> Estimate:
+    """Estimate mining and training of all arms and seeds at so many layers."""
+    from rkcnn_lib.runs.grid import process_count
+    from rkcnn_lib.studies.cells import sae_config
+
+    d_in = _width(values, hook)
+    config = sae_config(values, d_in)
+    cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
+    training = trained * values.steps * step_seconds(config, values.batch_size, device)
+    rows = min(values.mining_rows, MAX_ROWS)
+    n_searches = sum(map(searches, values.arms)) * values.n_seeds * layers
+    mining = n_searches * 2.0 * rows * d_in * values.n_subsets * SEARCH_PRODUCTS / (0.5 * rate)
+    weights = 2.0 * d_in * config.d_sae * 4
+    jobs = process_count(values.n_jobs, device)
+    memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * config.d_sae * 3)
+    return Estimate(cells + trained, (training + mining) / jobs, memory, trained * 5 * weights)
+
+
+def trainings(p: Comparison) -> int:
+    """Return how many SAEs a comparison trains a layer: arms and variants, the front, the other architecture."""
+    from rkcnn_lib.studies.agreement import OTHER_ARMS
+    from rkcnn_lib.studies.front import ARMS
+
+    trials = RELU_TRIALS if p.architecture == "relu" and p.l1 is None else 1
+    count = (len(p.arms) + len(p.variants)) * trials
+    if isinstance(p, SaeCompare):
+        count += len({*p.front_k} - {p.k}) * len(ARMS) * trials
+        if p.other_architecture is not None:
+            count += len(OTHER_ARMS) * (RELU_TRIALS if p.other_architecture == "relu" else 1)
+    return count * p.n_seeds
+
+
+def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
+    """Print the plan of a profile and say whether to start: ask where it is long, unless ``yes``."""
+    from rkcnn_lib.worlds.models.devices import pick_device
+
+    device = str(pick_device(next(iter(plans.values())).device))
+    todo = {nb: values for nb, values in plans.items() if not finished(nb, run_key(nb, values))}
+    if not todo:
+        return True
+    rate = matmul_rate(device)
+    return agreed({nb: estimate(nb, values, device, rate) for nb, values in todo.items()}, device, rate, yes)
+
+
+def agreed(found: dict[str, Estimate], device: str, rate: float, yes: bool) -> bool:
+    """Print what each part is estimated to cost, refuse what the disk cannot hold, and ask where it is long."""
+    print(f"Plan on {device} ({rate / 1e9:.0f} GFLOP/s measured); units already finished are not counted off:")
+    for part, e in found.items():
+        print(f"  {part:22} {e.units:5d} units  {_duration(e.seconds):>10}  "
+              f"{e.memory / 2**30:6.1f} GiB memory  {e.disk / 2**30:6.2f} GiB disk")  # fmt: skip
+    total = sum(e.seconds for e in found.values())
+    disk = sum(e.disk for e in found.values())
+    print(f"  in all about {_duration(total)} and {disk / 2**30:.2f} GiB of disk", flush=True)
+    root = outputs_root()
+    root.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(root).free < disk:
+        raise RuntimeError(f"{root} has {shutil.disk_usage(root).free / 2**30:.1f} GiB free, fewer than the plan needs")
+    if yes or total < ASK_FROM_SECONDS:
+        return True
+    if not sys.stdin.isatty():
+        print("This is long: add --yes to start it without being asked.", file=sys.stderr)
+        return False
+    return input("Start? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,19 @@
+"""The browser of the tests of pages, started once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.pages.pages import CHROMIUM
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (looked for chromium, chromium-browser, google-chrome)")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as play:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield chromium
+        chromium.close()

@@ -1,0 +1,79 @@
+"""04's gate fails on each fault that it is there for, and passes without one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from rkcnn_lib.runs.params import ParameterError, resolve
+from rkcnn_lib.studies import cells, sae_panels
+from rkcnn_lib.studies.comparison import Compared
+
+N_LATENTS, N_MINED = 64, 32
+P = resolve("04_sae_compare", {"model": "atlas", "k": 8, "n_seeds": 2, "variants": []})
+
+
+def compared(**faults: float) -> Compared:
+    """Two seeds of every arm, alike in everything; a fault changes one number of rkcnn_lift, seed 1."""
+    units, rows, supply = {}, [], []
+    for arm in P.arms:
+        for seed in (0, 1):
+            is_faulty = arm == "rkcnn_lift" and seed == 1
+            given = {name: value for name, value in faults.items() if is_faulty}
+            scalars = {"n_mined": 0 if arm == "random" else N_MINED, "untrained_dead": given.get("dead_at_start", 0.45)}
+            history = pd.DataFrame({"tokens": [1000, given.get("tokens", 20_000)]})
+            units[arm, seed] = SimpleNamespace(
+                scalars=scalars, tables={"history": history}, arrays={"density": torch.ones(N_LATENTS)}
+            )
+            values = {"explained_variance": 0.9, "l0": 8.0, "n_tokens": 4000.0} | given
+            rows += [
+                {"arm": arm, "seed": seed, "metric": metric, "value": values[metric]}
+                for metric in ("explained_variance", "l0", "n_tokens")
+            ]
+            if arm != "random":
+                candidates = given.get("candidates_a_place", 3.7) if arm.startswith(("rkcnn", "lift")) else None
+                mined = {"rows": given.get("rows", 1000), "candidates_a_place": candidates}
+                supply.append({"arm": arm, "seed": seed} | mined)
+    return Compared(units, pd.DataFrame(supply), pd.DataFrame(rows), pd.DataFrame(), {0: N_MINED, 1: N_MINED})
+
+
+def failed(**faults: float) -> list[str]:
+    return [check.name for check in sae_panels.checks(compared(**faults), P) if not check.passed]
+
+
+def test_arms_that_differ_in_their_directions_alone_pass():
+    assert failed() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "value", "told"),
+    [
+        ("candidates_a_place", 0.75, "candidates for a place"),
+        ("l0", 10.0, "L0 of the arms"),
+        ("rows", 900, "rows mined"),
+        ("tokens", 10_000, "tokens trained on"),
+        ("dead_at_start", 0.9, "dead before training, beyond its fill"),
+        ("explained_variance", -0.1, "smallest explained variance"),
+        ("explained_variance", float("nan"), "every number is finite"),
+    ],
+)
+def test_each_fault_fails_its_own_check(fault, value, told):
+    names = failed(**{fault: value})
+    assert any(told in name for name in names), names
+
+
+def test_too_few_held_out_tokens_fail_for_all_arms_alike():
+    few = compared()
+    few.metrics.loc[few.metrics["metric"] == "n_tokens", "value"] = 700.0  # the mean latent fires 88 times
+    (name,) = [check.name for check in sae_panels.checks(few, P) if not check.passed]
+    assert "mean latent fires" in name
+
+
+def test_a_search_that_selects_nothing_is_refused_with_the_numbers():
+    funnel = pd.DataFrame({"round": [1, 2], "drawn": 96, "candidates": [96, 40], "places": 32, "kept": 32})
+    with pytest.raises(ParameterError, match=r"rkcnn_lift, seed 3: .*round 2: 40 for 32"):
+        cells.check_funnel(funnel, "rkcnn_lift", 3)
+    cells.check_funnel(funnel.head(1), "rkcnn_lift", 3)

@@ -1,0 +1,291 @@
+"""Verdicts and tables behind the notebooks, on numbers whose answer is known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rkcnn_lib import figures
+from rkcnn_lib.runs.params import defaults, resolve
+from rkcnn_lib.studies import (
+    causal,
+    causal_subspaces,
+    layers,
+    neighbourhoods,
+    planes,
+    probe_controls,
+    probing,
+    sae_panels,
+    sae_titles,
+    toy,
+    verdicts,
+)
+
+SEEDS = range(6)
+
+
+def values(**means):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.001, len(SEEDS))
+    return {arm: {s: mean + noise[s] + rng.normal(0, 0.001) for s in SEEDS} for arm, mean in means.items()}
+
+
+def judged(**means):
+    rows = verdicts.judge(
+        "h", values(**means), "rkcnn_lift", ("random", "lift_unselected"), metric="explained_variance", delta=0.005
+    )
+    return {row["verdict"] for row in rows}
+
+
+def test_an_advantage_over_both_baselines_is_supported():
+    assert judged(rkcnn_lift=0.9, random=0.8, lift_unselected=0.8) == {"supported"}
+
+
+def test_beating_random_alone_is_not_enough():
+    assert judged(rkcnn_lift=0.9, random=0.8, lift_unselected=0.9) == {"not supported"}
+
+
+def test_a_declared_baseline_that_was_not_run_leaves_it_inconclusive():
+    assert judged(rkcnn_lift=0.9, random=0.8) == {"inconclusive"}
+
+
+def layer_metrics(gain, n_layers=4, n_seeds=5):
+    rng = np.random.default_rng(1)
+    return pd.DataFrame([
+        {"layer": la, "arm": arm, "seed": s, "metric": m, "value": rng.normal(0.8, 0.01) + gain * (arm == "rkcnn_lift")}
+        for la in range(n_layers)
+        for arm in ("random", "covariance", "lift_unselected", "rkcnn_lift")
+        for s in range(n_seeds)
+        for m in ("explained_variance", "dead", "delta_ce")
+    ])  # fmt: skip
+
+
+def multilayer():
+    return resolve("05_multilayer", {"model": "atlas", "n_seeds": 5})
+
+
+def test_the_best_of_many_layers_of_noise_is_within_its_null():
+    best = layers.best_of_layers(layer_metrics(0.0), multilayer())
+    inside = (best["value"] <= best["chance_upper"] * 1.5).mean()
+    assert inside >= 0.5 and (best["chance_upper"] > 0).all()
+    strong = layers.best_of_layers(layer_metrics(0.1), multilayer()).query("metric == 'best explained_variance'")
+    assert (strong["value"] >= strong["chance_upper"]).all()
+
+
+def test_layer_differences_are_corrected_over_all_layers():
+    table = layers.differences(layer_metrics(0.0), multilayer())
+    assert len(table) == 4 * 3 * 3 and (table["verdict"] != "supported").all()
+    one_layer = layers.differences(layer_metrics(0.0).query("layer == 0"), multilayer())
+    same = table.query("layer == 0").merge(one_layer, on=["contrast", "metric"])
+    assert (same["high_x"] - same["low_x"] >= same["high_y"] - same["low_y"] - 1e-12).all()
+
+
+def test_figures_over_layers_show_first_what_their_titles_speak_of():
+    table = layers.differences(layer_metrics(0.0), multilayer())
+    fig = figures.layer_differences(table, layers.difference_title(table))
+    assert fig.layout.title.text.startswith("Explained variance")
+    shown = [trace for trace in fig.data if trace.visible in (True, None)]
+    first = table[table["metric"] == "explained_variance"]
+    assert {y for trace in shown if trace.customdata is not None for y in trace.y} == set(first["difference"])
+
+
+def test_the_judged_rank_is_the_middle_one():
+    p = resolve("06_causal_checks", {"ranks": [16, 2, 4, 8, 32]})
+    assert causal.judged_rank(p) == 8
+
+
+def test_the_supervised_ranking_puts_the_separating_direction_first():
+    import torch
+
+    y = np.repeat([0, 1, 2], 30)
+    X = torch.randn(90, 5, generator=torch.Generator().manual_seed(0))
+    X[:, 3] += torch.as_tensor(y) * 10.0
+    assert causal_subspaces.ranked_by_separation(torch.eye(5), X, y)[0].argmax() == 3
+
+
+def test_halves_share_no_document_and_balance_classes():
+    import torch
+
+    groups = np.repeat(np.arange(400), 5)
+    y = np.tile([0, 0, 0, 0, 1], 400)
+    task = probing.Task("toy", "x", torch.randn(2000, 3), y, groups, groups)
+    (_, y_a, groups_a), (_, y_b, groups_b) = task.half(0, seed=1), task.half(1, seed=1)
+    assert not set(groups_a) & set(groups_b)
+    assert np.bincount(y_a).tolist() == np.bincount(y_b).tolist() or abs(y_a.mean() - 0.4) < 0.2
+
+
+SMALL_PROBING = {
+    "n_permutations": 19, "n_subsets": 60, "n_directions": 20, "n_probed": 3, "n_probed_null": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("control", ["gaussian", "permuted"])
+def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
+    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    import torch
+
+    p = resolve(
+        "02_probe_validation",
+        defaults("02_probe_validation") | {"control": control} | SMALL_PROBING,
+    )
+    y = np.repeat([0, 1], 150)
+    X = torch.randn(300, 9, generator=torch.Generator().manual_seed(0))
+    X[:, :3] += torch.as_tensor(y)[:, None] * 3.0
+    task = probing.Task("toy", "x", X, y, np.arange(300), np.arange(300))
+    noise = pd.concat([probing.study_task(task, p, seed) for seed in range(2)])
+    assert not all(check.passed for check in probing.checks(noise, "toy"))
+
+
+def probe_parameters(**given):
+    small = SMALL_PROBING | {"n_ensemble": 3, "curve_sizes": [2, 4]}
+    return resolve("02_probe_validation", defaults("02_probe_validation") | small | given)
+
+
+def test_a_chance_level_of_more_subsets_than_are_judged_is_refused():
+    with pytest.raises(ValueError, match="n_probed_null = 4: at most n_probed = 3"):
+        probe_parameters(n_probed_null=4)
+
+
+def sized(X, y, p):
+    task = probing.Task("toy", "x", X, y, np.arange(len(y)), np.arange(len(y)))
+    sizes = pd.concat([probe_controls._sizes_of_task(task, p, seed) for seed in range(2)])
+    return sizes, pd.concat([probing.study_task(task, p, seed) for seed in range(2)])
+
+
+def test_a_label_of_two_coordinates_is_found_by_small_subsets_and_one_of_all_is_not():
+    import torch
+
+    y = np.tile([0, 1], 300)
+    noise = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    few = noise.clone()
+    few[:, :2] += torch.as_tensor(y)[:, None] * 4.0
+    assert probe_controls.check(*sized(few, y, probe_parameters()), "toy").passed
+    # The sign of a sum whose terms all but cancel: each coordinate alone, and any few, know next to nothing.
+    every = noise - noise.mean(1, keepdim=True) + (torch.as_tensor(y)[:, None] - 0.5) * 0.4
+    assert not probe_controls.check(*sized(every, y, probe_parameters()), "toy").passed
+    assert not probe_controls.check(*sized(noise, y, probe_parameters()), "toy").passed
+
+
+def test_control_labels_depend_on_the_type_alone_and_memorising_earns_no_selectivity():
+    import torch
+
+    types = np.repeat(np.arange(40), 30)
+    y = np.tile(np.arange(40) % 2, 30)[np.argsort(np.tile(np.arange(40), 30), kind="stable")]
+    labels = probe_controls.random_labels(types, y, seed=3)
+    assert all(len(set(labels[types == t])) == 1 for t in range(40)) and set(labels) == {0, 1}
+    one_hot = torch.nn.functional.one_hot(torch.as_tensor(types), 40).float()
+    task = probing.Task("toy", "x", one_hot, y, np.tile(np.arange(30), 40), types)
+    table = probe_controls._controls_of_task(task, probe_parameters(subset_size=4), seed=0)
+    full = table[(table["group"] == "full") & (table["probe"] == "logistic")]
+    assert full["accuracy"].item() > 0.95 and abs(full["selectivity"].item()) < 0.05
+
+
+def test_mined_directions_meet_every_pentagon(tmp_path, monkeypatch):
+    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    p = resolve(
+        "01_toy_superposition",
+        defaults("01_toy_superposition") | {"plane_probabilities": [0.05, 0.02], "plane_instances": 4},
+    )
+    trained = planes.train_planes(p)
+    mined = planes.mine_planes(trained, SimpleNamespace(p=p))
+    pentagons = mined[mined["shape"] == "pentagon"]
+    assert len(pentagons) >= 7 and pentagons["matched_cosine"].min() >= 0.99  # five random directions: 0.72, 95 % 0.91
+
+
+def test_what_dead_latents_and_agreement_must_be_read_with_is_counted_from_the_saes():
+    def unit(density, n_mined):
+        return SimpleNamespace(arrays={"density": torch.tensor(density)}, scalars={"n_mined": n_mined})
+
+    units = {("rkcnn_lift", 0): unit([0.1, 0.2, 0.0, 0.0], 2), ("rkcnn_lift", 1): unit([0.1, 0.0, 0.0, 0.3], 2),
+             ("random", 0): unit([0.0, 0.1, 0.1, 0.1], 0)}  # fmt: skip
+    rows = [
+        {"metric": metric, "arm": arm, "value": value, "chance_mean": chance}
+        for arm, value, chance in (("rkcnn_lift", 0.6, 0.59), ("random", 0.3, 0.62))
+        for metric in ("PW-MCC after training", "PW-MCC, dead latents as 0 after training")
+    ]
+    told = sae_panels.remarks(SimpleNamespace(units=units), SimpleNamespace(table=pd.DataFrame(rows)))
+    assert told["fewer dead latents"] == (
+        "rkcnn_lift starts 2 of its 4 latents from mined directions, the rest at random: 25% of the mined ones and 75% "
+        "of the rest never fire; of random's latents 25%."
+    )
+    assert "rkcnn_lift 0.60 (chance 0.59), random 0.30 (chance 0.62)." in told["seeds agree more"]
+    counted = "as 0: rkcnn_lift 0.60, random 0.30: +0.30 against random in place of +0.30."
+    assert told["seeds agree more"].endswith(counted)
+
+
+def both(**columns):
+    """A table with the mined arm and the random one, whose numbers are a tenth of its."""
+    table = pd.DataFrame(columns)
+    rivals = table.assign(arm="random", value=table["value"] / 10)
+    return pd.concat([table.assign(arm="rkcnn_lift"), rivals], ignore_index=True)
+
+
+def test_titles_say_what_the_figures_below_them_show():
+    curve = {"step": [1, 50, 160], "value": [30.0, 9.0, 8.0]}
+    told = sae_titles.history_title(both(**curve, metric="loss"))
+    assert told == "Training loss at steps 1 and 160: rkcnn_lift 30 and 8, random 3 and 0.8"
+    along = both(**curve | {"value": [0.5, 0.6, 0.7]}, chance_mean=0.68)
+    told = sae_titles.along_title(along)
+    assert told.endswith(
+        "goes from 0.50 to 0.70 for rkcnn_lift (chance 0.68), from 0.05 to 0.07 for random (chance 0.68)"
+    )
+    dead = both(tokens=[1, 100, 1000], value=[0.9, 0.5, 0.4]).rename(columns={"value": "share"})
+    told = sae_titles.dead_title(dead)
+    assert told.endswith("after all of 1,000 tokens: rkcnn_lift 50% and 40%, random 5% and 4%")
+    told = sae_titles.density_title({"rkcnn_lift": np.array([0.0, 0.0, 0.5]), "random": np.zeros(3)})
+    assert told.endswith("rkcnn_lift 50.00%, random nan%")
+    scores = {"labels": np.arange(100.0) + 50, "permuted labels": np.arange(100.0)}
+    assert probing.scores_title("Toy", scores).startswith("Toy: 55% of subsets")
+    frames = {str(n): (np.zeros((19, 2)), np.zeros((n, 2))) for n in (0, 3, 24)}
+    assert "keeps 0 directions of pure noise and 24 of hidden states with 19 features" in toy.noise_title(frames)
+
+
+def test_labels_with_chance_levels_of_their_own_are_shown_apart_with_the_classifier_beside_every_probe():
+    rows = [
+        {"label": label, "seed": 0, "group": group, "probe": probe, "value": 0.6, "chance_mean": c, "chance_upper": c}
+        for label, c in (("topic", 0.2), ("number", 0.5))
+        for group, probe in (("top", "kNN"), ("top", "logistic"), ("ensemble", "RkCNN"))
+    ]
+    shown = probing.for_figure(pd.DataFrame(rows), by_label=True)
+    views = shown.groupby("probe")
+    assert set(views.groups) == {"topic, kNN", "topic, logistic", "number, kNN", "number, logistic"}
+    assert (views["chance_mean"].nunique() == 1).all() and all("ensemble" in set(v) for _, v in views["group"])
+    assert set(probing.for_figure(pd.DataFrame(rows))["probe"]) == {"kNN", "logistic"}
+
+
+def clustered_task(structure, seed=0):
+    """Rows of ten types that lie on rays of their own, beside as many that lie anywhere; or noise alone."""
+    rng = np.random.default_rng(seed)
+    types = rng.integers(0, 10, 3000)
+    X = torch.tensor(rng.normal(size=(3000, 16)), dtype=torch.float32)
+    if structure:
+        rays = torch.tensor(rng.normal(size=(10, 16)) * 2, dtype=torch.float32)
+        clear = torch.tensor(rng.random(3000) < 0.5)
+        X = torch.where(clear[:, None], rays[types] + 0.3 * X, X)
+    return probing.Task("planted", "any", X, np.zeros(3000, int), np.arange(3000), types)
+
+
+def purities(structure, n_seeds=5):
+    p = resolve("02_probe_validation", {"n_subsets": 300, "n_directions": 30, "n_permutations": 19, "n_neighbours": 5})
+    found = [
+        neighbourhoods._neighbourhoods_of_task(clustered_task(structure, seed), p, seed) for seed in range(n_seeds)
+    ]
+    return pd.concat(found)
+
+
+def test_the_score_that_04_uses_finds_rows_of_one_type_where_there_are_such_and_chance_in_noise():
+    real, noise = purities(True), purities(False)
+    groups = real.groupby("group")["value"].mean()
+    assert groups["top"] > 0.9 > groups["random"] + 0.2 and groups["random"] > groups["bottom"]
+    assert real["chance_mean"].mean() == pytest.approx(0.1, abs=0.02)
+    assert all(check.passed for check in neighbourhoods.checks(real, "planted"))
+    assert noise.groupby("group")["value"].mean()["top"] == pytest.approx(0.1, abs=0.03)
+    assert not all(check.passed for check in neighbourhoods.checks(noise, "noise")), "noise must not pass 02's gate"
+
+
+def test_purity_leaves_the_anchor_out():
+    types = np.array([0, 0, 1, 1, 0])
+    rows, anchors = np.array([[0, 1, 2], [3, 2, 4]]), np.array([0, 3])
+    assert neighbourhoods.purity(types, rows, anchors).tolist() == [0.5, 0.5]
