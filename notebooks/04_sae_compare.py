@@ -74,6 +74,7 @@ from IPython.display import display
 from rkcnn_lib import figures
 from rkcnn_lib.pages import explore
 from rkcnn_lib.pages.cards import book, drawing
+from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.runs.run import start_run
 from rkcnn_lib.studies import (
     activations,
@@ -94,7 +95,7 @@ run = start_run("04_sae_compare", globals())
 # ## The activations
 
 # %%
-others = published_saes.open_published(run.p, activations.width(run.p))
+others = open_published(run.p, activations.width(run.p))
 store = activations.open_store(run)
 activations.describe(store)
 

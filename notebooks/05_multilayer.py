@@ -62,6 +62,7 @@ force: bool = False  # go on although an earlier gate failed
 # %%
 from rkcnn_lib import figures
 from rkcnn_lib.runs.run import start_run
+from rkcnn_lib.runs.sweep_tables import read_tables
 from rkcnn_lib.studies import layers as layer_study
 from rkcnn_lib.studies import sweeps
 
@@ -172,7 +173,7 @@ best
 # best of all settings and layers stands beside the best that coins give.
 
 # %%
-tables = sweeps.read_tables(run.p.sweep) if run.p.sweep else None
+tables = read_tables(run.p.sweep) if run.p.sweep else None
 if tables:
     curves = sweeps.sensitivity(tables)
     figures.show(

@@ -5,35 +5,90 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "rkcnn_lib"
-TENSOR_ROOMS = {"torch", "numpy", "scipy", "sklearn", "safetensors", "tqdm"}
+
+ROOMS = ("worlds", "probe", "sae", "measure", "runs", "studies", "figures", "pages")
+ALONE = {"worlds", "probe", "sae", "measure"}  # these know none of each other
+GROUND = {"tensors", "files", "strings"}  # single files below all rooms
+TENSOR_ROOMS = {"probe", "sae", "measure"}
+MOST_LINES = 335
+
+
+def modules():
+    """Return every module's name and file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
 def imported(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Return the names that a file imports anywhere in it but for type checkers, as dotted as they can be."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    left_out = {id(inner) for node in typing for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("room", ["probe", "sae", "measure"])
+def room_of(name):
+    return name.split(".")[1] if "." in name else ""
+
+
+def own_imports():
+    """Return {module: modules of ours that it imports}."""
+    known = dict(modules())
+    return {
+        name: {
+            found
+            for each in imported(path)
+            for found in (each, each.rpartition(".")[0])
+            if found in known and found != name
+        }
+        for name, path in known.items()
+    }
+
+
+def test_rooms_import_only_the_rooms_before_them():
+    for name, others in own_imports().items():
+        here = room_of(name)
+        for there in map(room_of, others):
+            if here in ROOMS and there in ROOMS and here != there:
+                down = ROOMS.index(there) < ROOMS.index(here)
+                assert down and not (here in ALONE and there in ALONE), f"{name} imports from {there}"
+            if here in GROUND:
+                assert there in GROUND, f"{name} imports from {there}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = networkx.DiGraph((name, other) for name, others in own_imports().items() for other in others)
+    circles = [sorted(part) for part in networkx.strongly_connected_components(graph) if len(part) > 1]
+    assert not circles
+
+
+def test_no_file_is_longer_than_two_screens_and_a_few_lines_allow():
+    long = {
+        str(path.relative_to(PACKAGE)): n
+        for _, path in modules()
+        if (n := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("room", sorted(TENSOR_ROOMS))
 def test_tensor_rooms_import_tensors_only(room):
-    allowed = {room, "tensors", "files"}
-    for path in (PACKAGE / room).glob("*.py"):
+    allowed = {"torch", "numpy", "scipy", "sklearn", "safetensors", "tqdm"} | set(sys.stdlib_module_names)
+    for path in (PACKAGE / room).rglob("*.py"):
         for name in imported(path):
             top = name.split(".")[0]
-            if top == "rkcnn_lib":
-                assert name.split(".")[1] in allowed, f"{path.name} imports {name}"
-            else:
-                assert top in TENSOR_ROOMS | set(sys.stdlib_module_names), f"{path.name} imports {name}"
-
-
-def test_worlds_do_not_know_the_report():
-    names = {name for path in (PACKAGE / "worlds").glob("*.py") for name in imported(path)}
-    assert not any(name.startswith(("rkcnn_lib.report", "plotly", "papermill")) for name in names)
+            assert top == "rkcnn_lib" or top in allowed, f"{path.name} imports {name}"
 
 
 def run(code):

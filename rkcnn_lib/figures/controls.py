@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rkcnn_lib.figures.style import escape
-from rkcnn_lib.pages.strings import cut
+from rkcnn_lib.strings import cut
 
 TITLE_COLUMNS = 92  # characters a title line holds on a notebook-wide figure
 TITLE_LINE = 22  # pixels

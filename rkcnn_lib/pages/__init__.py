@@ -1,0 +1,1 @@
+"""Executed notebooks to pages, their index and comparison; cards and explorers."""

@@ -24,7 +24,7 @@ from rkcnn_lib.pages.cards.page import cards_block
 from rkcnn_lib.pages.figure_data import in_words, plain
 from rkcnn_lib.pages.glossary import link_first_uses
 from rkcnn_lib.pages.plotly_js import trace_types
-from rkcnn_lib.pages.strings import cut, fit_figure, script_json
+from rkcnn_lib.strings import cut, fit_figure, script_json
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "application/vnd.plotly.v1+json"

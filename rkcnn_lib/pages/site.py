@@ -18,10 +18,10 @@ from rkcnn_lib.pages import answers, glossary, plotly_js
 from rkcnn_lib.pages.compare import Row, comparison, run_rows
 from rkcnn_lib.pages.page import COPIED, SHORT_TITLES, TITLES, Page, load, position, read_record
 from rkcnn_lib.pages.render import ASSETS
-from rkcnn_lib.pages.strings import visible
 from rkcnn_lib.pages.templates import environment
 from rkcnn_lib.runs.gates import NOT_RUN, Recorded, gates_since
 from rkcnn_lib.runs.params import NOTEBOOKS
+from rkcnn_lib.strings import visible
 
 FORMAT = 1
 QUESTION = "Do directions mined by random-subset probing make better sparse autoencoders?"

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rkcnn_lib import figures
 from rkcnn_lib.pages import answers, glossary
 from rkcnn_lib.pages.render import ASSETS, figure_block
-from rkcnn_lib.pages.strings import cut
+from rkcnn_lib.strings import cut
 
 
 def environment() -> jinja2.Environment:

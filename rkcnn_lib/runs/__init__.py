@@ -1,0 +1,1 @@
+"""Parameters, run folders with gates, finished units, and many cells at once."""

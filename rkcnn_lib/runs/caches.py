@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rkcnn_lib.files import alone_at, outputs_root, remove_folder
-from rkcnn_lib.pages.strings import cut, visible
+from rkcnn_lib.strings import cut, visible
 from rkcnn_lib.worlds.activations.manifest import CacheError, read_manifest
 from rkcnn_lib.worlds.activations.store import ActivationStore
 

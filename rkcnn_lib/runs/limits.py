@@ -20,11 +20,11 @@ from rkcnn_lib.runs.schemas import (
     require,
 )
 from rkcnn_lib.runs.yaml_values import ParameterError
+from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, WIDTHS
 
 if TYPE_CHECKING:
     from rkcnn_lib.worlds import ModelFacts
 
-INVENTED_MODELS = ("toy", "planted")  # activations made here, with known true directions: no language model
 LAYERS = ("layer", "atlas_layer", "layers", "das_layers")
 SAE_BATCH = 1024  # rows a step of the SAE of 06
 ATLAS_CONTEXT = 128  # tokens of a labelled context of 02
@@ -53,7 +53,7 @@ def check(p: Parameters) -> ModelFacts | None:
         if isinstance(p, CausalChecks):
             _check_relations(p, facts)
         if isinstance(p, SaeCompare) and p.published:
-            from rkcnn_lib.studies.published_saes import open_published
+            from rkcnn_lib.runs.published import open_published
 
             open_published(p, widths[0])
         _check_memory(p, max(widths))
@@ -117,9 +117,7 @@ def _widths(p: Any, facts: ModelFacts | None) -> list[int]:
     if isinstance(p, ProbeValidation):
         return [hook_width(facts, p.atlas_hook), p.n_hidden]
     if facts is None:
-        from rkcnn_lib.studies.activations import width
-
-        return [width(p)]
+        return [WIDTHS[p.model]]
     return [hook_width(facts, hook) for hook in (p.hook, *getattr(p, "more_hooks", []))]
 
 

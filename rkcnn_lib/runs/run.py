@@ -24,7 +24,7 @@ from IPython.display import HTML, display
 
 from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
 from rkcnn_lib.runs.gates import all_passed, earlier_gates, next_number, read_run
-from rkcnn_lib.runs.limits import INVENTED_MODELS, check
+from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import (
     NOTEBOOK_FOLDER,
     NOTEBOOKS,
@@ -35,6 +35,8 @@ from rkcnn_lib.runs.params import (
     validate,
 )
 from rkcnn_lib.runs.schemas import NOT_DECIDING, Parameters
+from rkcnn_lib.runs.sweep_tables import read_tables
+from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 FORMAT = 1
 PACKAGES = (
@@ -98,8 +100,6 @@ def input_identity(values: Parameters) -> dict[str, Any]:
 
 
 def _sweep_identity(folder: str) -> str:
-    from rkcnn_lib.studies.sweeps import read_tables
-
     try:
         read_tables(folder)
     except (ValueError, KeyError, TypeError, OSError) as error:

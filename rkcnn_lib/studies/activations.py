@@ -13,7 +13,7 @@ from IPython.display import display
 from scipy import stats
 
 from rkcnn_lib.probe.nulls import surrogate
-from rkcnn_lib.runs.run import INVENTED_MODELS, Check, Run
+from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Cache
 from rkcnn_lib.worlds import (
     MemoryStore,
@@ -24,11 +24,8 @@ from rkcnn_lib.worlds import (
     model_facts,
     open_or_capture,
 )
+from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, PLANTED, TOY, WIDTHS
 
-# The worlds whose features are known: `model: toy` is the 20-feature, 5-dimension model of notebook 01, `model:
-# planted` a random dictionary in heavy superposition.
-PLANTED = {"n_features": 256, "d": 64, "mean_active": 4.0}
-TOY = {"n_features": 20, "n_hidden": 5, "n_active": 2, "steps": 2000}
 # Rows captured again must equal the stored ones but for the rounding of the stored type.
 STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}
 
@@ -50,7 +47,7 @@ def open_store(run: Run) -> Any:
 def width(p: Any) -> int:
     """Return how wide the activations that parameters name will be, without capturing any."""
     if p.model in INVENTED_MODELS:
-        return {"planted": PLANTED["d"], "toy": TOY["n_hidden"]}[p.model]
+        return WIDTHS[p.model]
     return hook_width(model_facts(p.model, p.revision), p.hook)
 
 

@@ -11,11 +11,11 @@ from IPython.display import HTML, display
 
 from rkcnn_lib.measure.causal import patched_logits
 from rkcnn_lib.measure.effects import effects
-from rkcnn_lib.pages.cards.tokens import readable, token_text
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import Measured, judged_rank
 from rkcnn_lib.studies.causal_prompts import Prompts
 from rkcnn_lib.studies.causal_subspaces import CEILING, CHANCE, MINED, SAE_SPAN, VARIANCE
+from rkcnn_lib.studies.tokens import readable, token_text
 
 CARDS = 5
 SHOWN = (MINED, SAE_SPAN, VARIANCE, CHANCE, CEILING)

@@ -9,7 +9,6 @@ import torch
 
 from rkcnn_lib.measure.causal import clean_logits, steered_continuation
 from rkcnn_lib.measure.subspaces import rowspace_part
-from rkcnn_lib.pages.cards.tokens import token_text
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import Measured, ground, judged_rank
 from rkcnn_lib.studies.causal_prompts import Pairing, Prompts
@@ -23,6 +22,7 @@ from rkcnn_lib.studies.causal_subspaces import (
     aligned_subspace,
     at_positions,
 )
+from rkcnn_lib.studies.tokens import token_text
 from rkcnn_lib.worlds import hook_name as name_of_hook
 from rkcnn_lib.worlds import model_facts
 from rkcnn_lib.worlds.prompts.base import Prompt

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rkcnn_lib.figures import rival
 from rkcnn_lib.measure.pairs import jackknife_pairs
 from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.runs.grid import run_cells
@@ -176,7 +175,7 @@ def difference_title(table: pd.DataFrame) -> str:
     told = []
     for contrast, rows in ev.groupby("contrast", sort=False):
         beyond = (rows["verdict"] == "supported").sum()
-        told.append(f"than {rival(contrast)} at {beyond} of {len(rows)} layers")
+        told.append(f"than {contrast.split(' - ')[-1]} at {beyond} of {len(rows)} layers")
     return f"Explained variance, better by more than the margin: {', '.join(told)}"
 
 

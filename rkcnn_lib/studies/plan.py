@@ -13,8 +13,9 @@ import torch
 
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.probe.neighbours import MAX_ROWS
-from rkcnn_lib.runs.run import INVENTED_MODELS, finished, run_key
+from rkcnn_lib.runs.run import finished, run_key
 from rkcnn_lib.runs.schemas import Activations, Comparison, Multilayer, Parameters, SaeCompare, searches
+from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 if TYPE_CHECKING:
     from rkcnn_lib.sae import SAEConfig

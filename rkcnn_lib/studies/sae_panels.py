@@ -12,13 +12,14 @@ import pandas as pd
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
 from rkcnn_lib.probe.found import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
-from rkcnn_lib.runs.run import INVENTED_MODELS, Check, Run
+from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
 from rkcnn_lib.studies.agreement import Agreement, agreement_remark
 from rkcnn_lib.studies.cells import L0_TOLERANCE, MINED, UNMINED
 from rkcnn_lib.studies.comparison import BASELINES, Compared
 from rkcnn_lib.studies.verdicts import Values, judge, strongest_other, verdict_title
+from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 # metric -> (hypothesis, name of the margin in the parameters, lower is better)
 HYPOTHESES = {

@@ -23,7 +23,6 @@ from typing import Any
 
 from rkcnn_lib.files import DamagedFile, outputs_root, read_json, write_json
 from rkcnn_lib.runs.grid import Failure, Workers, process_count, try_cells
-from rkcnn_lib.runs.limits import INVENTED_MODELS
 from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.studies.activations import invented_store
@@ -32,6 +31,7 @@ from rkcnn_lib.studies.sweep_file import Sweep, read_sweep
 from rkcnn_lib.studies.sweep_result import Cell, Ended, finish
 from rkcnn_lib.worlds import capture_layers, model_facts
 from rkcnn_lib.worlds.models.devices import pick_device
+from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 
 def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = None, yes: bool = False) -> int:

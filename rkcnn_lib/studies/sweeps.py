@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.files import read_json
 from rkcnn_lib.measure.statistics import paired_interval, sign_flip_p
-from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.schemas import Multilayer
+from rkcnn_lib.runs.sweep_tables import SweepTables
 from rkcnn_lib.studies.cells import MINED
 from rkcnn_lib.studies.comparison import BASELINES
 from rkcnn_lib.studies.sae_panels import HYPOTHESES, by_arm
@@ -20,36 +18,6 @@ from rkcnn_lib.studies.verdicts import best_of, judge, seed_differences
 
 PUBLISHED = Path(__file__).resolve().parent / "published_sweep.csv"
 WHERE = ("setting", "steps", "layer", "hook")
-
-
-@dataclass(frozen=True)
-class SweepTables:
-    """A finished sweep: its metrics (one row a cell and metric), what was swept, how many cells failed."""
-
-    metrics: pd.DataFrame
-    swept: list[str]
-    n_settings: int
-    n_failed: int
-
-
-def read_tables(folder: str | Path) -> SweepTables:
-    """Read the folder that ``rkcnn sweep --out`` wrote.
-
-    Raises
-    ------
-    ParameterError
-        If there is no finished sweep in it.
-    """
-    folder = Path(folder).expanduser()
-    about, table = folder / "sweep.json", folder / "metrics.parquet"
-    if not (about.is_file() and table.is_file()):
-        raise ParameterError(
-            f"sweep = {str(folder)!r}: no finished sweep there; `rkcnn sweep FILE --out FOLDER` writes one"
-        )
-    record = read_json(about)
-    return SweepTables(
-        pd.read_parquet(table), record["swept"], len(record["settings"]), record["counts"]["failed"]
-    )  # fmt: skip
 
 
 def sensitivity(tables: SweepTables) -> pd.DataFrame:

@@ -8,8 +8,8 @@ import pytest
 from rkcnn_lib import figures
 from rkcnn_lib.pages.cards import CARDS
 from rkcnn_lib.pages.cards.book import WORDS
-from rkcnn_lib.pages.cards.tokens import readable
 from rkcnn_lib.pages.site import build_site
+from rkcnn_lib.studies.tokens import readable
 from tests.pages.pages import figure_output, open_page, read, until, write_run
 
 HOSTILE = [

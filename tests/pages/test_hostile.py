@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 import pytest
 from bs4 import BeautifulSoup
 
-from rkcnn_lib import figures
-from rkcnn_lib.pages import glossary, render, site, strings
-from rkcnn_lib.pages.strings import cut, fit_figure, visible
+from rkcnn_lib import figures, strings
+from rkcnn_lib.pages import glossary, render, site
+from rkcnn_lib.strings import cut, fit_figure, visible
 from tests.pages.pages import PLOTLY, VERDICT, dot_figure, open_page, read, write_run
 
 SCRIPT = "<script>window.hacked = 1</script>"

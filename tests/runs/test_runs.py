@@ -186,7 +186,7 @@ def test_no_parameter_file_asks_for_what_its_model_or_16_gib_cannot_give(path, s
         n, d, longest = WIDTHS[p.model]
         facts = ModelFacts(p.model, p.model, "hub", "commit:0", n, d, 4 * d, longest, 50_257, True)
         monkeypatch.setattr(limits, "_facts", lambda p: facts)
-        monkeypatch.setattr("rkcnn_lib.studies.published_saes.open_published", lambda p, d_in: {})
+        monkeypatch.setattr("rkcnn_lib.runs.published.open_published", lambda p, d_in: {})
     limits.check(p)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from rkcnn_lib.runs.params import resolve
+from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.runs.schemas import ARMS
 from rkcnn_lib.runs.units import VERSIONS, load_unit
 from rkcnn_lib.studies import (
@@ -79,7 +80,7 @@ def make_all(root):
     agreement.agreement(compared, store, p)
     folder = str(next(iter(compared.units.values())).folder / "sae")
     published = p.model_copy(update={"published": [folder]})
-    opened = published_saes.open_published(published, store.d_in)
+    opened = open_published(published, store.d_in)
     published_saes.judge_published(opened, store, SimpleNamespace(p=published, device="cpu"))
     causal = {"model": "atlas", "sae_expansion": 2.0, "sae_k": 4, "sae_steps": 30, "device": "cpu"}
     causal_subspaces.trained_sae(store, resolve("06_causal_checks", causal), 0, "cpu")

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rkcnn_lib.runs import published
 from rkcnn_lib.runs.params import ParameterError
+from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
-from rkcnn_lib.studies import published_saes
-from rkcnn_lib.studies.published_saes import Centred, judge_published, open_published
+from rkcnn_lib.studies.published_saes import Centred, judge_published
 from rkcnn_lib.worlds import MemoryStore
 
 D = 6
@@ -80,7 +81,7 @@ def test_two_of_one_name_are_both_judged_and_told_apart_by_their_paths(perfect):
 
 
 def test_two_repositories_of_the_hub_are_told_apart(perfect, monkeypatch):
-    monkeypatch.setattr(published_saes, "folder_of", lambda spec: perfect)
+    monkeypatch.setattr(published, "folder_of", lambda spec: perfect)
     specs = ["ann/saes:l1/hook", "bob/saes:l1/hook", "bob/saes:l2/hook", "bob/saes:l2/hook#centred"]
     assert list(open_published(asked(*specs), D)) == ["ann/saes/l1/hook", "bob/saes/l1/hook", "l2/hook", "hook#centred"]
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib.runs.params import ParameterError, resolve
+from rkcnn_lib.runs.sweep_tables import SweepTables, read_tables
 from rkcnn_lib.studies import layers, sweeps
 from rkcnn_lib.studies.verdicts import best_of, sign_flips
 
@@ -36,7 +37,7 @@ def simulated(seed, gain=0.0, noise=0.01):
 
 
 def tables(metrics):
-    return sweeps.SweepTables(metrics, ["k", "lr", "score"], len(SETTINGS), 0)
+    return SweepTables(metrics, ["k", "lr", "score"], len(SETTINGS), 0)
 
 
 def test_a_sweep_without_an_effect_is_supported_in_at_most_one_simulation_of_twenty():
@@ -143,7 +144,7 @@ def test_the_published_sweep_is_no_better_than_coins():
 
 def test_a_folder_without_a_finished_sweep_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="no finished sweep"):
-        sweeps.read_tables(tmp_path)
+        read_tables(tmp_path)
     (tmp_path / "sweep.json").write_text(json.dumps({"status": "running"}), encoding="utf-8")
     with pytest.raises(ParameterError, match="no finished sweep"):
-        sweeps.read_tables(tmp_path)
+        read_tables(tmp_path)

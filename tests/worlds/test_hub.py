@@ -8,7 +8,7 @@ import pytest
 from rkcnn_lib import cli
 from rkcnn_lib.runs import doctor
 from rkcnn_lib.runs.params import ParameterError
-from rkcnn_lib.studies.published_saes import folder_of
+from rkcnn_lib.runs.published import folder_of
 from rkcnn_lib.worlds import ModelUnavailable, load_model, model_facts
 from rkcnn_lib.worlds.models import hub as hub_module
 from tests.worlds.stand_in_hub import Fault, Repository, commit

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from rkcnn_lib.pages.cards.reader import FILL_GROUP, MINED_GROUP, Card, Reader
-from rkcnn_lib.pages.cards.tokens import readable, token_text
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.studies.cells import MINED, UNMINED
 from rkcnn_lib.studies.comparison import Compared
+from rkcnn_lib.studies.tokens import readable, token_text
 
 FORMAT = 1
 ARMS = (MINED, UNMINED)  # whose latents get cards; both are in every comparison

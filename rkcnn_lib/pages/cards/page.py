@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rkcnn_lib.pages.strings import script_json
+from rkcnn_lib.strings import script_json
 
 
 def cards_block(record: dict[str, Any], fallback: str) -> str:

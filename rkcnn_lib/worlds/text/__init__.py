@@ -1,0 +1,1 @@
+"""Texts: where they come from, packing into contexts, splits."""

@@ -1,0 +1,1 @@
+"""Toy models, sparse and clustered features, planted dictionaries."""

@@ -1,0 +1,88 @@
+"""SAEs that others trained, by the names that parameters give them: found here or on the hub, read and checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rkcnn_lib.runs.schemas import SaeCompare
+from rkcnn_lib.runs.yaml_values import ParameterError
+from rkcnn_lib.sae import SAE, load_saelens
+from rkcnn_lib.sae.saelens import CONFIG_FILE, WEIGHTS_FILE
+from rkcnn_lib.worlds.models.hub import ModelUnavailable, fetched
+
+CENTRED = "#centred"
+
+
+def folder_of(spec: str) -> Path:
+    """Return the folder of an SAE: a local one, or ``owner/repository:path`` on the hub, fetched once.
+
+    Raises
+    ------
+    ParameterError
+        If it is neither here nor can it be fetched.
+    """
+    name = spec.removesuffix(CENTRED)
+    if (Path(name).expanduser() / CONFIG_FILE).is_file():
+        return Path(name).expanduser()
+    if ":" not in name:
+        raise ParameterError(
+            f"published = {spec!r}: no folder with a cfg.json (or, on the hub: 'owner/repository:path')"
+        )
+    repository, path = name.split(":", 1)
+    weights = f"{path}/{WEIGHTS_FILE}"
+    try:
+        folder = fetched(
+            repository,
+            None,
+            [f"{path}/{CONFIG_FILE}", weights],
+            lambda here: None if (here / weights).is_file() else weights,
+        )
+    except ModelUnavailable as error:
+        raise ParameterError(f"published = {spec!r}: {error}") from error
+    if (folder / weights).is_file():
+        return folder / path
+    raise ParameterError(f"published = {spec!r}: the repository has no {weights}")
+
+
+def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
+    """Return each SAE that is asked for, read and checked before anything is trained.
+
+    Its name is that of its folder, after as much of the path as tells it from the others and from the arms: SAELens
+    names folders after hooks, so those of two trainings have the same name.
+
+    Raises
+    ------
+    ParameterError
+        If one cannot be had, cannot be read, or is of another width than the activations.
+    """
+    found: dict[tuple[str, ...], tuple[Path, SAE]] = {}
+    for spec in p.published:
+        folder = folder_of(spec)
+        try:
+            sae = load_saelens(folder)
+        except ValueError as error:
+            raise ParameterError(f"published = {spec!r}: {error}") from error
+        if sae.config.d_in != d_in:
+            raise ParameterError(
+                f"published = {spec!r} reads {sae.config.d_in} dimensions; the activations have {d_in}: "
+                "is it of this model, layer and hook?"
+            )
+        found[_path_of(spec, folder)] = folder, sae
+    others = [(arm,) for arm in p.arms]
+    return {_shortest_end(path, [*found, *others]): opened for path, opened in found.items()}
+
+
+def _path_of(spec: str, folder: Path) -> tuple[str, ...]:
+    """Return the parts of a published SAE's path: here from the root on, on the hub from the owner on."""
+    name = spec.removesuffix(CENTRED)
+    here = folder == Path(name).expanduser()
+    parts = Path(os.path.abspath(folder) if here else name.replace(":", "/", 1)).parts
+    return (*parts[:-1], parts[-1] + spec[len(name) :])
+
+
+def _shortest_end(path: tuple[str, ...], among: list[tuple[str, ...]]) -> str:
+    """Return the shortest end of a path that no other ends in; all of it, if all of it is the end of another."""
+    lengths = range(1, len(path) + 1)
+    alone = [n for n in lengths if sum(other[-n:] == path[-n:] for other in among) == 1]
+    return "/".join(path[-(alone or [len(path)])[0] :])
