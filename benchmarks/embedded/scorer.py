@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from rkcnn_lib.worlds.atlas.documents import Document, grammar
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, MIN_SENTENCES, STOP, Grammar
-from rkcnn_lib.worlds.atlas.slots import NUMBER, SEASON, SUBJECT, Slot
+from rkcnn_lib.worlds.atlas.patterns import NUMBER, SEASON, SUBJECT, Slot
 
 
 @dataclass(eq=False)

@@ -19,8 +19,7 @@ from benchmarks.embedded import atlas as training
 from benchmarks.embedded.scorer import Scorer, log_probabilities
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, Grammar
-from rkcnn_lib.worlds.atlas.patterns import FACT_PATTERNS
-from rkcnn_lib.worlds.atlas.slots import NUMBER, expand, wrap
+from rkcnn_lib.worlds.atlas.patterns import FACT_PATTERNS, NUMBER, expand, wrap
 from rkcnn_lib.worlds.atlas.world import make_world, third_person
 
 

@@ -14,31 +14,36 @@ import torch
 from tqdm import tqdm
 
 from rkcnn_lib.files import outputs_root
-from rkcnn_lib.worlds.activations.capture_job import MIN_CONTEXTS, Job, pack_text, saved_tokens, shared_manifest
+from rkcnn_lib.worlds.activations.capture_job import (
+    DTYPES,
+    MIN_CONTEXTS,
+    Job,
+    Target,
+    check_room,
+    locked,
+    pack_text,
+    saved_tokens,
+    shared_manifest,
+)
 from rkcnn_lib.worlds.activations.manifest import FORMAT_VERSION
-from rkcnn_lib.worlds.activations.shards import DTYPES, Target, check_room, locked
 from rkcnn_lib.worlds.activations.store import ActivationStore
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.facts import ModelFacts
-from rkcnn_lib.worlds.models.forward import activations, contexts_at_once, own_layers
-from rkcnn_lib.worlds.models.hooks import HOOKS, check_hook, check_hooks, hook_name, hook_width
+from rkcnn_lib.worlds.models.hooks import (
+    activations,
+    check_hook,
+    check_hooks,
+    contexts_at_once,
+    hook_name,
+    hook_width,
+    own_layers,
+)
 from rkcnn_lib.worlds.models.load import check_layer, load_model, model_facts
 from rkcnn_lib.worlds.text.packing import Packed
 from rkcnn_lib.worlds.text.sources import WAYS_ON, TextSource, TextUnavailable, text_sources
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-__all__ = [
-    "HOOKS",
-    "capture",
-    "capture_layers",
-    "check_hook",
-    "check_sizes",
-    "hook_name",
-    "hook_width",
-    "open_or_capture",
-]
 
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
@@ -103,32 +108,12 @@ def capture(
     return torch.cat(rows)
 
 
-def open_or_capture(
-    model: str,
-    layer: int,
-    hook: str,
-    n_tokens: int,
-    text: str | None = None,
-    root: str | Path | None = None,
-    context_size: int = 128,
-    held_out_share: float = 0.1,
-    dtype: str = "float16",
-    device: str | torch.device | None = None,
-    revision: str | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    lm: TransformerBridge | None = None,
-) -> ActivationStore:
+def open_or_capture(model: str, layer: int, hook: str, n_tokens: int, **options: Any) -> ActivationStore:
     """Open the cache of one hook at one block; capture it first if it is not there.
 
-    Parameters are those of :func:`capture_layers`.
+    Options are those of :func:`capture_layers`.
     """
-    stores = capture_layers(
-        model, [layer], [hook], n_tokens, text=text, root=root, context_size=context_size,
-        held_out_share=held_out_share, dtype=dtype, device=device, revision=revision, batch_size=batch_size,
-        seed=seed, lm=lm,
-    )  # fmt: skip
-    return next(iter(stores.values()))
+    return next(iter(capture_layers(model, [layer], [hook], n_tokens, **options).values()))
 
 
 def capture_layers(

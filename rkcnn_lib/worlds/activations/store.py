@@ -27,7 +27,7 @@ from rkcnn_lib.worlds.activations.manifest import (
     load_checked,
     read_manifest,
 )
-from rkcnn_lib.worlds.text.splits import SPLITS, document_hash, split_of
+from rkcnn_lib.worlds.text.packing import SPLITS, document_hash, split_of
 
 __all__ = ["SPLITS", "ActivationStore", "MemoryStore", "document_hash", "split_of"]
 

@@ -16,23 +16,21 @@ from itertools import accumulate
 
 from rkcnn_lib.worlds.atlas.patterns import (
     CONTINUATIONS,
+    COUNTRY,
     FACT_PATTERNS,
     MIXED_PATTERNS,
-    SEASON_PATTERNS,
-    TOPIC_PATTERNS,
-    kind_weights,
-)
-from rkcnn_lib.worlds.atlas.slots import (
-    COUNTRY,
     NOTHING,
     NUMBER,
     SEASON,
+    SEASON_PATTERNS,
     SUBJECT,
+    TOPIC_PATTERNS,
     Options,
     Sentence,
     Slot,
     Step,
     expand,
+    kind_weights,
     wrap,
 )
 from rkcnn_lib.worlds.atlas.world import (

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rkcnn_lib.worlds.models.configuration import read_sizes
 from rkcnn_lib.worlds.models.devices import pick_device
-from rkcnn_lib.worlds.models.facts import ModelFacts
+from rkcnn_lib.worlds.models.facts import ModelFacts, read_sizes
 from rkcnn_lib.worlds.models.hub import (
     LONGEST_NAME,
     TOKENIZERS,

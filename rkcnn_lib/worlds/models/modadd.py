@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rkcnn_lib.files import read_json, write_json
+from rkcnn_lib.worlds.text.packing import document_hash, is_held_out
 from rkcnn_lib.worlds.text.sources import Document, TextSource
-from rkcnn_lib.worlds.text.splits import document_hash, is_held_out
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
