@@ -21,28 +21,8 @@ from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 from rkcnn_lib.worlds.toy.synthetic import SyntheticClusteredDataGenerator, SyntheticSparseDataGenerator
 
 __all__ = [
-    "HOOKS",
-    "ActivationStore",
-    "CacheError",
-    "MemoryStore",
-    "ModelFacts",
-    "ModelUnavailable",
-    "ParallelToyModel",
-    "PlantedDictionary",
-    "SyntheticClusteredDataGenerator",
-    "SyntheticSparseDataGenerator",
-    "TextUnavailable",
-    "ToyModel",
-    "capture",
-    "capture_layers",
-    "check_hook",
-    "check_layer",
-    "check_sizes",
-    "hook_name",
-    "hook_width",
-    "load_model",
-    "model_facts",
-    "open_or_capture",
-    "pick_device",
-    "split_of",
-]
+    "HOOKS", "ActivationStore", "CacheError", "MemoryStore", "ModelFacts", "ModelUnavailable", "ParallelToyModel",
+    "PlantedDictionary", "SyntheticClusteredDataGenerator", "SyntheticSparseDataGenerator", "TextUnavailable",
+    "ToyModel", "capture", "capture_layers", "check_hook", "check_layer", "check_sizes", "hook_name", "hook_width",
+    "load_model", "model_facts", "open_or_capture", "pick_device", "split_of",
+]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -103,20 +103,12 @@ def _token_labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def label_names() -> dict[str, list[str]]:
     """Class names of each label: ``label_names()["topic"][labels["topic"]]``."""
     known = grammar()
-    entities = ["none", *(known.vocabulary[token] for token in known.kind)]
-    numbers = ["none", "singular", "plural"]
-    values = (
-        ["none", *known.topics],
-        entities,
-        ["none", *KINDS],
-        numbers,
-        numbers,
-        ["outside", "inside"],
-        ["outside", "inside"],
-        ["none", *known.relations],
-        entities,
-    )
-    return dict(zip(LABELS, values, strict=True))
+    entities, numbers = [known.vocabulary[token] for token in known.kind], ["singular", "plural"]
+    classes = {
+        "topic": known.topics, "entity": entities, "kind": KINDS, "number": numbers, "owed": numbers,
+        "fact": known.relations, "fact_subject": entities,
+    }  # fmt: skip
+    return {label: ["none", *classes[label]] if label in classes else ["outside", "inside"] for label in LABELS}
 
 
 def document_stream(seed: int | str, held_out: bool = False) -> Iterator[Document]:
@@ -130,25 +122,12 @@ def document_stream(seed: int | str, held_out: bool = False) -> Iterator[Documen
 def generate_documents(n_documents: int, seed: int, held_out: bool = False) -> list[Document]:
     """The first documents of a seed's stream.
 
-    Parameters
-    ----------
-    n_documents : how many, at least 1.
-    seed : same seed, same documents, on every platform.
-    held_out : draw from the held-out stream. The grammar is the same, so entropies compare. The model was trained
-        on streams of its own, so documents of either kind are new to it (but for chance repeats).
-
-    Raises
-    ------
-    ValueError : n_documents below 1.
+    Same seed, same documents, on every platform. The grammar of the held-out stream is the same, so entropies compare.
+    The model was trained on streams of its own: documents of either kind are new to it (but for chance repeats).
     """
     if n_documents < 1:
         raise ValueError(f"n_documents is {n_documents}: ask for at least 1")
     return list(islice(document_stream(seed, held_out), n_documents))
-
-
-def documents_text(n_documents: int, seed: int, held_out: bool = False) -> list[str]:
-    """The documents of :func:`generate_documents` as plain text, for the tokenizers of other models."""
-    return [document.text for document in generate_documents(n_documents, seed, held_out)]
 
 
 def packed(seed: int | str, context_size: int, held_out: bool = False) -> Iterator[list[tuple[int, Document]]]:
@@ -210,13 +189,3 @@ def labelled_contexts(
     token_ids = torch.from_numpy(arrays.pop("ids"))
     document_ids = arrays.pop("document")
     return LabelledContexts(token_ids, arrays, label_names(), document_ids)
-
-
-def entropy(documents: Sequence[Document]) -> float:
-    """The grammar's own cross-entropy on documents, in nats a predicted token: what a perfect model would lose.
-
-    Predicted are all tokens behind the first, and the ``<bos>`` that closes the document.
-    """
-    if not documents:
-        raise ValueError("entropy needs at least one document")
-    return -sum(d.log_probability for d in documents) / sum(len(d.ids) for d in documents)

@@ -81,7 +81,6 @@ class Grammar:
         self.country = {i: self._id(world.country_of(self.vocabulary[i]) or PAD) for i in self.kind}
         self.country[0] = 0
         self._slots: dict[tuple, Slot] = {}
-        self.trees: dict = {}  # kept here by the scorers
         self.tables: dict[tuple[int, str], tuple[list[float], list[float], list[Sentence]]] = {}
         for topic in range(len(self.topics)):
             self._build_topic(topic)

@@ -71,15 +71,15 @@ def read_sizes(folder: Path) -> dict[str, int]:
         raise ValueError(f"{path} is an encoder-decoder's: no causal language model")
     if not isinstance(config := config.get("text_config", config), dict):
         raise ValueError(f"{path}: text_config is no object")
-    found = _sizes(config)
-    if not all(found.values()):
-        found = _sizes(_full_config(folder)) | {key: value for key, value in found.items() if value}
-    lacking = [key for key in ("n_layers", "d_model", "vocab_size") if not found[key]]
+    sizes = _sizes(config)
+    if not all(sizes.values()):
+        sizes = _sizes(_full_config(folder)) | {key: value for key, value in sizes.items() if value}
+    lacking = [key for key in ("n_layers", "d_model", "vocab_size") if not sizes[key]]
     if lacking:
         raise ValueError(f"{path} does not tell {', '.join(lacking)}: no causal language model?")
-    found["d_mlp"], found["n_ctx"] = found["d_mlp"] or 4 * found["d_model"], found["n_ctx"] or CONTEXT_UNSAID
+    sizes["d_mlp"], sizes["n_ctx"] = sizes["d_mlp"] or 4 * sizes["d_model"], sizes["n_ctx"] or CONTEXT_UNSAID
     n_experts = max([0, *(_number(value) for key, value in config.items() if EXPERTS.fullmatch(key))])
-    return {**found, "n_experts": n_experts if n_experts > 1 else 0}
+    return {**sizes, "n_experts": n_experts if n_experts > 1 else 0}
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, int]:
@@ -101,8 +101,8 @@ def _full_config(folder: Path) -> dict[str, Any]:
         full = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
     except Exception:  # of many kinds: the library's validators, models that it does not know
         return {}
-    found = {}
+    config = {}
     for name in chain.from_iterable(CONFIG_KEYS.values()):
         with contextlib.suppress(Exception):  # not there, or one for each block
-            found[name] = getattr(full, name)
-    return found
+            config[name] = getattr(full, name)
+    return config

@@ -57,13 +57,7 @@ def hook_name(hook: str, layer: int) -> str:
 
 
 def hook_width(facts: ModelFacts, hook: str) -> int:
-    """Return the width of the activations at a hook: ``d_mlp`` for ``mlp_post``, else ``d_model``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such hook, or none in this model: a mixture of experts has no one MLP with a hidden layer.
-    """
+    """Return the width of the activations at a hook; ValueError if there is none such, or none in this model."""
     if check_hook(hook) != "mlp_post":
         return facts.d_model
     if facts.n_experts:
@@ -143,19 +137,8 @@ def own_layers(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -
     tenth of a pass. Between the same hook points the layers that it wraps do the same in one kernel each. They are
     used only if they give the same numbers on ``ids`` up to rounding, else everything stays as it was.
 
-    Parameters
-    ----------
-    lm : TransformerBridge
-        Changed within the context, restored after it.
-    ids : (batch, position) long tensor
-        Tokens to try: one context is enough.
-    names : sequence of str
-        Hooks that will be read, none of them within attention or a normalisation.
-
-    Yields
-    ------
-    bool
-        Whether the model's own layers are in use.
+    ``ids`` (batch, position) are tokens to try, one context is enough; none of the hooks that will be read (``names``)
+    lies within attention or a normalisation. Yields whether the model's own layers are in use.
     """
     rebuilt = activations(lm, ids, names)
     with contextlib.ExitStack() as stack:
@@ -205,16 +188,8 @@ def check_hooks(lm: TransformerBridge, widths: Mapping[str, int | None]) -> None
     hook; ``attn_out`` and ``mlp_out`` what the sub-layers add, by the stream before and after them; ``mlp_post`` has
     to give the MLP's output through its output projection.
 
-    Parameters
-    ----------
-    lm : TransformerBridge
-    widths : mapping
-        Hook names (:func:`hook_name`) and how wide their activations should be; None for any width.
-
-    Raises
-    ------
-    ValueError
-        For the first hook that does not hold, with the reason.
+    ``widths`` are hook names (:func:`hook_name`) and how wide their activations should be, None for any width.
+    ValueError for the first hook that does not hold, with the reason.
     """
     held = _held.setdefault(lm, set())
     wanted = {name: width for name, width in widths.items() if (name, width) not in held}
@@ -226,10 +201,10 @@ def check_hooks(lm: TransformerBridge, widths: Mapping[str, int | None]) -> None
     acts, plain = seen(lm, ids, [*wanted, *beside])
     for name, width in wanted.items():
         start = f"blocks.{at[name]}."
-        here = {key.removeprefix(start): acts[key] for key in acts if key.startswith(start)}
+        of_block = {key.removeprefix(start): acts[key] for key in acts if key.startswith(start)}
         hook, number = name.removeprefix(start), int(at[name])
-        problem = _shape_problem(here.get(hook), ids.shape, width) or _content_problem(
-            hook, here, plain[number], lm.blocks[number]
+        problem = _shape_problem(of_block.get(hook), ids.shape, width) or _content_problem(
+            hook, of_block, plain[number], lm.blocks[number]
         )
         if problem:
             raise ValueError(f"{name} cannot be had from this model ({lm.cfg.architecture}): {problem}")
@@ -246,24 +221,24 @@ def _shape_problem(x: torch.Tensor | None, shape: torch.Size, width: int | None)
     return None
 
 
-def _content_problem(hook: str, here: dict[str, torch.Tensor], plain: Sequence[torch.Tensor], block: Any) -> str | None:
-    x = here[hook]
+def _content_problem(hook: str, acts: dict[str, torch.Tensor], plain: Sequence[torch.Tensor], block: Any) -> str | None:
+    x = acts[hook]
     if hook in ("hook_resid_pre", "hook_resid_post"):
         holds = _same(x, plain[hook == "hook_resid_post"])
         return None if holds else "it is not what a forward hook on the block sees"
     if hook == "mlp.hook_post":
         projection = getattr(getattr(getattr(block, "mlp", None), "out", None), "original_component", None)
-        if projection is None or "mlp.out.hook_out" not in here:
+        if projection is None or "mlp.out.hook_out" not in acts:
             return "its MLP has no output projection of its own (the experts of a mixture have one each)"
         with torch.no_grad():
             made = projection(x)
-        ends = (here[end] for end in ("mlp.hook_out", "hook_mlp_out") if end in here)
-        through = _same(made, here["mlp.out.hook_out"]) and any(_same(made, end) for end in ends)
+        ends = (acts[end] for end in ("mlp.hook_out", "hook_mlp_out") if end in acts)
+        through = _same(made, acts["mlp.out.hook_out"]) and any(_same(made, end) for end in ends)
         return None if through else "the MLP's output projection does not make the MLP's output of it"
-    stream = [here.get(f"hook_{part}") for part in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
+    stream = [acts.get(f"hook_{part}") for part in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
     if all(part is not None for part in stream) and _same(sum(stream[:3]), stream[3]):
         return None
-    pairs = ((here[before], here[after]) for before, after in ADDED[hook] if before in here and after in here)
+    pairs = ((acts[before], acts[after]) for before, after in ADDED[hook] if before in acts and after in acts)
     adds = any(_same(before + x, after) for before, after in pairs)
     return None if adds else "it is not what is added to the residual stream there"
 

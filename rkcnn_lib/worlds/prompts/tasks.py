@@ -58,12 +58,11 @@ PAIRS_EACH = 2  # of sums for each residue, as far as there are so many pairs on
 def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = None) -> list[Prompt]:
     """Return a task's prompts for a model, in all three roles, before screening.
 
+    ``"atlas"`` has facts, sentences and verbs of its own; every other model gets the written ones, without the words
+    that are not one token of its ``tokenizer`` where one is needed.
+
     Parameters
     ----------
-    model : str
-        ``"atlas"`` has facts, sentences and verbs of its own; every other model gets the written ones.
-    tokenizer
-        The model's tokenizer: words that are not one token where one is needed are left out.
     task : str
         A relation of facts, ``"agreement"`` (a verb owes its subject a number, across a noun of the other number),
         ``"ioi"`` (indirect-object identification; not for atlas) or ``"sum"`` (modular addition; for its models only).
@@ -76,7 +75,7 @@ def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = No
         For an unknown task (the message lists the known ones), or one without a prompt for this tokenizer.
     """
     if task == SUM:
-        prompts = sum_prompts(tokenizer)
+        prompts = _sum_prompts(tokenizer)
     elif task == "agreement":
         prompts = _agreement_prompts(model, tokenizer)
     elif task == "ioi" and model != "atlas":
@@ -163,16 +162,10 @@ def check_positions(positions: str) -> None:
         raise ValueError(f"positions = {positions!r}: of a pair only the = carries the sum; choose last")
 
 
-def sum_prompts(tokenizer: Any) -> list[Prompt]:
-    """Return prompts (a, b, =) in all roles, before screening; see :func:`task_prompts`.
+def _sum_prompts(tokenizer: Any) -> list[Prompt]:
+    """An entity is an unordered pair of two numbers. It is screened as (a, b) with a < b and asked as (b, a).
 
-    An entity is an unordered pair of two numbers. It is screened as (a, b) with a < b and asked as (b, a). Selection
-    prompts are of pairs that the model may have been trained on, evaluation prompts of pairs that it never was.
-
-    Raises
-    ------
-    ValueError
-        If the tokenizer is none of a modular-addition model.
+    Selection prompts are of pairs that the model may have been trained on, evaluation prompts of others.
     """
     p = len(tokenizer) - 1
     if tokenizer.get_vocab() != modadd.tokenizer(p).get_vocab():

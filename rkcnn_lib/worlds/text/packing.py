@@ -31,19 +31,8 @@ def document_hash(text: str) -> int:
 def split_of(document_hashes: np.ndarray, seed: int = 0, held_out_share: float = 0.1) -> np.ndarray:
     """Say for each document which split it belongs to under a seed.
 
-    Parameters
-    ----------
-    document_hashes : (n_documents,) int64
-        From :func:`document_hash`.
-    seed : int
-        Decides, with the hash, which 20 % of the documents that are not held out are mined on.
-    held_out_share : float
-        Share of documents held out; the same ones for every seed.
-
-    Returns
-    -------
-    (n_documents,) array of str
-        ``"heldout"``, ``"mine"`` or ``"train"``.
+    ``"heldout"`` for a share of the hashes (n_documents,), the same ones for every seed; of the rest ``"mine"`` for the
+    20 % that hash and seed decide, and ``"train"``.
     """
     hashes = np.asarray(document_hashes, dtype=np.int64)
     held_out = is_held_out(hashes, held_out_share)
@@ -76,13 +65,7 @@ def without_halves(documents: Iterable[Document], count: Counter[str]) -> Iterat
 
 
 def tokenize(documents: Iterable[Document], tokenizer: Any, vocab_size: int) -> Iterator[tuple[list[int], int]]:
-    """Yield each document's token ids, without added special tokens, and the hash of its text.
-
-    Raises
-    ------
-    ValueError
-        If an id lies outside the model's vocabulary.
-    """
+    """Yield each document's token ids, without added special tokens, and its hash; ValueError past the vocabulary."""
     documents = iter(documents)
     while group := list(islice(documents, TOKENIZE_BATCH)):
         if group[0].ids is not None:
@@ -132,16 +115,8 @@ def pack(
     document longer than a context goes on in the next one. Whichever of the two streams fills a context first
     gives the next one, so the order depends on the documents alone; what does not fill a last context is left out.
 
-    Parameters
-    ----------
-    documents : iterable of (token ids, document hash)
-    n_contexts : int
-        At most this many; fewer if the documents end.
-    context_size : int
-        Tokens a context, with its beginning-of-sequence token.
-    bos : int or None
-    held_out_share : float
-        In (0, 1); see :func:`split_of`.
+    ``documents`` are pairs of token ids and a hash. There are at most ``n_contexts``, fewer if the documents end, each
+    of ``context_size`` tokens with its ``bos``, if the model has such a token; ``held_out_share`` as in `split_of`.
     """
     tokens = np.zeros((n_contexts, context_size), dtype=np.int32)
     owners = np.zeros((n_contexts, context_size), dtype=np.int32)
