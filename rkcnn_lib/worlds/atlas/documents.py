@@ -72,18 +72,12 @@ class Document:
             first, last = step.sentence.owed
             owed[step.start + first : step.start + last] = [step.number] * (last - first)
         quote, left, right = (grammar().ids[sign] for sign in '"()')
-        values = {
-            "topic": [0] + [self.topic] * (len(ids) - 1),
-            "entity": entity[ids].tolist(),
-            "kind": kind[ids].tolist(),
-            "number": number[ids].tolist(),
-            "owed": owed,
-            "in_quotes": (np.cumsum(ids == quote) % 2).tolist(),
+        return {
+            "topic": [0] + [self.topic] * (len(ids) - 1), "entity": entity[ids].tolist(), "kind": kind[ids].tolist(),
+            "number": number[ids].tolist(), "owed": owed, "in_quotes": (np.cumsum(ids == quote) % 2).tolist(),
             "in_brackets": (np.cumsum(ids == left) - np.cumsum(ids == right)).tolist(),
-            "fact": fact,
-            "fact_subject": fact_subject,
-        }
-        return {name: values[name] for name in LABELS}
+            "fact": fact, "fact_subject": fact_subject,
+        }  # fmt: skip
 
 
 @cache

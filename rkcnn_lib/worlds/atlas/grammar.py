@@ -55,10 +55,6 @@ SAME_SEASON = 0.8
 class Grammar:
     """The documents that can be written about a world.
 
-    Parameters
-    ----------
-    world : the entities, facts and topics.
-
     Attributes
     ----------
     vocabulary : list of words; a word's position is its token id (0 ``<pad>``, 1 ``<bos>``, 2 ``<unk>``).
@@ -199,18 +195,17 @@ class Grammar:
     def _build_topic(self, topic: int) -> None:
         """Weighted sentences for each situation: how a document opens, and what was last spoken of."""
         favoured = self.world.topics[self.topics[topic]].favoured
+        # Words get their token ids in the order of these groups: the trained model knows them by it.
+        written = {"topic": TOPIC_PATTERNS, "mixed": MIXED_PATTERNS, "season": SEASON_PATTERNS, "fact": ()}
         groups: dict[str, list[tuple[float, list[str], str | None, int]]] = {
-            "topic": [(w, s, None, 0) for text in TOPIC_PATTERNS for w, s in expand(text)],
-            "mixed": [(w, s, None, 0) for text in MIXED_PATTERNS for w, s in expand(text)],
-            "season": [(w, s, None, 0) for text in SEASON_PATTERNS for w, s in expand(text)],
-            "fact": [
-                (3.0 if relation in favoured else 1.0, text.split(), relation, i)
-                for relation, texts in FACT_PATTERNS.items()
-                for i, text in enumerate(texts)
-            ],
+            name: [(w, s, None, 0) for text in texts for w, s in expand(text)]
+            for name, texts in (written | CONTINUATIONS).items()
         }
-        for kind, texts in CONTINUATIONS.items():
-            groups[kind] = [(w, s, None, 0) for text in texts for w, s in expand(text)]
+        groups["fact"] = [
+            (3.0 if relation in favoured else 1.0, text.split(), relation, i)
+            for relation, texts in FACT_PATTERNS.items()
+            for i, text in enumerate(texts)
+        ]
         ready: dict[str, list[tuple[float, Sentence]]] = {}
         for name, members in groups.items():
             total = sum(weight for weight, *_ in members)
@@ -237,15 +232,7 @@ class Grammar:
         return self.kind.get(focus, "plain")
 
     def sample(self, generator: random.Random) -> tuple[list[int], int, list[Step], float]:
-        """Draw one document.
-
-        Returns
-        -------
-        ids : token ids, ``<bos>`` first.
-        topic : index of its topic.
-        steps : its derivation, a step a sentence.
-        log_probability : natural logarithm of its probability, with that of ending where it does.
-        """
+        """Draw one document: token ids, index of its topic, steps, log-probability; see ``documents.Document``."""
         uniform = generator.random
         topic = int(uniform() * len(self.topics))
         total = -math.log(len(self.topics))
