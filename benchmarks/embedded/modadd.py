@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,45 @@ from tqdm import tqdm
 from rkcnn_lib.files import read_json, whole_folder, write_json, write_whole
 from rkcnn_lib.measure.fourier import circuit
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.models.modadd import Settings, training_pairs
+from rkcnn_lib.worlds.models.modadd import training_pairs
 
 MEASURE_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run is made of; a checkpoint made with other settings is refused.
+
+    Attributes
+    ----------
+    p : modulus; tokens 0 to p - 1 are numbers, token p is ``=``.
+    d_model, n_heads, d_mlp : sizes of the block.
+    train_share : share of the p * p pairs that is trained on; they are drawn under ``seed``.
+    steps, seed, lr, weight_decay, warmup : of the optimiser. The seed also draws the first weights.
+    checkpoint_every : steps between checkpoints.
+    """
+
+    p: int = 113
+    d_model: int = 128
+    n_heads: int = 4
+    d_mlp: int = 512
+    train_share: float = 0.3
+    steps: int = 15_000
+    seed: int = 0
+    lr: float = 1e-3
+    weight_decay: float = 1.0
+    warmup: int = 10
+    checkpoint_every: int = 1000
+
+
+def _check_settings(s: Settings) -> None:
+    """Raise ValueError for settings that cannot work."""
+    if s.p < 5 or s.d_model % s.n_heads or s.steps < 1 or not 0 < s.train_share <= 0.8:
+        raise ValueError(
+            f"p = {s.p}, d_model = {s.d_model}, n_heads = {s.n_heads}, steps = {s.steps}, "
+            f"train_share = {s.train_share}: expected p >= 5, d_model a multiple of n_heads, steps >= 1, "
+            "0 < train_share <= 0.8"
+        )
 
 
 def initial_weights(settings: Settings) -> dict[str, Tensor]:
@@ -100,13 +136,13 @@ def train(
     ValueError : settings that cannot work, or a checkpoint in ``out`` that belongs to other settings.
     """
     settings = settings or Settings()
-    settings.check()
+    _check_settings(settings)
     weights = {name: value.to(device).requires_grad_() for name, value in initial_weights(settings).items()}
     optimizer = torch.optim.AdamW(
         weights.values(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
     )
     done, history = _resume(out, settings, weights, optimizer)
-    pairs = training_pairs(settings).to(device)
+    pairs = training_pairs(settings.p, settings.train_share, settings.seed).to(device)
     unseen = modadd.all_pairs(settings.p)[modadd.untrained(settings.p, pairs.cpu())].to(device)
     a, b = pairs.T
     answer = (a + b) % settings.p
@@ -180,9 +216,19 @@ def _resume(
     return state["step"], state["history"]
 
 
+def _write_config(folder: Path, settings: dict[str, Any]) -> None:
+    """Write ``config.json``: sizes by the names that language models use, and the settings of the training."""
+    config = {
+        "model_type": modadd.MODEL_TYPE, "num_hidden_layers": 1, "hidden_size": settings["d_model"],
+        "intermediate_size": settings["d_mlp"], "num_attention_heads": settings["n_heads"],
+        "max_position_embeddings": modadd.N_TOKENS, "vocab_size": settings["p"] + 1, "training": settings,
+    }  # fmt: skip
+    write_json(folder / "config.json", config)
+
+
 def _write_folder(out: Path, settings: Settings, weights: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
     """Write what :func:`rkcnn_lib.worlds.load_model` reads; the weights last, since they say that it is whole."""
-    modadd.write_config(out, asdict(settings))
+    _write_config(out, asdict(settings))
     write_json(out / "history.json", history, indent=None)
     write_whole(out / "model.safetensors", lambda new: save_file(_plain(weights), new))
 
@@ -205,7 +251,12 @@ def check(folder: Path) -> dict[str, str]:
     settings = Settings(**modadd.read_config(folder)["training"])
     p, pairs = settings.p, modadd.all_pairs(settings.p)
     neurons, logits = at_equals(weights, *pairs.T, settings.n_heads)
-    found = circuit(weights["W_E"][:p], neurons, logits[:, :p], modadd.untrained(p, training_pairs(settings)))
+    found = circuit(
+        weights["W_E"][:p],
+        neurons,
+        logits[:, :p],
+        modadd.untrained(p, training_pairs(settings.p, settings.train_share, settings.seed)),
+    )
     history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
     shown = {
         f"first step with {kind.replace('_', ' ')} > 99.9 %": str(

@@ -9,12 +9,13 @@ probability is exact and the best any model can know.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from rkcnn_lib.worlds.atlas.documents import Document, grammar
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, MIN_SENTENCES, STOP, Grammar
-from rkcnn_lib.worlds.atlas.slots import NUMBER, SEASON, SUBJECT, Slot
+from rkcnn_lib.worlds.atlas.patterns import NUMBER, SEASON, SUBJECT, Slot
 
 
 @dataclass(eq=False)
@@ -34,6 +35,7 @@ class Node:
 _END = Node()  # behind a document's closing token: nothing follows
 
 
+@cache
 def build_tree(grammar: Grammar, topic: int, situation: str) -> Node:
     """Prefix tree of the sentences that may come in a situation."""
     root = Node()
@@ -81,10 +83,7 @@ class Scorer:
 
     def _tree(self, state: _Open) -> Node:
         situation = self.grammar.situation(state.sentences, state.revealed, state.focus)
-        key = (state.topic, situation)
-        if key not in self.grammar.trees:
-            self.grammar.trees[key] = build_tree(self.grammar, *key)
-        return self.grammar.trees[key]
+        return build_tree(self.grammar, state.topic, situation)
 
     def _moves(self, state: _Open, token: int | None) -> Iterator[tuple[int, float, _Open]]:
         """What may follow a derivation (only ``token``, if given): (token, probability, the next derivation)."""
@@ -152,3 +151,13 @@ def log_probabilities(document: Document) -> list[float]:
     """log P(token | tokens before it) of each token behind the first, in nats, and of the ``<bos>`` that ends it."""
     scorer = Scorer(grammar())
     return [scorer.advance(token) for token in (*document.ids[1:], BOS_ID)]
+
+
+def entropy(documents: Sequence[Document]) -> float:
+    """The grammar's own cross-entropy on documents, in nats a predicted token: what a perfect model would lose.
+
+    Predicted are all tokens behind the first, and the ``<bos>`` that closes the document.
+    """
+    if not documents:
+        raise ValueError("entropy needs at least one document")
+    return -sum(d.log_probability for d in documents) / sum(len(d.ids) for d in documents)

@@ -161,14 +161,14 @@ def _check_sizes(p: Any, d: int, rows: int) -> None:
 def _check_relations(p: CausalChecks, facts: ModelFacts | None) -> None:
     """Refuse a relation that no prompt asks for, and a second one that is asked of other entities."""
     from rkcnn_lib.worlds import atlas
-    from rkcnn_lib.worlds.prompts import sums
+    from rkcnn_lib.worlds.prompts import tasks
     from rkcnn_lib.worlds.prompts.facts import RELATIONS
 
-    why = f"a model of modular addition is asked for the relation {sums.TASK!r}, and no other model is"
-    require(_adds(facts) == (p.relation == sums.TASK), p, "model relation", why)
-    if p.relation == sums.TASK:
-        sums.check_positions(p.positions)
-        tables, others = {sums.TASK: {}}, ()
+    why = f"a model of modular addition is asked for the relation {tasks.SUM!r}, and no other model is"
+    require(_adds(facts) == (p.relation == tasks.SUM), p, "model relation", why)
+    if p.relation == tasks.SUM:
+        tasks.check_positions(p.positions)
+        tables, others = {tasks.SUM: {}}, ()
     elif p.model == "atlas":
         tables, others = {name: atlas.facts(name) for name in atlas.relations()}, ("agreement",)
     else:

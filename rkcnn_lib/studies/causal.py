@@ -46,7 +46,7 @@ from rkcnn_lib.studies.causal_subspaces import (
     selection_rows,
 )
 from rkcnn_lib.studies.verdicts import judge
-from rkcnn_lib.worlds.prompts.sums import TASK
+from rkcnn_lib.worlds.prompts.tasks import SUM
 
 BASELINES = (CHANCE, CHANCE_OF_VARIANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
 ENDS = {"whole": "clean", "empty": "full-resample"}
@@ -147,7 +147,7 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
     here = ground(lm, prompts.judged, hook_name)
     X, y = selection_rows(lm, prompts, p, hook_name)
     found = fixed_subspaces(X, y)
-    if p.relation == TASK:
+    if p.relation == SUM:
         found.append(circuit_subspace(lm, X, y))
     for seed in range(p.n_seeds):
         found += seeded_subspaces(store, p, prompts, X, y, seed, device)

@@ -14,35 +14,15 @@ from rkcnn_lib.worlds.models.facts import ModelFacts
 from rkcnn_lib.worlds.models.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.models.hub import ModelUnavailable
 from rkcnn_lib.worlds.models.load import check_layer, load_model, model_facts
+from rkcnn_lib.worlds.text.packing import split_of
 from rkcnn_lib.worlds.text.sources import TextUnavailable
-from rkcnn_lib.worlds.text.splits import split_of
 from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 from rkcnn_lib.worlds.toy.synthetic import SyntheticClusteredDataGenerator, SyntheticSparseDataGenerator
 
 __all__ = [
-    "HOOKS",
-    "ActivationStore",
-    "CacheError",
-    "MemoryStore",
-    "ModelFacts",
-    "ModelUnavailable",
-    "ParallelToyModel",
-    "PlantedDictionary",
-    "SyntheticClusteredDataGenerator",
-    "SyntheticSparseDataGenerator",
-    "TextUnavailable",
-    "ToyModel",
-    "capture",
-    "capture_layers",
-    "check_hook",
-    "check_layer",
-    "check_sizes",
-    "hook_name",
-    "hook_width",
-    "load_model",
-    "model_facts",
-    "open_or_capture",
-    "pick_device",
-    "split_of",
-]
+    "HOOKS", "ActivationStore", "CacheError", "MemoryStore", "ModelFacts", "ModelUnavailable", "ParallelToyModel",
+    "PlantedDictionary", "SyntheticClusteredDataGenerator", "SyntheticSparseDataGenerator", "TextUnavailable",
+    "ToyModel", "capture", "capture_layers", "check_hook", "check_layer", "check_sizes", "hook_name", "hook_width",
+    "load_model", "model_facts", "open_or_capture", "pick_device", "split_of",
+]  # fmt: skip

@@ -5,14 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.embedded.modadd import train
+from benchmarks.embedded.modadd import Settings, train
 from rkcnn_lib import figures
 from rkcnn_lib.measure.fourier import waves
 from rkcnn_lib.runs.params import resolve
 from rkcnn_lib.studies import agreement, comparison, fourier
 from rkcnn_lib.worlds import load_model, open_or_capture
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.models.modadd import Settings
 
 P, KEYS, D = 29, [2, 5, 11], 32
 

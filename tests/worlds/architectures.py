@@ -14,8 +14,7 @@ import transformers
 
 from rkcnn_lib.files import read_json, write_json
 from rkcnn_lib.worlds import HOOKS, capture, hook_name, hook_width, load_model, model_facts
-from rkcnn_lib.worlds.models.forward import activations, own_layers
-from rkcnn_lib.worlds.models.hooks import check_hooks
+from rkcnn_lib.worlds.models.hooks import activations, check_hooks, own_layers
 from tests.worlds.tiny import save_tokenizer
 
 # Whatever of this a configuration has a setting for.

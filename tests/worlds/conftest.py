@@ -4,7 +4,7 @@ import pytest
 
 from rkcnn_lib.worlds import load_model
 from rkcnn_lib.worlds.activations import capture_job
-from rkcnn_lib.worlds.models import forward
+from rkcnn_lib.worlds.models import hooks
 from tests.worlds.stand_in_hub import TEXT, Repository, StandInHub, gpt2, openwebtext
 from tests.worlds.tiny import CONTEXT, small_text, tiny_model
 
@@ -55,5 +55,5 @@ def home(tmp_path_factory):
 @pytest.fixture
 def options(home, tmp_path, monkeypatch):
     monkeypatch.setattr(capture_job, "SHARD_TOKENS", 640)  # five shards
-    monkeypatch.setattr(forward, "BATCH_TOKENS", {"cpu": 256})
+    monkeypatch.setattr(hooks, "BATCH_TOKENS", {"cpu": 256})
     return {"text": home[3], "root": tmp_path, "context_size": CONTEXT, "lm": home[2]}

@@ -16,12 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.embedded import atlas as training
-from benchmarks.embedded.scorer import Scorer, log_probabilities
+from benchmarks.embedded.scorer import Scorer, entropy, log_probabilities
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, Grammar
-from rkcnn_lib.worlds.atlas.patterns import FACT_PATTERNS
-from rkcnn_lib.worlds.atlas.slots import NUMBER, expand, wrap
+from rkcnn_lib.worlds.atlas.patterns import FACT_PATTERNS, NUMBER, expand, wrap
 from rkcnn_lib.worlds.atlas.world import make_world, third_person
+
+
+def documents_text(*args, **options):
+    return [document.text for document in atlas.generate_documents(*args, **options)]
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +117,8 @@ def test_sampled_words_come_as_often_as_the_scorer_says():
 
 def test_entropy_is_the_mean_of_the_token_surprisals(documents):
     surprisals = [-v for d in documents for v in log_probabilities(d)]
-    assert atlas.entropy(documents) == pytest.approx(np.mean(surprisals))
-    assert 1.0 < atlas.entropy(documents) < 1.6
+    assert entropy(documents) == pytest.approx(np.mean(surprisals))
+    assert 1.0 < entropy(documents) < 1.6
 
 
 def test_scorer_refuses_what_the_grammar_cannot_write():
@@ -133,14 +136,14 @@ def test_optional_parts_and_wrappings_keep_the_whole_probability():
 
 
 def test_same_seed_same_documents_and_streams_differ():
-    assert atlas.documents_text(5, seed=3) == atlas.documents_text(5, seed=3)
-    assert atlas.documents_text(5, seed=3) != atlas.documents_text(5, seed=4)
-    assert not set(atlas.documents_text(200, seed=3)) & set(atlas.documents_text(200, seed=3, held_out=True))
+    assert documents_text(5, seed=3) == documents_text(5, seed=3)
+    assert documents_text(5, seed=3) != documents_text(5, seed=4)
+    assert not set(documents_text(200, seed=3)) & set(documents_text(200, seed=3, held_out=True))
 
 
 def test_documents_are_those_the_committed_weights_were_trained_on():
     # A changed grammar needs new weights: train again, then put the new digest here.
-    digest = hashlib.sha256("\n".join(atlas.documents_text(50, seed=0)).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(documents_text(50, seed=0)).encode()).hexdigest()
     assert digest[:16] == "2bf939c1998d765d"
 
 
@@ -220,7 +223,7 @@ def test_contexts_are_whole_documents_one_after_the_other():
 
 
 def test_held_out_prompts_never_occur_and_the_others_do():
-    corpus = "\n".join(atlas.documents_text(10_000, seed=11))
+    corpus = "\n".join(documents_text(10_000, seed=11))
     for relation in atlas.relations():
         held_out = atlas.fact_prompts(relation)
         assert {p.subject for p in held_out} == set(atlas.facts(relation))
@@ -333,7 +336,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         (lambda: atlas.labelled_contexts(0), "n_contexts is 0"),
         (lambda: atlas.labelled_contexts(1, context_size=129), "context_size is 129"),
         (lambda: atlas.fact_prompts("landmark_colour"), "unknown relation 'landmark_colour'"),
-        (lambda: atlas.entropy([]), "at least one document"),
+        (lambda: entropy([]), "at least one document"),
         (lambda: training.train(atlas.FOLDER / "none", steps=0), "steps is 0"),
         (lambda: training.check(atlas.FOLDER / "none"), "no trained model"),
     ],

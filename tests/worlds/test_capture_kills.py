@@ -9,7 +9,7 @@ import torch
 
 from rkcnn_lib.worlds import load_model, open_or_capture
 from rkcnn_lib.worlds.activations import capture_job
-from rkcnn_lib.worlds.models import forward
+from rkcnn_lib.worlds.models import hooks
 from tests.kills import killed_and_whole
 from tests.worlds.tiny import small_text, tiny_model
 
@@ -18,7 +18,7 @@ MODEL, TEXT = "tiny", "text.txt"  # beside the folders that the processes write 
 
 def capture(folder: Path) -> None:
     torch.set_num_threads(1)
-    capture_job.SHARD_TOKENS, forward.BATCH_TOKENS = 640, {"cpu": 256}
+    capture_job.SHARD_TOKENS, hooks.BATCH_TOKENS = 640, {"cpu": 256}
     model = str(folder.parent / MODEL)
     lm = load_model(model, device="cpu")
     open_or_capture(model, 1, "mlp_out", 16_000, text=str(folder.parent / TEXT), root=folder, context_size=32, lm=lm)

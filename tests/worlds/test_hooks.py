@@ -9,10 +9,9 @@ import torch
 import transformers
 
 from rkcnn_lib.worlds import HOOKS, capture, hook_name, hook_width, load_model, model_facts
-from rkcnn_lib.worlds.models import forward, hooks
-from rkcnn_lib.worlds.models.forward import activations, own_layers
+from rkcnn_lib.worlds.models import hooks
 from rkcnn_lib.worlds.models.gemma import gemma_folder
-from rkcnn_lib.worlds.models.hooks import check_hooks
+from rkcnn_lib.worlds.models.hooks import activations, check_hooks, own_layers
 from rkcnn_lib.worlds.models.hub import ModelUnavailable
 from tests.worlds.tiny import save_tokenizer
 
@@ -109,7 +108,7 @@ def test_layers_that_cannot_run_alone_or_give_other_numbers_stay_rebuilt(monkeyp
             raise fault
         return 1.001 * x
 
-    monkeypatch.setattr(forward, "_normalise", other)
+    monkeypatch.setattr(hooks, "_normalise", other)
     with own_layers(lm, ids, names) as used:
         assert not used
         assert torch.equal(activations(lm, ids, names)[names[0]], before[names[0]])
@@ -130,8 +129,10 @@ def test_a_hook_that_does_not_hold_what_its_name_says_is_refused_by_name(monkeyp
     lm, name = load_model("atlas", device="cpu"), hook_name(hook, 2)
     width = {name: hook_width(model_facts("atlas"), hook)}
 
+    right = hooks.seen
+
     def wrong(*args):
-        acts, plain = forward.seen(*args)
+        acts, plain = right(*args)
         given = fault(acts.pop(name))
         return acts | ({} if given is None else {name: given}), plain
 
@@ -140,7 +141,7 @@ def test_a_hook_that_does_not_hold_what_its_name_says_is_refused_by_name(monkeyp
         check_hooks(lm, width)
     with pytest.raises(ValueError, match=name):
         capture(lm, torch.arange(3, 27)[None], 2, hook) if message[0] != "w" else check_hooks(lm, width)
-    monkeypatch.setattr(hooks, "seen", forward.seen)
+    monkeypatch.setattr(hooks, "seen", right)
     check_hooks(lm, width)
 
 

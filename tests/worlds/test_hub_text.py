@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib.worlds import TextUnavailable, open_or_capture
-from rkcnn_lib.worlds.text.splits import document_hash
+from rkcnn_lib.worlds.text.packing import document_hash
 from tests.worlds.stand_in_hub import TEXT, Fault, Repository, commit, openwebtext
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,12 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.embedded.modadd import at_equals, check, main, train
+from benchmarks.embedded.modadd import Settings, at_equals, check, main, train
 from rkcnn_lib.measure import quality
 from rkcnn_lib.sae import SAEConfig, init_from_directions
 from rkcnn_lib.worlds import HOOKS, ModelUnavailable, capture, hook_width, load_model, model_facts, open_or_capture
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.models.modadd import Settings, training_pairs
+
+
+def pairs_of(settings):
+    return modadd.training_pairs(settings.p, settings.train_share, settings.seed)
+
 
 SMALL = Settings(p=13, d_model=16, n_heads=2, d_mlp=32, steps=40, checkpoint_every=15)
 N = 13 * 13
@@ -67,7 +71,7 @@ def test_the_committed_settings_are_the_published_ones():
     assert settings == Settings()  # what the command makes
     sizes = (settings.p, settings.d_model, settings.n_heads, settings.d_mlp, settings.train_share)
     assert sizes == (113, 128, 4, 512, 0.3) and (settings.lr, settings.weight_decay) == (1e-3, 1.0)
-    assert len(training_pairs(settings)) == int(0.3 * 113**2)
+    assert len(pairs_of(settings)) == int(0.3 * 113**2)
 
 
 def test_the_fast_forward_pass_of_training_equals_the_bridge_s(small):
@@ -114,7 +118,7 @@ def test_held_out_pairs_are_new_to_the_model_and_their_mirrors_are_held_out_too(
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_seed_trains_on_what_stores_hold_out(seed):
     held_out = modadd.held_out_pairs(113)
-    pairs = training_pairs(Settings(seed=seed))
+    pairs = pairs_of(Settings(seed=seed))
     assert not held_out[pairs[:, 0] * 113 + pairs[:, 1]].any() and len(pairs.unique(dim=0)) == len(pairs)
     assert 0.08 < held_out.double().mean() < 0.12
 
@@ -162,7 +166,7 @@ def test_another_seed_gives_other_weights_and_other_pairs(small, tmp_path):
     other = Settings(**(vars(SMALL) | {"seed": 1, "steps": 1}))
     train(tmp_path, other, progress=False)
     assert not torch.equal(modadd.read_weights(tmp_path)["W_E"], modadd.read_weights(small)["W_E"])
-    assert not torch.equal(training_pairs(other), training_pairs(SMALL))
+    assert not torch.equal(pairs_of(other), pairs_of(SMALL))
     with pytest.raises(ValueError, match="other settings"):
         train(tmp_path, SMALL, progress=False)
 

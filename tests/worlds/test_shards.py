@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from rkcnn_lib.worlds import CacheError, model_facts, open_or_capture
+from rkcnn_lib.worlds.activations import capture_job
 from tests.worlds.tiny import CONTEXT, N, hugging_face, source_that_must_not_open
 
 capture_module = sys.modules["rkcnn_lib.worlds.activations.capture"]
-shards_module = sys.modules["rkcnn_lib.worlds.activations.shards"]
 
 
 @pytest.mark.parametrize("factor", [1e8, 1e-6, 1e-30])  # on values around 0.02
@@ -49,12 +49,12 @@ def test_only_what_float16_does_not_hold_has_a_scale_and_it_is_a_power_of_two():
     rows = torch.randn(100, 9, generator=torch.Generator().manual_seed(0))
     rows *= torch.tensor([1.0, 1e-2, 1e-5, 1e-7, 1e-37, 0.0, 1e5, 1e37, 1.0])
     rows[1:, 8] = 1e-9  # little of this dimension's content
-    scale = shards_module.column_scales(rows, torch.float16)
+    scale = capture_job.column_scales(rows, torch.float16)
     assert (scale == 1).tolist() == [True, True, False, False, False, True, False, False, True]
     assert (torch.frexp(scale).mantissa == 0.5).all()
     largest = (rows / scale).abs().amax(0)
     assert ((largest >= 2**14) & (largest < 2**15))[[2, 3, 6, 7]].all() and 1 < largest[4] < 2**15
-    assert (shards_module.column_scales(rows, torch.bfloat16) == 1).all()
+    assert (capture_job.column_scales(rows, torch.bfloat16) == 1).all()
 
 
 def killed(*_):
@@ -68,7 +68,7 @@ def test_a_capture_killed_between_its_last_shard_and_its_name_is_not_computed_ag
     path.write_text("\n".join(json.dumps({"text": f"{text} \ud83d w1"}) for text in texts), encoding="utf-8")
     options |= {"text": str(path)}
     with monkeypatch.context() as patch:
-        patch.setattr(shards_module, "give_name", killed)
+        patch.setattr(capture_job, "give_name", killed)
         with pytest.warns(UserWarning, match="lone halves"), pytest.raises(KeyboardInterrupt):
             open_or_capture(home[1], 1, "mlp_out", N, **options)
     (partial,) = options["root"].glob("*.partial")
@@ -93,22 +93,22 @@ def test_a_cache_has_a_plain_name_of_its_own_whatever_the_model_folder_s_name(ho
 
 
 def test_a_lock_held_too_long_is_an_error_that_names_the_process(home, options, monkeypatch):
-    monkeypatch.setattr(shards_module, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(capture_job, "LOCK_SECONDS", 0.1)
     facts = model_facts(home[1])
-    target = shards_module.Target(options["root"], facts, 0, "mlp_out", {"dtype": "float16"})
+    target = capture_job.Target(options["root"], facts, 0, "mlp_out", {"dtype": "float16"})
     options["root"].mkdir(exist_ok=True)
 
     def again():
-        with shards_module.locked([target.folder]):
+        with capture_job.locked([target.folder]):
             pass
 
-    with ThreadPoolExecutor() as other, shards_module.locked([target.folder]):
+    with ThreadPoolExecutor() as other, capture_job.locked([target.folder]):
         refused = other.submit(again).exception()
     assert isinstance(refused, CacheError) and re.search(r"process \d+ is capturing", str(refused))
 
 
 def test_a_full_disk_is_an_error_before_the_run(home, options, monkeypatch):
     usage = shutil.disk_usage(options["root"])._replace(free=1000)
-    monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(capture_job.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(CacheError, match="GiB free"):
         open_or_capture(home[1], 1, "mlp_out", N, **options)

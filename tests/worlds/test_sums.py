@@ -6,9 +6,8 @@ import pytest
 
 from rkcnn_lib.worlds import load_model
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.prompts import sums
 from rkcnn_lib.worlds.prompts.base import ROLES, screen
-from rkcnn_lib.worlds.prompts.tasks import task_prompts
+from rkcnn_lib.worlds.prompts.tasks import check_positions, task_prompts
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +39,6 @@ def test_another_model_is_not_asked_for_sums():
 
 
 def test_a_place_that_holds_no_sum_is_refused():
-    sums.check_positions("last")
+    check_positions("last")
     with pytest.raises(ValueError, match="only the = carries the sum"):
-        sums.check_positions("both")
+        check_positions("both")

@@ -6,9 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rkcnn_lib.worlds.text.packing import pack, tokenize, without_halves
+from rkcnn_lib.worlds.text.packing import document_hash, is_held_out, pack, tokenize, without_halves
 from rkcnn_lib.worlds.text.sources import Document, TextUnavailable, text_sources
-from rkcnn_lib.worlds.text.splits import document_hash, is_held_out
 
 text_module = sys.modules["rkcnn_lib.worlds.text.sources"]
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from rkcnn_lib.worlds.text.packing import document_hash
 from rkcnn_lib.worlds.text.sources import check_text, text_sources
-from rkcnn_lib.worlds.text.splits import document_hash
 
 
 def read(text, model="some/model"):

@@ -14,31 +14,36 @@ import torch
 from tqdm import tqdm
 
 from rkcnn_lib.files import outputs_root
-from rkcnn_lib.worlds.activations.capture_job import MIN_CONTEXTS, Job, pack_text, saved_tokens, shared_manifest
+from rkcnn_lib.worlds.activations.capture_job import (
+    DTYPES,
+    MIN_CONTEXTS,
+    Job,
+    Target,
+    check_room,
+    locked,
+    pack_text,
+    saved_tokens,
+    shared_manifest,
+)
 from rkcnn_lib.worlds.activations.manifest import FORMAT_VERSION
-from rkcnn_lib.worlds.activations.shards import DTYPES, Target, check_room, locked
 from rkcnn_lib.worlds.activations.store import ActivationStore
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.facts import ModelFacts
-from rkcnn_lib.worlds.models.forward import activations, contexts_at_once, own_layers
-from rkcnn_lib.worlds.models.hooks import HOOKS, check_hook, check_hooks, hook_name, hook_width
+from rkcnn_lib.worlds.models.hooks import (
+    activations,
+    check_hook,
+    check_hooks,
+    contexts_at_once,
+    hook_name,
+    hook_width,
+    own_layers,
+)
 from rkcnn_lib.worlds.models.load import check_layer, load_model, model_facts
 from rkcnn_lib.worlds.text.packing import Packed
-from rkcnn_lib.worlds.text.sources import WAYS_ON, TextSource, TextUnavailable, text_sources
+from rkcnn_lib.worlds.text.sources import WAYS_ON, TextUnavailable, text_sources
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-__all__ = [
-    "HOOKS",
-    "capture",
-    "capture_layers",
-    "check_hook",
-    "check_sizes",
-    "hook_name",
-    "hook_width",
-    "open_or_capture",
-]
 
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
@@ -69,10 +74,8 @@ def capture(
         From :func:`rkcnn_lib.worlds.load_model`.
     token_ids : (batch, position) long tensor
         Read as they are: nothing is prepended.
-    layer : int
-        Block; negative numbers count from the end.
-    hook : str
-        One of :data:`HOOKS`.
+    layer, hook
+        Block (negative numbers count from the end) and one of :data:`rkcnn_lib.worlds.HOOKS`.
     batch_size : int, optional
         Contexts run at a time; chosen to fit if None.
 
@@ -84,8 +87,8 @@ def capture(
     Raises
     ------
     ValueError
-        If the layer, the hook or a token id does not exist in the model, the hook does not hold there what its name
-        says, or the sequences are too long.
+        For what does not exist in the model, a hook that does not hold there what its name says, and sequences that
+        are too long.
     """
     n_layers, ids = lm.cfg.n_layers, torch.as_tensor(token_ids)
     if not -n_layers <= layer < n_layers:
@@ -103,32 +106,12 @@ def capture(
     return torch.cat(rows)
 
 
-def open_or_capture(
-    model: str,
-    layer: int,
-    hook: str,
-    n_tokens: int,
-    text: str | None = None,
-    root: str | Path | None = None,
-    context_size: int = 128,
-    held_out_share: float = 0.1,
-    dtype: str = "float16",
-    device: str | torch.device | None = None,
-    revision: str | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    lm: TransformerBridge | None = None,
-) -> ActivationStore:
+def open_or_capture(model: str, layer: int, hook: str, n_tokens: int, **options: Any) -> ActivationStore:
     """Open the cache of one hook at one block; capture it first if it is not there.
 
-    Parameters are those of :func:`capture_layers`.
+    Options are those of :func:`capture_layers`.
     """
-    stores = capture_layers(
-        model, [layer], [hook], n_tokens, text=text, root=root, context_size=context_size,
-        held_out_share=held_out_share, dtype=dtype, device=device, revision=revision, batch_size=batch_size,
-        seed=seed, lm=lm,
-    )  # fmt: skip
-    return next(iter(stores.values()))
+    return next(iter(capture_layers(model, [layer], [hook], n_tokens, **options).values()))
 
 
 def capture_layers(
@@ -153,15 +136,13 @@ def capture_layers(
     ----------
     model, revision
         See :func:`rkcnn_lib.worlds.load_model`.
-    layers : sequence of int
-        Blocks; negative numbers count from the end.
-    hooks : sequence of str
-        Of :data:`HOOKS`.
+    layers, hooks : sequences
+        Blocks (negative numbers count from the end), and of :data:`rkcnn_lib.worlds.HOOKS`.
     n_tokens : int
         Rows to keep, rounded down to whole contexts. A text that ends earlier gives fewer, with a warning.
     text : str, optional
-        See ``text_sources``. Of the hub's list the first that is already cached, or can
-        be read, is used; the manifest names those that failed before it. Modular addition reads its own pairs only.
+        See ``text_sources``. Of the hub's list the first that is already cached, or can be read, is used; the
+        manifest names those that failed before it. Modular addition reads its own pairs only.
     root : str or Path, optional
         Where caches are kept; ``cache`` under the outputs folder if None.
     context_size : int
@@ -172,7 +153,7 @@ def capture_layers(
         On disk. A dimension whose values are beyond float16's range (65504), or too small for it, is stored at a
         scale of its own.
     device : str or torch.device, optional
-        See :func:`rkcnn_lib.worlds.models.load.pick_device`.
+        See :func:`rkcnn_lib.worlds.pick_device`.
     batch_size : int, optional
         Contexts run at a time; chosen to fit if None.
     seed : int
@@ -198,7 +179,7 @@ def capture_layers(
     wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
     for hook in hooks:
         hook_width(facts, hook)  # a mixture of experts has no mlp_post
-    if facts.task == "modular addition":
+    if adds := facts.task == "modular addition":
         modadd.check_hooks(hooks)
     check_sizes(facts, n_tokens, context_size)
     if not wanted or dtype not in DTYPES or not 0 < held_out_share < 1 or (batch_size is not None and batch_size < 1):
@@ -208,7 +189,7 @@ def capture_layers(
         )
     root = outputs_root() / "cache" if root is None else Path(root)
     failed: list[str] = []
-    for source in _sources(facts, text, seed):
+    for source in [modadd.source(facts.vocab_size - 1, text, seed)] if adds else text_sources(text, facts.name, seed):
         try:
             source = source.pinned()
             common = {
@@ -224,12 +205,6 @@ def capture_layers(
             continue
         return {pair: target.open() for pair, target in targets.items()}
     raise TextUnavailable("\n".join(["no text to be had:", *(f"  {line}" for line in failed), WAYS_ON]))
-
-
-def _sources(facts: ModelFacts, text: str | None, seed: int) -> list[TextSource]:
-    if facts.task == "modular addition":
-        return [modadd.source(facts.vocab_size - 1, text, seed)]
-    return text_sources(text, facts.name, seed)
 
 
 def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device: Any) -> None:
@@ -280,6 +255,6 @@ def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed)
 
 
 def _check_model(lm: TransformerBridge, facts: ModelFacts) -> None:
-    found = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
-    if found != (facts.n_layers, facts.d_model, facts.vocab_size):
-        raise ValueError(f"lm has (blocks, width, vocabulary) {found}: that is not {facts.name}")
+    sizes = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
+    if sizes != (facts.n_layers, facts.d_model, facts.vocab_size):
+        raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {facts.name}")

@@ -13,11 +13,6 @@ from safetensors.torch import load_file
 
 from rkcnn_lib.files import read_json
 
-__all__ = [
-    "FORMAT", "FORMAT_VERSION", "TOKENS_FILE", "CacheError", "check_size", "check_sum", "damaged",
-    "file_record", "load_checked", "load_tensors", "read_manifest", "shard_file",
-]  # fmt: skip
-
 # The version is in every key. 2: shards have scales; null is no document; white space at the ends of a text does not
 # decide its split.
 FORMAT, FORMAT_VERSION = "rkcnn-activations", 2
@@ -57,7 +52,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _is_sound(manifest: dict[str, Any]) -> bool:
-    """Say whether sizes are counts and the files are the ones that a capture writes; TypeError or KeyError if not."""
+    """Whether sizes are counts and the files are those that a capture writes; else TypeError or KeyError."""
     shards = manifest["shards"]
     files = [record["file"] for record in (*shards, manifest["tokens"])]
     counts = [manifest["width"], manifest["context_size"], *(shard["rows"] for shard in shards)]

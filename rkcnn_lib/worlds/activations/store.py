@@ -2,8 +2,7 @@
 
 A store is a folder: ``acts-00000.safetensors`` ... (rows in token order, each dimension to be multiplied by its
 scale), ``tokens.safetensors`` (for each row its token, document, position and whether it counts) and
-``manifest.json``, written last. Shards are memory-mapped
-and a shard's checksum is compared when it is first read, so damage is an error and never a number.
+``manifest.json``, written last. Shards are memory-mapped, and a shard's checksum is compared when it is first read.
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ from rkcnn_lib.worlds.activations.manifest import (
     load_checked,
     read_manifest,
 )
-from rkcnn_lib.worlds.text.splits import SPLITS, document_hash, split_of
-
-__all__ = ["SPLITS", "ActivationStore", "MemoryStore", "document_hash", "split_of"]
+from rkcnn_lib.worlds.text.packing import SPLITS, document_hash, split_of
 
 COLUMNS = ("tokens", "positions", "document_ids", "mask", "document_hashes")  # the first four: one value a row
 
@@ -86,7 +83,6 @@ class Store(ABC):
         return self.take(np.arange(len(self))[index])
 
     def _checked(self, rows: np.ndarray) -> np.ndarray:
-        """Return row numbers as int64; IndexError unless they are (n,) integers from 0 to len(self) - 1."""
         rows = np.asarray(rows)
         if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
             raise IndexError(f"rows: {rows.shape} {rows.dtype}, expected (n,) integers")
@@ -108,13 +104,11 @@ class Store(ABC):
         ValueError
             If the split is unknown or holds no row.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
-        found = np.flatnonzero(self.mask & self._of_split(split, seed)[self.document_ids])
-        if not len(found):
+        rows = np.flatnonzero(self.mask & self._in_split(split, seed))
+        if not len(rows):
             n = len(self.document_hashes)
             raise ValueError(f"split {split!r} (seed {seed}) holds no rows: {n} documents are too few to be split")
-        return found
+        return rows
 
     def matrix(self, split: str, seed: int = 0, n_rows: int | None = None) -> torch.Tensor:
         """Return rows of a split as one (n, d_in) float32 tensor.
@@ -122,9 +116,8 @@ class Store(ABC):
         Parameters
         ----------
         n_rows : int, optional
-            How many rows, drawn at random without replacement under ``seed`` (a smaller draw is the beginning of
-            a larger one); all of them, in token order, if None. Asking for more than there are gives all of them
-            and a warning.
+            Drawn at random without replacement under ``seed`` (a smaller draw is the beginning of a larger one);
+            all of them, in token order, if None. Asking for more than there are gives all of them and a warning.
         """
         rows = self.rows(split, seed)
         if n_rows is not None:
@@ -158,17 +151,16 @@ class Store(ABC):
         if start < 0:
             raise ValueError(f"start = {start}: expected at least 0")
         per_epoch = len(rows) // batch_size if epochs is None else -(-len(rows) // batch_size)
-        return self._batches(rows, batch_size, seed, split, epochs, start, per_epoch)
 
-    def _batches(
-        self, rows: np.ndarray, size: int, seed: int, split: str, epochs: int | None, start: int, per_epoch: int
-    ) -> Iterator[torch.Tensor]:
-        epoch, first = divmod(start, per_epoch)
-        while epochs is None or epoch < epochs:
-            order = _generator(seed, split, epoch).permutation(rows)
-            for i in range(first, per_epoch):
-                yield self.take(order[i * size : (i + 1) * size])
-            epoch, first = epoch + 1, 0
+        def drawn() -> Iterator[torch.Tensor]:
+            epoch, first = divmod(start, per_epoch)
+            while epochs is None or epoch < epochs:
+                order = _generator(seed, split, epoch).permutation(rows)
+                for i in range(first, per_epoch):
+                    yield self.take(order[i * batch_size : (i + 1) * batch_size])
+                epoch, first = epoch + 1, 0
+
+        return drawn()  # the arguments are checked now, not with the first batch
 
     def contexts(self, split: str = "heldout", seed: int = 0) -> torch.Tensor:
         """Return the (n_contexts, context_size) token ids of the contexts that hold documents of one split only.
@@ -188,17 +180,18 @@ class Store(ABC):
         return torch.from_numpy(self._whole_contexts(self.mask, split, seed))
 
     def _whole_contexts(self, column: np.ndarray, split: str, seed: int) -> np.ndarray:
-        if split not in SPLITS:
-            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
+        in_split = self._in_split(split, seed)
         if self.tokens[0] < 0:
             raise ValueError(f"{self.manifest.get('title')}: rows are no tokens, so there are no contexts")
-        ours = self._of_split(split, seed)[self.document_ids].reshape(-1, self.context_size).all(1)
+        ours = in_split.reshape(-1, self.context_size).all(1)
         if not ours.any():
             raise ValueError(f"no context holds documents of split {split!r} (seed {seed}) only")
         return column.reshape(-1, self.context_size)[ours]
 
-    def _of_split(self, split: str, seed: int) -> np.ndarray:
-        return split_of(self.document_hashes, seed, self.manifest["held_out_share"]) == split
+    def _in_split(self, split: str, seed: int) -> np.ndarray:
+        if split not in SPLITS:
+            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
+        return (split_of(self.document_hashes, seed, self.manifest["held_out_share"]) == split)[self.document_ids]
 
 
 class ActivationStore(Store):
@@ -237,30 +230,22 @@ class ActivationStore(Store):
         return _opened, (self.folder,)
 
     def verify(self) -> None:
-        """Compare every file with its checksum.
-
-        Raises
-        ------
-        CacheError
-            At the first file that differs.
-        """
+        """Compare every file with its checksum; CacheError at the first that differs."""
         for record in (self.manifest["tokens"], *self.manifest["shards"]):
             check_sum(self.folder, record)
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
-        """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
         rows = self._checked(rows)
         out = torch.empty(len(rows), self.d_in)
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
         for shard in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == shard)
-            local = torch.from_numpy(rows[here] - self._starts[shard])
+            places = np.flatnonzero(shard_of == shard)
+            local = torch.from_numpy(rows[places] - self._starts[shard])
             acts, scale = self._shard(int(shard))
-            out[torch.from_numpy(here)] = acts[local].float() * scale
+            out[torch.from_numpy(places)] = acts[local].float() * scale
         return out
 
     def _shard(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map a shard's values and scales into memory; compare its checksum the first time."""
         if number not in self._shards:
             record = self.manifest["shards"][number]
             acts, scale = load_checked(self.folder, record, ("acts", "scale"))
@@ -326,10 +311,8 @@ class MemoryStore(Store):
             raise CacheError(f"{self.manifest['title']}: holds values that are not finite")
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
-        """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
         return self.X[torch.from_numpy(self._checked(rows))]
 
 
 def _generator(seed: int, split: str, purpose: int | str) -> np.random.Generator:
-    """Return a generator of its own for each seed, split and epoch (or other purpose)."""
     return np.random.default_rng(document_hash(f"{seed} {split} {purpose}"))

@@ -13,18 +13,17 @@ from pathlib import Path
 
 from rkcnn_lib.worlds.atlas.documents import (
     Document,
+    LabelledContexts,
     document_stream,
-    documents_text,
-    entropy,
     generate_documents,
     grammar,
     label_names,
+    labelled_contexts,
 )
-from rkcnn_lib.worlds.atlas.labels import LabelledContexts, labelled_contexts
 from rkcnn_lib.worlds.atlas.prompts import FactPrompt, fact_prompts, facts, relations
 
 FOLDER = Path(__file__).parents[1] / "assets" / "atlas"
 __all__ = [
-    "FOLDER", "Document", "FactPrompt", "LabelledContexts", "document_stream", "documents_text", "entropy",
+    "FOLDER", "Document", "FactPrompt", "LabelledContexts", "document_stream",
     "fact_prompts", "facts", "generate_documents", "grammar", "label_names", "labelled_contexts", "relations",
 ]  # fmt: skip

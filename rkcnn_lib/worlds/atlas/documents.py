@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
 import numpy as np
+import torch
 
 from rkcnn_lib.worlds.atlas.grammar import Grammar
-from rkcnn_lib.worlds.atlas.slots import Step
+from rkcnn_lib.worlds.atlas.patterns import Step
 from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, SINGULAR_WORDS, make_world
 
 LABELS = ("topic", "entity", "kind", "number", "owed", "in_quotes", "in_brackets", "fact", "fact_subject")
@@ -71,18 +72,12 @@ class Document:
             first, last = step.sentence.owed
             owed[step.start + first : step.start + last] = [step.number] * (last - first)
         quote, left, right = (grammar().ids[sign] for sign in '"()')
-        values = {
-            "topic": [0] + [self.topic] * (len(ids) - 1),
-            "entity": entity[ids].tolist(),
-            "kind": kind[ids].tolist(),
-            "number": number[ids].tolist(),
-            "owed": owed,
-            "in_quotes": (np.cumsum(ids == quote) % 2).tolist(),
+        return {
+            "topic": [0] + [self.topic] * (len(ids) - 1), "entity": entity[ids].tolist(), "kind": kind[ids].tolist(),
+            "number": number[ids].tolist(), "owed": owed, "in_quotes": (np.cumsum(ids == quote) % 2).tolist(),
             "in_brackets": (np.cumsum(ids == left) - np.cumsum(ids == right)).tolist(),
-            "fact": fact,
-            "fact_subject": fact_subject,
-        }
-        return {name: values[name] for name in LABELS}
+            "fact": fact, "fact_subject": fact_subject,
+        }  # fmt: skip
 
 
 @cache
@@ -102,20 +97,12 @@ def _token_labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def label_names() -> dict[str, list[str]]:
     """Class names of each label: ``label_names()["topic"][labels["topic"]]``."""
     known = grammar()
-    entities = ["none", *(known.vocabulary[token] for token in known.kind)]
-    numbers = ["none", "singular", "plural"]
-    values = (
-        ["none", *known.topics],
-        entities,
-        ["none", *KINDS],
-        numbers,
-        numbers,
-        ["outside", "inside"],
-        ["outside", "inside"],
-        ["none", *known.relations],
-        entities,
-    )
-    return dict(zip(LABELS, values, strict=True))
+    entities, numbers = [known.vocabulary[token] for token in known.kind], ["singular", "plural"]
+    classes = {
+        "topic": known.topics, "entity": entities, "kind": KINDS, "number": numbers, "owed": numbers,
+        "fact": known.relations, "fact_subject": entities,
+    }  # fmt: skip
+    return {label: ["none", *classes[label]] if label in classes else ["outside", "inside"] for label in LABELS}
 
 
 def document_stream(seed: int | str, held_out: bool = False) -> Iterator[Document]:
@@ -129,25 +116,12 @@ def document_stream(seed: int | str, held_out: bool = False) -> Iterator[Documen
 def generate_documents(n_documents: int, seed: int, held_out: bool = False) -> list[Document]:
     """The first documents of a seed's stream.
 
-    Parameters
-    ----------
-    n_documents : how many, at least 1.
-    seed : same seed, same documents, on every platform.
-    held_out : draw from the held-out stream. The grammar is the same, so entropies compare. The model was trained
-        on streams of its own, so documents of either kind are new to it (but for chance repeats).
-
-    Raises
-    ------
-    ValueError : n_documents below 1.
+    Same seed, same documents, on every platform. The grammar of the held-out stream is the same, so entropies compare.
+    The model was trained on streams of its own: documents of either kind are new to it (but for chance repeats).
     """
     if n_documents < 1:
         raise ValueError(f"n_documents is {n_documents}: ask for at least 1")
     return list(islice(document_stream(seed, held_out), n_documents))
-
-
-def documents_text(n_documents: int, seed: int, held_out: bool = False) -> list[str]:
-    """The documents of :func:`generate_documents` as plain text, for the tokenizers of other models."""
-    return [document.text for document in generate_documents(n_documents, seed, held_out)]
 
 
 def packed(seed: int | str, context_size: int, held_out: bool = False) -> Iterator[list[tuple[int, Document]]]:
@@ -162,11 +136,50 @@ def packed(seed: int | str, context_size: int, held_out: bool = False) -> Iterat
         yield context
 
 
-def entropy(documents: Sequence[Document]) -> float:
-    """The grammar's own cross-entropy on documents, in nats a predicted token: what a perfect model would lose.
+@dataclass(frozen=True)
+class LabelledContexts:
+    """Whole documents packed one after the other, with the labels of each token.
 
-    Predicted are all tokens behind the first, and the ``<bos>`` that closes the document.
+    Attributes
+    ----------
+    token_ids : (n, context_size) long tensor; each context starts with ``<bos>``, its last document may be cut.
+    labels : {label: (n, context_size) integer array}, see :attr:`Document.labels`.
+    names : {label: list of class names}
+    document_ids : (n, context_size) integer array, the number of the document in the order of generation.
     """
-    if not documents:
-        raise ValueError("entropy needs at least one document")
-    return -sum(d.log_probability for d in documents) / sum(len(d.ids) for d in documents)
+
+    token_ids: torch.Tensor
+    labels: dict[str, np.ndarray]
+    names: dict[str, list[str]]
+    document_ids: np.ndarray
+
+
+def labelled_contexts(
+    n_contexts: int, context_size: int = 128, seed: int = 0, held_out: bool = False
+) -> LabelledContexts:
+    """Documents packed into contexts of equal length, with ground truth for every token.
+
+    Parameters
+    ----------
+    n_contexts : number of contexts, at least 1.
+    context_size : tokens a context, 2 to 128 (what the model can read).
+    seed, held_out : the stream of documents, as in :func:`generate_documents`.
+    """
+    if n_contexts < 1:
+        raise ValueError(f"n_contexts is {n_contexts}: ask for at least 1")
+    if not 2 <= context_size <= 128:
+        raise ValueError(f"context_size is {context_size}: Atlas reads 2 to 128 tokens")
+    columns: dict[str, list[list[int]]] = {name: [] for name in ("ids", "document", *LABELS)}
+    for context in islice(packed(seed, context_size, held_out), n_contexts):
+        rows: dict[str, list[int]] = {name: [] for name in columns}
+        for number, document in context:
+            rows["ids"].extend(document.ids)
+            rows["document"].extend([number] * len(document.ids))
+            for name, values in document.labels.items():
+                rows[name].extend(values)
+        for name, row in rows.items():
+            columns[name].append(row[:context_size])
+    arrays = {name: np.array(rows) for name, rows in columns.items()}
+    token_ids = torch.from_numpy(arrays.pop("ids"))
+    document_ids = arrays.pop("document")
+    return LabelledContexts(token_ids, arrays, label_names(), document_ids)

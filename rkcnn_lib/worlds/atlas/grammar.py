@@ -16,23 +16,21 @@ from itertools import accumulate
 
 from rkcnn_lib.worlds.atlas.patterns import (
     CONTINUATIONS,
+    COUNTRY,
     FACT_PATTERNS,
     MIXED_PATTERNS,
-    SEASON_PATTERNS,
-    TOPIC_PATTERNS,
-    kind_weights,
-)
-from rkcnn_lib.worlds.atlas.slots import (
-    COUNTRY,
     NOTHING,
     NUMBER,
     SEASON,
+    SEASON_PATTERNS,
     SUBJECT,
+    TOPIC_PATTERNS,
     Options,
     Sentence,
     Slot,
     Step,
     expand,
+    kind_weights,
     wrap,
 )
 from rkcnn_lib.worlds.atlas.world import (
@@ -57,10 +55,6 @@ SAME_SEASON = 0.8
 class Grammar:
     """The documents that can be written about a world.
 
-    Parameters
-    ----------
-    world : the entities, facts and topics.
-
     Attributes
     ----------
     vocabulary : list of words; a word's position is its token id (0 ``<pad>``, 1 ``<bos>``, 2 ``<unk>``).
@@ -83,7 +77,6 @@ class Grammar:
         self.country = {i: self._id(world.country_of(self.vocabulary[i]) or PAD) for i in self.kind}
         self.country[0] = 0
         self._slots: dict[tuple, Slot] = {}
-        self.trees: dict = {}  # kept here by the scorers
         self.tables: dict[tuple[int, str], tuple[list[float], list[float], list[Sentence]]] = {}
         for topic in range(len(self.topics)):
             self._build_topic(topic)
@@ -202,18 +195,17 @@ class Grammar:
     def _build_topic(self, topic: int) -> None:
         """Weighted sentences for each situation: how a document opens, and what was last spoken of."""
         favoured = self.world.topics[self.topics[topic]].favoured
+        # Words get their token ids in the order of these groups: the trained model knows them by it.
+        written = {"topic": TOPIC_PATTERNS, "mixed": MIXED_PATTERNS, "season": SEASON_PATTERNS, "fact": ()}
         groups: dict[str, list[tuple[float, list[str], str | None, int]]] = {
-            "topic": [(w, s, None, 0) for text in TOPIC_PATTERNS for w, s in expand(text)],
-            "mixed": [(w, s, None, 0) for text in MIXED_PATTERNS for w, s in expand(text)],
-            "season": [(w, s, None, 0) for text in SEASON_PATTERNS for w, s in expand(text)],
-            "fact": [
-                (3.0 if relation in favoured else 1.0, text.split(), relation, i)
-                for relation, texts in FACT_PATTERNS.items()
-                for i, text in enumerate(texts)
-            ],
+            name: [(w, s, None, 0) for text in texts for w, s in expand(text)]
+            for name, texts in (written | CONTINUATIONS).items()
         }
-        for kind, texts in CONTINUATIONS.items():
-            groups[kind] = [(w, s, None, 0) for text in texts for w, s in expand(text)]
+        groups["fact"] = [
+            (3.0 if relation in favoured else 1.0, text.split(), relation, i)
+            for relation, texts in FACT_PATTERNS.items()
+            for i, text in enumerate(texts)
+        ]
         ready: dict[str, list[tuple[float, Sentence]]] = {}
         for name, members in groups.items():
             total = sum(weight for weight, *_ in members)
@@ -240,15 +232,7 @@ class Grammar:
         return self.kind.get(focus, "plain")
 
     def sample(self, generator: random.Random) -> tuple[list[int], int, list[Step], float]:
-        """Draw one document.
-
-        Returns
-        -------
-        ids : token ids, ``<bos>`` first.
-        topic : index of its topic.
-        steps : its derivation, a step a sentence.
-        log_probability : natural logarithm of its probability, with that of ending where it does.
-        """
+        """Draw one document: token ids, index of its topic, steps, log-probability; see ``documents.Document``."""
         uniform = generator.random
         topic = int(uniform() * len(self.topics))
         total = -math.log(len(self.topics))

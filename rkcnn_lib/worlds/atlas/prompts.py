@@ -40,12 +40,7 @@ def relations() -> tuple[str, ...]:
 
 
 def facts(relation: str) -> dict[str, str]:
-    """{subject: object} of a relation.
-
-    Raises
-    ------
-    ValueError : an unknown relation.
-    """
+    """{subject: object} of a relation; ValueError, with those there are, for an unknown one."""
     if relation not in RELATIONS:
         raise ValueError(f"unknown relation {relation!r}: choose one of {', '.join(RELATIONS)}")
     return dict(grammar().world.facts[relation])
@@ -54,20 +49,13 @@ def facts(relation: str) -> dict[str, str]:
 def fact_prompts(relation: str, held_out: bool = True) -> list[FactPrompt]:
     """Every subject of a relation in each pattern that no document has it in (or, ``held_out=False``, has).
 
-    Returns
-    -------
-    list of FactPrompt, ordered by template, then subject. Each subject occurs once among the held-out ones and
-    three times among the others.
-
-    Raises
-    ------
-    ValueError : an unknown relation.
+    Ordered by template, then subject: each subject once among the held-out ones, three times among the others.
     """
-    known, prompts = grammar(), []
-    for pattern, text in enumerate(FACT_PATTERNS.get(relation, ())):
+    known, prompts, answers = grammar(), [], facts(relation)
+    for pattern, text in enumerate(FACT_PATTERNS[relation]):
         symbols = text.split()[:-2]  # without the answer and the full stop
         slot = f"${RELATIONS[relation][0]}"
-        for subject, answer in facts(relation).items():
+        for subject, answer in answers.items():
             if (known.held_out(relation, subject) == pattern) != held_out:
                 continue
             words = [subject if symbol == slot else symbol for symbol in symbols]
@@ -84,6 +72,4 @@ def fact_prompts(relation: str, held_out: bool = True) -> list[FactPrompt]:
                     held_out=held_out,
                 )
             )
-    if not prompts:
-        facts(relation)  # names the relations there are
     return prompts

@@ -225,17 +225,10 @@ def _rows(table: str) -> list[tuple[str, list[str]]]:
     return [(name, values.split(", ")) for name, values in rows]
 
 
-def _unique(names) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
-
-
 def make_world(n_countries: int = 20, n_people: int = 35, n_topics: int = 8, n_words: int = 8) -> World:
-    """The world of Atlas, or a smaller part of it (for tests that enumerate every sentence).
+    """The world of Atlas, or a smaller part of it (for tests that enumerate every sentence), in the tables' order.
 
-    Parameters
-    ----------
-    n_countries, n_people, n_topics : how many of each, in the order of the tables.
-    n_words : at most this many nouns, verbs, transitive verbs and adjectives a topic.
+    ``n_words`` is how many nouns, verbs, transitive verbs and adjectives a topic has at most.
     """
     facts: dict[str, dict[str, str]] = {relation: {} for relation in RELATIONS}
     for country, (language, currency, *cities) in _rows(_COUNTRIES)[:n_countries]:
@@ -260,8 +253,8 @@ def make_world(n_countries: int = 20, n_people: int = 35, n_topics: int = 8, n_w
         facts["person_city"][person] = cities[(i * 11 + 3) % len(cities)]
     entities = {kind: () for kind in KINDS}
     for relation, (subject_kind, object_kind) in RELATIONS.items():
-        entities[subject_kind] = _unique((*entities[subject_kind], *facts[relation]))
-        entities[object_kind] = _unique((*entities[object_kind], *facts[relation].values()))
+        entities[subject_kind] = tuple(dict.fromkeys((*entities[subject_kind], *facts[relation])))
+        entities[object_kind] = tuple(dict.fromkeys((*entities[object_kind], *facts[relation].values())))
     topics = {
         name: Topic(*(words[:n_words] for words in vars(topic).values()))
         for name, topic in list(TOPICS.items())[:n_topics]

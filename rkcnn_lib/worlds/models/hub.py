@@ -135,8 +135,6 @@ def fetched(
 
     Parameters
     ----------
-    name, revision
-        On the hub.
     wanted, ignored : sequence of str
         Patterns of file names. The cache is asked with the same as the hub: without them it calls every snapshot
         incomplete of which files are left out.
@@ -151,15 +149,15 @@ def fetched(
     from huggingface_hub import errors, snapshot_download
 
     ask = {"repo_id": name, "revision": revision, "allow_patterns": wanted, "ignore_patterns": [*ignored]}
-    said = "is not on this machine"
+    state = "is not on this machine"
     try:
-        here = Path(snapshot_download(local_files_only=True, **ask))
-        lacking = lack(here)
+        folder = Path(snapshot_download(local_files_only=True, **ask))
+        lacking = lack(folder)
         if lacking is None:
-            return here
-        said = f"is on this machine without {lacking}"
+            return folder
+        state = f"is on this machine without {lacking}"
     except errors.IncompleteSnapshotError as error:
-        said = f"is on this machine without {lack(Path(error.snapshot_path)) or 'some of its files'}"
+        state = f"is on this machine without {lack(Path(error.snapshot_path)) or 'some of its files'}"
     except Exception:  # not in the cache, or no name the library can look for: the hub's answer says more
         pass
     problem = hub_problem(f"api/models/{name}")
@@ -169,18 +167,13 @@ def fetched(
         except Exception as error:
             problem = refusal(error, name, revision)
     at = f" at revision {revision}" if revision else ""
-    raise ModelUnavailable(f"{name}{at} {said} and cannot be fetched: {problem}")
+    raise ModelUnavailable(f"{name}{at} {state} and cannot be fetched: {problem}")
 
 
 def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
     """Return a model's snapshot in the local hub cache, completed from the hub if need be.
 
-    Raises
-    ------
-    ModelUnavailable
-        If it is not whole here and cannot be had; the message says why and names the ways on.
-    ValueError
-        If the repository has no configuration, tokenizer or (``weights``) safetensors weights, or one is damaged.
+    ModelUnavailable, with the ways on, if it cannot be had; ValueError if it lacks what a model needs or is damaged.
     """
 
     def lack(folder: Path) -> str | None:
@@ -229,14 +222,7 @@ def _is_file_name(value: Any) -> bool:
 
 
 def check_folder(folder: Path, weights: bool) -> Path:
-    """Return the folder of a model.
-
-    Raises
-    ------
-    ValueError
-        If its configuration or (``weights``) its safetensors weights are missing or damaged; the message names the
-        file.
-    """
+    """Return the folder; ValueError if its configuration or (``weights``) its weights are missing or damaged."""
     lack = _missing(folder, weights)
     if lack:
         pickled = any(folder.glob("*.bin")) and "Pickled weights (*.bin) are not read: save them as safetensors."

@@ -18,30 +18,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rkcnn_lib.worlds.models.configuration import read_sizes
+from rkcnn_lib.worlds.models import modadd
+from rkcnn_lib.worlds.models.bridge import boot
 from rkcnn_lib.worlds.models.devices import pick_device
-from rkcnn_lib.worlds.models.facts import ModelFacts
-from rkcnn_lib.worlds.models.hub import (
-    LONGEST_NAME,
-    TOKENIZERS,
-    ModelUnavailable,
-    check_folder,
-    has_tokenizer,
-    hub_folder,
-)
+from rkcnn_lib.worlds.models.facts import ModelFacts, read_sizes
+from rkcnn_lib.worlds.models.gemma import gemma_folder
+from rkcnn_lib.worlds.models.hub import LONGEST_NAME, TOKENIZERS, check_folder, has_tokenizer, hub_folder
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-__all__ = [
-    "ModelFacts",
-    "ModelUnavailable",
-    "bos_token_id",
-    "check_layer",
-    "load_model",
-    "model_facts",
-    "pick_device",
-]
 
 TITLES = {
     "atlas": "atlas, the embedded miniature language model",
@@ -52,15 +37,7 @@ EMBEDDED = ("atlas", "modadd")
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelFacts:
-    """Return what is known of a model from its configuration and the hashes of its files.
-
-    Parameters
-    ----------
-    name : str
-        ``"atlas"``, ``"gemma"``, ``"modadd"``, a folder in Hugging Face format (or of another modular-addition
-        model), or a hub name.
-    revision : str, optional
-        Branch, tag or commit; hub models only.
+    """Return what is known of a model, named as for :func:`load_model`, from its configuration and its files' hashes.
 
     Raises
     ------
@@ -116,32 +93,22 @@ def load_model(
         For a name, folder, dtype or device that cannot work, weights that lack some of the model's, or an architecture
         that the bridge cannot run or that is not causal (docs/architectures.md lists what was tried).
     """
-    from rkcnn_lib.worlds.models import modadd
-
     place, precision = pick_device(device), _dtype(dtype)
     with _one_line(name):
         folder, _, adds = _find(name, revision, weights=True)
         if adds:
             return modadd.load(folder, place, precision)
-        from rkcnn_lib.worlds.models.bridge import boot
-
         return boot(name, folder, place, precision)
 
 
 def bos_token_id(lm: TransformerBridge) -> int | None:
     """Return the id of the model's beginning-of-sequence token, or None (GPT-2's is ``<|endoftext|>``)."""
-    found = None if lm.tokenizer is None else lm.tokenizer.bos_token_id
-    return found if found is not None and 0 <= found < lm.cfg.d_vocab else None
+    bos = None if lm.tokenizer is None else lm.tokenizer.bos_token_id
+    return bos if bos is not None and 0 <= bos < lm.cfg.d_vocab else None
 
 
 def check_layer(facts: ModelFacts, layer: int) -> int:
-    """Return the block's number, counted from the start; negative numbers count from the end.
-
-    Raises
-    ------
-    ValueError
-        If the model has no such block.
-    """
+    """Return the block's number, counted from the start; ValueError unless it is one, negative from the end."""
     n = facts.n_layers
     if isinstance(layer, bool) or not isinstance(layer, int) or not -n <= layer < n:
         raise ValueError(f"layer = {layer!r}: {facts.name} has {n} blocks, allowed are {-n} to {n - 1}")
@@ -150,8 +117,6 @@ def check_layer(facts: ModelFacts, layer: int) -> int:
 
 def _find(name: str, revision: str | None, weights: bool) -> tuple[Path, str, bool]:
     """Return the folder of the model's files, where it comes from, and whether it adds; fetch what is missing."""
-    from rkcnn_lib.worlds.models import modadd
-
     folder, source = _folder(name, revision, weights)
     adds = modadd.read_config(folder) is not None
     if not adds and not has_tokenizer(folder):
@@ -172,8 +137,6 @@ def _folder(name: str, revision: str | None, weights: bool) -> tuple[Path, str]:
     if name in EMBEDDED:
         return check_folder(Path(__file__).parents[1] / "assets" / name, weights), "embedded"
     if name == "gemma":
-        from rkcnn_lib.worlds.models.gemma import gemma_folder
-
         return check_folder(gemma_folder(), weights), "folder"
     if path.is_dir():
         return check_folder(path.resolve(), weights), "folder"
@@ -217,7 +180,7 @@ def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    found = torch.float32 if dtype is None else known.get(str(dtype).removeprefix("torch."))
-    if found is None:
+    named = str("float32" if dtype is None else dtype).removeprefix("torch.")
+    if named not in known:
         raise ValueError(f"dtype = {dtype!r}: allowed are {', '.join(known)}")
-    return found
+    return known[named]

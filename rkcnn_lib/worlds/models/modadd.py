@@ -16,22 +16,20 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rkcnn_lib.files import read_json, write_json
+from rkcnn_lib.files import read_json
+from rkcnn_lib.worlds.text.packing import document_hash, is_held_out
 from rkcnn_lib.worlds.text.sources import Document, TextSource
-from rkcnn_lib.worlds.text.splits import document_hash, is_held_out
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 FOLDER = Path(__file__).parents[1] / "assets" / "modadd"
 MODEL_TYPE = "modadd"  # of config.json
-P = 113
 N_TOKENS = 3  # a, b, =
 HELD_OUT_SHARE = 0.1  # what a store holds out unless told otherwise
 
@@ -78,13 +76,7 @@ def untrained(p: int, trained: torch.Tensor) -> torch.Tensor:
 
 
 def source(p: int, text: str | None, seed: int = 0) -> TextSource:
-    """Return the model's "text": all pairs, each once, in an order drawn under ``seed``.
-
-    Raises
-    ------
-    ValueError
-        If another text is asked for: this model reads nothing else.
-    """
+    """Return the model's "text": all pairs, each once, in an order drawn under ``seed``; no other text is read."""
     if text not in (None, "auto"):
         raise ValueError(f"text = {text!r}: a modular-addition model reads nothing but its pairs; leave text out")
     name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed {seed}"
@@ -112,47 +104,12 @@ def check_hooks(hooks: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a training run is made of; a checkpoint made with other settings is refused.
-
-    Attributes
-    ----------
-    p : modulus; tokens 0 to p - 1 are numbers, token p is ``=``.
-    d_model, n_heads, d_mlp : sizes of the block.
-    train_share : share of the p * p pairs that is trained on; they are drawn under ``seed``.
-    steps, seed, lr, weight_decay, warmup : of the optimiser. The seed also draws the first weights.
-    checkpoint_every : steps between checkpoints.
-    """
-
-    p: int = P
-    d_model: int = 128
-    n_heads: int = 4
-    d_mlp: int = 512
-    train_share: float = 0.3
-    steps: int = 15_000
-    seed: int = 0
-    lr: float = 1e-3
-    weight_decay: float = 1.0
-    warmup: int = 10
-    checkpoint_every: int = 1000
-
-    def check(self) -> None:
-        """Raise ValueError for settings that cannot work."""
-        if self.p < 5 or self.d_model % self.n_heads or self.steps < 1 or not 0 < self.train_share <= 0.8:
-            raise ValueError(
-                f"p = {self.p}, d_model = {self.d_model}, n_heads = {self.n_heads}, steps = {self.steps}, "
-                f"train_share = {self.train_share}: expected p >= 5, d_model a multiple of n_heads, steps >= 1, "
-                "0 < train_share <= 0.8"
-            )
-
-
-def training_pairs(settings: Settings) -> torch.Tensor:
+def training_pairs(p: int, train_share: float, seed: int) -> torch.Tensor:
     """Return the (n, 2) pairs trained on: ``int(train_share p^2)`` of those that no store holds out, in order."""
-    pairs = all_pairs(settings.p)
-    allowed = pairs[~held_out_pairs(settings.p)]
-    n = int(settings.train_share * len(pairs))
-    chosen = torch.randperm(len(allowed), generator=torch.Generator().manual_seed(settings.seed))[:n]
+    pairs = all_pairs(p)
+    allowed = pairs[~held_out_pairs(p)]
+    n = int(train_share * len(pairs))
+    chosen = torch.randperm(len(allowed), generator=torch.Generator().manual_seed(seed))[:n]
     return allowed[chosen.sort().values]
 
 
@@ -163,24 +120,8 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return config if config.get("model_type") == MODEL_TYPE else None
 
 
-def write_config(folder: Path, settings: dict[str, Any]) -> None:
-    """Write ``config.json``: sizes by the names that language models use, and the settings of the training."""
-    config = {
-        "model_type": MODEL_TYPE, "num_hidden_layers": 1, "hidden_size": settings["d_model"],
-        "intermediate_size": settings["d_mlp"], "num_attention_heads": settings["n_heads"],
-        "max_position_embeddings": N_TOKENS, "vocab_size": settings["p"] + 1, "training": settings,
-    }  # fmt: skip
-    write_json(folder / "config.json", config)
-
-
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the trained weights by name, float32.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no trained modular-addition model.
-    """
+    """Return the trained weights by name, float32; ValueError if the folder holds no trained modular-addition model."""
     from safetensors.torch import load_file
 
     if read_config(folder) is None or not (folder / "model.safetensors").is_file():
@@ -214,8 +155,8 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerB
     _fill(lm, weights)
     lm.tokenizer = tokenizer(config["vocab_size"] - 1)
     lm.asked, lm.first_position = asked, N_TOKENS - 1
-    settings = Settings(**config["training"])
-    lm.untrained = untrained(settings.p, training_pairs(settings))
+    p, train_share, seed = (config["training"][name] for name in ("p", "train_share", "seed"))
+    lm.untrained = untrained(p, training_pairs(p, train_share, seed))
     lm.history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
     return lm.eval()
 
@@ -232,9 +173,8 @@ def _fill(lm: TransformerBridge, weights: dict[str, torch.Tensor]) -> None:
         module = part.original_component
         module.weight.copy_(weights[name].T)
         module.bias.zero_()
-    mlp_biases = (getattr(mlp, "in"), weights["b_in"]), (mlp.out, weights["b_out"])
-    for part, bias in mlp_biases:
-        part.original_component.bias.copy_(bias)
+    getattr(mlp, "in").original_component.bias.copy_(weights["b_in"])
+    mlp.out.original_component.bias.copy_(weights["b_out"])
     lm.embed.original_component.weight.copy_(weights["W_E"])
     lm.pos_embed.original_component.weight.copy_(weights["W_pos"])
 

@@ -45,13 +45,7 @@ class Prompt:
 
 
 def answer_token(tokenizer: Any, prompt: str, answer: str) -> int:
-    """Return the one token that ``" " + answer`` adds to a prompt.
-
-    Raises
-    ------
-    ValueError
-        If it adds several, or changes how the prompt itself is cut up.
-    """
+    """Return the one token that ``" " + answer`` adds to a prompt; ValueError unless it adds just one."""
     before, after = tokenizer.encode(prompt), tokenizer.encode(f"{prompt} {answer}")
     if after[: len(before)] != before or len(after) != len(before) + 1:
         added = after[len(before) :] if after[: len(before)] == before else after
@@ -71,12 +65,8 @@ def written_prompt(
 ) -> Prompt:
     """Return the prompt of a template with ``{}`` for the entity, its tokenisation checked.
 
-    ``accepted`` are the words that count as the answer, the answer itself where none are given.
-
-    Raises
-    ------
-    ValueError
-        If an answer is not one token, or the entity's tokens merge with its surroundings.
+    ``accepted`` are the words that count as the answer, the answer itself where none are given. ValueError if one is
+    not one token, or the entity's tokens merge with its surroundings.
     """
     text = template.format(entity)
     ids = tuple(tokenizer.encode(text))
@@ -122,12 +112,7 @@ def hold_out_entities(prompts: list[Prompt]) -> Sides:
 def pair_up(prompts: list[Prompt], n_pairs: int, seed: int) -> list[tuple[Prompt, Prompt]]:
     """Draw (base, donor) pairs of one family with different answers and equal length, without repeats, seeded.
 
-    Each prompt is a base as often as any other, as far as its donors last.
-
-    Raises
-    ------
-    ValueError
-        If there is no such pair; the message tells names of different token length from answers that agree.
+    Each prompt is a base as often as any other, as far as its donors last. ValueError if there is no such pair.
     """
     generator = torch.Generator().manual_seed(seed)
     families: dict[str, list[Prompt]] = {}

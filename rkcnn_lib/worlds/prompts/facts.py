@@ -64,14 +64,9 @@ def prompts(model: str, tokenizer: Any, relation: str, sides: Sides | None = Non
 
     Of atlas's four sentences a relation, each entity is left out of one in the training text: that one judges; of
     the other three one screens and two choose. Of the written tables' three sentences each has one role.
-
-    Raises
-    ------
-    ValueError
-        For an unknown relation; the message lists the known ones.
     """
     if model == "atlas":
-        return atlas_prompts(relation, sides)
+        return _on_sides(_atlas_prompts(relation), sides)
     if relation not in RELATIONS:
         raise ValueError(f"relation = {relation!r}: known for {model} are {', '.join(RELATIONS)}, agreement, ioi")
     table, *templates = RELATIONS[relation]
@@ -84,8 +79,7 @@ def prompts(model: str, tokenizer: Any, relation: str, sides: Sides | None = Non
     return _on_sides(asked, sides)
 
 
-def atlas_prompts(relation: str, sides: Sides | None = None) -> list[Prompt]:
-    """Return the embedded model's prompts of one of its relations."""
+def _atlas_prompts(relation: str) -> list[Prompt]:
     from rkcnn_lib.worlds import atlas
 
     if relation not in atlas.relations():
@@ -95,7 +89,7 @@ def atlas_prompts(relation: str, sides: Sides | None = None) -> list[Prompt]:
         role = "evaluation" if f.held_out else "selection" if f.subject in met else "screening"
         met.add(f.subject)
         asked.append(Prompt(f.subject, f.prompt, f.ids, f.answer, (f.answer_id,), f.template, f.subject_position, role))
-    return _on_sides(asked, sides)
+    return asked
 
 
 def _on_sides(asked: list[Prompt], sides: Sides | None) -> list[Prompt]:

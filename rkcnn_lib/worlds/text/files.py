@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-__all__ = ["by_heading", "check_file", "file_documents", "local_file", "said"]
-
 HEADING = re.compile(r"^ ?= [^=].* = *$")  # " = Title = " and not " = = Section = = "
 STRINGS = re.compile(r"null|(large_)?string(_view)?|dictionary<values=(large_)?string,.*")  # pyarrow's names of types
 
@@ -21,7 +19,7 @@ def local_file(text: str) -> Path:
     path, shown = Path(os.path.expanduser(text)), f"text = {text!r:.200}"
     if path.suffix not in READERS:
         raise ValueError(f"{shown}: allowed are auto, atlas, or a file ending in {', '.join(READERS)}")
-    with said(path):
+    with readable(path):
         is_there = path.is_file()
     if not is_there:
         raise ValueError(f"{shown}: there is no such file")
@@ -43,7 +41,7 @@ def file_documents(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def said(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Say in one line, as a ValueError, why a file cannot be read."""
     try:
         yield
@@ -68,7 +66,7 @@ def _not_utf8(path: Path) -> str:
 
 def _parts(path: Path) -> Iterator[str]:
     """Yield the lines of a .txt, the texts of a .jsonl or .parquet ("" for null)."""
-    with said(path):
+    with readable(path):
         yield from READERS[path.suffix](path)
 
 

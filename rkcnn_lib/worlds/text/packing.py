@@ -1,7 +1,8 @@
-"""From documents to contexts of token ids, held-out documents apart from the rest."""
+"""From documents to contexts of token ids, held-out documents apart from the rest; and which documents those are."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,12 +13,47 @@ from typing import Any
 import numpy as np
 
 from rkcnn_lib.worlds.text.sources import Document
-from rkcnn_lib.worlds.text.splits import document_hash, is_held_out
 
-__all__ = ["Packed", "pack", "tokenize", "without_halves"]
-
+SPLITS = ("train", "mine", "heldout")
+MINE_SHARE = 0.2
 TOKENIZE_BATCH = 256
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can hold one alone, UTF-8 and tokenizers cannot
+
+
+def document_hash(text: str) -> int:
+    """Return a stable 63-bit hash of a document's text (BLAKE2b): equal documents fall into equal splits.
+
+    White space at the ends does not count: it depends on where a text was cut from its file.
+    """
+    return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "big") >> 1
+
+
+def split_of(document_hashes: np.ndarray, seed: int = 0, held_out_share: float = 0.1) -> np.ndarray:
+    """Say for each document which split it belongs to under a seed.
+
+    ``"heldout"`` for a share of the hashes (n_documents,), the same ones for every seed; of the rest ``"mine"`` for the
+    20 % that hash and seed decide, and ``"train"``.
+    """
+    hashes = np.asarray(document_hashes, dtype=np.int64)
+    held_out = is_held_out(hashes, held_out_share)
+    mine = _mix(hashes.astype(np.uint64), seed) / 2.0**64 < MINE_SHARE
+    return np.where(held_out, "heldout", np.where(mine, "mine", "train"))
+
+
+def is_held_out(document_hashes: np.ndarray, held_out_share: float) -> np.ndarray:
+    """Return which documents are held out: those whose hash lies in the lowest share of its range."""
+    return np.asarray(document_hashes, dtype=np.int64) < int(held_out_share * 2.0**63)
+
+
+def _mix(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Hash (document hash, seed) to 64 bits: SplitMix64's finaliser (Steele, Lea & Flood 2014), twice."""
+    with np.errstate(over="ignore"):
+        x = hashes + np.uint64((seed * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) % 2**64)
+        for _ in range(2):
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            x = x ^ (x >> np.uint64(31))
+    return x
 
 
 def without_halves(documents: Iterable[Document], count: Counter[str]) -> Iterator[Document]:
@@ -29,13 +65,7 @@ def without_halves(documents: Iterable[Document], count: Counter[str]) -> Iterat
 
 
 def tokenize(documents: Iterable[Document], tokenizer: Any, vocab_size: int) -> Iterator[tuple[list[int], int]]:
-    """Yield each document's token ids, without added special tokens, and the hash of its text.
-
-    Raises
-    ------
-    ValueError
-        If an id lies outside the model's vocabulary.
-    """
+    """Yield each document's token ids, without added special tokens, and its hash; ValueError past the vocabulary."""
     documents = iter(documents)
     while group := list(islice(documents, TOKENIZE_BATCH)):
         if group[0].ids is not None:
@@ -85,16 +115,8 @@ def pack(
     document longer than a context goes on in the next one. Whichever of the two streams fills a context first
     gives the next one, so the order depends on the documents alone; what does not fill a last context is left out.
 
-    Parameters
-    ----------
-    documents : iterable of (token ids, document hash)
-    n_contexts : int
-        At most this many; fewer if the documents end.
-    context_size : int
-        Tokens a context, with its beginning-of-sequence token.
-    bos : int or None
-    held_out_share : float
-        In (0, 1); see :func:`rkcnn_lib.worlds.activations.store.split_of`.
+    ``documents`` are pairs of token ids and a hash. There are at most ``n_contexts``, fewer if the documents end, each
+    of ``context_size`` tokens with its ``bos``, if the model has such a token; ``held_out_share`` as in `split_of`.
     """
     tokens = np.zeros((n_contexts, context_size), dtype=np.int32)
     owners = np.zeros((n_contexts, context_size), dtype=np.int32)

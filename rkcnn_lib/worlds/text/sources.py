@@ -21,9 +21,7 @@ from itertools import chain
 from pathlib import Path
 
 from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
-from rkcnn_lib.worlds.text.files import by_heading, check_file, file_documents, local_file, said
-
-__all__ = ["Document", "TextSource", "TextUnavailable", "check_text", "text_sources"]
+from rkcnn_lib.worlds.text.files import by_heading, check_file, file_documents, local_file, readable
 
 # Dataset, configuration, revision, whether its rows are lines of a wikitext rather than documents.
 HUB_TEXTS = (
@@ -90,38 +88,29 @@ def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource
         network. ``"atlas"``: atlas's generator. Else a local file in UTF-8: ``.txt``
         (a document starts at a heading `` = Title = `` where there are such, else at a blank line), ``.jsonl``
         (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
-    model : str
-        Atlas takes the generator's own token ids.
-    seed : int
-        For the generator.
+    model, seed
+        Atlas takes the generator's own token ids, drawn under the seed.
 
     Raises
     ------
     ValueError
         If the text is none of these, or the file is not there or cannot be read.
     """
+    if text == "atlas" or (text in (None, "auto") and model == "atlas"):
+        return [_atlas(model, seed)]
     if text in (None, "auto"):
-        if model == "atlas":
-            return [_atlas(model, seed)]
         problem = functools.cache(hub_problem)  # the hub is asked once, and only if a source must be opened
         return [_hub(*entry, problem) for entry in HUB_TEXTS]
-    if text == "atlas":
-        return [_atlas(model, seed)]
     path = local_file(text)
-    with said(path), path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return [TextSource(f"file: {path.name}", f"sha256:{digest}", functools.partial(_open, path))]
 
 
 def check_text(text: str | None) -> None:
-    """Read a local text up to its first words, so that one that cannot be read is refused before anything is computed.
+    """Read a local text up to its first words: ValueError, naming file and place, before anything is computed.
 
     The hub's texts and atlas's are left alone.
-
-    Raises
-    ------
-    ValueError
-        If there is no such text, or it cannot be read or is empty; names the file, and the line, column or byte.
     """
     if text not in (None, "auto", "atlas"):
         check_file(local_file(text))

@@ -56,21 +56,9 @@ def true_directions(W: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
 def polygon(W: torch.Tensor, threshold: float = 0.5, tolerance: float = 10.0) -> str:
     """Name the shape that the represented features of one model form in two dimensions.
 
-    Parameters
-    ----------
-    W : Tensor (n_features, 2)
-    threshold : float, default 0.5
-        Features with a norm up to this are left out.
-    tolerance : float, default 10.0
-        Largest departure, in degrees, of any angle between neighbours from that of the regular shape. Only
-        angles are looked at, not lengths.
-
-    Returns
-    -------
-    str
-        "digon" (an antipodal pair), "triangle", "square" (two antipodal pairs at right angles), "pentagon",
-        ... "octagon" where all angles between neighbours are equal; "single" and "empty" for one feature and
-        for none; else "irregular N" with the number N of represented features.
+    "digon" (an antipodal pair), "triangle", "square" (two antipodal pairs at right angles), "pentagon", ... "octagon"
+    where no angle between neighbours is further than ``tolerance`` degrees from that of the regular shape (lengths are
+    not looked at); "single" and "empty" for one feature and for none; else "irregular N" with their number N.
     """
     if W.ndim != 2 or W.shape[1] != 2:
         raise ValueError(f"a polygon needs W of shape (n_features, 2), got {tuple(W.shape)}")

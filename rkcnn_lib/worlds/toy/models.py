@@ -71,15 +71,11 @@ class ParallelToyModel:
     Attributes
     ----------
     W : Tensor (n_instances, n_features, n_hidden)
-        Starts as Gaussian rows with expected squared norm 0.4 ** 2, whatever the number of instances.
+        Starts as Gaussian rows with expected squared norm 0.4 ** 2.
     b : Tensor (n_instances, n_features)
         Starts at zero.
     data : SyntheticSparseDataGenerator
         The stream of rows; ``data.sample(n)`` is (n_instances, n, n_features).
-
-    References
-    ----------
-    Elhage et al. 2022, "Toy Models of Superposition".
     """
 
     def __init__(
@@ -115,10 +111,9 @@ class ParallelToyModel:
         self.b = torch.zeros(n_instances, n_features, device=self.data.device)
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Hidden activations x W, the rows a miner sees.
+        """Hidden activations x W, (n_instances, n, n_hidden): the rows a miner sees.
 
-        ``x`` is (n_instances, n, n_features), or (n, n_features) for the same rows in every instance; the
-        result is (n_instances, n, n_hidden).
+        ``x`` is (n_instances, n, n_features), or (n, n_features) for the same rows in every instance.
         """
         x = floats(x, "x").to(self.W)
         if x.ndim not in (2, 3) or x.shape[-1] != self.n_features or (x.ndim == 3 and len(x) != self.n_instances):
@@ -157,20 +152,17 @@ class ParallelToyModel:
         ----------
         steps, batch_size : int
             Each instance sees ``batch_size`` fresh rows a step.
-        lr : float
         tolerance : float, optional
             Early stop for each instance: its weights are frozen as soon as its loss, averaged over
             ``log_every`` steps, is not lower than the average before by more than this share (0.01 = one percent).
             None trains all instances to the end of the schedule.
         log_every : int
             Steps per entry of the returned history.
-        progress : bool
-            Show a progress bar with the mean loss.
 
         Raises
         ------
         ValueError
-            For sizes below 1, rates that are not positive and finite, and a loss that grew beyond all numbers.
+            For a loss that grew beyond all numbers, too.
         """
         steps, batch_size = whole("steps", steps), whole("batch_size", batch_size)
         log_every = whole("log_every", log_every)
@@ -214,16 +206,10 @@ class ParallelToyModel:
 
 
 class ToyModel:
-    """One toy model: a :class:`ParallelToyModel` of one instance, without the instance axis.
+    """One toy model: a :class:`ParallelToyModel` of one instance, without the instance axis anywhere.
 
     Parameters are those of :class:`ParallelToyModel` without ``n_instances``; ``probabilities`` is one number
-    or ``(n_features,)``.
-
-    Attributes
-    ----------
-    W : Tensor (n_features, n_hidden)
-        Row i is the direction of feature i.
-    b : Tensor (n_features,)
+    or ``(n_features,)``. Row i of ``W`` (n_features, n_hidden) is the direction of feature i.
     """
 
     def __init__(self, n_features: int, n_hidden: int, probabilities: ArrayLike = 0.05, **options: object) -> None:

@@ -20,8 +20,7 @@ class PlantedDictionary:
 
     A world of the kind that sparse autoencoders are tested on when the truth must be known (compare
     SynthSAEBench; the construction here is our own). Codes are drawn as lists of events, block by block, and
-    are never held densely: a million rows of 256 dimensions need 1 GB for the activations and about 8 bytes
-    per event for the codes.
+    are never held densely.
 
     Parameters
     ----------
@@ -92,20 +91,13 @@ class PlantedDictionary:
             yield self._block(min(BLOCK_ROWS, n - start))
 
     def sample(self, n: int) -> tuple[torch.Tensor, csr_array]:
-        """Draw ``n`` fresh rows.
+        """Draw ``n`` fresh rows: X (n, d) and their codes, a sparse (n, n_features), both float32.
 
-        Returns
-        -------
-        X : Tensor (n, d), float32
-        codes : scipy.sparse.csr_array (n, n_features), float32
-            Activations of the features, uniform on [0.5, 1.5] when active.
+        Codes are uniform on [0.5, 1.5] where a feature is active.
         """
-        X = torch.empty(whole("n", n), self.d)
-        codes = []
-        start = 0
-        for block, block_codes in self.stream(n):
-            X[start : start + len(block)] = block
-            start += len(block)
+        X, codes = torch.empty(whole("n", n), self.d), []
+        for rows, (block, block_codes) in zip(X.split(BLOCK_ROWS), self.stream(n), strict=True):
+            rows.copy_(block)
             codes.append(block_codes)
         return X, vstack(codes, format="csr")
 
@@ -141,14 +133,14 @@ class PlantedDictionary:
 
     def _child_events(self, rows: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(row, child) pairs that are active, given the active (row, root) pairs."""
-        found_rows, found_children = [rows[:0]], [roots[:0]]
+        child_rows, children = [rows[:0]], [roots[:0]]
         # Child number g of root r is feature (g + 1) n_roots + r, as laid out in __init__.
         for first in range(self.n_roots, self.n_features, self.n_roots):
             child = first + roots
             fires = (self._rng.random(len(roots)) < self.child_rate) & (child < self.n_features)
-            found_rows.append(rows[fires])
-            found_children.append(child[fires])
-        return np.concatenate(found_rows), np.concatenate(found_children)
+            child_rows.append(rows[fires])
+            children.append(child[fires])
+        return np.concatenate(child_rows), np.concatenate(children)
 
 
 def _zipf_rates(n: int, mean_active: float, exponent: float, max_rate: float) -> np.ndarray:

@@ -24,7 +24,6 @@ class SyntheticSparseDataGenerator:
     Parameters
     ----------
     n_features : int
-        Number of features, at least 1.
     p : float or array, default 0.05
         Probability that a feature is active: one number, one per feature ``(n_features,)``, or
         ``(n_instances, n_features)`` (either axis may be 1) for a batch of independent streams. Each in [0, 1].
@@ -49,12 +48,6 @@ class SyntheticSparseDataGenerator:
     ----------
     probabilities : Tensor (n_features,) or (n_instances, n_features), float32
     importance : Tensor (n_features,), float32
-
-    Raises
-    ------
-    ValueError
-        For a probability outside [0, 1], more pairs than features, pairs together with ``k_active``, or a
-        pair whose probabilities cannot be met.
     """
 
     def __init__(
@@ -84,12 +77,7 @@ class SyntheticSparseDataGenerator:
         self._generator = torch.Generator(self.device).manual_seed(whole("random_state", random_state, 0, MAX_SEED))
 
     def sample(self, n: int) -> torch.Tensor:
-        """Draw ``n`` fresh rows.
-
-        Returns
-        -------
-        Tensor (n, n_features), or (n_instances, n, n_features) when ``p`` had two axes; float32.
-        """
+        """Draw ``n`` fresh rows: (n, n_features), or (n_instances, n, n_features) when ``p`` had two axes; float32."""
         n = whole("n", n)
         values = self._uniform(n)
         if self.signed:
@@ -141,9 +129,8 @@ class SyntheticClusteredDataGenerator:
 
     Parameters
     ----------
-    n_features : int
-        At least ``n_topics``.
-    n_topics : int, default 4
+    n_features, n_topics : int
+        At least as many features as topics.
     p : float or array (n_features,), default 0.05
         Overall probability that a feature is active.
     structure : float, default 0.8
@@ -158,11 +145,6 @@ class SyntheticClusteredDataGenerator:
         Probability that a feature is active, given the topic.
     feature_topics : ndarray (n_features,)
         The topic each feature belongs to.
-
-    Raises
-    ------
-    ValueError
-        For ``structure`` outside [0, 1], fewer features than topics, or rates above 1 within a topic.
     """
 
     def __init__(
@@ -185,13 +167,7 @@ class SyntheticClusteredDataGenerator:
         self._generator = torch.Generator().manual_seed(whole("random_state", random_state, 0, MAX_SEED))
 
     def sample(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw ``n`` fresh rows.
-
-        Returns
-        -------
-        X : Tensor (n, n_features), float32
-        topics : Tensor (n,), int64
-        """
+        """Draw ``n`` fresh rows: X (n, n_features), float32, and their topics (n,), int64."""
         n = whole("n", n)
         topics = torch.randint(self.n_topics, (n,), generator=self._generator)
         rates = torch.from_numpy(self.rates).float()[topics]
@@ -203,16 +179,10 @@ class SyntheticClusteredDataGenerator:
 
 
 def topic_rates(p: np.ndarray, n_topics: int, structure: float) -> tuple[np.ndarray, np.ndarray]:
-    """Activity of each feature in each topic, with the overall rates ``p`` kept.
+    """Rates (n_topics, n_features) of each feature in each topic, and the topic i mod n_topics of each feature i.
 
     With T equally likely topics a feature fires at p (1 + s (T - 1)) in its own topic and p (1 - s) in the
     others, which averages to p for every structure s in [0, 1].
-
-    Returns
-    -------
-    rates : ndarray (n_topics, n_features)
-    feature_topics : ndarray (n_features,)
-        Feature i belongs to topic i mod n_topics.
     """
     n_topics, structure = whole("n_topics", n_topics, 1, len(p)), number("structure", structure, "[0, 1]")
     feature_topics = np.arange(len(p)) % n_topics
@@ -246,16 +216,12 @@ def lu_gweon_classes(
 
     Parameters
     ----------
-    n : int
-        Number of rows, at least ``n_classes``.
-    n_noise : int
-        Number of noise columns, 0 or more.
+    n, n_noise : int
+        Number of rows, at least ``n_classes``, and of noise columns.
     n_informative : int, default 20
         At least ``n_classes``; the first columns of ``X``.
-    n_classes : int, default 2
     shift : float, default 1.0
         Class mean of a column that marks the class, in standard deviations. 0 makes every column noise.
-    random_state : int, default 0
 
     Returns
     -------
