@@ -14,8 +14,7 @@ from rkcnn_lib import figures
 from rkcnn_lib.figures.display import bundle, note_html
 from rkcnn_lib.measure import matched_cosine
 from rkcnn_lib.pages import prompt_box
-from rkcnn_lib.pages.cards.book import SEED, Book, as_record
-from rkcnn_lib.pages.cards.drawing import card_html
+from rkcnn_lib.pages.cards.book import SEED, Book, as_record, card_html
 from rkcnn_lib.pages.prompt_box import PromptBox
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.studies.causal import judged_rank

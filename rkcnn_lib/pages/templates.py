@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from rkcnn_lib import figures
 from rkcnn_lib.pages import answers, glossary
-from rkcnn_lib.pages.render import ASSETS, figure_block
+from rkcnn_lib.pages.figure import ASSETS, figure_block
 from rkcnn_lib.strings import cut
 
 
