@@ -109,14 +109,7 @@ LAYOUTS = {
 
 
 def comparison(rows: list[Row]) -> dict[str, Any]:
-    """What the page's template needs, of the rows of all runs (:func:`run_rows`) in the order of the pages.
-
-    Returns
-    -------
-    dict
-        ``rows`` (list of Row), ``measures`` (those that any row fills), and the choices ``runs`` (list of Page),
-        ``notebooks``, ``profiles`` and ``arms`` (lists of str).
-    """
+    """What the page's template needs, of all runs' rows in the order of the pages: measures, what can be chosen."""
     filled = {key for row in rows for key in row.cells}
     known = {measure.key: measure for layout in LAYOUTS.values() for measure in layout.measures}
     return {

@@ -72,14 +72,9 @@ def in_words(spec: dict[str, Any]) -> str:
 
 
 def figure_block(number: int, spec: dict[str, Any]) -> str:
-    """The HTML of one figure: its title as text (it wraps on a phone), a place to draw, its data in words, its JSON.
+    """The HTML of one figure (plotly's JSON), numbered from 1 on its page.
 
-    Parameters
-    ----------
-    number : int
-        The figure's number on its page, from 1.
-    spec : dict
-        data, layout, frames and config, as plotly writes them.
+    Its title as text, which wraps on a phone; a place to draw; its data in words; its JSON.
     """
     spec = fit_figure({key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)})
     layout = spec["layout"] = dict(spec.get("layout", {}))

@@ -1,17 +1,25 @@
-"""Run folders as pages: what was recorded, what was rendered, and the order in which readers meet them."""
+"""Run folders as pages: what was recorded and rendered, their order, and the templates that they are written by."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rkcnn_lib.pages import answers
+import jinja2
+from markupsafe import Markup
+
+from rkcnn_lib import figures
+from rkcnn_lib.pages import answers, glossary
+from rkcnn_lib.pages.figure import ASSETS, figure_block
 from rkcnn_lib.pages.render import Rendered, render_notebook
 from rkcnn_lib.runs import gates
 from rkcnn_lib.runs.params import NOTEBOOKS
+from rkcnn_lib.strings import cut
 
 NAMES = {  # of each notebook: its title, and its name where there is little room
     "01_toy_superposition": ("Toy models whose features are known", "Toy models"),
@@ -116,3 +124,51 @@ def load(folder: Path, record: dict[str, Any], taken: Container[str]) -> Page:
         rendered = Rendered(flags=["the run has no executed notebook, so there is no prose and no figure"])
     files = [f"runs/{file.removesuffix('.html')}/{name}" for name in COPIED if gates.own_file(folder, name)]
     return Page(record, file, rendered, files)
+
+
+def environment() -> jinja2.Environment:
+    """Return the templates of all pages, with the filters and the glossary that they use."""
+    loader = jinja2.FileSystemLoader(ASSETS)
+    templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.globals["glossary"] = {term.name: term for term in glossary.terms()}
+    templates.filters |= {
+        "signed": partial(_number, form="+.3g"),
+        "number": partial(_number, form=".4g"),
+        "short_number": partial(_number, form=".3g"),
+        "duration": _duration,
+        "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
+        "brief": brief,
+        "reading": answers.reading,
+        "rival": figures.rival,
+        "figure": lambda spec, number: Markup(figure_block(number, spec)),  # escaped there
+        "label": lambda name: Markup(figures.style.label(name)),  # escaped there
+        "css": lambda text: str(text or "none").lower().replace(" ", "-"),
+    }
+    return templates
+
+
+def _number(value: Any, form: str) -> str:
+    if isinstance(value, bool) or value is None:
+        return "n/a" if value is None else ("yes" if value else "no")
+    if isinstance(value, int | float):
+        return format(value, form).replace("-", "−") if math.isfinite(value) else "n/a"
+    return cut(str(value), 24)
+
+
+def _duration(seconds: Any) -> str:
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def brief(value: Any, items: int = 12) -> str:
+    """A value of a record as text: long lists and mappings cut, and saying so."""
+    if isinstance(value, dict | list | tuple):
+        entries, between = (value.items(), "; ") if isinstance(value, dict) else (value, ", ")
+        texts = [f"{e[0]}: {brief(e[1], 6)}" if isinstance(value, dict) else brief(e, 6) for e in list(entries)[:items]]
+        return between.join([*texts, *([f"… ({len(value)} entries)"] if len(value) > items else [])])
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)

@@ -19,12 +19,12 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 
 from rkcnn_lib.figures.display import HERO
+from rkcnn_lib.figures.display import MIMETYPE as PLOTLY
 from rkcnn_lib.pages.cards import CARDS
 from rkcnn_lib.pages.figure import ASSETS, figure_block, trace_types
 from rkcnn_lib.pages.glossary import link_first_uses
 from rkcnn_lib.strings import cut, script_json
 
-PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
 HEADINGS = re.compile(r"^h[1-6]$")
@@ -158,13 +158,8 @@ def _collect_blocks(notebook: Any, page: Rendered) -> dict[str, str]:
 def cards_block(record: dict[str, Any], fallback: str) -> str:
     """Return the place of the cards on a page: a search, their data for the page's script, a few where none runs.
 
-    Parameters
-    ----------
-    record : dict
-        What :mod:`~rkcnn_lib.pages.cards.book` describes. It reaches the page as JSON that only
-        ``assets/cards.js`` reads, and sets as text.
-    fallback : str
-        HTML of a few cards, already made safe: shown until the script runs.
+    ``record``, see :mod:`~rkcnn_lib.pages.cards.book`, reaches the page as JSON that only ``assets/cards.js`` reads,
+    and sets as text. ``fallback``, HTML of a few cards made safe already, is shown until that script runs.
     """
     return (
         '<div class="feature-cards" id="cards">'
