@@ -73,7 +73,7 @@ from IPython.display import display
 
 from rkcnn_lib import figures
 from rkcnn_lib.pages import explore
-from rkcnn_lib.pages.cards import book, drawing
+from rkcnn_lib.pages.cards import book
 from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.runs.run import start_run
 from rkcnn_lib.studies import (
@@ -271,7 +271,7 @@ figures.show(
     "Seed 0, a point a latent that has a card: held-out firing rate against the cosine of its decoder row with its start. "
     "Latents that never fire stand in the strip on the left. A direction that training leaves alone stays at 1.",
 )
-drawing.show(cards)
+book.show(cards)
 
 # %% [markdown]
 # In JupyterLab the cell below browses all latents of all arms and seeds: by number, or by a token of the held-out text.

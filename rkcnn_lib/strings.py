@@ -10,6 +10,7 @@ from typing import Any
 # pairs, which no UTF-8 file can hold. Tabs and line ends stay.
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 LABEL = 80  # characters that an axis, a legend or a menu has room for
+ECHOED = 200  # characters of a value that a message repeats
 HOVER = 600  # characters of one text shown on hover
 _LABELS = {"name", "legendgroup", "label", "ticktext", "x", "y", "prefix", "labels"}
 
@@ -22,7 +23,7 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
-def cut(text: str, length: int) -> str:
+def cut(text: str, length: int = ECHOED) -> str:
     """Return ``text`` at most ``length`` characters long (and a note of its own length), whole if it is short.
 
     Both ends are kept, and neither an entity nor a tag is cut through.

@@ -29,28 +29,15 @@ MANY = 200  # seeds beyond which a forecast says "many"
 
 @dataclass(frozen=True)
 class Answer:
-    """One hypothesis of one run: its contrasts, the verdict, and what would change that.
-
-    Attributes
-    ----------
-    hypothesis, metric, verdict : str
-    contrasts : list of dict
-        As the run recorded them: contrast, difference, low, high, delta, n_seeds, contrast_verdict ...
-    strongest : dict or None
-        The best of the other starts, where the run says: strongest, value, own, difference, low, high, n_others.
-    outlook : str
-        What would change the verdict, in a sentence.
-    remark : str
-        What the run says its numbers must be read with, or nothing.
-    """
+    """One hypothesis of one run: its contrasts, the verdict, and what would change that."""
 
     hypothesis: str
     metric: str
     verdict: str
-    contrasts: list[dict[str, Any]]
-    strongest: dict[str, Any] | None
-    outlook: str
-    remark: str
+    contrasts: list[dict[str, Any]]  # recorded: contrast, difference, low, high, delta, n_seeds, contrast_verdict ...
+    strongest: dict[str, Any] | None  # the best other start: strongest, value, own, difference, low, high, n_others
+    outlook: str  # what would change the verdict, in a sentence
+    remark: str  # what the run says its numbers must be read with, or nothing
 
     @property
     def n_seeds(self) -> int:
@@ -69,14 +56,14 @@ def answers(record: dict[str, Any]) -> list[Answer]:
     Rows without a hypothesis are contrasts that were shown without a verdict, and are left out.
     """
     strongest = {row.get("hypothesis"): row for row in record.get("strongest") or []}
-    found: dict[str, list[dict[str, Any]]] = {}
+    contrasts: dict[str, list[dict[str, Any]]] = {}
     for row in record.get("verdicts") or []:
         if row.get("hypothesis"):
-            found.setdefault(row["hypothesis"], []).append(row)
+            contrasts.setdefault(row["hypothesis"], []).append(row)
     return [
         Answer(name, str(rows[0].get("metric")), str(rows[0].get("verdict") or "no verdict"), rows,
                strongest.get(name), outlook(rows), str((record.get("remarks") or {}).get(name, "")))
-        for name, rows in found.items()
+        for name, rows in contrasts.items()
     ]  # fmt: skip
 
 
@@ -85,53 +72,49 @@ def reading(row: dict[str, Any]) -> str:
     if not _finite(row):
         return "undecided"
     low, high, delta = row["low"], row["high"], row["delta"]
-    if low > delta:
-        return "better"
-    if high < -delta:
-        return "worse"
     within = -delta <= low and high <= delta
-    if low > 0 or high < 0:
-        told = "better" if low > 0 else "worse"
-        return f"{told}, by less than the margin" if within else f"{told}, undecided by how much"
-    if within:
-        return "no difference worth having"
-    return "not better" if high < delta else "undecided"
+    size = "by less than the margin" if within else "undecided by how much"
+    words = [
+        (low > delta, "better"),
+        (high < -delta, "worse"),
+        (low > 0, f"better, {size}"),
+        (high < 0, f"worse, {size}"),
+        (within, "no difference worth having"),
+        (high < delta, "not better"),
+    ]
+    return next((said for holds, said in words if holds), "undecided")
 
 
 def outlook(rows: list[dict[str, Any]]) -> str:
     """Return what would change the verdict on the hypothesis behind these contrasts."""
-    verdict = rows[0].get("verdict")
     if any(_count(row) < MIN_SEEDS_FOR_VERDICT for row in rows):
         return f"Below {MIN_SEEDS_FOR_VERDICT} seeds nothing is decided: more seeds."
     if any(not _finite(row) for row in rows):
         return "An interval is missing, so nothing can be said."
-    if verdict == "supported":
+    if rows[0].get("verdict") == "supported":
         return "It would fall if either interval reached down to its margin."
-    cramped = _cramped(rows)
-    if cramped:
-        against, room = _rivals(cramped), max(row["room"] for row in cramped)
-        return f"It could not be supported here: {against} left room for {room:.2g} only, less than the margin."
-    worse = [row for row in rows if reading(row) == "worse"]
-    if worse:
+    if cramped := _cramped(rows):
+        rivals, room = _rivals(cramped), max(row["room"] for row in cramped)
+        return f"It could not be supported here: {rivals} left room for {room:.2g} only, less than the margin."
+    if worse := [row for row in rows if reading(row) == "worse"]:
         return (
             f"Against {_rivals(worse)} it is worse by more than the margin. Another model, layer, size or longer "
             "training may differ."
         )
-    short = [row for row in rows if row["high"] < row["delta"]]
-    if short:
+    if short := [row for row in rows if row["high"] < row["delta"]]:
         return (
             f"More seeds hardly would: the interval against {_rivals(short)} ends short of the margin. Another model, "
             "layer, size or longer training may."
         )
-    open_ones = [row for row in rows if row["low"] <= row["delta"]]
-    needed = max(_seeds_needed(row) for row in open_ones)
-    towards = "supported" if all(row["difference"] > row["delta"] for row in open_ones) else "not supported"
-    told = "many more seeds" if needed > MANY else f"about {needed} seeds"
-    return f"The margin lies inside an interval: {told} would settle it as {towards}, if the mean stayed where it is."
+    undecided = [row for row in rows if row["low"] <= row["delta"]]
+    needed = max(_seeds_needed(row) for row in undecided)
+    towards = "supported" if all(row["difference"] > row["delta"] for row in undecided) else "not supported"
+    seeds = "many more seeds" if needed > MANY else f"about {needed} seeds"
+    return f"The margin lies inside an interval: {seeds} would settle it as {towards}, if the mean stayed where it is."
 
 
 def _cramped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the contrasts whose rival left less room than the margin: no start could have been supported there."""
+    """The contrasts whose rival left less room than the margin: no start could have been supported there."""
     return [row for row in rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
 
 
@@ -140,7 +123,7 @@ def _rivals(rows: list[dict[str, Any]]) -> str:
 
 
 def _count(row: dict[str, Any]) -> int:
-    """Return a contrast's number of seeds; a record that gives none, or text, counts as none."""
+    """A contrast's number of seeds; a record that gives none, or text, counts as none."""
     n = row.get("n_seeds")
     return int(n) if isinstance(n, int | float) and math.isfinite(n) else 0
 
@@ -151,7 +134,7 @@ def _finite(row: dict[str, Any]) -> bool:
 
 
 def _seeds_needed(row: dict[str, Any]) -> int:
-    """Return how many seeds would bring the margin outside the interval: its width shrinks with their root."""
+    """How many seeds would bring the margin outside the interval: its width shrinks with their root."""
     half, distance = (row["high"] - row["low"]) / 2, abs(row["difference"] - row["delta"])
     return MANY + 1 if distance * math.sqrt(MANY) <= half else math.ceil(row["n_seeds"] * (half / distance) ** 2)
 
@@ -163,40 +146,38 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
     """
     if (record or {}).get("withdrawn"):
         return f"Withdrawn: {record['withdrawn']}"
-    found = answers(record or {})
-    if not found:
+    judged = answers(record or {})
+    if not judged:
         return f"Not answered yet: {JUDGED_BY} has given no verdict."
-    counts = Counter(answer.verdict for answer in found)
-    if counts["inconclusive"] == len(found):
-        told = f"undecided: all {len(found)} hypotheses are inconclusive"
-    elif counts["supported"] == len(found):
-        told = f"yes: all {len(found)} hypotheses are supported"
+    counts, n = Counter(answer.verdict for answer in judged), len(judged)
+    if counts["inconclusive"] == n:
+        result = f"undecided: all {n} hypotheses are inconclusive"
+    elif counts["supported"] == n:
+        result = f"yes: all {n} hypotheses are supported"
     else:
-        told = "in part" if counts["supported"] else "no"
         others = sorted(set(counts) - {"supported"}, reverse=True)
         each = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("supported", *others))
-        told += f": of {len(found)} hypotheses {each}"
-        cramped = sum(answer.verdict == "not supported" and bool(_cramped(answer.contrasts)) for answer in found)
-        told += f"; {cramped} of those not supported had no room to be" if cramped else ""
-    ungated = "" if all(answer.gated for answer in found) else ", ungated"
+        result = f"{'in part' if counts['supported'] else 'no'}: of {n} hypotheses {each}"
+        cramped = sum(answer.verdict == "not supported" and bool(_cramped(answer.contrasts)) for answer in judged)
+        result += f"; {cramped} of those not supported had no room to be" if cramped else ""
+    ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = profile(record) in PROVISIONAL
-    asked = f"In this {profile(record)} run, which settles nothing, {told}" if small else told.capitalize()
-    said = f"{asked} ({place(record)}, {min(answer.n_seeds for answer in found)} seeds{ungated})."
-    alone = _readings([row for answer in found for row in answer.contrasts])
+    said = f"In this {profile(record)} run, which settles nothing, {result}" if small else result.capitalize()
     by_rival = [
         f"By more than the margin mined starts are better than {RIVALS.get(rival, rival)} in "
         f"{readings.count('better')} of {len(readings)}, worse in {readings.count('worse')}."
-        for rival, readings in alone.items()
+        for rival, readings in _readings([row for answer in judged for row in answer.contrasts]).items()
     ]
-    return " ".join([said, *by_rival])
+    seeds = min(answer.n_seeds for answer in judged)
+    return " ".join([f"{said} ({place(record)}, {seeds} seeds{ungated}).", *by_rival])
 
 
 def _readings(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Return for each start that was declared a rival what its contrasts say in words."""
-    alone: dict[str, list[str]] = {}
+    """What the contrasts with each start that was declared a rival say in words."""
+    readings: dict[str, list[str]] = {}
     for row in rows:
-        alone.setdefault(figures.rival(row.get("contrast")), []).append(reading(row))
-    return alone
+        readings.setdefault(figures.rival(row.get("contrast")), []).append(reading(row))
+    return readings
 
 
 def profile(record: dict[str, Any]) -> str:
@@ -230,13 +211,13 @@ def setting(record: dict[str, Any]) -> str:
 
 def overview(record: dict[str, Any]) -> dict[str, Any] | None:
     """Return a figure (plotly's JSON) of a run's contrasts in multiples of their margins; None without any."""
-    found = answers(record)
+    judged = answers(record)
     rows = [
         {"n_seeds": "n/a", "contrast_verdict": answer.verdict} | row | {"said": reading(row)}
-        for answer in found for row in answer.contrasts if _finite(row) and row["delta"] > 0
+        for answer in judged for row in answer.contrasts if _finite(row) and row["delta"] > 0
     ]  # fmt: skip
     if not rows:
         return None
-    told = ", ".join(f"{rival} in {said.count('better') or 'none'}" for rival, said in _readings(rows).items())
-    title = f"Better by more than the margin: than {told} of {len(found)} measures"
+    better = ", ".join(f"{rival} in {said.count('better') or 'none'}" for rival, said in _readings(rows).items())
+    title = f"Better by more than the margin: than {better} of {len(judged)} measures"
     return json.loads(figures.verdict_overview(pd.DataFrame(rows), title=title).to_json())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from rkcnn_lib.pages.page import Page
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """One column of numbers: which rows of a run's metrics it is made of, and how it is called.
 
     ``where`` names the values that other columns must have; a column that is None must be empty in a row, or
@@ -26,24 +25,24 @@ class Measure:
     """
 
     key: str  # of the column, shared by notebooks that measure the same
-    metric: str  # as metrics.parquet names it
     better: str = ""
-    where: tuple[tuple[str, Any], ...] = ()
+    named: str | None = None  # as metrics.parquet names it, if not as the key
+    where: dict[str, Any] = {}  # noqa: RUF012
     label: str | None = None
 
     @property
-    def said(self) -> str:
-        """What it is called, with its unit."""
-        return self.label or METRIC_LABELS.get(self.key, self.key)
+    def metric(self) -> str:
+        """The metric's name in metrics.parquet."""
+        return self.named or self.key
 
     @property
     def heading(self) -> str:
-        """The header of its column: the same with an arrow that says which way is better."""
-        return self.said + {"higher": " ↑", "lower": " ↓"}.get(self.better, "")
+        """The header of its column: its name with its unit, and an arrow that says which way is better."""
+        label = self.label or METRIC_LABELS.get(self.key, self.key)
+        return label + {"higher": " ↑", "lower": " ↓"}.get(self.better, "")
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """How one notebook's metrics are told apart: the columns of arm and part, and the measures worth a column.
 
     A part is what only like is compared with like in: the layer in 05, the world in 02.
@@ -54,14 +53,12 @@ class Layout:
     measures: tuple[Measure, ...]
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One number: the mean over seeds, its 95 % interval where there are two seeds or more, chance if known."""
 
     mean: float
     low: float | None = None
     high: float | None = None
-    n_seeds: int = 0
     chance: float | None = None
 
 
@@ -76,95 +73,43 @@ class Row:
     place: str = ""
     cells: dict[str, Cell] = field(default_factory=dict)  # by key of the measure
 
-    @property
-    def run(self) -> str:
-        """What the run is called in the page: its file without the ending."""
-        return self.page.file.removesuffix(".html")
-
-    @property
-    def colour(self) -> str:
-        """The arm's colour in every figure."""
-        return style_of(self.arm).colour
+    def __post_init__(self) -> None:
+        self.run = self.page.file.removesuffix(".html")  # what the run is called in the page
+        self.colour = style_of(self.arm).colour  # the arm's in every figure
 
 
-# The curves over other settings hold the same metrics: they have an ``axis``.
-_TOY = (("axis", None), ("probability", None))
-_SAE = (
-    Measure("explained_variance", "explained_variance", "higher"),
-    Measure("live", "live", "higher"),
-    Measure("dead", "dead", "lower"),
-    Measure("untrained_dead", "untrained_dead", "lower"),
-    Measure("delta_ce", "delta_ce", "lower"),
-)
-LAYOUTS: dict[str, Layout] = {
+def _all(better: str, *keys: str, **where: Any) -> tuple[Measure, ...]:
+    return tuple(Measure(key, better, where=where) for key in keys)
+
+
+_SAE = (*_all("higher", "explained_variance", "live"), *_all("lower", "dead", "untrained_dead", "delta_ce"))
+_ACCURACY = "higher", "balanced_accuracy"
+LAYOUTS = {
+    # the curves over other settings hold the same metrics: they have an ``axis``
     "01_toy_superposition": Layout(
-        "miner",
-        None,
-        (
-            Measure("matched_cosine", "matched_cosine", "higher", _TOY),
-            Measure("recovery_rate", "recovery_rate", "higher", _TOY),
-            Measure("precision", "precision", "higher", _TOY),
-        ),
+        "miner", None,
+        _all("higher", "matched_cosine", "recovery_rate", "precision", axis=None, probability=None),
     ),
-    "02_probe_validation": Layout(
-        "group",
-        "world",
-        (
-            Measure(
-                "accuracy_knn", "balanced_accuracy", "higher", (("probe", ("kNN", "RkCNN")),),
-                "balanced accuracy, nearest neighbours (share)",
-            ),
-            Measure(
-                "accuracy_logistic", "balanced_accuracy", "higher", (("probe", "logistic"),),
-                "balanced accuracy, logistic (share)",
-            ),
-        ),
-    ),
-    "03_gpt2_cache": Layout(
-        None,
-        None,
-        (
-            Measure("model_loss", "loss", "lower", (), "loss of the model (nats a token)"),
-            Measure("gamma", "gamma"),
-            Measure("beyond_null", "share_of_directions_beyond_null", "", (), "directions beyond their null (share)"),
-        ),
-    ),
-    "04_sae_compare": Layout(
-        "arm",
-        None,
-        (
-            *_SAE,
-            Measure("l0_at_equal_ev", "l0_at_equal_ev", "lower"),
-            Measure("pw_mcc", "PW-MCC after training", "higher"),
-        ),
-    ),
-    "05_multilayer": Layout("arm", "layer", (*_SAE, Measure("pw_mcc", "pw_mcc", "higher"))),
-    "06_causal_checks": Layout(
-        "subspace",
-        None,
-        (
-            Measure("cause", "cause", "higher"),
-            Measure("isolate", "isolate", "higher"),
-            Measure("disentangle", "disentangle", "higher"),
-        ),
-    ),
+    "02_probe_validation": Layout("group", "world", (
+        Measure("accuracy_knn", *_ACCURACY, {"probe": ("kNN", "RkCNN")},
+                "balanced accuracy, nearest neighbours (share)"),
+        Measure("accuracy_logistic", *_ACCURACY, {"probe": ("logistic",)}, "balanced accuracy, logistic (share)"),
+    )),
+    "03_gpt2_cache": Layout(None, None, (
+        Measure("model_loss", "lower", "loss", label="loss of the model (nats a token)"),
+        Measure("gamma"),
+        Measure("beyond_null", "", "share_of_directions_beyond_null", label="directions beyond their null (share)"),
+    )),
+    "04_sae_compare": Layout("arm", None, (
+        *_SAE, Measure("l0_at_equal_ev", "lower"), Measure("pw_mcc", "higher", "PW-MCC after training"),
+    )),
+    "05_multilayer": Layout("arm", "layer", (*_SAE, Measure("pw_mcc", "higher"))),
+    "06_causal_checks": Layout("subspace", None, _all("higher", "cause", "isolate", "disentangle")),
 }  # fmt: skip
 
 
 def comparison(rows: list[Row]) -> dict[str, Any]:
-    """What the page's template needs: rows in the order of the pages, and the columns that any of them fills.
-
-    Parameters
-    ----------
-    rows : list of Row
-        Of all runs, see :func:`run_rows`.
-
-    Returns
-    -------
-    dict
-        ``rows`` (list of Row), ``measures`` (list of Measure), and the choices ``runs`` (list of Page),
-        ``notebooks``, ``profiles`` and ``arms`` (lists of str).
-    """
+    """What the page's template needs, of all runs' rows in the order of the pages: measures, what can be chosen."""
     filled = {key for row in rows for key in row.cells}
     known = {measure.key: measure for layout in LAYOUTS.values() for measure in layout.measures}
     return {
@@ -188,47 +133,49 @@ def run_rows(page: Page, folder: Path) -> list[Row]:
     parameters = page.record.get("parameters") or {}
     model = str((page.record.get("model") or {}).get("name") or parameters.get("model") or "")
     layer, hook = parameters.get("layer"), parameters.get("hook")
-    place = ", ".join([*([f"layer {layer}"] if layer is not None else []), *([str(hook)] if hook else [])])
+
+    def place(layer: Any) -> str:
+        return ", ".join([*([f"layer {layer}"] if layer is not None else []), *([str(hook)] if hook else [])])
+
     rows = []
-    for arm, part, cells in _units(LAYOUTS.get(page.notebook), folder):
-        row = Row(page, arm, part, model, place, cells)
+    for (arm, part), cells in _units(LAYOUTS.get(page.notebook), folder).items():
+        row = Row(page, arm, part, model, place(layer), cells)
         if part and page.notebook == "05_multilayer":
-            row.place = ", ".join(["layer " + part, *([str(hook)] if hook else [])])
+            row.place = place(part)
         elif part:
             row.model = part  # 02's worlds
         rows.append(row)
-    return rows or [Row(page, model=model, place=place)]
+    return rows or [Row(page, model=model, place=place(layer))]
 
 
-def _units(layout: Layout | None, folder: Path) -> list[tuple[str, str, dict[str, Cell]]]:
-    """(arm, part, cells) in the order in which the metrics name them."""
+def _units(layout: Layout | None, folder: Path) -> dict[tuple[str, str], dict[str, Cell]]:
+    """Cells by (arm, part), in the order in which the metrics name them."""
     path = own_file(folder, "metrics.parquet")
     if layout is None or path is None:
-        return []
+        return {}
     try:
         table = pd.read_parquet(path)
     except Exception as error:  # pyarrow raises several kinds
         raise ValueError(f"{path} cannot be read as a table of metrics: {error}") from error
     if not {"metric", "value"} <= set(table.columns):
-        return []
-    found: dict[tuple[str, str], dict[str, Cell]] = {}
+        return {}
+    units: dict[tuple[str, str], dict[str, Cell]] = {}
     for measure in layout.measures:
-        part = _selected(table, measure)
-        for unit, rows in _grouped(part, layout):
+        for unit, rows in _grouped(_selected(table, measure), layout):
             if (cell := _cell(rows)) is not None:
-                found.setdefault(unit, {})[measure.key] = cell
-    return [(arm, part, cells) for (arm, part), cells in sorted(found.items(), key=lambda item: item[0][1])]
+                units.setdefault(unit, {})[measure.key] = cell
+    return dict(sorted(units.items(), key=lambda item: item[0][1]))
 
 
 def _selected(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     kept = (table["metric"].astype(str) == measure.metric) & table["value"].notna()
-    for column, wanted in measure.where:
+    for column, wanted in measure.where.items():
         if column not in table:
             kept &= wanted is None
         elif wanted is None:
             kept &= table[column].isna()
         else:
-            kept &= table[column].isin(wanted if isinstance(wanted, tuple) else (wanted,)).fillna(False)
+            kept &= table[column].isin(wanted).fillna(False)
     return table[kept.astype(bool)]
 
 
@@ -239,10 +186,9 @@ def _grouped(table: pd.DataFrame, layout: Layout) -> list[tuple[tuple[str, str],
         return [(("", ""), table)] if len(table) else []
     if not set(columns) <= set(table.columns):
         return []
-    named = {name: table[name].map(_name) for name in columns}
-    arm, part = named[columns[0]], named.get(layout.part, pd.Series("", index=table.index))
-    groups = [(unit, rows) for unit, rows in table.groupby([arm.rename("a"), part.rename("p")], sort=False)]
-    return [((str(unit[0]), str(unit[1])), rows) for unit, rows in groups if unit[0]]
+    named = [table[name].map(_name) for name in columns]
+    groups = [((*unit, "")[:2], rows) for unit, rows in table.groupby(named, sort=False)]
+    return [(unit, rows) for unit, rows in groups if unit[0]]
 
 
 def _name(value: Any) -> str:
@@ -258,8 +204,5 @@ def _cell(rows: pd.DataFrame) -> Cell | None:
     if not len(values) or not np.isfinite(values).all():
         return None
     chance = rows["chance_mean"].mean() if "chance_mean" in rows else np.nan
-    cell = {"n_seeds": len(values) if seeded else 0, "chance": None if pd.isna(chance) else float(chance)}
-    if seeded and len(values) >= 2:
-        mean, low, high = mean_interval(values)
-        return Cell(float(mean), float(low), float(high), **cell)
-    return Cell(float(values.mean()), **cell)
+    mean, low, high = mean_interval(values) if seeded and len(values) >= 2 else (values.mean(), None, None)
+    return Cell(*(None if number is None or pd.isna(number) else float(number) for number in (mean, low, high, chance)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import html
+from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -14,8 +15,7 @@ from rkcnn_lib import figures
 from rkcnn_lib.figures.display import bundle, note_html
 from rkcnn_lib.measure import matched_cosine
 from rkcnn_lib.pages import prompt_box
-from rkcnn_lib.pages.cards.book import SEED, Book, as_record
-from rkcnn_lib.pages.cards.drawing import card_html
+from rkcnn_lib.pages.cards.book import SEED, Book, as_record, card_html
 from rkcnn_lib.pages.prompt_box import PromptBox
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.studies.causal import judged_rank
@@ -25,7 +25,17 @@ from rkcnn_lib.studies.planes import Planes, mine_plane, states
 from rkcnn_lib.studies.tokens import one_token, readable
 
 WIDE = widgets.Layout(width="min(100%, 44rem)")
-LABELLED = {"description_width": "6rem"}
+
+
+def labelled(kind: type, label: str, *args: Any, **options: Any) -> Any:
+    """Return a control whose label has as much room as the others'."""
+    return kind(*args, description=label, style={"description_width": "6rem"}, **options)
+
+
+def on_change(call: Callable[[], None], *controls: Any) -> None:
+    """Call once a control has another value."""
+    for control in controls:
+        control.observe(lambda _: call(), names="value")
 
 
 class LiveFigure:
@@ -41,22 +51,19 @@ class LiveFigure:
 
     def draw(self, fig: go.Figure, note: str) -> None:
         """Show a figure and its note where the first ones were shown, which must be from the cell itself."""
-        said = {"text/html": note_html(note)}
+        under = {"text/html": note_html(note)}
         if self.figure is None:
             self.figure = display(bundle(fig), raw=True, display_id=True)
-            self.note = display(said, raw=True, display_id=True)
+            self.note = display(under, raw=True, display_id=True)
             return
         # JupyterLab's renderer of plotly keeps the figure it has; another kind of output in between makes it let go.
         self.figure.update({"text/html": f'<div style="height: {fig.layout.height}px"></div>'}, raw=True)
         self.figure.update(bundle(fig), raw=True)
-        self.note.update(said, raw=True)
+        self.note.update(under, raw=True)
 
 
 def toy_plane(planes: Planes, run: Run) -> None:
-    """Choose how often features are active, one of the trained 5 -> 2 models and a miner; see what it finds.
-
-    The models are those already trained; mining a plane takes well under a second.
-    """
+    """Choose how often features are active, one of the 5 -> 2 models trained already and a miner; see what it finds."""
     probabilities = planes.table["probability"].drop_duplicates().tolist()
     n_instances = int(planes.table["instance"].max()) + 1
     probability = widgets.SelectionSlider(
@@ -64,7 +71,6 @@ def toy_plane(planes: Planes, run: Run) -> None:
     )
     instance = widgets.IntSlider(0, 0, n_instances - 1, description="model", continuous_update=False)
     miner = widgets.Dropdown(options=run.p.miners, value="rkcnn_lift", description="miner")
-
     shown = LiveFigure()
 
     def draw() -> None:
@@ -77,8 +83,7 @@ def toy_plane(planes: Planes, run: Run) -> None:
 
     display(widgets.HBox([probability, instance, miner]))
     draw()
-    for control in (probability, instance, miner):
-        control.observe(lambda change: draw(), names="value")
+    on_change(draw, probability, instance, miner)
 
 
 class LatentBrowser:
@@ -92,31 +97,24 @@ class LatentBrowser:
         self.known = {(c["arm"], c["seed"], c["latent"]): c for c in book.record["cards"]}
         units = book.reader.compared.units
         arms, seeds = list(dict.fromkeys(arm for arm, _ in units)), sorted({seed for _, seed in units})
-        first = self._first_card()
-        self.arm = widgets.Dropdown(options=arms, value=MINED, description="start", style=LABELLED)
-        self.seed = widgets.Dropdown(options=seeds, value=SEED, description="seed", style=LABELLED)
-        self.latent = widgets.BoundedIntText(first, 0, self._count() - 1, description="latent", style=LABELLED)
-        self.token = widgets.Text(
-            description="fires on", placeholder="a token, then Enter", continuous_update=False, style=LABELLED
-        )
-        self.found = widgets.Select(options=[], rows=6, description="most active", style=LABELLED, layout=WIDE)
+        featured = [c["latent"] for c in book.record["cards"] if c["id"] in book.record["featured"]]
+        self.arm = labelled(widgets.Dropdown, "start", options=arms, value=MINED)
+        self.seed = labelled(widgets.Dropdown, "seed", options=seeds, value=SEED)
+        self.latent = labelled(widgets.BoundedIntText, "latent", (featured or [0])[0], 0, self._count() - 1)
+        self.token = labelled(widgets.Text, "fires on", placeholder="a token, then Enter", continuous_update=False)
+        self.active = labelled(widgets.Select, "most active", options=[], rows=6, layout=WIDE)
         self.said, self.card = widgets.HTML(), widgets.HTML(layout=widgets.Layout(max_width="60rem"))
         back, onward = (widgets.Button(description=text) for text in ("← previous", "next →"))
         back.on_click(lambda _: self._step(-1))
         onward.on_click(lambda _: self._step(1))
-        for control in (self.arm, self.seed):
-            control.observe(lambda change: self._another_sae(), names="value")
-        self.latent.observe(lambda change: self._draw(), names="value")
-        self.token.observe(lambda change: self._search(), names="value")
-        self.found.observe(lambda change: self._choose(change["new"]), names="value")
-        self.found.layout.display = "none"
+        on_change(self._another_sae, self.arm, self.seed)
+        on_change(self._draw, self.latent)
+        on_change(self._search, self.token)
+        on_change(self._choose, self.active)
+        self.active.layout.display = "none"
         rows = [widgets.HBox([self.arm, self.seed]), widgets.HBox([self.latent, back, onward]), self.token]
-        self.box = widgets.VBox([*rows, self.said, self.found, self.card])
+        self.box = widgets.VBox([*rows, self.said, self.active, self.card])
         self._draw()
-
-    def _first_card(self) -> int:
-        listed = [c["latent"] for c in self.book.record["cards"] if c["id"] in self.book.record["featured"]]
-        return listed[0] if listed else 0
 
     def _count(self) -> int:
         return len(self.reader.rates(self.arm.value, self.seed.value))
@@ -139,24 +137,23 @@ class LatentBrowser:
         self.latent.value = (self.latent.value + by) % self._count()
 
     def _search(self) -> None:
-        self.found.layout.display = "none"
+        self.active.layout.display = "none"
         try:
             token = one_token(self.reader.lm, self.token.value)
         except ValueError as problem:
-            self.said.value = f"<p>{html.escape(str(problem))}</p>"
+            self.said.value = f"<p>{escape(str(problem))}</p>"
             return
         active = self.reader.firing_on(self.arm.value, self.seed.value, token)
-        word = html.escape(readable(self.token.value.strip()))
-        told = "mean activation on it, most active first" if active else "nothing fires on it, or the text lacks it"
-        self.said.value = f"<p>“{word}” in the held-out text: {told}.</p>"
+        what = "mean activation on it, most active first" if active else "nothing fires on it, or the text lacks it"
+        self.said.value = f"<p>“{escape(readable(self.token.value.strip()))}” in the held-out text: {what}.</p>"
         if active:
-            self.found.options = [(f"latent {latent}: {mean:.3g}", latent) for latent, mean in active]
-            self.found.layout.display = None
-            self._choose(active[0][0])
+            self.active.options = [(f"latent {latent}: {mean:.3g}", latent) for latent, mean in active]
+            self.active.layout.display = None
+            self.latent.value = active[0][0]
 
-    def _choose(self, latent: int | None) -> None:
-        if latent is not None:
-            self.latent.value = latent
+    def _choose(self) -> None:
+        if self.active.value is not None:
+            self.latent.value = self.active.value
 
 
 def latents(book: Book) -> LatentBrowser:
@@ -173,41 +170,37 @@ class PromptExplorer:
     def __init__(self, asked: PromptBox) -> None:
         self.asked = asked
         prompt, donor = asked.example
-        text = {"continuous_update": False, "style": LABELLED, "layout": WIDE}
-        self.prompt = widgets.Text(prompt, description="prompt", **text)
-        self.donor = widgets.Text(donor, description="donor", **text)
+        text = {"continuous_update": False, "layout": WIDE}
         layers, ranks = range(asked.n_layers), sorted(asked.p.ranks)
-        self.layer = widgets.Dropdown(options=layers, value=asked.layer, description="layer", style=LABELLED)
-        self.subspace = widgets.Dropdown(
-            options=asked.subspaces, value=MINED_SUBSPACE, description="subspace", style=LABELLED
-        )
-        self.rank = widgets.Dropdown(options=ranks, value=judged_rank(asked.p), description="rank", style=LABELLED)
-        self.strength = widgets.FloatSlider(
-            value=1, min=-4, max=8, step=0.5, description="steer ×", continuous_update=False, style=LABELLED
+        self.prompt = labelled(widgets.Text, "prompt", prompt, **text)
+        self.donor = labelled(widgets.Text, "donor", donor, **text)
+        self.layer = labelled(widgets.Dropdown, "layer", options=layers, value=asked.layer)
+        self.subspace = labelled(widgets.Dropdown, "subspace", options=asked.subspaces, value=MINED_SUBSPACE)
+        self.rank = labelled(widgets.Dropdown, "rank", options=ranks, value=judged_rank(asked.p))
+        self.strength = labelled(
+            widgets.FloatSlider, "steer ×", value=1, min=-4, max=8, step=0.5, continuous_update=False
         )
         self.said = widgets.HTML()
         choices = widgets.HBox([self.layer, self.subspace, self.rank], layout=widgets.Layout(flex_flow="row wrap"))
         self.box = widgets.VBox([self.prompt, self.donor, choices, self.strength, self.said])
         self.figure = LiveFigure()
-        for control in (self.prompt, self.donor, self.layer, self.subspace, self.rank, self.strength):
-            control.observe(lambda change: self.answer(), names="value")
+        self.controls = (self.prompt, self.donor, self.layer, self.subspace, self.rank, self.strength)
+        on_change(self.answer, *self.controls)
 
     def answer(self) -> None:
         """Answer what the controls ask, or say why not and leave the figure as it was."""
+        prompt, donor, layer, subspace, rank, strength = (control.value for control in self.controls)
         try:
-            found = self.asked.ask(
-                self.prompt.value, self.donor.value, self.layer.value, self.subspace.value, self.rank.value,
-                self.strength.value,
-            )  # fmt: skip
+            answers = self.asked.ask(prompt, donor, layer, subspace, rank, strength)
         except ValueError as problem:
-            self.said.value = f'<p role="alert"><b>{html.escape(str(problem))}</b></p>'
+            self.said.value = f'<p role="alert"><b>{escape(str(problem))}</b></p>'
             return
-        self.said.value = prompt_box.as_html(found)
+        self.said.value = prompt_box.as_html(answers)
         note = (
-            f"Prompt “{self.prompt.value}”, donor “{self.donor.value}”; layer {self.layer.value}, subspace "
-            f"{self.subspace.value} at rank {self.rank.value}, steered × {self.strength.value:g}. An example."
+            f"Prompt “{prompt}”, donor “{donor}”; layer {layer}, subspace {subspace} at rank {rank}, "
+            f"steered × {strength:g}. An example."
         )
-        self.figure.draw(figures.next_tokens(found.table, title=prompt_box.title(found)), note)
+        self.figure.draw(figures.next_tokens(answers.table, title=prompt_box.title(answers)), note)
 
 
 def prompts(asked: PromptBox) -> PromptExplorer:

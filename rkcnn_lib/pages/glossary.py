@@ -28,14 +28,13 @@ class Term:
 @cache
 def terms() -> tuple[Term, ...]:
     """Return the entries of ``assets/glossary.md``, a heading and a paragraph each, in its (alphabetical) order."""
-    text = FILE.read_text(encoding="utf-8")
-    found = []
-    for part in text.split("\n## ")[1:]:
+    entries = []
+    for part in FILE.read_text(encoding="utf-8").split("\n## ")[1:]:
         name, _, meaning = part.partition("\n")
         meaning = " ".join(meaning.split())
         anchor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        found.append(Term(name, anchor, re.sub(r"[`*]", "", meaning), markdown2html(meaning)))
-    return tuple(found)
+        entries.append(Term(name, anchor, re.sub(r"[`*]", "", meaning), markdown2html(meaning)))
+    return tuple(entries)
 
 
 @cache
@@ -49,29 +48,22 @@ def _pattern() -> tuple[re.Pattern[str], dict[str, Term]]:
     return re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])"), forms
 
 
-def link_first_uses(soup: BeautifulSoup, selector: str = "section.prose") -> None:
+def link_first_uses(soup: BeautifulSoup) -> None:
     """Turn the first use of each term in the prose into a link that explains on hover; changes ``soup``."""
     pattern, forms = _pattern()
     seen: set[str] = set()
-    for place in soup.select(selector):
-        for string in list(place.find_all(string=True)):
-            if string.find_parent(NOT_INSIDE) is None:
-                _link(soup, string, pattern, forms, seen)
-
-
-def _link(
-    soup: BeautifulSoup, string: NavigableString, pattern: re.Pattern[str], forms: dict[str, Term], seen: set[str]
-) -> None:
-    pieces: list[NavigableString] = []
-    done = 0
-    for match in pattern.finditer(string):
-        term = forms[match[1]]
-        if term.name in seen:
+    for string in [one for place in soup.select("section.prose") for one in place.find_all(string=True)]:
+        if string.find_parent(NOT_INSIDE) is not None:
             continue
-        seen.add(term.name)
-        link = soup.new_tag("a", attrs={"class": "term", "href": f"{PAGE}#{term.anchor}", "title": term.meaning})
-        link.string = match[1]
-        pieces += [NavigableString(string[done : match.start()]), link]
-        done = match.end()
-    if pieces:
-        string.replace_with(*pieces, NavigableString(string[done:]))
+        pieces, done = [], 0
+        for match in pattern.finditer(string):
+            term = forms[match[1]]
+            if term.name not in seen:
+                seen.add(term.name)
+                address = {"class": "term", "href": f"{PAGE}#{term.anchor}", "title": term.meaning}
+                link = soup.new_tag("a", attrs=address)
+                link.string = match[1]
+                pieces += [NavigableString(string[done : match.start()]), link]
+                done = match.end()
+        if pieces:
+            string.replace_with(*pieces, NavigableString(string[done:]))

@@ -1,34 +1,35 @@
-"""Run folders as pages: what was recorded, what was rendered, and the order in which readers meet them."""
+"""Run folders as pages: what was recorded and rendered, their order, and the templates that they are written by."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rkcnn_lib.pages import answers
+import jinja2
+from markupsafe import Markup
+
+from rkcnn_lib import figures
+from rkcnn_lib.pages import answers, glossary
+from rkcnn_lib.pages.figure import ASSETS, figure_block
 from rkcnn_lib.pages.render import Rendered, render_notebook
 from rkcnn_lib.runs import gates
 from rkcnn_lib.runs.params import NOTEBOOKS
+from rkcnn_lib.strings import cut
 
-TITLES = {
-    "01_toy_superposition": "Toy models whose features are known",
-    "02_probe_validation": "Does the score choose?",
-    "03_gpt2_cache": "The activations",
-    "04_sae_compare": "Sparse autoencoders, arm by arm",
-    "05_multilayer": "Across layers",
-    "06_causal_checks": "Causal checks",
+NAMES = {  # of each notebook: its title, and its name where there is little room
+    "01_toy_superposition": ("Toy models whose features are known", "Toy models"),
+    "02_probe_validation": ("Does the score choose?", "Probe"),
+    "03_gpt2_cache": ("The activations", "Activations"),
+    "04_sae_compare": ("Sparse autoencoders, arm by arm", "SAE arms"),
+    "05_multilayer": ("Across layers", "Layers"),
+    "06_causal_checks": ("Causal checks", "Causal checks"),
 }
-SHORT_TITLES = {
-    "01_toy_superposition": "Toy models",
-    "02_probe_validation": "Probe",
-    "03_gpt2_cache": "Activations",
-    "04_sae_compare": "SAE arms",
-    "05_multilayer": "Layers",
-    "06_causal_checks": "Causal checks",
-}
+SHORT_TITLES = {notebook: short for notebook, (_, short) in NAMES.items()}
 COPIED = ("run.json", "metrics.parquet")
 
 
@@ -36,67 +37,35 @@ COPIED = ("run.json", "metrics.parquet")
 class Page:
     """One run and the page made of it."""
 
-    notebook: str
-    variant: str | None
-    file: str
     record: dict[str, Any]
+    file: str
     rendered: Rendered
     files: list[str]  # copied beside the page, as relative links
 
-    @property
-    def number(self) -> str:
-        """The notebook's number in the argument, "01" to "06"."""
-        return self.notebook[:2]
-
-    @property
-    def title(self) -> str:
-        """The run's own title, else the notebook's first heading (its number aside), else its name."""
+    def __post_init__(self) -> None:
+        self.notebook: str = self.record["notebook"]
+        self.number = self.notebook[:2]  # in the argument, "01" to "06"
         heading = re.sub(r"^\d\d · ", "", self.rendered.title or "")
-        return self.record.get("title") or heading or TITLES.get(self.notebook, self.notebook.replace("_", " "))
-
-    @property
-    def gate(self) -> str:
-        """PASS, FAIL, or NOT RUN where the run has judged no gate."""
-        return gates.judged(self.record)
-
-    @property
-    def profile(self) -> str:
-        """The profile without its variant."""
-        return answers.profile(self.record)
-
-    @property
-    def caution(self) -> str | None:
-        """What a run of this profile may not be read as, where it is one of small sizes."""
-        return answers.PROVISIONAL.get(self.profile)
-
-    @property
-    def withdrawn(self) -> str | None:
-        """Why what the run says cannot be kept, where its record was given such a note (``withdrawn``)."""
-        return f"Withdrawn: {self.record['withdrawn']}" if self.record.get("withdrawn") else None
+        name = NAMES.get(self.notebook, (self.notebook.replace("_", " "),))[0]
+        self.title = self.record.get("title") or heading or name
+        self.variant = variant_of(self.record)
+        self.gate = gates.judged(self.record)
+        self.profile = answers.profile(self.record)  # without its variant
+        self.place = answers.place(self.record)
+        self.answers = answers.answers(self.record)
+        self.verdicts: list[dict[str, Any]] = self.record.get("verdicts") or []  # the contrasts behind the answers
+        # what a run of small sizes may not be read as; why what the run says cannot be kept
+        self.caution = answers.PROVISIONAL.get(self.profile)
+        self.withdrawn = f"Withdrawn: {self.record['withdrawn']}" if self.record.get("withdrawn") else None
 
     @property
     def banners(self) -> list[str]:
         """What a reader must know before reading on."""
-        said = [line for line in (self.caution, self.withdrawn) if line]
+        lines = [line for line in (self.caution, self.withdrawn) if line]
         status = self.record.get("status") or "unknown"
         if status != "finished":
-            said.append(f"This run did not finish (status: {status}): what follows is partial.")
-        return said
-
-    @property
-    def place(self) -> str:
-        """On what the run worked."""
-        return answers.place(self.record)
-
-    @property
-    def answers(self) -> list[answers.Answer]:
-        """The run's hypotheses with their verdicts."""
-        return answers.answers(self.record)
-
-    @property
-    def verdicts(self) -> list[dict[str, Any]]:
-        """The contrasts behind each hypothesis, as recorded."""
-        return self.record.get("verdicts") or []
+            lines.append(f"This run did not finish (status: {status}): what follows is partial.")
+        return lines
 
 
 def read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -115,23 +84,23 @@ def read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder, record
 
 
-def _variant(record: dict[str, Any]) -> str | None:
-    profile = str(record.get("profile") or "")
-    return record.get("variant") or (profile.split("--", 1)[1] if "--" in profile else None)
+def variant_of(record: dict[str, Any]) -> str | None:
+    """Return a run's variant, which a profile may name after two dashes."""
+    return record.get("variant") or str(record.get("profile") or "").partition("--")[2] or None
 
 
 def position(item: tuple[Path, dict[str, Any]]) -> tuple[Any, ...]:
     """Order of pages: the notebooks' order, runs without a variant first, the latest first."""
     record = item[1]
-    name = str(record["notebook"])
+    name, variant = str(record["notebook"]), variant_of(record)
     place = list(NOTEBOOKS).index(name) if name in NOTEBOOKS else len(NOTEBOOKS)
     age = "".join(chr(0x10FFFF - ord(c)) for c in str(record.get("started") or ""))
-    return place, name, _variant(record) is not None, str(_variant(record) or ""), age
+    return place, name, variant is not None, str(variant or ""), age
 
 
 def _file_name(record: dict[str, Any], taken: Container[str]) -> str:
     """A name that every file system takes: of notebook and variant what 60 bytes hold, letters and digits."""
-    parts = [part.encode()[:60].decode(errors="ignore") for part in (record["notebook"], _variant(record)) if part]
+    parts = [part.encode()[:60].decode(errors="ignore") for part in (record["notebook"], variant_of(record)) if part]
     stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part) for part in parts)
     name, n = f"{stem}.html", 2
     while name in taken:
@@ -154,4 +123,52 @@ def load(folder: Path, record: dict[str, Any], taken: Container[str]) -> Page:
     else:
         rendered = Rendered(flags=["the run has no executed notebook, so there is no prose and no figure"])
     files = [f"runs/{file.removesuffix('.html')}/{name}" for name in COPIED if gates.own_file(folder, name)]
-    return Page(record["notebook"], _variant(record), file, record, rendered, files)
+    return Page(record, file, rendered, files)
+
+
+def environment() -> jinja2.Environment:
+    """Return the templates of all pages, with the filters and the glossary that they use."""
+    loader = jinja2.FileSystemLoader(ASSETS)
+    templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.globals["glossary"] = {term.name: term for term in glossary.terms()}
+    templates.filters |= {
+        "signed": partial(_number, form="+.3g"),
+        "number": partial(_number, form=".4g"),
+        "short_number": partial(_number, form=".3g"),
+        "duration": _duration,
+        "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
+        "brief": brief,
+        "reading": answers.reading,
+        "rival": figures.rival,
+        "figure": lambda spec, number: Markup(figure_block(number, spec)),  # escaped there
+        "label": lambda name: Markup(figures.style.label(name)),  # escaped there
+        "css": lambda text: str(text or "none").lower().replace(" ", "-"),
+    }
+    return templates
+
+
+def _number(value: Any, form: str) -> str:
+    if isinstance(value, bool) or value is None:
+        return "n/a" if value is None else ("yes" if value else "no")
+    if isinstance(value, int | float):
+        return format(value, form).replace("-", "−") if math.isfinite(value) else "n/a"
+    return cut(str(value), 24)
+
+
+def _duration(seconds: Any) -> str:
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def brief(value: Any, items: int = 12) -> str:
+    """A value of a record as text: long lists and mappings cut, and saying so."""
+    if isinstance(value, dict | list | tuple):
+        entries, between = (value.items(), "; ") if isinstance(value, dict) else (value, ", ")
+        texts = [f"{e[0]}: {brief(e[1], 6)}" if isinstance(value, dict) else brief(e, 6) for e in list(entries)[:items]]
+        return between.join([*texts, *([f"… ({len(value)} entries)"] if len(value) > items else [])])
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)

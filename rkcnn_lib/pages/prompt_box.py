@@ -5,8 +5,8 @@ The subspaces are those that 06 measured; nothing is learnt here, an answer is a
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -34,14 +34,13 @@ N_TOP = 4  # most likely next tokens of each run that are shown
 
 @dataclass(frozen=True)
 class Answers:
-    """What the four runs say: ``table`` (token, run, probability), the logit difference of each run between the
-    prompt's own answer and the donor's, and sentences that tell what was exchanged."""
+    """What the four runs say."""
 
-    table: pd.DataFrame
-    answer: str
-    foil: str
-    differences: dict[str, float]
-    said: list[str]
+    table: pd.DataFrame  # token, run, probability
+    answer: str  # the prompt's own
+    foil: str  # the donor's
+    differences: dict[str, float]  # of each run, the logit of the answer minus that of the foil
+    said: list[str]  # sentences that tell what was exchanged
 
 
 class PromptBox:
@@ -94,47 +93,47 @@ class PromptBox:
         if base == other:
             raise ValueError("Prompt and donor are the same: nothing would be exchanged. Change one of them.")
         A, hook = self.part(subspace, rank), hook_name(self.p.hook, layer)
-        ours, theirs, told = places(base, other, self.p.positions)
+        ours, theirs, where = places(base, other, self.p.positions)
         device = next(self.lm.parameters()).device
         own, donated = torch.tensor([base], device=device), torch.tensor([other], device=device)
         x = read_activations(self.lm, own, hook, torch.tensor([ours]))
         r = read_activations(self.lm, donated, hook, torch.tensor([theirs]))
-        first = own[:, 0]
-        pairs = PromptPairs(own, own, first, first, torch.tensor([ours]))
-        logits = {CLEAN: clean_logits(self.lm, pairs)[0], KEEP: None, ABLATE: None, STEER: None}
-        for mode in (KEEP, ABLATE):
-            logits[mode] = patched_logits(self.lm, pairs, hook, A, mode, r)[0]
         push = strength * (share_in(r, A) - share_in(x, A)).mean(1, keepdim=True)
-        logits[STEER] = self._steered(pairs, hook, push)
-        foil = int(clean_logits(self.lm, PromptPairs(donated, donated, first, first))[0].argmax())
-        said = [told, *([self._elsewhere()] if layer != self.layer and subspace != WHOLE else [])]
+        pairs = _alone(own, torch.tensor([ours]))
+        everywhere = pairs.at(torch.arange(min(1, len(base) - 1), len(base))[None])
+        with torch.no_grad():
+            steered = edited_logits(self.lm, everywhere, hook, lambda activation, _: activation + push.to(activation))
+        logits = {
+            CLEAN: clean_logits(self.lm, pairs)[0],
+            KEEP: patched_logits(self.lm, pairs, hook, A, KEEP, r)[0],
+            ABLATE: patched_logits(self.lm, pairs, hook, A, ABLATE, r)[0],
+            STEER: steered[0],
+        }
+        foil = int(clean_logits(self.lm, _alone(donated))[0].argmax())
+        said = [where]
+        if layer != self.layer and subspace != WHOLE:
+            said.append(f"The subspace was found at layer {self.layer}; here it is used at another.")
         return self._answers(logits, foil, said)
-
-    @torch.no_grad()
-    def _steered(self, pairs: PromptPairs, hook: str, push: torch.Tensor) -> torch.Tensor:
-        n = pairs.base.shape[1]
-        everywhere = pairs.at(torch.arange(min(1, n - 1), n)[None])
-        return edited_logits(self.lm, everywhere, hook, lambda x, here: x + push.to(x))[0]
-
-    def _elsewhere(self) -> str:
-        return f"The subspace was found at layer {self.layer}; here it is used at another."
 
     def _answers(self, logits: dict[str, torch.Tensor], foil: int, said: list[str]) -> Answers:
         answer = int(logits[CLEAN].argmax())
         probabilities = {run: row.double().softmax(-1) for run, row in logits.items()}
         tops = {int(token) for row in probabilities.values() for token in row.topk(N_TOP).indices}
         shown = sorted({*tops, answer, foil}, key=lambda token: -float(probabilities[CLEAN][token]))
+        text = {token: readable(token_text(self.lm, token)) for token in shown}
         table = pd.DataFrame([
-            {"token": self._text(token), "run": run, "probability": float(row[token])}
+            {"token": text[token], "run": run, "probability": float(row[token])}
             for token in shown for run, row in probabilities.items()
         ])  # fmt: skip
         differences = {run: float(row[answer] - row[foil]) for run, row in logits.items()}
         if answer == foil:
             said = [*said, "The donor is continued by the same token: there is no difference of answers to look at."]
-        return Answers(table, self._text(answer), self._text(foil), differences, said)
+        return Answers(table, text[answer], text[foil], differences, said)
 
-    def _text(self, token: int) -> str:
-        return readable(token_text(self.lm, token))
+
+def _alone(prompt: torch.Tensor, positions: torch.Tensor | int = -1) -> PromptPairs:
+    """One prompt (1, length) that is its own donor; which tokens would be answers plays no part here."""
+    return PromptPairs(prompt, prompt, prompt[:, 0], prompt[:, 0], positions)
 
 
 def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int], list[int], str]:
@@ -145,8 +144,7 @@ def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int]
     """
     last = [len(base) - 1], [len(donor) - 1]
     if len(base) != len(donor):
-        told = f"Exchanged at the last token alone: the prompt has {len(base)} tokens, the donor {len(donor)}."
-        return *last, told
+        return *last, f"Exchanged at the last token alone: the prompt has {len(base)} tokens, the donor {len(donor)}."
     differ = [i for i, (a, b) in enumerate(zip(base, donor, strict=True)) if a != b]
     if positions == "last":
         return *last, "Exchanged at the last token."
@@ -156,20 +154,19 @@ def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int]
     return both, both, f"Exchanged at the tokens that differ ({len(differ)}) and at the last one."
 
 
-def as_html(found: Answers) -> str:
+def as_html(answers: Answers) -> str:
     """Return the answers' sentences and logit differences as HTML; all text from the model is escaped."""
     apart = 'style="padding: 0 0.7rem; text-align: right"'
-    cells = "".join(f"<td {apart}>{found.differences[run]:+.2f}</td>" for run in RUNS)
-    heads = "".join(f'<th scope="col" {apart}>{html.escape(run)}</th>' for run in RUNS)
-    answer, foil = html.escape(found.answer), html.escape(found.foil)
-    difference = f"logit of <code>{answer}</code> − logit of <code>{foil}</code>"
+    cells = "".join(f"<td {apart}>{answers.differences[run]:+.2f}</td>" for run in RUNS)
+    heads = "".join(f'<th scope="col" {apart}>{escape(run)}</th>' for run in RUNS)
+    difference = f"logit of <code>{escape(answers.answer)}</code> − logit of <code>{escape(answers.foil)}</code>"
     return (
-        f"<p>{html.escape(' '.join(found.said))}</p><table><thead><tr><th></th>{heads}</tr></thead>"
+        f"<p>{escape(' '.join(answers.said))}</p><table><thead><tr><th></th>{heads}</tr></thead>"
         f'<tbody><tr><th scope="row">{difference}</th>{cells}</tr></tbody></table>'
     )
 
 
-def title(found: Answers) -> str:
+def title(answers: Answers) -> str:
     """Return the finding of the figure of next tokens."""
-    best = found.table.loc[found.table.groupby("run")["probability"].idxmax()].set_index("run")["token"]
+    best = answers.table.loc[answers.table.groupby("run")["probability"].idxmax()].set_index("run")["token"]
     return "Most likely next token: " + ", ".join(f"{run} “{best[run]}”" for run in RUNS)

@@ -19,15 +19,12 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 
 from rkcnn_lib.figures.display import HERO
+from rkcnn_lib.figures.display import MIMETYPE as PLOTLY
 from rkcnn_lib.pages.cards import CARDS
-from rkcnn_lib.pages.cards.page import cards_block
-from rkcnn_lib.pages.figure_data import in_words, plain
+from rkcnn_lib.pages.figure import ASSETS, figure_block, trace_types
 from rkcnn_lib.pages.glossary import link_first_uses
-from rkcnn_lib.pages.plotly_js import trace_types
-from rkcnn_lib.strings import cut, fit_figure, script_json
+from rkcnn_lib.strings import cut, script_json
 
-ASSETS = Path(__file__).parent / "assets"
-PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
 HEADINGS = re.compile(r"^h[1-6]$")
@@ -56,17 +53,7 @@ class Rendered:
 
 
 def render_notebook(path: Path) -> Rendered:
-    """Convert an executed notebook.
-
-    Parameters
-    ----------
-    path : Path
-        An ``.ipynb`` file with outputs.
-
-    Returns
-    -------
-    Rendered
-        The body as safe HTML, its contents and the number of figures.
+    """Convert an executed notebook (``.ipynb``); its body is safe HTML.
 
     Raises
     ------
@@ -78,9 +65,7 @@ def render_notebook(path: Path) -> Rendered:
     except Exception as error:  # nbformat raises several kinds, none of them ours
         raise ValueError(f"{path} is not a notebook that can be read: {error}") from error
     page = Rendered()
-    slot = f"figure-{uuid.uuid4().hex}"  # no text of the notebook can be taken for it
-    figures = _collect_figures(notebook, page, slot)
-    cards = _collect_cards(notebook, page, slot)
+    blocks = _collect_blocks(notebook, page)
     exporter = HTMLExporter(
         raw_template=(ASSETS / "notebook.html.j2").read_text(encoding="utf-8"), exclude_anchor_links=True
     )
@@ -97,11 +82,10 @@ def render_notebook(path: Path) -> Rendered:
             corner.attrs.pop("scope", None)
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
-    page.body = _insert_figures(str(soup), figures, slot)
-    for place, block in cards.items():
+    page.body = str(soup)
+    for place, block in blocks.items():
         page.body = page.body.replace(place, block)
-    page.n_figures = len(figures)
-    if not figures:
+    if not page.n_figures:
         page.flags.append("no figure was drawn by this notebook")
     page.flags = list(dict.fromkeys(page.flags))
     return page
@@ -113,14 +97,10 @@ def safe_html(text: str, page: Rendered | None = None) -> str:
     Scripts and styles go with their content; every other foreign tag is shown as text, not lost.
     """
     soup = BeautifulSoup(text, "html.parser")
-    for style in soup.find_all("style"):
-        style.decompose()
-    for script in soup.find_all("script"):
-        script.decompose()
-        if page is not None:
-            page.flags.append("an output held a script, which pages do not run")
-    for repeated in soup.select(IN_HEADER):
-        repeated.decompose()
+    if page is not None and soup.find("script"):
+        page.flags.append("an output held a script, which pages do not run")
+    for unwanted in soup.select(f"style, script, {IN_HEADER}"):
+        unwanted.decompose()
     for image in soup.find_all("img"):
         if not str(image.get("src", "")).startswith("data:image/"):
             image.replace_with(f"[image not in the page: {image.get('alt') or image.get('src')}]")
@@ -140,9 +120,16 @@ def _allowed(tag: str, name: str, value: str) -> bool:
     return name in ATTRIBUTES
 
 
-def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str, Any]]:
-    """Take plotly figures out of the outputs, leave a numbered slot for each, and tidy the other outputs."""
-    figures: list[dict[str, Any]] = []
+def _collect_blocks(notebook: Any, page: Rendered) -> dict[str, str]:
+    """Take figures and cards out of the outputs, each leaving a place for its block; tidy the other outputs."""
+    blocks: dict[str, str] = {}
+    slot = f"block-{uuid.uuid4().hex}"  # no text of the notebook can be taken for it
+
+    def put(output: Any, block: str) -> None:
+        place = f"{slot}-{len(blocks) + 1}."
+        blocks[place] = block
+        output.data = {"text/html": place}
+
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and re.search(r"(?<![\\$])\$[^$\n]+\$", _without_code(cell.source)):
             page.flags.append("formulas between dollar signs are shown as they were typed")
@@ -154,27 +141,39 @@ def _collect_figures(notebook: Any, page: Rendered, slot: str) -> list[dict[str,
             elif output.output_type == "error":
                 page.flags.append(f"a cell ended with {output.ename}")
             elif PLOTLY in output.data:
-                figures.append(output.data[PLOTLY])
-                page.trace_types |= trace_types(output.data[PLOTLY])
+                figure = output.data[PLOTLY]
+                page.n_figures += 1
+                page.trace_types |= trace_types(figure)
                 if output.metadata.get(HERO):
-                    page.hero = output.data[PLOTLY], str(output.metadata[HERO])
-                output.data = {"text/html": f"{slot}-{len(figures)}."}
+                    page.hero = figure, str(output.metadata[HERO])
+                put(output, figure_block(page.n_figures, figure))
             elif WIDGET in output.data:
                 output.data = {"text/html": f'<p class="small">{html.escape(LEFT_OUT)}</p>'}
-    return figures
-
-
-def _collect_cards(notebook: Any, page: Rendered, slot: str) -> dict[str, str]:
-    """Take feature cards out of the outputs; return what goes into the place that each leaves."""
-    blocks: dict[str, str] = {}
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if CARDS in output.get("data", {}):
-            record, fallback = output.data[CARDS], safe_html(output.data.get("text/html", ""), page)
-            place = f"{slot}-cards-{len(blocks) + 1}."
-            blocks[place] = cards_block(record, fallback)
-            page.n_cards += len(record.get("cards", []))
-            output.data = {"text/html": place}
+            elif CARDS in output.data:
+                page.n_cards += len(output.data[CARDS].get("cards", []))
+                put(output, cards_block(output.data[CARDS], safe_html(output.data.get("text/html", ""), page)))
     return blocks
+
+
+def cards_block(record: dict[str, Any], fallback: str) -> str:
+    """Return the place of the cards on a page: a search, their data for the page's script, a few where none runs.
+
+    ``record``, see :mod:`~rkcnn_lib.pages.cards.book`, reaches the page as JSON that only ``assets/cards.js`` reads,
+    and sets as text. ``fallback``, HTML of a few cards made safe already, is shown until that script runs.
+    """
+    return (
+        '<div class="feature-cards" id="cards">'
+        '<form class="card-search" role="search" aria-label="Find a card" hidden>'
+        '<label>Start <select name="arm"></select></label>'
+        '<label>Latent or token <input type="search" name="query" size="12" autocomplete="off"></label>'
+        '<button type="submit">Find</button>'
+        '<button type="button" name="previous">← Previous</button><button type="button" name="next">Next →</button>'
+        '</form><p class="card-status" role="status" aria-live="polite"></p>'
+        '<div class="card-list" role="group" aria-label="Cards to choose from"></div>'
+        '<div class="feature-card" hidden></div>'
+        f'<div class="card-fallback">{fallback}</div>'
+        f'<script type="application/json" class="card-data">{script_json(record)}</script></div>'
+    )
 
 
 def _one_stream_each(outputs: list[Any]) -> list[Any]:
@@ -217,7 +216,12 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
             continue
         level = max(2, min(int(heading.name[1]), previous + 1))
         heading.name, previous = f"h{level}", level
-        heading["id"] = anchor = _anchor(text, used)
+        slug, n = re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "section", 1
+        anchor = f"s-{slug}"
+        while anchor in used:
+            anchor, n = f"s-{slug}-{n + 1}", n + 1
+        used.add(anchor)
+        heading["id"] = anchor
         if level <= 3:
             page.contents.append((level, anchor, cut(text, 120)))
         link = soup.new_tag("a", attrs={"class": "anchor", "href": f"#{anchor}", "aria-label": "link to here"})
@@ -227,52 +231,3 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
         # Ids of a notebook's own HTML could collide with those of the page.
         if isinstance(other, Tag) and not HEADINGS.match(other.name):
             del other["id"]
-
-
-def _anchor(text: str, used: set[str]) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "section"
-    anchor, n = f"s-{slug}", 2
-    while anchor in used:
-        anchor, n = f"s-{slug}-{n}", n + 1
-    used.add(anchor)
-    return anchor
-
-
-def _insert_figures(body: str, figures: list[dict[str, Any]], slot: str) -> str:
-    def block(match: re.Match[str]) -> str:
-        number = int(match[1])
-        return figure_block(number, figures[number - 1])
-
-    return re.sub(slot + r"-(\d+)\.", block, body)
-
-
-def figure_block(number: int, spec: dict[str, Any]) -> str:
-    """The HTML of one figure: its title as text (it wraps on a phone), a place to draw, its data in words, its JSON.
-
-    Parameters
-    ----------
-    number : int
-        The figure's number on its page, from 1.
-    spec : dict
-        data, layout, frames and config, as plotly writes them.
-    """
-    spec = fit_figure({key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)})
-    layout = spec["layout"] = dict(spec.get("layout", {}))
-    given = layout.get("title") or ""
-    title = plain(given if isinstance(given, str) else given.get("text") or "")
-    space = (layout.get("meta") or {}).get("rkcnn_title_space") if isinstance(layout.get("meta"), dict) else None
-    if space is not None:  # a figure of ours: its title moves out of the drawing
-        layout.pop("title", None)
-        layout["height"] = layout["height"] - space
-        layout["margin"] = layout["margin"] | {"t": layout["margin"]["t"] - space}
-    caption = f"<b>Figure {number}.</b> {html.escape(title)}" if title else f"<b>Figure {number}</b>"
-    caption += f' <a class="anchor" href="#figure-{number}" aria-label="link to figure {number}">#</a>'
-    said = html.escape(f"Figure {number}. {title}", quote=True)
-    return (
-        f'<figure class="drawn" id="figure-{number}"><figcaption>{caption}</figcaption>'
-        f'<div class="plot" id="plot-{number}" data-height="{int(layout.get("height") or 450)}" role="group"'
-        f' aria-label="{said}" data-short="Figure {number}"></div>'
-        f'<details class="figure-data" data-plot="plot-{number}"><summary>Data of this figure</summary>'
-        f'<p class="small">{html.escape(in_words(spec))}</p><div class="figure-table"></div></details>'
-        f'<script type="application/json" id="plot-{number}-data">{script_json(spec)}</script></figure>'
-    )

@@ -21,24 +21,19 @@ MIME = {".json": "application/json", ".parquet": "application/vnd.apache.parquet
 
 
 def weights(site: Path) -> dict[str, int]:
-    """Bytes of each page, of the scripts and styles that pages share, and of the runs' data, by name.
-
-    Parameters
-    ----------
-    site : Path
-        A folder that :func:`~rkcnn_lib.pages.site.build_site` wrote.
-    """
+    """Bytes of each page of a site, of the scripts and styles that pages share, and of the runs' data, by name."""
     sizes = {path.name: path.stat().st_size for path in sorted(site.glob("*.html"))}
-    for folder in ("assets", "runs"):
-        sizes[f"{folder}/"] = sum(path.stat().st_size for path in (site / folder).rglob("*") if path.is_file())
-    return sizes
+    return sizes | {f"{folder}/": _weight(site / folder) for folder in ("assets", "runs")}
+
+
+def _weight(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def weight_lines(site: Path) -> list[str]:
     """What the site weighs, a line a page and the total, to print."""
-    sizes = weights(site)
-    total = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
-    lines = [f"{size / 1e6:8.2f} MB  {name}" for name, size in sizes.items()]
+    total = _weight(site)
+    lines = [f"{size / 1e6:8.2f} MB  {name}" for name, size in weights(site).items()]
     heavy = f", more than the {HEAVY / 1e6:.0f} MB that mail takes easily" if total > HEAVY else ""
     return [*lines, f"{total / 1e6:8.2f} MB  in all (plotly.min.js once){heavy}"]
 
@@ -53,14 +48,14 @@ def run_folders(places: Iterable[Path]) -> list[Path]:
     ValueError
         If a place is no folder, holds no run at all, or is itself a run folder with a damaged ``run.json``.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for place in places:
         record_of(place)
         records = sorted(path.parent for path in place.rglob("run.json"))
         if not records:
             raise ValueError(f"{place} holds no run: give a folder with a run.json, or one that holds such folders")
-        found += [folder for folder in records if (read_run(folder) or {}).get("status") == "finished"]
-    return list(dict.fromkeys(folder.resolve() for folder in found))
+        folders += [folder for folder in records if (read_run(folder) or {}).get("status") == "finished"]
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
 def single_file(run: Path, out: Path) -> Path:
@@ -68,17 +63,7 @@ def single_file(run: Path, out: Path) -> Path:
 
     Its policy lets only scripts of exactly these contents run, whatever a reader's copy may have met on its way.
 
-    Parameters
-    ----------
-    run : Path
-        A run folder.
-    out : Path
-        The file, which is replaced; its folder is made.
-
-    Returns
-    -------
-    Path
-        ``out``.
+    ``out`` is replaced and returned; its folder is made.
 
     Raises
     ------

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rkcnn_lib.files import DamagedFile, alone_at, plain_name, read_json, write_json, write_whole
-from rkcnn_lib.pages import answers, glossary, plotly_js
+from rkcnn_lib.pages import answers, glossary
 from rkcnn_lib.pages.compare import Row, comparison, run_rows
-from rkcnn_lib.pages.page import COPIED, SHORT_TITLES, TITLES, Page, load, position, read_record
-from rkcnn_lib.pages.render import ASSETS
-from rkcnn_lib.pages.templates import environment
+from rkcnn_lib.pages.figure import ASSETS, plotly_script
+from rkcnn_lib.pages.page import COPIED, NAMES, SHORT_TITLES, Page, environment, load, position, read_record
 from rkcnn_lib.runs.gates import NOT_RUN, Recorded, gates_since
 from rkcnn_lib.runs.params import NOTEBOOKS
 from rkcnn_lib.strings import visible
@@ -27,6 +26,7 @@ FORMAT = 1
 QUESTION = "Do directions mined by random-subset probing make better sparse autoencoders?"
 STYLES = ("site.css", "figures.css", "cards.css", "compare.css", "print.css")
 SCRIPTS = ("controls.js", "figure_data.js", "cards.js", "compare.js", "site.js")
+OWN_PAGES = ("index.html", "compare.html", glossary.PAGE)
 
 
 def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequence[Path] = ()) -> Path:
@@ -61,9 +61,8 @@ def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequ
     _own_files(out)
     given = {Path(run).resolve() for run in runs}
     leading = sorted((read_record(Path(run)) for run in runs), key=position)
-    others = sorted(
-        _readable(read_record, (run for run in map(Path, also) if run.resolve() not in given)), key=position
-    )
+    further = (Path(run) for run in also if Path(run).resolve() not in given)
+    others = sorted(_readable(read_record, further), key=position)
     # Pages stay together by notebook; within one, sorting is stable: what leads comes first.
     records = sorted([*leading, *others], key=lambda item: position(item)[:2])
     records = [(folder, gates_since(record, records)) for folder, record in records]
@@ -75,13 +74,13 @@ def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequ
 
 def _readable(read: Callable[[Any], Any], places: Iterable[Any]) -> list[Any]:
     """What could be read; the rest is named and left out."""
-    found = []
+    readable = []
     for place in places:
         try:
-            found.append(read(place))
+            readable.append(read(place))
         except (ValueError, OSError) as error:
             print(f"rkcnn: {error}; this run is left out", file=sys.stderr)
-    return found
+    return readable
 
 
 def _write_site(work: Path, records: list[Recorded], title: str, required: set[Path]) -> dict[str, Any]:
@@ -92,37 +91,32 @@ def _write_site(work: Path, records: list[Recorded], title: str, required: set[P
         shutil.copyfile(ASSETS / name, assets / name)
     pages: list[Page] = []
     rows: list[Row] = []
-    taken = {"index.html", "compare.html", glossary.PAGE}
 
     def add(item: Recorded) -> None:
-        page = load(*item, taken)
+        page = load(*item, {*OWN_PAGES, *(page.file for page in pages)})
         rows.extend(run_rows(page, item[0]))
         for file in page.files:
             (work / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(item[0] / Path(file).name, work / file)
         pages.append(page)
-        taken.add(page.file)
 
     for item in records:
         if item[0].resolve() in required:
             add(item)
         else:
             _readable(add, [item])
-    plotly, compiles = plotly_js.script(set().union(*(page.rendered.trace_types for page in pages)))
+    plotly, compiles = plotly_script(set().union(*(page.rendered.trace_types for page in pages)))
     (assets / "plotly.min.js").write_text(plotly, encoding="utf-8")
-    steps = _steps(pages)
-    templates = environment()
+    steps, compared, templates = _steps(pages), comparison(rows), environment()
     cautions = dict.fromkeys(page.caution for page in pages if page.caution)
     withdrawn = [
         f"{page.number} {SHORT_TITLES.get(page.notebook, page.title)}. {page.withdrawn}"
-        for page in pages
-        if page.withdrawn
-    ]
+        for page in pages if page.withdrawn
+    ]  # fmt: skip
     shared = {
         "site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles,
         "banners": [*cautions, *withdrawn],
     }  # fmt: skip
-    compared = comparison(rows)
 
     def write(template: str, file: str, **given: Any) -> None:
         """Write a page; no string in it, wherever it came from, may turn the text around it."""
@@ -141,39 +135,32 @@ def _index(pages: list[Page], steps: list[dict[str, Any]], compared: dict[str, A
     """What the index says beyond what every page knows: the answer, the figures, all verdicts."""
     leads = {step["notebook"]: step["lead"] for step in steps if step["lead"]}
     judged = leads.get(answers.JUDGED_BY)
-    record = judged.record if judged else None
+    record = judged.record if judged else {}
     starts = [row for row in compared["rows"] if row.page is judged and row.cells]
     measures = [measure for measure in compared["measures"] if any(measure.key in row.cells for row in starts)]
     return {
         "answer": answers.in_one_sentence(record),
         "judged": judged,
-        "answers": answers.answers(record or {}),
-        "setting": answers.setting(record or {}),
+        "answers": judged.answers if judged else [],
+        "setting": answers.setting(record),
         "starts": {"rows": starts, "measures": measures},
         "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
         "hero": next((page for page in leads.values() if page.rendered.hero), None),
-        "overview": answers.overview(record or {}),
+        "overview": answers.overview(record),
     }
 
 
 def _steps(pages: list[Page]) -> list[dict[str, Any]]:
     """The six notebooks in order (and any other that was given), each with its runs' pages."""
-    names = [*NOTEBOOKS, *dict.fromkeys(page.notebook for page in pages if page.notebook not in NOTEBOOKS)]
     steps = []
-    for name in names:
+    for name in dict.fromkeys([*NOTEBOOKS, *(page.notebook for page in pages)]):
         runs = [page for page in pages if page.notebook == name]
         lead = runs[0] if runs else None
-        steps.append(
-            {
-                "notebook": name,
-                "number": name[:2],
-                "title": lead.title if lead else TITLES.get(name, name),
-                "short": SHORT_TITLES.get(name, name),
-                "lead": lead,
-                "others": runs[1:],
-                "gate": lead.gate if lead else NOT_RUN,
-            }
-        )
+        title, short = NAMES.get(name, (name, name))
+        steps.append({
+            "notebook": name, "number": name[:2], "title": lead.title if lead else title, "short": short,
+            "lead": lead, "others": runs[1:], "gate": lead.gate if lead else NOT_RUN,
+        })  # fmt: skip
     return steps
 
 
@@ -185,30 +172,18 @@ def _summary(pages: list[Page], steps: list[dict[str, Any]], title: str) -> dict
         "figures": sum(page.rendered.n_figures for page in pages),
         "pages": [
             {
-                "notebook": page.notebook,
-                "variant": page.variant,
-                "page": page.file,
-                "key": page.record.get("key"),
-                "profile": page.record.get("profile"),
-                "status": page.record.get("status"),
-                "gate": page.gate,
-                "figures": page.rendered.n_figures,
-                "flags": page.rendered.flags,
+                "notebook": page.notebook, "variant": page.variant, "page": page.file, "key": page.record.get("key"),
+                "profile": page.record.get("profile"), "status": page.record.get("status"), "gate": page.gate,
+                "figures": page.rendered.n_figures, "flags": page.rendered.flags,
             }
             for page in pages
         ],
         "not_run": [step["notebook"] for step in steps if step["lead"] is None],
-    }
+    }  # fmt: skip
 
 
 def _own_files(out: Path) -> set[str]:
-    """The files of the site in ``out``, as paths within it.
-
-    Raises
-    ------
-    ValueError
-        If there is a folder with something in it, or a file, that is no site made here, or one whose list is damaged.
-    """
+    """The files of the site in ``out``, as paths within it; refuses what is no site made here or has a damaged list."""
     path = out / "site.json"
     if not path.is_file():
         if out.exists() and not (
@@ -230,7 +205,7 @@ def _as_once_written(pages: list[Any]) -> list[str]:
     names = [str(page.get("page")) for page in pages if isinstance(page, dict)]
     data = [f"runs/{name.removesuffix('.html')}/{file}" for name in names for file in COPIED]
     assets = [f"assets/{name}" for name in (*STYLES, *SCRIPTS, "plotly.min.js")]
-    return ["site.json", "index.html", "compare.html", glossary.PAGE, *names, *data, *assets]
+    return ["site.json", *OWN_PAGES, *names, *data, *assets]
 
 
 def _within(out: Path, name: Any) -> str:

@@ -12,16 +12,11 @@ from typing import Any, ClassVar
 
 import yaml
 
-ECHOED = 200  # characters of a value that a message repeats
+from rkcnn_lib.strings import cut
 
 
 class ParameterError(ValueError):
     """Parameters that a notebook refuses; the message has one line a problem: name, value, what is allowed."""
-
-
-def cut(text: str, most: int = ECHOED) -> str:
-    """Return a text for a message, its middle left out where it is long."""
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def yaml_value(text: str, where: str) -> Any:

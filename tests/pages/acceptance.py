@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.pages.pages import CHROMIUM, open_page
+from tests.pages.pages import chromium, open_page
 
 WIDTHS = {"light": 1280, "dark": 390}
 FIRST_FIGURE = """() => {
@@ -116,7 +116,7 @@ def main(folder: Path) -> int:
 
     wrong = 0
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = chromium(play)
         for file in sorted(folder.resolve().glob("*.html")):
             for scheme, width in WIDTHS.items():
                 faults, first = visit(browser, file, scheme)

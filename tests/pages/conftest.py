@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pages.pages import CHROMIUM
+from tests.pages.pages import CHROMIUM, chromium
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,6 @@ def browser():
         pytest.skip("no Chromium here (looked for chromium, chromium-browser, google-chrome)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as play:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
+        started = chromium(play)
+        yield started
+        started.close()

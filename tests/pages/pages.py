@@ -11,9 +11,9 @@ import pandas as pd
 from bs4 import BeautifulSoup
 
 from rkcnn_lib import figures
+from rkcnn_lib.figures.display import MIMETYPE as PLOTLY
 
 EVIL = "<script>window.hacked = true</script>"
-PLOTLY = "application/vnd.plotly.v1+json"
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -73,6 +73,12 @@ def until(page, expression, seconds=30):
     while not page.evaluate(f"!!({expression})"):
         assert time.monotonic() < end, f"after {seconds} seconds still not: {expression}"
         page.wait_for_timeout(20)
+
+
+def chromium(play):
+    """Start Chromium as every test does: no sandbox, no GPU, nothing fetched in the background."""
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    return play.chromium.launch(executable_path=CHROMIUM, args=options)
 
 
 def open_page(browser, file, width=1280, scheme="light", before=None):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rkcnn_lib.pages.cards import book, reader
-from rkcnn_lib.pages.cards.drawing import card_html
+from rkcnn_lib.pages.cards.book import card_html
 from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.sae import SAE, SAEConfig
 from rkcnn_lib.studies.tokens import LONGEST, one_token, readable, unknown_words

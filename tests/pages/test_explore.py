@@ -12,9 +12,9 @@ from rkcnn_lib.pages import explore, prompt_box
 from rkcnn_lib.pages.prompt_box import ABLATE, CLEAN, KEEP, STEER, PromptBox
 from rkcnn_lib.studies.causal_subspaces import Subspace
 from tests.measure.planted_reader import LABELS, PER_LABEL, D, PlantedReader
+from tests.pages.pages import PLOTLY
 from tests.pages.test_cards import planted_reader
 
-PLOTLY = "application/vnd.plotly.v1+json"
 ENTITIES = LABELS * PER_LABEL
 UNKNOWN = 999
 

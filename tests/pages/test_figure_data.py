@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import pytest
 
 from rkcnn_lib import figures
-from rkcnn_lib.pages.figure_data import in_words
+from rkcnn_lib.pages.figure import in_words
 from rkcnn_lib.pages.site import build_site
 from tests.pages.pages import dot_figure, open_page, read, slider_figure, until, write_run
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from rkcnn_lib import cli
-from rkcnn_lib.pages.plotly_js import script, trace_types
+from rkcnn_lib.pages.figure import plotly_script, trace_types
 from rkcnn_lib.pages.sharing import inlined, run_folders, single_file, weight_lines, weights
 from rkcnn_lib.pages.site import build_site
 from tests.pages.pages import dot_figure, open_page, read, slider_figure, until, write_run
@@ -58,7 +58,7 @@ def test_frames_count_among_the_traces_that_a_figure_needs():
 
 
 def test_the_small_plotly_is_of_the_installed_version():
-    text, compiles = script({"scatter"})
+    text, compiles = plotly_script({"scatter"})
     assert not compiles, "pages load all of plotly.js: run `make plotly-js` for the version that is installed now"
     assert "new Function(" not in text and "eval(" not in text
 

@@ -2,7 +2,7 @@
 // Whatever comes from data is set as text, never as markup.
 "use strict";
 (function () {
-  const SHADE = "242, 108, 13", STRONGEST = 0.5; // as cards/drawing.py has them
+  const SHADE = "242, 108, 13", STRONGEST = 0.5; // as cards/book.py has them
   const MOST_LISTED = 60;
   const root = document.querySelector(".feature-cards");
   if (!root) { return; }

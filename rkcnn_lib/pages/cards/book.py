@@ -1,19 +1,23 @@
-"""All cards of a notebook as one compact, JSON-like record: each text once, tokens as numbers, activations rounded.
+"""All cards of a notebook as one compact, JSON-like record, and one card of it as HTML.
 
 A record holds ``vocabulary`` (tokens made readable), ``text`` (the rows that any card shows, as places in the
-vocabulary) and ``cards``, whose examples point into the text. What is said of a card in words stands in ``words``
-once, so that the page's script and :mod:`~rkcnn_lib.pages.cards.drawing` say the same.
+vocabulary) and ``cards``, whose examples point into the text: each text once, tokens as numbers, activations rounded.
+What is said of a card in words stands in ``words`` once, so that the page's script (``assets/cards.js``) and
+`card_html`, which JupyterLab shows, say the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import display
 
-from rkcnn_lib.pages.cards.reader import FILL_GROUP, MINED_GROUP, Card, Reader
+from rkcnn_lib.pages.cards import CARDS
+from rkcnn_lib.pages.cards.reader import FILL_GROUP, MINED_GROUP, Card, Context, Pairs, Reader
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.studies.cells import MINED, UNMINED
 from rkcnn_lib.studies.comparison import Compared
@@ -24,6 +28,9 @@ ARMS = (MINED, UNMINED)  # whose latents get cards; both are in every comparison
 SEED = 0
 LEVELS = 100  # an activation is told in hundredths of its latent's largest
 FEATURED = (0.25, 0.5, 0.75, 0.9)  # of the firing rates of a group's live latents: the cards that are shown first
+SHADE = "242, 108, 13"  # of an active token
+STRONGEST = 0.5  # its opacity at most: text in either page colour stands out on that
+COLUMNS = ["arm", "group", "latent", "rate", "cosine", "card"]
 WORDS = {
     "alive": "Alive at both ends of training. Whether it fell silent in between is not recorded.",
     "died": "Died: it fired before training and never does now.",
@@ -37,7 +44,7 @@ NO_TOKENS = "The rows of this model are no tokens, so there is no text to read."
 
 @dataclass(frozen=True)
 class Book:
-    """The record (see the module) and a row a card: arm, group, latent, rate, cosine (to its start), card."""
+    """The record (see the module) and a row a card: COLUMNS, where ``cosine`` is that to its start."""
 
     record: dict[str, Any]
     table: pd.DataFrame
@@ -50,12 +57,8 @@ def read_book(compared: Compared, store: Any, run: Run) -> Book:
     for arm in ARMS:
         chosen = choose(reader.rates(arm, SEED), reader.n_mined(arm, SEED), run.p.n_cards)
         cards += reader.cards(arm, SEED, chosen)
-    rows = [
-        {"arm": c.arm, "group": c.group, "latent": c.latent, "rate": c.rate, "cosine": c.moved[-1], "card": c.name}
-        for c in cards
-    ]
-    columns = ["arm", "group", "latent", "rate", "cosine", "card"]
-    return Book(as_record(cards, reader), pd.DataFrame(rows, columns=columns), reader)
+    rows = [(c.arm, c.group, c.latent, c.rate, c.moved[-1], c.name) for c in cards]
+    return Book(as_record(cards, reader), pd.DataFrame(rows, columns=COLUMNS), reader)
 
 
 def choose(rates: np.ndarray, n_mined: int, n_cards: int) -> list[int]:
@@ -80,13 +83,15 @@ def as_record(cards: list[Card], reader: Reader) -> dict[str, Any]:
     ids = list(dict.fromkeys([*tokens.tolist(), *effects]))
     place = {token: i for i, token in enumerate(ids)}
     texts = [token_text(reader.lm, token) for token in ids]
-    arms = list(dict.fromkeys(card.arm for card in cards))
+    latents = {arm: len(reader.rates(arm, SEED)) for arm in dict.fromkeys(card.arm for card in cards)}
+    # the chance level of the nearest of as many directions as an SAE has, and as were mined
+    counts = {"near": max(latents.values(), default=0), "mined": reader.n_mined(MINED, SEED)}
     return {
         "format": FORMAT,
         "steps": reader.steps,
         "rows": {"counted": reader.counted, "searched": len(reader.rows)},
-        "latents": {arm: len(reader.rates(arm, SEED)) for arm in arms},
-        "chance": {name: [round(level, 3) for level in level_of] for name, level_of in _chance(reader, arms).items()},
+        "latents": latents,
+        "chance": {name: [round(x, 3) for x in reader.chance(count)] for name, count in counts.items() if count},
         "featured": featured(cards),
         "between": "" if any(text[:1].isspace() for text in texts) else " ",
         "words": WORDS if reader.lm is not None else WORDS | {"no contexts": NO_TOKENS},
@@ -106,30 +111,23 @@ def featured(cards: list[Card]) -> list[str]:
     return chosen
 
 
-def _chance(reader: Reader, arms: list[str]) -> dict[str, tuple[float, float]]:
-    """Return the chance level of the nearest of as many directions as an SAE has, and as were mined."""
-    counts = {
-        "near": max((len(reader.rates(arm, SEED)) for arm in arms), default=0),
-        "mined": reader.n_mined(MINED, SEED),
-    }
-    return {name: reader.chance(count) for name, count in counts.items() if count}
-
-
 def _card_record(card: Card, rows: np.ndarray, place: dict[int, int]) -> dict[str, Any]:
+    def effects(pairs: Pairs) -> list[list[Any]]:
+        return [[place[token], _rounded(value)] for token, value in pairs]
+
     return {
         "id": card.name, "arm": card.arm, "seed": card.seed, "latent": card.latent, "group": card.group,
         "rate": _rounded(card.rate), "before": _rounded(card.rate_before), "largest": _rounded(card.largest),
         "life": life(card), "moved": [round(cosine, 3) for cosine in card.moved],
         "near": [[seed, latent, round(cosine, 3)] for seed, latent, cosine in card.near],
         "mined": None if card.mined is None else [card.mined[0], round(card.mined[1], 3)],
-        "raised": [[place[token], _rounded(value)] for token, value in card.raised],
-        "lowered": [[place[token], _rounded(value)] for token, value in card.lowered],
-        "examples": [_example(context, card.largest, rows) for context in card.contexts],
+        "raised": effects(card.raised), "lowered": effects(card.lowered),
+        "examples": [_example_record(context, card.largest, rows) for context in card.contexts],
     }  # fmt: skip
 
 
-def _example(context: Any, largest: float, rows: np.ndarray) -> list[Any]:
-    """Return [quantile in %, place in the text, length, which token counts, [token, level, token, level, ...]]."""
+def _example_record(context: Context, largest: float, rows: np.ndarray) -> list[Any]:
+    """[quantile in %, place in the text, length, which token counts, [token, level, token, level, ...]]."""
     levels = np.ceil(LEVELS * context.values / largest).astype(int)
     active = [int(x) for i in np.flatnonzero(levels) for x in (i, levels[i])]
     start = int(np.searchsorted(rows, context.rows[0]))
@@ -138,9 +136,9 @@ def _example(context: Any, largest: float, rows: np.ndarray) -> list[Any]:
 
 def life(card: Card) -> str:
     """Return which of WORDS says whether the latent fired before and after training."""
-    return {
-        (True, True): "alive", (True, False): "died", (False, True): "revived", (False, False): "dead",
-    }[card.rate_before > 0, card.rate > 0]  # fmt: skip
+    if card.rate_before > 0:
+        return "alive" if card.rate > 0 else "died"
+    return "revived" if card.rate > 0 else "dead"
 
 
 def _rounded(value: float) -> float:
@@ -149,10 +147,74 @@ def _rounded(value: float) -> float:
 
 def title(book: Book) -> str:
     """Return the finding of the latent map."""
-    live = book.table[book.table["rate"] > 0]
-    told = []
-    for group, name in ((MINED_GROUP, "mined latents"), (FILL_GROUP, "random fill"), (UNMINED, "the random arm")):
-        part = live[live["group"] == group]
-        if len(part):
-            told.append(f"{name} {part['cosine'].median():.2f}")
+    names = {MINED_GROUP: "mined latents", FILL_GROUP: "random fill", UNMINED: "the random arm"}
+    medians = book.table[book.table["rate"] > 0].groupby("group")["cosine"].median()
+    told = [f"{name} {medians[group]:.2f}" for group, name in names.items() if group in medians]
     return f"Median cosine of live latents with their start: {', '.join(told)}" if told else "No latent fires"
+
+
+# ------------------------------------------------------------------- as HTML: all text from data is escaped
+
+
+def show(book: Book) -> None:
+    """Display all cards as one output that a page draws, with a few of them as HTML for JupyterLab."""
+    cards = book.record["cards"]
+    few = "".join(card_html(book.record, card) for card in cards if card["id"] in book.record["featured"])
+    display({CARDS: book.record, "text/html": few, "text/plain": f"[{len(cards)} cards]"}, raw=True)
+
+
+def card_html(record: dict[str, Any], card: dict[str, Any]) -> str:
+    """Return one card of a record as HTML."""
+    name = f"{card['arm']}, seed {card['seed']}, latent {card['latent']}"
+    group = "" if card["group"] == card["arm"] else f" ({card['group']})"
+    facts = "".join(f"<li>{escape(line)}</li>" for line in facts_of(record, card))
+    examples = "".join(f"<li>{_example(record, card, example)}</li>" for example in card["examples"])
+    nowhere = "" if examples else f"<p>{escape(record['words']['no contexts'])}</p>"
+    return (
+        f'<div class="feature-card" style="line-height: 1.5"><p><b>{escape(name)}</b>{escape(group)}</p>'
+        f"<ul>{facts}</ul><ol>{examples}</ol>{nowhere}{_effects(record, card)}</div>"
+    )
+
+
+def facts_of(record: dict[str, Any], card: dict[str, Any]) -> list[str]:
+    """Return what is measured of a latent, a sentence each."""
+    chance = {name: f"chance {mean:.2f}, 95 % point {upper:.2f}" for name, (mean, upper) in record["chance"].items()}
+    rate, before = (f"{100 * card[name]:.3g} %" if card[name] else "none" for name in ("rate", "before"))
+    path = ", ".join(f"{cosine:.2f} (step {step})" for step, cosine in zip(record["steps"], card["moved"], strict=True))
+    lines = [
+        f"Fires on {rate} of {record['rows']['counted']:,} held-out tokens; before training on {before}. "
+        + record["words"][card["life"]],
+        f"Cosine of its decoder row with its start: {path}.",
+    ]
+    if card["near"]:
+        near = ", ".join(f"seed {seed}: latent {latent} ({cosine:+.2f})" for seed, latent, cosine in card["near"])
+        lines.append(f"Nearest live latents of other seeds: {near}; {chance['near']}.")
+    if card["mined"]:
+        number, cosine = card["mined"]
+        lines.append(f"Nearest mined direction: number {number} ({cosine:+.2f}; {chance['mined']}).")
+    return lines
+
+
+def _example(record: dict[str, Any], card: dict[str, Any], example: list[Any]) -> str:
+    quantile, start, length, peak, active = example
+    levels = dict(zip(active[::2], active[1::2], strict=True))
+    shown = []
+    for i, word in enumerate(record["text"][start : start + length]):
+        style, hover = "unicode-bidi: isolate;" + (" border-bottom: 2px solid;" if i == peak else ""), ""
+        if level := levels.get(i):
+            style += f" background: rgba({SHADE}, {STRONGEST * level / LEVELS:.2f});"
+            hover = f' title="activation {card["largest"] * level / LEVELS:.3g}"'
+        shown.append(f'<span style="{style}"{hover}>{escape(record["vocabulary"][word])}</span>')
+    where = "largest" if quantile == 100 else f"{quantile} % quantile"
+    height = card["largest"] * levels.get(peak, 0) / LEVELS
+    return f"<small>{where}, {height:.3g}:</small> {record['between'].join(shown)}"
+
+
+def _effects(record: dict[str, Any], card: dict[str, Any]) -> str:
+    if not card["raised"]:
+        return ""
+    raised, lowered = (
+        ", ".join(f"<code>{escape(record['vocabulary'][token])}</code> {value:+.2f}" for token, value in card[name])
+        for name in ("raised", "lowered")
+    )
+    return f"<p>Raises {raised}; lowers {lowered}. <small>{escape(record['words']['effects'])}</small></p>"

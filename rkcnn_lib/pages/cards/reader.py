@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from torch.nn.functional import normalize
 
 from rkcnn_lib.measure.recovery import random_directions
 from rkcnn_lib.runs.run import Run
@@ -26,6 +27,7 @@ ROWS = 50_000  # held-out rows in which contexts are looked for
 BATCH = 4096  # rows encoded at once
 ON_TOKEN = 2000  # rows of one token that a search looks at
 MINED_GROUP, FILL_GROUP = "mined", "random fill"
+Pairs = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -40,26 +42,20 @@ class Context:
 
 @dataclass(frozen=True)
 class Card:
-    """One latent, measured.
-
-    ``rate``, ``rate_before``: share of the comparison's held-out rows on which it fires, after and before training.
-    ``moved``: cosine of its decoder row with its start, at each snapshot of training. ``near``: (seed, latent, signed
-    cosine) of the nearest live latent of each other seed. ``mined``: (number, signed cosine) of the nearest direction
-    that the mined arm of its seed started from. ``raised``, ``lowered``: (token id, logits per unit of activation).
-    """
+    """One latent, measured."""
 
     arm: str
     seed: int
     latent: int
     group: str
-    rate: float
-    rate_before: float
+    rate: float  # share of the comparison's held-out rows on which it fires
+    rate_before: float  # the same before training
     largest: float
-    moved: list[float]
-    near: list[tuple[int, int, float]]
-    mined: tuple[int, float] | None
-    raised: list[tuple[int, float]]
-    lowered: list[tuple[int, float]]
+    moved: list[float]  # cosine of its decoder row with its start, at each snapshot of training
+    near: list[tuple[int, int, float]]  # seed, latent, signed cosine of the nearest live latent of each other seed
+    mined: tuple[int, float] | None  # number, signed cosine of the nearest direction that its seed's mined arm had
+    raised: Pairs  # token id, logits per unit of activation
+    lowered: Pairs
     contexts: list[Context]
 
     @property
@@ -78,9 +74,9 @@ class Reader:
         self.rows, self.counted = held_out[:ROWS], min(run.p.heldout_rows, len(held_out))
         self.saes = functools.lru_cache(maxsize=16)(self._sae)
         self.codes = functools.lru_cache(maxsize=4)(self._codes)
-        self.chance = functools.lru_cache(maxsize=None)(self._chance)
-        self._unembedding = functools.lru_cache(maxsize=1)(lambda: self.lm.W_U.detach().float().cpu())
-        self._spread = functools.lru_cache(maxsize=1)(lambda: spread_of(store))
+        self.chance = functools.cache(self._chance)
+        self._unembedding = functools.cache(lambda: self.lm.W_U.detach().float().cpu())
+        self._spread = functools.cache(lambda: spread_of(store))
 
     @property
     def steps(self) -> list[int]:
@@ -106,29 +102,30 @@ class Reader:
         """
         if (arm, seed) not in self.compared.units:
             raise ValueError(f"there is no SAE of {arm}, seed {seed}, in this comparison")
-        n_latents = len(self.rates(arm, seed))
+        arrays, n_latents = self.compared.units[arm, seed].arrays, len(self.rates(arm, seed))
         if any(not 0 <= latent < n_latents for latent in latents):
             raise ValueError(f"{arm}, seed {seed}, has latents 0 to {n_latents - 1}")
         if not latents:
             return []
-        rows = normalised(self.saes(arm, seed).W_dec.detach())[latents]
-        near = self._near(arm, seed, rows)
-        mined = self._nearest_mined(seed, rows)
-        moved = self._moved(arm, seed, latents)
-        raised, lowered = self._favoured(arm, seed, latents)
-        contexts, largest = self._contexts(arm, seed, latents)
-        rates, before = (self.compared.units[arm, seed].arrays[name] for name in ("density", "density_start"))
-        n_mined = self.n_mined(arm, seed)
-        return [
-            Card(
-                arm, seed, latent, MINED_GROUP if latent < n_mined else FILL_GROUP if n_mined else arm,
-                float(rates[latent]), float(before[latent]), largest[i], moved[i], near[i], mined[i], raised[i],
-                lowered[i], contexts[i],
-            )
-            for i, latent in enumerate(latents)
-        ]  # fmt: skip
+        decoder, n_mined = self.saes(arm, seed).W_dec.detach(), self.n_mined(arm, seed)
+        rows = normalised(decoder)[latents]
+        largest, shown = self._contexts(arm, seed, latents)
+        measured = zip(
+            latents,
+            [MINED_GROUP if latent < n_mined else FILL_GROUP if n_mined else arm for latent in latents],
+            arrays["density"][latents].tolist(),
+            arrays["density_start"][latents].tolist(),
+            largest,
+            self._moved(arrays, latents),
+            self._near(arm, seed, rows),
+            self._nearest_mined(seed, rows),
+            *self._favoured(decoder[latents]),
+            shown,
+            strict=True,
+        )
+        return [Card(arm, seed, *values) for values in measured]
 
-    def firing_on(self, arm: str, seed: int, token: int, most: int = 12) -> list[tuple[int, float]]:
+    def firing_on(self, arm: str, seed: int, token: int, most: int = 12) -> Pairs:
         """Return (latent, mean activation) of those that fire most on one token of the held-out text, most first."""
         rows = self.rows[np.asarray(self.store.tokens)[self.rows] == token][:ON_TOKEN]
         if not len(rows):
@@ -143,28 +140,27 @@ class Reader:
         return load_saelens(self.compared.units[arm, seed].folder / "sae").to(self.device)
 
     def _codes(self, arm: str, seed: int) -> sparse.csc_array:
-        """Return all latents' activations on the rows (n, d_sae); few are active at once, so all fit in memory."""
+        """All latents' activations on the rows (n, d_sae); few are active at once, so all fit in memory."""
         sae = self.saes(arm, seed)
         parts = np.array_split(self.rows, -(-len(self.rows) // BATCH))
         with torch.no_grad():
-            read = [sae.encode(self.store.take(part).to(self.device)).float().cpu().numpy() for part in parts]
-        return sparse.vstack([sparse.csr_array(part) for part in read], format="csc")
+            codes = [sparse.csr_array(sae.encode(self.store.take(p).to(self.device)).float().cpu()) for p in parts]
+        return sparse.vstack(codes, format="csc")
 
-    def _moved(self, arm: str, seed: int, latents: list[int]) -> list[list[float]]:
-        arrays = self.compared.units[arm, seed].arrays
+    def _moved(self, arrays: dict[str, torch.Tensor], latents: list[int]) -> list[list[float]]:
         start = normalised(arrays["W_dec_start"][latents])
         along = [(normalised(arrays[f"W_dec_step_{step}"][latents]) * start).sum(1) for step in self.steps]
         return torch.stack(along, dim=1).tolist()
 
     def _near(self, arm: str, seed: int, rows: torch.Tensor) -> list[list[tuple[int, int, float]]]:
-        found: list[list[tuple[int, int, float]]] = [[] for _ in rows]
+        near: list[list[tuple[int, int, float]]] = [[] for _ in rows]
         for other in sorted(s for name, s in self.compared.units if name == arm and s != seed):
             live = np.flatnonzero(self.rates(arm, other) > 0)
             if len(live):
                 best = (rows @ normalised(self.saes(arm, other).W_dec.detach())[live].T).max(1)
-                for place, (cosine, column) in enumerate(zip(best.values, best.indices, strict=True)):
-                    found[place].append((other, int(live[column]), float(cosine)))
-        return found
+                for of_row, cosine, column in zip(near, best.values.tolist(), best.indices.tolist(), strict=True):
+                    of_row.append((other, int(live[column]), cosine))
+        return near
 
     def _nearest_mined(self, seed: int, rows: torch.Tensor) -> list[tuple[int, float] | None]:
         n_mined = self.n_mined(MINED, seed)
@@ -174,30 +170,29 @@ class Reader:
         best = (rows @ normalised(directions.to(rows)).T).max(1)
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
-    def _favoured(self, arm: str, seed: int, latents: list[int]) -> tuple[list[list[tuple[int, float]]], ...]:
-        """Return the tokens whose logits the decoder rows raise and lower most, the final normalisation aside."""
-        nothing: list[list[tuple[int, float]]] = [[] for _ in latents]
-        rows = self.saes(arm, seed).W_dec.detach().float().cpu()[latents]
+    def _favoured(self, rows: torch.Tensor) -> tuple[list[Pairs], ...]:
+        """The tokens whose logits decoder rows raise and lower most, the final normalisation aside."""
+        rows = rows.float().cpu()
         if self.lm is None or len(self._unembedding()) != rows.shape[1]:
-            return nothing, nothing
+            return [[] for _ in rows], [[] for _ in rows]
         effects = rows @ self._unembedding()
-        both = []
-        for largest in (True, False):
-            values, ids = effects.topk(min(N_TOKENS, effects.shape[1]), dim=1, largest=largest)
-            both.append([list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)])
-        return tuple(both)
+        most = [effects.topk(min(N_TOKENS, effects.shape[1]), dim=1, largest=largest) for largest in (True, False)]
+        return tuple(
+            [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+            for values, ids in most
+        )
 
-    def _contexts(self, arm: str, seed: int, latents: list[int]) -> tuple[list[list[Context]], list[float]]:
+    def _contexts(self, arm: str, seed: int, latents: list[int]) -> tuple[list[float], list[list[Context]]]:
+        """The largest activation of each latent, and where it fires."""
         if self.lm is None:  # rows that are no tokens: nothing to read
-            return [[] for _ in latents], [0.0] * len(latents)
-        codes = self.codes(arm, seed)
+            return [0.0] * len(latents), [[] for _ in latents]
         documents, size = np.asarray(self.store.document_ids), self.store.context_size
-        columns = (codes[:, [latent]].toarray()[:, 0] for latent in latents)
-        found = [(contexts(values, self.rows, documents, size), float(values.max(initial=0.0))) for values in columns]
-        return tuple(map(list, zip(*found, strict=True)))
+        columns = (self.codes(arm, seed)[:, [latent]].toarray()[:, 0] for latent in latents)
+        read = [(float(values.max(initial=0.0)), contexts(values, self.rows, documents, size)) for values in columns]
+        return tuple(map(list, zip(*read, strict=True)))
 
     def _chance(self, n: int) -> tuple[float, float]:
-        """Return mean and 95 % point of a random direction's cosine with the nearest of n random ones.
+        """Mean and 95 % point of a random direction's cosine with the nearest of n random ones.
 
         All are drawn with the activations' covariance: where activations fill few dimensions, that is high.
         """
@@ -209,7 +204,7 @@ class Reader:
 
 def normalised(rows: torch.Tensor) -> torch.Tensor:
     """Return rows of length one, float32 on the CPU; a row of zeros stays one."""
-    return torch.nn.functional.normalize(rows.float().cpu(), dim=1)
+    return normalize(rows.float().cpu(), dim=1)
 
 
 def contexts(values: np.ndarray, rows: np.ndarray, documents: np.ndarray, size: int) -> list[Context]:
@@ -222,25 +217,23 @@ def contexts(values: np.ndarray, rows: np.ndarray, documents: np.ndarray, size: 
     """
     active = np.flatnonzero(values > 0)
     ranked = active[np.argsort(values[active], kind="stable")]
-    found, seen = [], set()
+    shown: dict[int, Context] = {}  # by document
     for quantile in QUANTILES if len(ranked) else ():
         place = round(quantile * (len(ranked) - 1))
-        for rank in range(place, max(-1, place - WALK), -1):
-            i = int(ranked[rank])
-            if documents[rows[i]] not in seen:
-                seen.add(documents[rows[i]])
-                found.append(_context(i, rows, values, documents, size, rank / max(1, len(ranked) - 1)))
-                break
-    return found
+        walked = range(place, max(-1, place - WALK), -1)
+        rank = next((rank for rank in walked if documents[rows[ranked[rank]]] not in shown), None)
+        if rank is not None:
+            row = int(rows[ranked[rank]])
+            shown[documents[row]] = _context(row, rows, values, documents, size, rank / max(1, len(ranked) - 1))
+    return list(shown.values())
 
 
 def _context(
-    i: int, rows: np.ndarray, values: np.ndarray, documents: np.ndarray, size: int, quantile: float
+    row: int, rows: np.ndarray, values: np.ndarray, documents: np.ndarray, size: int, quantile: float
 ) -> Context:
-    here = int(rows[i])
-    first = max(here - BEFORE, here // size * size)
-    window = np.arange(first, min(here + AFTER + 1, (here // size + 1) * size))
-    window = window[documents[window] == documents[here]]
+    begin = row // size * size
+    window = np.arange(max(row - BEFORE, begin), min(row + AFTER + 1, begin + size))
+    window = window[documents[window] == documents[row]]
     place = np.searchsorted(rows, window).clip(max=len(rows) - 1)
     shown = np.where(rows[place] == window, values[place], 0.0)  # a row left out (position 0) has no activation
-    return Context(window, shown, int(np.searchsorted(window, here)), quantile)
+    return Context(window, shown, int(np.searchsorted(window, row)), quantile)
