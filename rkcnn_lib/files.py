@@ -143,24 +143,15 @@ def remove_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def alone_at(path: Path, doing: str, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock of a file or folder: one process at a time works at it.
+    """Hold the lock of a file or folder, which need not be there yet: one process at a time works at it.
 
-    The operating system frees the lock when its holder dies, and the lock's file goes with the last holder.
-
-    Parameters
-    ----------
-    path : Path
-        What is worked at; it need not be there yet.
-    doing : str
-        What the holder does, such as "is capturing gpt2": printed once, with its number, if another process holds the
-        lock.
-    timeout : float
-        Seconds to wait for it; -1 for as long as it takes.
+    The operating system frees the lock when its holder dies, and the lock's file goes with the last holder. If another
+    process holds it, what it is ``doing`` (such as "is capturing gpt2") is printed once, with its number.
 
     Raises
     ------
     TimeoutError
-        If the lock is not free by then; the message names the holder.
+        If the lock is not free after ``timeout`` seconds (-1: as long as it takes); the message names the holder.
     """
     from filelock import FileLock, Timeout
 

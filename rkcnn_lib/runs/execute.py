@@ -10,17 +10,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jupytext
 import nbformat
 
 from rkcnn_lib.files import give_name
-from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, resolve
+from rkcnn_lib.runs.params import NOTEBOOK_FOLDER
 from rkcnn_lib.runs.run import finished, run_folder, run_key
+from rkcnn_lib.runs.schemas import Parameters
 
 
-def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_timeout: int | None = None) -> int:
+def execute(notebook: str, values: Parameters, again: bool = False, cell_timeout: int | None = None) -> int:
     """Run a notebook with papermill, unless this very run is finished; return 0, or 1 if a cell failed.
 
     The executed notebook is ``notebook.ipynb`` in the run folder; while it runs, or when it fails, it is
@@ -31,7 +31,6 @@ def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_time
     ParameterError
         Before any kernel starts, for parameters that the notebook refuses.
     """
-    values = resolve(notebook, given)
     key = run_key(notebook, values)
     folder = run_folder(notebook, key)
     if finished(notebook, key) and not again:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rkcnn_lib.runs.fields import require
 from rkcnn_lib.runs.schemas import (
     CausalChecks,
     Comparison,
@@ -17,7 +18,6 @@ from rkcnn_lib.runs.schemas import (
     ProbeValidation,
     SaeCompare,
     ToySuperposition,
-    require,
 )
 from rkcnn_lib.runs.yaml_values import ParameterError
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, WIDTHS
