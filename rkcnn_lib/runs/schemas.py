@@ -30,8 +30,11 @@ VARIANTS = {"rkcnn_lift_decoder_only": "rkcnn_lift", "random_frozen_decoder": "r
 Arm = Literal[ARMS]  # type: ignore[valid-type]
 Variant = Literal[(*VARIANTS,)]  # type: ignore[valid-type]
 Hook = Literal["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"]
+Architecture = Literal["topk", "batchtopk", "relu"]
+Profile = Annotated[str, AfterValidator(partial(plain_name, what="profile"))]
 Name = Annotated[str, Field(min_length=1)]
-Margin = Annotated[float, Field(gt=0.0)]
+Positive = Margin = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Expansion = Annotated[float, Field(gt=0, le=10_000)]
 NOT_DECIDING = {"device", "force", "n_jobs"}  # where and how a run computes, not what
 Count = at_least(1)
@@ -43,9 +46,7 @@ SeveralSeeds = at_least(2, 1000)
 class Parameters(Checked):
     """What every notebook takes: the profile's name, the device, whether to go on after a failed gate."""
 
-    profile: Annotated[str, AfterValidator(partial(plain_name, what="profile"))] = param(
-        "gpt2", "name of the parameter set; smoke and quick runs carry a banner"
-    )
+    profile: Profile = param("gpt2", "name of the parameter set; smoke and quick runs carry a banner")
     device: Literal["cpu", "cuda"] | None = param(None, '"cpu", "cuda" or None: the GPU where there is one')
     force: bool = param(False, "go on although an earlier gate failed")
 
@@ -91,9 +92,7 @@ class Unlabelled(Mining):
     """Mining without labels: the contrast that is climbed, where subsets lie and the null that calibrates."""
 
     score: Literal["neighbours", "kurtosis", "logcosh", "skew"] = param("neighbours")
-    subsets: Literal["coordinate", "rotated"] = param(
-        "coordinate", "coordinate (made up with rotated ones where too few exist) or rotated"
-    )
+    subsets: Literal["coordinate", "rotated"] = param("coordinate", "coordinate (rotated where too few) or rotated")
 
 
 class Toy(Mining):
@@ -128,9 +127,7 @@ class ToySuperposition(Toy, Unlabelled):
     miners: several(Arm, 1) = param(
         ["pca", "ica", "kmeans_refined", "rkcnn_coordinate", "rkcnn_lift", "lift_unselected"], "compared"
     )
-    plane_probabilities: several(Annotated[float, Field(gt=0, le=1)], 2) = param(
-        [0.5, 0.3, 0.2, 0.1, 0.05, 0.02], "probability that a feature is active, 5 -> 2 model"
-    )
+    plane_probabilities: several(Share, 2) = param([0.5, 0.3, 0.2, 0.1, 0.05, 0.02], "of a feature, 5 -> 2 models")
     plane_instances: Count = param(20, "models trained at each probability")
     plane_steps: Count = param(2000, "training steps of the 5 -> 2 models")
     curve_seeds: SeveralSeeds = param(10, "toy models at each point of a curve")
@@ -171,9 +168,7 @@ class ProbeValidation(Toy):
         ["topic", "number", "in_quotes", "in_brackets"], "labels that are probed"
     )
     n_probed: at_least(3) = param(20, "subsets of each group (top, random, bottom) that are probed")
-    n_probed_null: at_least(3) = param(
-        10, "the same under permuted labels; fewer make chance's 95 % point wider, never narrower"
-    )
+    n_probed_null: at_least(3) = param(10, "the same under permuted labels; fewer: a wider 95 % point of chance")
     n_ensemble: Count = param(30, "best subsets that the RkCNN classifier combines")
     curve_sizes: several(Count) = param([2, 4, 8, 16, 32, 64, 96], "sizes of subsets compared with all dimensions")
     n_neighbours: at_least(1, 100) = param(10, "of the kNN probe")  # at most half of the rows of 8 contexts
@@ -209,19 +204,15 @@ class Comparison(Unlabelled, Captured):
         ["rkcnn_lift_decoder_only", "random_frozen_decoder"], "none, or those of 04's default"
     )
     n_seeds: Seeds = param(5, "below 5 every verdict is inconclusive")
-    architecture: Literal["topk", "batchtopk", "relu"] = param("topk")
+    architecture: Architecture = param("topk")
     expansion: Expansion = param(8.0, "latents: expansion x width")
     k: Count = param(32, "active latents a token; relu: searched for by its penalty")
-    l1: Annotated[float, Field(gt=0)] | None = param(
-        None, "relu only: this penalty, instead of the search for k active latents"
-    )
+    l1: Positive | None = param(None, "relu only: this penalty, instead of the search for k active latents")
     aux_k: Count | None = param(None, "dead latents in the auxiliary loss, for all arms or (None) for none")
     steps: Count = param(2300, "training steps")
     batch_size: Count = param(4096, "tokens a step")
-    lr: Annotated[float, Field(gt=0)] = param(4e-4, "learning rate")
-    fraction_mined: Annotated[float, Field(gt=0, le=1)] = param(
-        0.5, "share of latents that start from mined directions, if the supply allows"
-    )
+    lr: Positive = param(4e-4, "learning rate")
+    fraction_mined: Share = param(0.5, "share of latents that start from mined directions, if the supply allows")
     mining_rows: at_least(200) = param(100_000, "rows each seed mines, from its own documents")
     heldout_rows: at_least(200) = param(100_000, "held-out rows for explained variance and dead latents")
     splice_contexts: Count = param(64, "held-out contexts on which the SAE replaces the activations in the model")
@@ -247,8 +238,8 @@ class SaeCompare(Comparison, OneLayer):
 
     published: several(Name) = param([], 'SAEs in SAELens\'s format, judged too: folders, or "owner/repository:path"')
     front_k: several(Count) = param([16, 64], "further k of the compared arms: the front of L0; [] for none")
-    other_architecture: Literal["topk", "batchtopk", "relu"] | None = param(
-        "relu", "whose seeds' agreement is shown beside, at the same L0; None: none"
+    other_architecture: Architecture | None = param(
+        "relu", "whose seeds' agreement is shown beside, at equal L0; None: none"
     )
     frozen_k: several(Count, 1) = param([8, 16, 32], "atoms a token in the frozen-dictionary test")
     frozen_rows: at_least(100) = param(1500, "held-out rows of that test")
@@ -296,12 +287,8 @@ class CausalChecks(Unlabelled, Captured, OneLayer):
     positions: Literal["both", "entity", "last"] = param(
         "both", 'where: "entity" (its last token), "last" (where the answer is read) or "both"'
     )
-    relation: Name = param(
-        "capital", 'which facts, "agreement", "ioi" or (of modadd) "sum"; an unknown one is told them'
-    )
-    isolated: Name | None = param(
-        None, "a second relation of the same entities, which should not change; None: not tested"
-    )
+    relation: Name = param("capital", 'which facts, "agreement", "ioi" or (modadd) "sum"; an unknown one is told them')
+    isolated: Name | None = param(None, "a second relation of the same entities, which should not change, or None")
     ranks: several(Count, 1) = param([2, 4, 8, 16, 32], "dimensions of the subspaces; the middle one is judged")
     n_pairs: at_least(4) = param(64, "prompt pairs on which subspaces are judged; four times as many train the ceiling")
     sae_steps: at_least(0) = param(4000, "steps of 1024 rows that each seed's SAE is trained; 0: no SAE")

@@ -141,14 +141,14 @@ def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
     return agreed({nb: estimate(values, device, rate) for nb, values in todo.items()}, device, rate, yes)
 
 
-def agreed(found: dict[str, Estimate], device: str, rate: float, yes: bool) -> bool:
+def agreed(costs: dict[str, Estimate], device: str, rate: float, yes: bool) -> bool:
     """Print what each part is estimated to cost, refuse what the disk cannot hold, and ask where it is long."""
     print(f"Plan on {device} ({rate / 1e9:.0f} GFLOP/s measured); units already finished are not counted off:")
-    for part, e in found.items():
-        print(f"  {part:22} {e.units:5d} units  {_duration(e.seconds):>10}  "
-              f"{e.memory / 2**30:6.1f} GiB memory  {e.disk / 2**30:6.2f} GiB disk")  # fmt: skip
-    total = sum(e.seconds for e in found.values())
-    disk = sum(e.disk for e in found.values())
+    for part, cost in costs.items():
+        print(f"  {part:22} {cost.units:5d} units  {_duration(cost.seconds):>10}  "
+              f"{cost.memory / 2**30:6.1f} GiB memory  {cost.disk / 2**30:6.2f} GiB disk")  # fmt: skip
+    total = sum(cost.seconds for cost in costs.values())
+    disk = sum(cost.disk for cost in costs.values())
     print(f"  in all about {_duration(total)} and {disk / 2**30:.2f} GiB of disk", flush=True)
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)

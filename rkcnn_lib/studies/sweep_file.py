@@ -153,5 +153,5 @@ def _check_everywhere(axes: dict[str, list[Any]]) -> None:
     for name, least in (("seeds", 0), ("layers", -(2**31))):
         for value in axes.get(name, []):
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-                told = "expected whole numbers" + " from 0" * (name == "seeds")
-                raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {told}")
+                expected = "expected whole numbers" + " from 0" * (name == "seeds")
+                raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {expected}")
