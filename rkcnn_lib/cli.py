@@ -185,10 +185,11 @@ def _report(options: argparse.Namespace) -> int:
     if not confirm(plans, yes=options.yes):
         return 2
     for notebook, values in plans.items():
-        if execute(notebook, values):  # in a kernel of its own
+        folder = execute(notebook, values)  # in a kernel of its own
+        if folder is None:
             print(f"rkcnn: {notebook} did not finish; what is finished is kept", file=sys.stderr)
             return 1
-        if _gate(notebook, values) == "FAIL" and not options.force:
+        if judged(read_run(folder) or {}) == "FAIL" and not options.force:
             _pages(values.profile, options.out)
             small = " (as gates may at smoke sizes)" * (values.profile == "smoke")
             print(f"rkcnn: the gate of {notebook} FAILED{small}; --force goes on all the same", file=sys.stderr)
@@ -197,19 +198,13 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _gate(notebook: str, values: Any) -> str:
-    from rkcnn_lib.runs.run import run_folder, run_key
-
-    return judged(read_run(run_folder(notebook, run_key(notebook, values))) or {})
-
-
 def _run(options: argparse.Namespace) -> int:
     from rkcnn_lib.runs.execute import execute
 
     given = read_parameter_file(options.file) if options.file else {}
     given |= parsed(options.parameter) | ({"force": True} if options.force else {})
     values = resolve(options.notebook, given)
-    return execute(options.notebook, values, again=options.again, cell_timeout=options.cell_timeout)
+    return int(execute(options.notebook, values, again=options.again, cell_timeout=options.cell_timeout) is None)
 
 
 def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
