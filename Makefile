@@ -68,7 +68,8 @@ accept: $(READY)  ## open every page of outputs/report in Chromium and try all i
 bench: $(READY)  ## time the project against peers, one JSON line a figure
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
 
-notebooks: $(READY)  ## build notebooks/*.ipynb from notebooks/*.py
+notebooks: $(READY)  ## write the parameters cells, then build notebooks/*.ipynb from notebooks/*.py
+	$(BIN)/python -m rkcnn_lib.runs.params
 	$(BIN)/jupytext --update --to ipynb notebooks/*.py
 
 plotly-js: $(READY)  ## fetch the small bundle of plotly.js that pages load, in the installed version (needs npm)

@@ -24,33 +24,33 @@
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
-control: str = "none"  # none; gaussian: noise in place of hidden states; permuted: true directions shuffled
+n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
+subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
+n_directions: int = 40  # directions (02: subsets) kept at most
+score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
+subsets: str = "coordinate"  # coordinate (rotated where too few) or rotated
+control: str = "none"  # none; gaussian: noise in place of activations; permuted: the truth shuffled
 n_seeds: int = 10  # toy models, each with its own subsets
-plane_probabilities: list = [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]  # probability that a feature is active, 5 -> 2 model
-plane_instances: int = 20  # models trained at each probability
-plane_steps: int = 2000  # training steps of the 5 -> 2 models
-n_features: int = 20  # features of the larger model
+n_features: int = 20  # features of the toy model
 n_hidden: int = 5  # its hidden dimensions
 n_active: int = 2  # features active in each sample
 toy_steps: int = 2000  # its training steps
-n_samples: int = 20_000  # hidden states that are mined
-n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
-subset_size: int = None  # coordinates in a subset; None: round(sqrt(n_hidden))
-n_directions: int = 40  # directions kept at most
-score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
-subsets: str = "coordinate"  # coordinate (made up with rotated ones where too few exist) or rotated
+n_samples: int = 20_000  # its hidden states
 null: str = "gaussian"  # surrogate that calibrates: gaussian, elliptical or None
 miners: list = ["pca", "ica", "kmeans_refined", "rkcnn_coordinate", "rkcnn_lift", "lift_unselected"]  # compared
+plane_probabilities: list = [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]  # of a feature, 5 -> 2 models
+plane_instances: int = 20  # models trained at each probability
+plane_steps: int = 2000  # training steps of the 5 -> 2 models
 curve_seeds: int = 10  # toy models at each point of a curve
 curve_features: list = [8, 12, 16, 20, 28, 40]  # recovery against the number of features; [] leaves a curve out
 curve_active: list = [1, 2, 3, 4]  # against the number of active features
 curve_noise: list = [0.0, 0.05, 0.1, 0.2, 0.4]  # against noise, as a share of the hidden states' root mean square
 curve_subset_size: list = [2, 3, 4]  # against the coordinates in a subset
 curve_n_subsets: list = [120, 300, 600, 1200]  # against the subsets drawn
-curve_n_samples: list = [500, 1000, 2000, 5000, 20000]  # against the hidden states mined
-n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
+curve_n_samples: list = [500, 1000, 2000, 5000, 20_000]  # against the hidden states mined
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
+n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 
 # %%
 from rkcnn_lib import figures

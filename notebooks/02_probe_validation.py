@@ -24,8 +24,11 @@
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
-control: str = "none"  # none; gaussian: noise in place of activations; permuted: labels shuffled by document
-n_seeds: int = 10  # toy models and corpora
+n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
+subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
+n_directions: int = 200  # directions (02: subsets) kept at most
+control: str = "none"  # none; gaussian: noise in place of activations; permuted: the truth shuffled
+n_seeds: int = 10  # toy models, each with its own subsets
 n_features: int = 60  # features of the toy model
 n_hidden: int = 20  # its hidden dimensions
 n_active: int = 3  # features active in each sample
@@ -35,18 +38,15 @@ atlas_layer: int = 2  # block of the embedded language model; -1 is the last
 atlas_hook: str = "resid_post"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
 n_contexts: int = 300  # labelled contexts of 128 tokens
 atlas_labels: list = ["topic", "number", "in_quotes", "in_brackets"]  # labels that are probed
-n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
-subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
-n_directions: int = 200  # subsets that count as selected at most
 n_probed: int = 20  # subsets of each group (top, random, bottom) that are probed
-n_probed_null: int = 10  # the same under permuted labels; fewer make chance's 95 % point wider, never narrower
+n_probed_null: int = 10  # the same under permuted labels; fewer: a wider 95 % point of chance
 n_ensemble: int = 30  # best subsets that the RkCNN classifier combines
 curve_sizes: list = [2, 4, 8, 16, 32, 64, 96]  # sizes of subsets compared with all dimensions
 n_neighbours: int = 10  # of the kNN probe
 n_permutations: int = 49  # permuted labels behind each chance level
-n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one
 force: bool = False  # go on although an earlier gate failed
+n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 
 # %%
 from rkcnn_lib import figures

@@ -25,12 +25,12 @@
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
-model: str = "gpt2"  # hub name, local folder, "atlas" (embedded) or "gemma"
+model: str = "gpt2"  # hub name, folder, "atlas", "gemma", "modadd"; 04 and sweeps: also "toy", "planted"
 revision: str = None  # revision of a hub model; None: its main branch
 layer: int = 6  # block to read; -1 is the last
 hook: str = "mlp_out"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
 text: str = None  # None: the hub's list (atlas: its own); a .txt, .jsonl or .parquet file; "atlas"
-n_tokens: int = 2_000_000  # tokens to capture
+n_tokens: int = 2_000_000  # tokens to capture, 10 % of documents held out
 context_size: int = 128  # tokens in a context
 n_statistics: int = 100_000  # rows used for spectra and kurtosis
 device: str = None  # "cpu", "cuda" or None: the GPU where there is one

@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from rkcnn_lib.files import outputs_root
+from rkcnn_lib.runs.gates import judged, latest_run, read_run
 from rkcnn_lib.runs.params import (
     NOTEBOOK_FOLDER,
     NOTEBOOKS,
@@ -178,37 +180,31 @@ def _report(options: argparse.Namespace) -> int:
             nb: smoke[nb] | {name: value for name, value in asked.items() if name in KEPT_BY_DRY_RUN}
             for nb, asked in ((nb, resolve(nb, v).model_dump(exclude={"layers"}) | v) for nb, v in overrides.items())
         }
-    plans = {nb: resolve(nb, given) for nb, given in overrides.items()}  # refuse everything bad before compute
+    forced = {"force": True} if options.force else {}
+    plans = {nb: resolve(nb, given | forced) for nb, given in overrides.items()}  # refuse the bad before compute
     if not confirm(plans, yes=options.yes):
         return 2
-    for notebook, given in overrides.items():
-        if execute(notebook, given | ({"force": True} if options.force else {})):  # in a kernel of its own
+    for notebook, values in plans.items():
+        folder = execute(notebook, values)  # in a kernel of its own
+        if folder is None:
             print(f"rkcnn: {notebook} did not finish; what is finished is kept", file=sys.stderr)
             return 1
-        if _gate(notebook, plans[notebook]) == "FAIL" and not options.force:
-            _pages(next(iter(plans.values())).profile, options.out)
-            small = " (as gates may at smoke sizes)" * (plans[notebook].profile == "smoke")
+        if judged(read_run(folder) or {}) == "FAIL" and not options.force:
+            _pages(values.profile, options.out)
+            small = " (as gates may at smoke sizes)" * (values.profile == "smoke")
             print(f"rkcnn: the gate of {notebook} FAILED{small}; --force goes on all the same", file=sys.stderr)
             return 1
     _pages(next(iter(plans.values())).profile, options.out)
     return 0
 
 
-def _gate(notebook: str, values: Any) -> str:
-    from rkcnn_lib.runs.gates import judged, read_run
-    from rkcnn_lib.runs.run import run_folder, run_key
-
-    return judged(read_run(run_folder(notebook, run_key(notebook, values))) or {})
-
-
 def _run(options: argparse.Namespace) -> int:
     from rkcnn_lib.runs.execute import execute
 
     given = read_parameter_file(options.file) if options.file else {}
-    given |= parsed(options.parameter)
-    if options.force:
-        given["force"] = True
-    return execute(check_notebook(options.notebook), given, again=options.again, cell_timeout=options.cell_timeout)
+    given |= parsed(options.parameter) | ({"force": True} if options.force else {})
+    values = resolve(options.notebook, given)
+    return int(execute(options.notebook, values, again=options.again, cell_timeout=options.cell_timeout) is None)
 
 
 def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
@@ -232,9 +228,7 @@ def _site(options: argparse.Namespace) -> int:
 
 
 def _single_file(options: argparse.Namespace) -> int:
-    from rkcnn_lib.files import outputs_root
     from rkcnn_lib.pages.sharing import single_file
-    from rkcnn_lib.runs.gates import latest_run
 
     run = Path(options.single_file)
     if not (run / "run.json").is_file():
@@ -250,10 +244,8 @@ def _single_file(options: argparse.Namespace) -> int:
 
 
 def _pages(profile: str, out: Path | None, also: list[Path] | None = None) -> None:
-    from rkcnn_lib.files import outputs_root
     from rkcnn_lib.pages.sharing import run_folders, weight_lines
     from rkcnn_lib.pages.site import build_site
-    from rkcnn_lib.runs.gates import latest_run
 
     runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
     index = build_site(runs, out or outputs_root() / "report", also=run_folders(also or []))

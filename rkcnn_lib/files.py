@@ -7,6 +7,7 @@ and the rename is synced. So a reader meets the old file or the new one, and two
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -105,11 +106,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     new = _unfinished(path)
     try:
         write(new)
-        _sync(new)
-        new.replace(path)
+        give_name(new, path)
     finally:
         new.unlink(missing_ok=True)
-    _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -127,10 +126,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def give_name(new: Path, name: Path) -> None:
-    """Sync a file, or a folder with all that is in it, and rename it."""
+    """Sync a file, or a folder with all that is in it, and rename it; a file that has the name already is replaced."""
     for path in (new, *new.rglob("*")):
         _sync(path)
-    new.rename(name)
+    new.replace(name)
     _sync(name.parent)
 
 
@@ -143,24 +142,15 @@ def remove_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def alone_at(path: Path, doing: str, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock of a file or folder: one process at a time works at it.
+    """Hold the lock of a file or folder, which need not be there yet: one process at a time works at it.
 
-    The operating system frees the lock when its holder dies, and the lock's file goes with the last holder.
-
-    Parameters
-    ----------
-    path : Path
-        What is worked at; it need not be there yet.
-    doing : str
-        What the holder does, such as "is capturing gpt2": printed once, with its number, if another process holds the
-        lock.
-    timeout : float
-        Seconds to wait for it; -1 for as long as it takes.
+    The operating system frees the lock when its holder dies, and the lock's file goes with the last holder. If another
+    process holds it, what it is ``doing`` (such as "is capturing gpt2") is printed once, with its number.
 
     Raises
     ------
     TimeoutError
-        If the lock is not free by then; the message names the holder.
+        If the lock is not free after ``timeout`` seconds (-1: as long as it takes); the message names the holder.
     """
     from filelock import FileLock, Timeout
 
@@ -198,14 +188,10 @@ def _unfinished(path: Path) -> Path:
 
 def _forget_the_dead(path: Path) -> None:
     """Remove what killed writers of this file or folder left."""
-    for old in path.parent.glob(f".{_escaped(path.name)}.part-*"):
+    for old in path.parent.glob(f".{glob.escape(path.name)}.part-*"):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > LEFT_BEHIND:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
 
 
 def _sync(path: Path) -> None:

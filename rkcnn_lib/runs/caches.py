@@ -36,7 +36,7 @@ def chosen(names: Iterable[str], root: Path | None = None) -> list[Path]:
     ValueError
         For a name that stands for no folder or for several; the message lists what there is.
     """
-    folders, found = cache_folders(root), []
+    folders, named = cache_folders(root), []
     for name in names:
         if not name:
             raise ValueError("an empty name stands for no cache: give one that `rkcnn cache ls` shows")
@@ -44,8 +44,8 @@ def chosen(names: Iterable[str], root: Path | None = None) -> list[Path]:
         if len(fits) != 1:
             there = "\n".join(f"  {_one_line(path.name)}" for path in folders) or "  none"
             raise ValueError(f"{name!r} stands for {len(fits)} caches; there are\n{there}")
-        found += fits
-    return found or folders
+        named += fits
+    return named or folders
 
 
 def describe(folder: Path) -> str:
@@ -56,10 +56,10 @@ def describe(folder: Path) -> str:
     size = 0
     with contextlib.suppress(OSError):  # files come and go while they are counted
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return _one_line(f"{folder.name}  {size / 2**20:9.1f} MiB  {_told(folder)}")
+    return _one_line(f"{folder.name}  {size / 2**20:9.1f} MiB  {_state(folder)}")
 
 
-def _told(folder: Path) -> str:
+def _state(folder: Path) -> str:
     if folder.name.endswith(PARTIAL):
         return "unfinished; the same run goes on with it"
     if is_left(folder):

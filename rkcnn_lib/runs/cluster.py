@@ -31,16 +31,9 @@ class ClusterUnusable(RuntimeError):
 
 
 def connect(address: str, device: str, folders: list[Path]) -> RayWorkers:
-    """Join a running Ray cluster and see that its nodes can do the work.
+    """Join a running Ray cluster and see that its nodes can do the work: a cell on a core each ("cpu") or a GPU.
 
-    Parameters
-    ----------
-    address : str
-        ``auto`` (the cluster that this machine belongs to), ``HOST:PORT`` or ``ray://HOST:PORT``.
-    device : {"cpu", "cuda"}
-        What a cell asks of Ray: one core or one GPU.
-    folders : list of Path
-        Must be the same folders on every node.
+    ``address`` is ``auto`` (the cluster that this machine belongs to), ``HOST:PORT`` or ``ray://HOST:PORT``.
 
     Raises
     ------
@@ -58,8 +51,8 @@ def connect(address: str, device: str, folders: list[Path]) -> RayWorkers:
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises a dozen kinds for the same thing
-        said = str(error).strip().splitlines()[0]
-        raise ClusterUnusable(f"no Ray cluster at {address!r}: {said}. Start one with `ray start --head`") from None
+        reason = str(error).strip().splitlines()[0]
+        raise ClusterUnusable(f"no Ray cluster at {address!r}: {reason}. Start one with `ray start --head`") from None
     register_ray()
     workers = RayWorkers(device, tuple(folders))
     workers.slots()

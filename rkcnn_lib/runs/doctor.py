@@ -53,11 +53,11 @@ def _lock() -> str:
     differ = []
     for name, version in pins:
         try:
-            found = metadata.version(name).split("+")[0]
+            installed = metadata.version(name).split("+")[0]
         except metadata.PackageNotFoundError:
-            found = "missing"
-        if found != version.strip():
-            differ.append(f"{name} {found} (locked {version.strip()})")
+            installed = "missing"
+        if installed != version.strip():
+            differ.append(f"{name} {installed} (locked {version.strip()})")
     if differ:
         raise Note("versions other than requirements.lock's: " + ", ".join(differ))
     return f"all {len(pins)} packages as in requirements.lock"
@@ -74,14 +74,14 @@ def _kernel() -> str:
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:
-        found = KernelSpecManager().get_kernel_spec("python3").argv[0]
+        kernel = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
-        found = sys.executable
+        kernel = sys.executable
     names = {"python", "python3", f"python3.{sys.version_info.minor}"}  # Jupyter takes its own interpreter for these
-    if found in names or Path(found).absolute() == Path(sys.executable).absolute():
+    if kernel in names or Path(kernel).absolute() == Path(sys.executable).absolute():
         return "python3 is this interpreter"
     raise Note(
-        f"python3 is {found}, not this interpreter. `rkcnn` runs notebooks with its own; in JupyterLab, and for plain "
+        f"python3 is {kernel}, not this interpreter. `rkcnn` runs notebooks with its own; in JupyterLab, and for plain "
         f"papermill, make it this one: {sys.executable} -m ipykernel install --sys-prefix"
     )
 

@@ -10,18 +10,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jupytext
 import nbformat
 
 from rkcnn_lib.files import give_name
-from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, resolve
+from rkcnn_lib.runs.params import NOTEBOOK_FOLDER
 from rkcnn_lib.runs.run import finished, run_folder, run_key
+from rkcnn_lib.runs.schemas import Parameters
 
 
-def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_timeout: int | None = None) -> int:
-    """Run a notebook with papermill, unless this very run is finished; return 0, or 1 if a cell failed.
+def execute(notebook: str, values: Parameters, again: bool = False, cell_timeout: int | None = None) -> Path | None:
+    """Run a notebook with papermill, unless this very run is finished; return its folder, or None if a cell failed.
 
     The executed notebook is ``notebook.ipynb`` in the run folder; while it runs, or when it fails, it is
     ``notebook.running.ipynb`` there.
@@ -29,14 +29,13 @@ def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_time
     Raises
     ------
     ParameterError
-        Before any kernel starts, for parameters that the notebook refuses.
+        Before any kernel starts, for what the model, the text or this machine cannot give.
     """
-    values = resolve(notebook, given)
     key = run_key(notebook, values)
     folder = run_folder(notebook, key)
     if finished(notebook, key) and not again:
         print(f"{notebook}: finished before ({folder.name}), not run again", flush=True)
-        return 0
+        return folder
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -53,12 +52,12 @@ def execute(notebook: str, given: dict[str, Any], again: bool = False, cell_time
             )  # fmt: skip
     except PapermillExecutionError as error:
         print(f"{notebook}: {error.ename}: {error.evalue}\n(see {running})", file=sys.stderr)
-        return 1
+        return None
     finally:
         source.unlink(missing_ok=True)
     give_name(running, folder / "notebook.ipynb")
     print(f"{notebook}: done in {time.monotonic() - began:.0f} s", flush=True)
-    return 0
+    return folder
 
 
 @contextlib.contextmanager

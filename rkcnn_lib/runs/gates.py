@@ -99,8 +99,8 @@ def all_passed(gates: dict[str, str]) -> bool:
 
 def latest_run(notebook: str, profile: str) -> Path | None:
     """Return the folder of the run of this notebook and profile that finished last, or None."""
-    found = _latest(_kept(notebook), notebook, profile)
-    return found[0] if found else None
+    run = _latest(_kept(notebook), notebook, profile)
+    return run[0] if run else None
 
 
 def next_number(notebook: str) -> int:
@@ -126,8 +126,8 @@ def gates_since(record: dict[str, Any], others: Iterable[Recorded]) -> dict[str,
     gates, others = record.get("earlier_gates") or {}, list(others)
     profile, model = str(record.get("profile")), (record.get("parameters") or {}).get("model")
     missing = [name for name, verdict in gates.items() if verdict == NOT_RUN]
-    found = {name: _latest_gate(others, name, profile, model) for name in missing}
-    came = {name: verdict for name, verdict in found.items() if verdict != NOT_RUN}
+    judged_since = {name: _latest_gate(others, name, profile, model) for name in missing}
+    came = {name: verdict for name, verdict in judged_since.items() if verdict != NOT_RUN}
     if not came:
         return record
     gates = gates | came
@@ -137,13 +137,13 @@ def gates_since(record: dict[str, Any], others: Iterable[Recorded]) -> dict[str,
 
 def _kept(notebook: str) -> list[Recorded]:
     paths = (outputs_root() / "runs" / notebook).glob("*/run.json")
-    found = ((path.parent, read_run(path.parent)) for path in paths)
-    return [(folder, record) for folder, record in found if record]
+    runs = ((path.parent, read_run(path.parent)) for path in paths)
+    return [(folder, record) for folder, record in runs if record]
 
 
 def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | None = None) -> Recorded | None:
     """Return the run of a notebook that finished last, among those of a profile (without variant) and a model."""
-    found = [
+    fitting = [
         (folder, record)
         for folder, record in runs
         if record.get("notebook") == notebook
@@ -151,9 +151,9 @@ def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | 
         and record.get("status") == "finished"
         and (model is None or (record.get("parameters") or {}).get("model", model) == model)
     ]
-    return max(found, key=lambda run: (run[1].get("number") or 0, str(run[1].get("finished"))), default=None)
+    return max(fitting, key=lambda run: (run[1].get("number") or 0, str(run[1].get("finished"))), default=None)
 
 
 def _latest_gate(runs: Iterable[Recorded], notebook: str, profile: str, model: str | None) -> str:
-    found = _latest(runs, notebook, profile, model)
-    return judged(found[1]) if found else NOT_RUN
+    run = _latest(runs, notebook, profile, model)
+    return judged(run[1]) if run else NOT_RUN

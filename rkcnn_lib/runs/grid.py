@@ -29,33 +29,18 @@ TRIES = 3  # calls of a single cell whose worker dies, before the cell itself is
 
 @dataclass(frozen=True)
 class Failure:
-    """What a cell that failed left.
+    """What a cell that failed left."""
 
-    Attributes
-    ----------
-    error : str
-        Type and message.
-    traceback : str
-    exception : Exception or None
-        To be raised again; None if it cannot be sent between processes.
-    """
-
-    error: str
+    error: str  # type and message
     traceback: str = ""
-    exception: Exception | None = None
+    exception: Exception | None = None  # to be raised again; None if it cannot be sent between processes
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of this machine. A cluster's are :class:`rkcnn_lib.runs.cluster.RayWorkers`.
+    """Processes of this machine. A cluster's are :class:`rkcnn_lib.runs.cluster.RayWorkers`."""
 
-    Attributes
-    ----------
-    n_jobs : int
-        How many work at once; 1: this process does the work itself.
-    """
-
-    n_jobs: int
+    n_jobs: int  # how many work at once; 1: this process does the work itself
 
     @property
     def threads(self) -> int:
@@ -91,26 +76,20 @@ def run_cells(function: Callable[..., Any], cells: list[tuple], n_jobs: int, lab
 
     If cells fail the others are finished first; then the first of the errors is raised, with a note of how many failed.
     """
-    found = try_cells(function, cells, Workers(max(1, min(n_jobs, len(cells)))), label)
-    failures = [one for one in found if isinstance(one, Failure)]
+    results = try_cells(function, cells, Workers(max(1, min(n_jobs, len(cells)))), label)
+    failures = [result for result in results if isinstance(result, Failure)]
     if failures:
         error = failures[0].exception or RuntimeError(f"{failures[0].error}\n{failures[0].traceback}")
         error.add_note(f"{label}: {len(failures)} of {len(cells)} failed; what is finished is kept")
         raise error
-    return found
+    return results
 
 
 def try_cells(function: Callable[..., Any], cells: list[tuple], workers: Any, label: str) -> list[Any]:
     """Call ``function(*cell)`` for each cell and return for each what it returned, or a :class:`Failure`, in order.
 
-    Parameters
-    ----------
-    function : callable
-        Must find finished work again by itself: after a worker died cells are called anew.
-    cells : list of tuple
-    workers : Workers or RayWorkers
-    label : str
-        For the progress bar.
+    ``workers`` are Workers or RayWorkers. The function must find finished work again by itself: after a worker died
+    cells are called anew.
     """
     with tqdm(total=len(cells), desc=label, unit="cell") as bar:
         return _called(function, cells, workers, bar, done=0)
@@ -142,17 +121,17 @@ def _at_once(function: Callable[..., Any], cells: list[tuple], workers: Any, bar
             bar.update(max(0, done + self.n_completed_tasks - bar.n))
 
     if isinstance(workers, Workers) and workers.n_jobs == 1:
-        found = []
+        results = []
         for cell in cells:
-            found.append(_tried(function, cell))
+            results.append(_tried(function, cell))
             bar.update()
-        return found
+        return results
     with workers.pool(len(cells)) as n_jobs:
         parent = os.getpid() if isinstance(workers, Workers) else None
         tasks = (joblib.delayed(_tried)(function, cell, workers.threads, parent) for cell in cells)
-        found = Counted(n_jobs=n_jobs, batch_size=1, pre_dispatch="n_jobs")(tasks)
+        results = Counted(n_jobs=n_jobs, batch_size=1, pre_dispatch="n_jobs")(tasks)
     bar.update(max(0, done + len(cells) - bar.n))
-    return found
+    return results
 
 
 def _tried(function: Callable[..., Any], cell: tuple, threads: int | None = None, parent: int | None = None) -> Any:

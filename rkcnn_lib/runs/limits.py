@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rkcnn_lib.runs.fields import require
 from rkcnn_lib.runs.schemas import (
     CausalChecks,
     Comparison,
@@ -17,7 +18,6 @@ from rkcnn_lib.runs.schemas import (
     ProbeValidation,
     SaeCompare,
     ToySuperposition,
-    require,
 )
 from rkcnn_lib.runs.yaml_values import ParameterError
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, WIDTHS
@@ -139,21 +139,21 @@ def _check_sizes(p: Any, d: int, rows: int) -> None:
         require((p.subset_size or 0) <= most, p, "subset_size", f"at most mining_rows = {most}")
     if isinstance(p, Comparison):
         latents = round(p.expansion * d)
-        told = f"expansion = {p.expansion:g} gives {latents} latents at width {d}"
-        require(round(p.fraction_mined * latents) >= 1, p, "expansion fraction_mined", f"{told}, and no mined one")
+        size = f"expansion = {p.expansion:g} gives {latents} latents at width {d}"
+        require(round(p.fraction_mined * latents) >= 1, p, "expansion fraction_mined", f"{size}, and no mined one")
         for name in ("k", "aux_k", "front_k", "frozen_k"):
             asked = getattr(p, name, None) or []
             most = max(asked if isinstance(asked, list) else [asked], default=0)
-            require(most <= latents or (name == "k" and p.l1 is not None), p, name, told)
+            require(most <= latents or (name == "k" and p.l1 is not None), p, name, size)
         require(p.batch_size <= rows // 2, p, "batch_size n_tokens", f"at most half of about {rows} rows")
     if isinstance(p, CausalChecks):
         most, latents = max(p.ranks), round(p.sae_expansion * d)
         require(most <= d, p, "ranks", f"the activations have {d} dimensions")
         require(most <= p.n_directions, p, "ranks", f"at most n_directions = {p.n_directions}")
         if p.sae_steps:
-            told = f"sae_expansion = {p.sae_expansion:g} gives {latents} latents at width {d}"
-            require(p.sae_k <= latents, p, "sae_k", told)
-            require(most <= latents, p, "ranks", told)
+            size = f"sae_expansion = {p.sae_expansion:g} gives {latents} latents at width {d}"
+            require(p.sae_k <= latents, p, "sae_k", size)
+            require(most <= latents, p, "ranks", size)
             why = f"about {rows} rows; the SAE is trained on batches of {SAE_BATCH}, at most half of them"
             require(rows // 2 >= SAE_BATCH, p, "n_tokens", why)
 

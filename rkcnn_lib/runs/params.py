@@ -1,46 +1,32 @@
 """Where a notebook's parameters come from, and how they are checked before any compute.
 
-A notebook's cell tagged ``parameters`` holds the defaults (typed literals, the real GPT-2 run); parameter files
-(``params/PROFILE/NOTEBOOK.yaml``) and ``-p name value`` override them; `rkcnn_lib.runs.schemas` says what is allowed.
+`rkcnn_lib.runs.schemas` holds them: type, default, help and allowed values. ``python -m rkcnn_lib.runs.params`` writes
+the notebooks' cells tagged ``parameters`` from it; parameter files (``params/PROFILE/NOTEBOOK.yaml``) and
+``-p name value`` override the defaults.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
+import json
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from rkcnn_lib.files import ROOT
-from rkcnn_lib.runs.schemas import (
-    Cache,
-    CausalChecks,
-    Multilayer,
-    Parameters,
-    ProbeValidation,
-    SaeCompare,
-    ToySuperposition,
-)
+from rkcnn_lib.files import ROOT, write_text
+from rkcnn_lib.runs.schemas import NOT_DECIDING, NOTEBOOKS, Parameters
 from rkcnn_lib.runs.yaml_values import ParameterError, cut, yaml_file, yaml_value
 
 __all__ = [
-    "NOTEBOOKS", "ParameterError", "assignments", "check_notebook", "checked", "defaults", "read_parameter_file",
-    "resolve", "validate", "yaml_value",
+    "NOTEBOOKS", "ParameterError", "check_notebook", "checked", "defaults", "parameters_cell", "read_parameter_file",
+    "resolve", "yaml_value",
 ]  # fmt: skip
 
 NOTEBOOK_FOLDER = ROOT / "notebooks"
-Model = TypeVar("Model", bound=BaseModel)
-
-NOTEBOOKS: dict[str, type[Parameters]] = {
-    "01_toy_superposition": ToySuperposition,
-    "02_probe_validation": ProbeValidation,
-    "03_gpt2_cache": Cache,
-    "04_sae_compare": SaeCompare,
-    "05_multilayer": Multilayer,
-    "06_causal_checks": CausalChecks,
-}
+CELL_BEGINS, CELL_ENDS = '# %% tags=["parameters"]\n', "\n\n# %%"
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def check_notebook(notebook: str) -> str:
@@ -53,8 +39,8 @@ def check_notebook(notebook: str) -> str:
     return notebook
 
 
-def validate(notebook: str, values: dict[str, Any]) -> Parameters:
-    """Check a notebook's values.
+def resolve(notebook: str, given: dict[str, Any] | None = None) -> Parameters:
+    """Return the checked parameters of a run: those given, defaults for the others.
 
     Raises
     ------
@@ -62,10 +48,15 @@ def validate(notebook: str, values: dict[str, Any]) -> Parameters:
         One line a problem: the parameter, the bad value and what is allowed; for an unknown name the nearest
         known one.
     """
-    return checked(NOTEBOOKS[check_notebook(notebook)], values, notebook)
+    return checked(NOTEBOOKS[check_notebook(notebook)], given or {}, notebook)
 
 
-def checked(schema: type[Model], values: dict[str, Any], what: str) -> Model:
+def defaults(notebook: str) -> dict[str, Any]:
+    """Return the default of every parameter of a notebook."""
+    return resolve(notebook).model_dump()
+
+
+def checked(schema: type[Schema], values: dict[str, Any], what: str) -> Schema:
     """Return ``values`` as ``schema``; a refusal (:class:`ParameterError`) begins with ``what``."""
     try:
         return schema.model_validate(values)
@@ -77,44 +68,14 @@ def checked(schema: type[Model], values: dict[str, Any], what: str) -> Model:
 
 def _problem(schema: type[BaseModel], item: dict[str, Any]) -> str:
     name = cut(".".join(str(part) for part in item["loc"]))
-    if item["type"] == "missing":
-        return f"{name}: missing; it must be set"
-    told = f"{name} = {cut(repr(item['input']))}"
+    given = f"{name} = {cut(repr(item['input']))}"
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, schema.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(schema.model_fields)}"
-        return f"{told}: no such parameter; {hint}"
+        return f"{given}: no such parameter; {hint}"
     if item["type"] == "value_error":  # our own validators of several parameters name them themselves
-        return f"{told}: {item['ctx']['error']}" if name else cut(str(item["ctx"]["error"]), 600)
-    return f"{told}: {item['msg'][0].lower()}{item['msg'][1:]}"
-
-
-def defaults(notebook: str) -> dict[str, Any]:
-    """Read the defaults from the ``parameters`` cell of ``notebooks/NOTEBOOK.py``."""
-    import jupytext  # takes two seconds, and a running notebook does not need it
-
-    cells = jupytext.read(NOTEBOOK_FOLDER / f"{check_notebook(notebook)}.py").cells
-    (source,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    return assignments(source)
-
-
-def assignments(source: str) -> dict[str, Any]:
-    """Return the names and literal values that a cell assigns, as papermill would see them."""
-    found = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            found[node.target.id] = _literal(node.value)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = _literal(node.value)
-    return found
-
-
-def _literal(node: ast.expr) -> Any:
-    """Return a literal's value; the text of anything else, such as papermill's ``float('inf')``, which no number is."""
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return ast.unparse(node)
+        return f"{given}: {item['ctx']['error']}" if name else cut(str(item["ctx"]["error"]), 600)
+    return f"{given}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def read_parameter_file(path: Path) -> dict[str, Any]:
@@ -129,6 +90,45 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def resolve(notebook: str, overrides: dict[str, Any] | None = None) -> Parameters:
-    """Return the checked parameters of a run: the notebook's defaults with ``overrides`` over them."""
-    return validate(notebook, defaults(notebook) | (overrides or {}))
+def parameters_cell(notebook: str) -> str:
+    """Return the source of a notebook's parameters cell: lines ``name: type = default  # help``."""
+    fields = NOTEBOOKS[notebook].model_fields
+    return "\n".join(
+        f"{name}: {_kind(fields[name].annotation)} = {_literal(fields[name].default)}  "
+        f"# {fields[name].description or _choices(fields[name].annotation)}"
+        for name in sorted(fields, key=NOT_DECIDING.__contains__)
+    )
+
+
+def _kind(annotation: Any) -> str:
+    """Return the plain type behind an annotation, as papermill shows it: that of ``Count | None`` is int."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Annotated, Union, UnionType):
+        return _kind(parts[0])
+    return type(parts[0]).__name__ if origin is Literal else (origin or annotation).__name__
+
+
+def _choices(annotation: Any) -> str:
+    *first, last = get_args(annotation)
+    return f"{', '.join(first)} or {last}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value)
+    return f"{value:_}" if type(value) is int and value >= 10_000 else repr(value)
+
+
+def write_cells() -> None:
+    """Write the parameters cell of every notebook source."""
+    for notebook in NOTEBOOKS:
+        path = NOTEBOOK_FOLDER / f"{notebook}.py"
+        before, _, rest = path.read_text(encoding="utf-8").partition(CELL_BEGINS)
+        after = rest.partition(CELL_ENDS)[2]
+        write_text(path, before + CELL_BEGINS + parameters_cell(notebook) + CELL_ENDS + after)
+
+
+if __name__ == "__main__":
+    write_cells()

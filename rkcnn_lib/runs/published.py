@@ -36,7 +36,7 @@ def folder_of(spec: str) -> Path:
             repository,
             None,
             [f"{path}/{CONFIG_FILE}", weights],
-            lambda here: None if (here / weights).is_file() else weights,
+            lambda files: None if (files / weights).is_file() else weights,
         )
     except ModelUnavailable as error:
         raise ParameterError(f"published = {spec!r}: {error}") from error
@@ -56,7 +56,7 @@ def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
     ParameterError
         If one cannot be had, cannot be read, or is of another width than the activations.
     """
-    found: dict[tuple[str, ...], tuple[Path, SAE]] = {}
+    opened: dict[tuple[str, ...], tuple[Path, SAE]] = {}
     for spec in p.published:
         folder = folder_of(spec)
         try:
@@ -68,16 +68,16 @@ def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
                 f"published = {spec!r} reads {sae.config.d_in} dimensions; the activations have {d_in}: "
                 "is it of this model, layer and hook?"
             )
-        found[_path_of(spec, folder)] = folder, sae
+        opened[_path_of(spec, folder)] = folder, sae
     others = [(arm,) for arm in p.arms]
-    return {_shortest_end(path, [*found, *others]): opened for path, opened in found.items()}
+    return {_shortest_end(path, [*opened, *others]): folder_and_sae for path, folder_and_sae in opened.items()}
 
 
 def _path_of(spec: str, folder: Path) -> tuple[str, ...]:
     """Return the parts of a published SAE's path: here from the root on, on the hub from the owner on."""
     name = spec.removesuffix(CENTRED)
-    here = folder == Path(name).expanduser()
-    parts = Path(os.path.abspath(folder) if here else name.replace(":", "/", 1)).parts
+    local = folder == Path(name).expanduser()
+    parts = Path(os.path.abspath(folder) if local else name.replace(":", "/", 1)).parts
     return (*parts[:-1], parts[-1] + spec[len(name) :])
 
 

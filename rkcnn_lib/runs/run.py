@@ -11,6 +11,7 @@ import functools
 import hashlib
 import html
 import platform
+import re
 import subprocess
 import time
 from dataclasses import asdict, dataclass
@@ -25,30 +26,13 @@ from IPython.display import HTML, display
 from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
 from rkcnn_lib.runs.gates import all_passed, earlier_gates, next_number, read_run
 from rkcnn_lib.runs.limits import check
-from rkcnn_lib.runs.params import (
-    NOTEBOOK_FOLDER,
-    NOTEBOOKS,
-    ROOT,
-    ParameterError,
-    assignments,
-    check_notebook,
-    validate,
-)
+from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, check_notebook, resolve
 from rkcnn_lib.runs.schemas import NOT_DECIDING, Parameters
 from rkcnn_lib.runs.sweep_tables import read_tables
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 FORMAT = 1
-PACKAGES = (
-    "torch",
-    "transformer-lens",
-    "transformers",
-    "scikit-learn",
-    "numpy",
-    "scipy",
-    "plotly",
-    "papermill",
-)
+PACKAGES = ("torch", "transformer-lens", "transformers", "scikit-learn", "numpy", "scipy", "plotly", "papermill")
 
 
 class GateFailed(RuntimeError):
@@ -72,28 +56,33 @@ def run_key(notebook: str, values: Parameters) -> str:
     Raises
     ------
     ParameterError, ModelUnavailable
-        See :func:`input_identity`; also if the notebook needs a language model and is given activations made here.
+        See :func:`input_identity`.
     """
-    if getattr(values, "model", None) in INVENTED_MODELS and notebook != "04_sae_compare":
-        raise ParameterError(f"model = {values.model!r}: no language model; only 04_sae_compare and sweeps run on it")
-    asked = values.model_dump(exclude=NOT_DECIDING)
+    return _key(notebook, values, input_identity(notebook, values))
+
+
+def _key(notebook: str, values: Parameters, identity: dict[str, Any]) -> str:
     source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text(encoding="utf-8")
-    return digest([notebook, asked, input_identity(values), code_version(), source])
+    return digest([notebook, values.model_dump(exclude=NOT_DECIDING), identity, code_version(), source])
 
 
-def input_identity(values: Parameters) -> dict[str, Any]:
+def input_identity(notebook: str, values: Parameters) -> dict[str, Any]:
     """Return what identifies the model and the local text that parameters name.
 
     Raises
     ------
     ParameterError
-        If the model, the text, the sweep or the memory cannot give what is asked for: see `rkcnn_lib.runs.limits`.
+        If the model, the text, the sweep or the memory cannot give what is asked for (see `rkcnn_lib.runs.limits`), or
+        the notebook needs a language model and is given activations made here.
     ModelUnavailable
         If the model is neither here nor can it be fetched.
     """
+    model = getattr(values, "model", None)
+    if model in INVENTED_MODELS and notebook != "04_sae_compare":
+        raise ParameterError(f"model = {model!r}: no language model; only 04_sae_compare and sweeps run on it")
     facts = check(values)
     if facts is None:
-        return {"model": getattr(values, "model", None)}
+        return {"model": model}
     sweep = getattr(values, "sweep", None)
     identity = {"model": asdict(facts), "text": _text_identity(getattr(values, "text", None))}
     return identity | ({"sweep": _sweep_identity(sweep)} if sweep else {})
@@ -103,8 +92,8 @@ def _sweep_identity(folder: str) -> str:
     try:
         read_tables(folder)
     except (ValueError, KeyError, TypeError, OSError) as error:
-        told = error if isinstance(error, ParameterError) else f"sweep = {folder!r} is damaged: {error}"
-        raise ParameterError(str(told)) from None
+        known = isinstance(error, ParameterError)
+        raise ParameterError(str(error) if known else f"sweep = {folder!r} is damaged: {error}") from None
     return hashlib.sha256((Path(folder).expanduser() / "metrics.parquet").read_bytes()).hexdigest()
 
 
@@ -171,7 +160,8 @@ class Run:
         from rkcnn_lib.worlds.models.devices import pick_device
 
         self.notebook, self.p = notebook, values
-        self.key = run_key(notebook, values)
+        identity = input_identity(notebook, values)
+        self.key = _key(notebook, values, identity)
         self.device = str(pick_device(values.device))
         self.folder = run_folder(notebook, self.key)
         self.cache = outputs_root() / "cache"
@@ -182,7 +172,7 @@ class Run:
             "status": "running", "headline": None, "parameters": values.model_dump(),
             "gate": None, "verdicts": [], "data": None,
             "earlier_gates": earlier_gates(notebook, values.profile, getattr(values, "model", None)),
-            "provenance": provenance(self.device), "model": input_identity(values)["model"],
+            "provenance": provenance(self.device), "model": identity["model"],
             "seeds": None, "started": _now(), "finished": None, "wall_seconds": None,
         }  # fmt: skip
 
@@ -237,12 +227,7 @@ class Run:
 def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
     """Check a notebook's parameters, show provenance and earlier gates, and open its run folder.
 
-    Parameters
-    ----------
-    notebook : str
-        One of the six names.
-    namespace : dict
-        The notebook's ``globals()``, which hold the parameters.
+    ``namespace`` is the notebook's ``globals()``, which hold the parameters.
 
     Raises
     ------
@@ -251,9 +236,8 @@ def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
     GateFailed
         If an earlier notebook's gate failed under the same profile and ``force`` is False.
     """
-    schema = NOTEBOOKS[check_notebook(notebook)]
-    known = {name: namespace[name] for name in schema.model_fields if name in namespace}
-    values = validate(notebook, _injected() | known)
+    asked = (*NOTEBOOKS[check_notebook(notebook)].model_fields, *_injected(namespace))
+    values = resolve(notebook, {name: namespace[name] for name in asked if name in namespace})
     run = Run(notebook, values)
     failed = [name for name, verdict in run.record["earlier_gates"].items() if verdict == "FAIL"]
     if failed and not values.force:
@@ -266,17 +250,10 @@ def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
     return run
 
 
-def _injected() -> dict[str, Any]:
-    """Return what papermill injected, misspelt names included: they reach no notebook variable that is read."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    cells = shell.user_ns.get("In", []) if shell else []
-    found: dict[str, Any] = {}
-    for source in cells:
-        if source.startswith("# Parameters\n"):
-            found |= assignments(source)
-    return found
+def _injected(namespace: dict[str, Any]) -> list[str]:
+    """Return the names that papermill's cell sets, misspelt ones included; its lines are ``name = literal``."""
+    cells = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
+    return re.findall(r"^(\w+) = ", "\n".join(cells), re.MULTILINE)
 
 
 def _show_start(run: Run) -> None:

@@ -1,17 +1,17 @@
-"""Parameters of the six notebooks: what each may be told, by type and allowed values.
+"""Parameters of the six notebooks, written once: type, default, help and allowed values of each.
 
-No defaults: those are in each notebook's cell tagged ``parameters`` (see `rkcnn_lib.runs.params`), written once.
+The cells tagged ``parameters`` are written from these classes, see `rkcnn_lib.runs.params`.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rkcnn_lib.files import plain_name
-from rkcnn_lib.runs.yaml_values import cut, yaml_value
+from rkcnn_lib.runs.fields import Checked, at_least, param, require, several, with_defaults
 
 ARMS = (
     "random", "covariance", "datapoint", "pca", "ica", "kmeans", "datapoint_refined", "kmeans_refined",
@@ -30,84 +30,55 @@ VARIANTS = {"rkcnn_lift_decoder_only": "rkcnn_lift", "random_frozen_decoder": "r
 Arm = Literal[ARMS]  # type: ignore[valid-type]
 Variant = Literal[(*VARIANTS,)]  # type: ignore[valid-type]
 Hook = Literal["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"]
+Architecture = Literal["topk", "batchtopk", "relu"]
+Profile = Annotated[str, AfterValidator(partial(plain_name, what="profile"))]
 Name = Annotated[str, Field(min_length=1)]
-Margin = Annotated[float, Field(gt=0.0)]
+Positive = Margin = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Expansion = Annotated[float, Field(gt=0, le=10_000)]
 NOT_DECIDING = {"device", "force", "n_jobs"}  # where and how a run computes, not what
-
-
-def at_least(least: int, most: int = 10**12) -> Any:
-    """Return the type of a whole number within bounds; what the model and the memory allow is looked at later."""
-    return Annotated[int, Field(ge=least, le=most)]
-
-
 Count = at_least(1)
 Layer = at_least(-10_000, 10_000)  # of any model; `rkcnn_lib.runs.limits` knows the one that is named
 Seeds = Jobs = at_least(1, 1000)
 SeveralSeeds = at_least(2, 1000)
 
 
-def several(item: Any, least: int = 0) -> Any:
-    """Return the type of a list of distinct values: one that is there twice would be computed and written twice."""
-    length = Field(min_length=least, max_length=1000)
-    return Annotated[list[item], BeforeValidator(_listed), length, AfterValidator(_distinct)]
-
-
-def _listed(value: Any) -> Any:
-    """Turn the string that ``papermill -p layers "[8, 12]"`` hands over into the list it means."""
-    if isinstance(value, str):
-        parsed = yaml_value(value, "as a list")
-        value = parsed if isinstance(parsed, list) else [parsed]
-    return _no_truths(value)
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    twice = [value for i, value in enumerate(values) if value in values[:i]]
-    if twice:
-        raise ValueError(f"name each value once, not {cut(repr(twice[0]))} again")
-    return values
-
-
-def _no_truths(value: Any) -> Any:
-    if any(isinstance(one, bool) for one in (value if isinstance(value, list) else [value])):
-        raise ValueError("true and false are no numbers and no names")
-    return value
-
-
-def require(holds: bool, p: BaseModel, names: str, why: str) -> None:
-    """Raise ValueError, with the values of the parameters named and why, unless something holds."""
-    if not holds:
-        values = ", ".join(f"{name} = {cut(repr(getattr(p, name)))}" for name in names.split())
-        raise ValueError(f"{values}: {why}")
-
-
-class Checked(BaseModel):
-    """No unknown name, no infinite number, and no yes or no where a number is asked (``true`` would be 1)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truths_where_asked(cls, value: Any, info: Any) -> Any:
-        return value if cls.model_fields[info.field_name].annotation is bool else _no_truths(value)
-
-
 class Parameters(Checked):
     """What every notebook takes: the profile's name, the device, whether to go on after a failed gate."""
 
-    profile: Annotated[str, AfterValidator(partial(plain_name, what="profile"))] = Field(
-        description="smoke and quick runs say so in a banner"
-    )
-    device: Literal["cpu", "cuda"] | None = Field(description="None: the GPU where there is one")
-    force: bool = Field(description="go on although the gate of an earlier notebook failed")
+    profile: Profile = param("gpt2", "name of the parameter set; smoke and quick runs carry a banner")
+    device: Literal["cpu", "cuda"] | None = param(None, '"cpu", "cuda" or None: the GPU where there is one')
+    force: bool = param(False, "go on although an earlier gate failed")
+
+
+class Model(Parameters):
+    """A language model, or activations made here."""
+
+    model: Name = param("gpt2", 'hub name, folder, "atlas", "gemma", "modadd"; 04 and sweeps: also "toy", "planted"')
+    revision: str | None = param(None, "revision of a hub model; None: its main branch")
+
+
+class OneLayer(Model):
+    """One block of a model."""
+
+    layer: Layer = param(6, "block to read; -1 is the last")
+
+
+class Captured(Model):
+    """Which activations of a model: the hook, the text and how many tokens."""
+
+    hook: Hook = param("mlp_out")
+    text: str | None = param(None, 'None: the hub\'s list (atlas: its own); a .txt, .jsonl or .parquet file; "atlas"')
+    n_tokens: at_least(2000) = param(2_000_000, "tokens to capture, 10 % of documents held out")
+    context_size: at_least(3) = param(128, "tokens in a context")
 
 
 class Mining(Parameters):
     """Random-subset probing: how many subsets are drawn, how large, how many directions are kept."""
 
-    n_subsets: at_least(3)
-    subset_size: at_least(2) | None
-    n_directions: Count
+    n_subsets: at_least(3) = param(600, "random subsets drawn (at least 3 x n_directions)")
+    subset_size: at_least(2) | None = param(None, "coordinates in a subset; None: round(sqrt(width))")
+    n_directions: Count = param(200, "directions (02: subsets) kept at most")
 
     @model_validator(mode="after")
     def _selection_selects(self) -> Mining:
@@ -120,42 +91,59 @@ class Mining(Parameters):
 class Unlabelled(Mining):
     """Mining without labels: the contrast that is climbed, where subsets lie and the null that calibrates."""
 
-    score: Literal["neighbours", "kurtosis", "logcosh", "skew"]
-    subsets: Literal["coordinate", "rotated"]
+    score: Literal["neighbours", "kurtosis", "logcosh", "skew"] = param("neighbours")
+    subsets: Literal["coordinate", "rotated"] = param("coordinate", "coordinate (rotated where too few) or rotated")
 
 
-def _features_exist(p: Any) -> None:
-    require(p.n_active <= p.n_features, p, "n_active", f"at most n_features = {p.n_features}")
-    require((p.subset_size or 0) <= p.n_hidden, p, "subset_size", f"at most n_hidden = {p.n_hidden}")
+class Toy(Mining):
+    """What 01 and 02 share: a toy model whose features are known, and the controls that must fail."""
+
+    control: Literal["none", "gaussian", "permuted"] = param(
+        "none", "none; gaussian: noise in place of activations; permuted: the truth shuffled"
+    )
+    n_seeds: SeveralSeeds = param(10, "toy models, each with its own subsets")
+    n_features: at_least(2) = param(20, "features of the toy model")
+    n_hidden: at_least(2) = param(5, "its hidden dimensions")
+    n_active: Count = param(2, "features active in each sample")
+    toy_steps: Count = param(2000, "its training steps")
+    n_samples: at_least(500) = param(20_000, "its hidden states")
+    n_jobs: Jobs | None = param(None, "processes at once; None: one a core, or one where there is a GPU")
+
+    @model_validator(mode="after")
+    def _features_exist(self) -> Toy:
+        require(self.n_active <= self.n_features, self, "n_active", f"at most n_features = {self.n_features}")
+        most = self.n_hidden
+        require((self.subset_size or 0) <= most, self, "subset_size", f"at most n_hidden = {most}")
+        return self
 
 
-class ToySuperposition(Unlabelled):
+@with_defaults(n_directions=40)
+class ToySuperposition(Toy, Unlabelled):
     """01: can random subsets find features in superposition?"""
 
-    control: Literal["none", "gaussian", "permuted"]
-    n_jobs: Jobs | None
-    n_seeds: SeveralSeeds
-    plane_probabilities: several(Annotated[float, Field(gt=0, le=1)], 2)
-    plane_instances: Count
-    plane_steps: Count
-    n_features: at_least(2)
-    n_hidden: at_least(2)
-    n_active: Count
-    toy_steps: Count
-    n_samples: at_least(500)
-    null: Literal["gaussian", "elliptical"] | None
-    miners: several(Arm, 1)
-    curve_seeds: SeveralSeeds
-    curve_features: several(at_least(2))
-    curve_active: several(Count)
-    curve_noise: several(Annotated[float, Field(ge=0)])
-    curve_subset_size: several(at_least(2))
-    curve_n_subsets: several(at_least(3))
-    curve_n_samples: several(at_least(100))
+    null: Literal["gaussian", "elliptical"] | None = param(
+        "gaussian", "surrogate that calibrates: gaussian, elliptical or None"
+    )
+    miners: several(Arm, 1) = param(
+        ["pca", "ica", "kmeans_refined", "rkcnn_coordinate", "rkcnn_lift", "lift_unselected"], "compared"
+    )
+    plane_probabilities: several(Share, 2) = param([0.5, 0.3, 0.2, 0.1, 0.05, 0.02], "of a feature, 5 -> 2 models")
+    plane_instances: Count = param(20, "models trained at each probability")
+    plane_steps: Count = param(2000, "training steps of the 5 -> 2 models")
+    curve_seeds: SeveralSeeds = param(10, "toy models at each point of a curve")
+    curve_features: several(at_least(2)) = param(
+        [8, 12, 16, 20, 28, 40], "recovery against the number of features; [] leaves a curve out"
+    )
+    curve_active: several(Count) = param([1, 2, 3, 4], "against the number of active features")
+    curve_noise: several(Annotated[float, Field(ge=0)]) = param(
+        [0.0, 0.05, 0.1, 0.2, 0.4], "against noise, as a share of the hidden states' root mean square"
+    )
+    curve_subset_size: several(at_least(2)) = param([2, 3, 4], "against the coordinates in a subset")
+    curve_n_subsets: several(at_least(3)) = param([120, 300, 600, 1200], "against the subsets drawn")
+    curve_n_samples: several(at_least(100)) = param([500, 1000, 2000, 5000, 20_000], "against the hidden states mined")
 
     @model_validator(mode="after")
     def _active_features_exist(self) -> ToySuperposition:
-        _features_exist(self)
         n, d, active, least = self.n_features, self.n_hidden, self.n_active, 3 * self.n_directions
         require(max(self.curve_active, default=1) <= n, self, "curve_active", f"at most n_features = {n} each")
         require(min(self.curve_features, default=n) >= active, self, "curve_features", f"at least n_active = {active}")
@@ -168,31 +156,26 @@ class ToySuperposition(Unlabelled):
         return self
 
 
-class ProbeValidation(Mining):
+@with_defaults(n_features=60, n_active=3)
+class ProbeValidation(Toy):
     """02: does a high separation score mean a feature?"""
 
-    control: Literal["none", "gaussian", "permuted"]
-    n_jobs: Jobs | None
-    n_seeds: SeveralSeeds
-    n_features: at_least(2)
-    n_hidden: at_least(4)
-    n_active: Count
-    toy_steps: Count
-    n_samples: at_least(500)
-    atlas_layer: Layer
-    atlas_hook: Hook
-    n_contexts: at_least(8)
-    atlas_labels: several(Literal["topic", "number", "in_quotes", "in_brackets"], 1)
-    n_neighbours: at_least(1, 100)  # of half of the rows of 8 contexts
-    n_permutations: at_least(19, 10_000)
-    n_probed: at_least(3) = Field(description="subsets of each group that are probed")
-    n_probed_null: at_least(3) = Field(description="subsets of each group probed under permuted labels")
-    n_ensemble: Count
-    curve_sizes: several(Count)
+    n_hidden: at_least(4) = param(20, "its hidden dimensions")
+    atlas_layer: Layer = param(2, "block of the embedded language model; -1 is the last")
+    atlas_hook: Hook = param("resid_post")
+    n_contexts: at_least(8) = param(300, "labelled contexts of 128 tokens")
+    atlas_labels: several(Literal["topic", "number", "in_quotes", "in_brackets"], 1) = param(
+        ["topic", "number", "in_quotes", "in_brackets"], "labels that are probed"
+    )
+    n_probed: at_least(3) = param(20, "subsets of each group (top, random, bottom) that are probed")
+    n_probed_null: at_least(3) = param(10, "the same under permuted labels; fewer: a wider 95 % point of chance")
+    n_ensemble: Count = param(30, "best subsets that the RkCNN classifier combines")
+    curve_sizes: several(Count) = param([2, 4, 8, 16, 32, 64, 96], "sizes of subsets compared with all dimensions")
+    n_neighbours: at_least(1, 100) = param(10, "of the kNN probe")  # at most half of the rows of 8 contexts
+    n_permutations: at_least(19, 10_000) = param(49, "permuted labels behind each chance level")
 
     @model_validator(mode="after")
     def _subsets_and_labels_differ(self) -> ProbeValidation:
-        _features_exist(self)
         active = self.n_samples * self.n_active / self.n_features
         why = f"a feature is active in about {active:.0f} samples: a label needs 20 with it and 20 without"
         require(20 <= active <= self.n_samples - 20, self, "n_active n_features n_samples", why)
@@ -204,52 +187,40 @@ class ProbeValidation(Mining):
         return self
 
 
-class Activations(Parameters):
-    """Which activations: model, layer, hook, text and how many tokens."""
-
-    model: Name
-    revision: str | None
-    layer: Layer
-    hook: Hook
-    text: str | None
-    n_tokens: at_least(2000)
-    context_size: at_least(3)
-
-
-class Cache(Activations):
+class Cache(Captured, OneLayer):
     """03: what is being measured?"""
 
-    n_statistics: at_least(1000) = Field(description="rows used for spectra and kurtosis")
+    n_statistics: at_least(1000) = param(100_000, "rows used for spectra and kurtosis")
 
 
-class Comparison(Unlabelled):
+@with_defaults(n_subsets=9600, n_directions=3072)
+class Comparison(Unlabelled, Captured):
     """What 04 and 05 share: the arms, the SAE, its training and the margins of the verdicts."""
 
-    model: Name
-    revision: str | None
-    text: str | None
-    n_tokens: at_least(2000)
-    context_size: at_least(3)
-    arms: several(Arm, 2)
-    variants: several(Variant)
-    n_seeds: Seeds
-    architecture: Literal["topk", "batchtopk", "relu"]
-    expansion: Expansion
-    k: Count
-    l1: Annotated[float, Field(gt=0)] | None
-    aux_k: Count | None
-    steps: Count
-    batch_size: Count
-    lr: Annotated[float, Field(gt=0)]
-    fraction_mined: Annotated[float, Field(gt=0, le=1)]
-    mining_rows: at_least(200)
-    heldout_rows: at_least(200)
-    splice_contexts: Count
-    n_jobs: Jobs | None
-    delta_dead: Margin
-    delta_ev: Margin
-    delta_ce: Margin
-    delta_mcc: Margin
+    arms: several(Arm, 2) = param(
+        ["random", "covariance", "datapoint_refined", "kmeans_refined", "rkcnn_lift", "lift_unselected"], "starts"
+    )
+    variants: several(Variant) = param(
+        ["rkcnn_lift_decoder_only", "random_frozen_decoder"], "none, or those of 04's default"
+    )
+    n_seeds: Seeds = param(5, "below 5 every verdict is inconclusive")
+    architecture: Architecture = param("topk")
+    expansion: Expansion = param(8.0, "latents: expansion x width")
+    k: Count = param(32, "active latents a token; relu: searched for by its penalty")
+    l1: Positive | None = param(None, "relu only: this penalty, instead of the search for k active latents")
+    aux_k: Count | None = param(None, "dead latents in the auxiliary loss, for all arms or (None) for none")
+    steps: Count = param(2300, "training steps")
+    batch_size: Count = param(4096, "tokens a step")
+    lr: Positive = param(4e-4, "learning rate")
+    fraction_mined: Share = param(0.5, "share of latents that start from mined directions, if the supply allows")
+    mining_rows: at_least(200) = param(100_000, "rows each seed mines, from its own documents")
+    heldout_rows: at_least(200) = param(100_000, "held-out rows for explained variance and dead latents")
+    splice_contexts: Count = param(64, "held-out contexts on which the SAE replaces the activations in the model")
+    delta_dead: Margin = param(0.01, "margin: share of dead latents")
+    delta_ev: Margin = param(0.005, "margin: explained variance")
+    delta_ce: Margin = param(0.01, "margin: cross-entropy, nats a token")
+    delta_mcc: Margin = param(0.02, "margin: agreement of seeds (PW-MCC)")
+    n_jobs: Jobs | None = param(None, "processes at once; None: one a core, or one where there is a GPU")
 
     @model_validator(mode="after")
     def _arms_can_be_compared(self) -> Comparison:
@@ -262,18 +233,18 @@ class Comparison(Unlabelled):
         return self
 
 
-class SaeCompare(Comparison):
+class SaeCompare(Comparison, OneLayer):
     """04: do mined directions make better SAEs?"""
 
-    layer: Layer
-    hook: Hook
-    published: several(Name)
-    front_k: several(Count)
-    other_architecture: Literal["topk", "batchtopk", "relu"] | None
-    frozen_k: several(Count, 1)
-    frozen_rows: at_least(100)
-    n_cards: at_least(8) = Field(description="latents of an arm that get a feature card")
-    delta_l0: Margin
+    published: several(Name) = param([], 'SAEs in SAELens\'s format, judged too: folders, or "owner/repository:path"')
+    front_k: several(Count) = param([16, 64], "further k of the compared arms: the front of L0; [] for none")
+    other_architecture: Architecture | None = param(
+        "relu", "whose seeds' agreement is shown beside, at equal L0; None: none"
+    )
+    frozen_k: several(Count, 1) = param([8, 16, 32], "atoms a token in the frozen-dictionary test")
+    frozen_rows: at_least(100) = param(1500, "held-out rows of that test")
+    n_cards: at_least(8) = param(600, "latents of an arm that get a feature card, chosen by firing rate")
+    delta_l0: Margin = param(1.0, "margin: active latents a token at equal explained variance")
 
     @model_validator(mode="after")
     def _front_is_a_front(self) -> SaeCompare:
@@ -282,13 +253,22 @@ class SaeCompare(Comparison):
         return self
 
 
-class Multilayer(Comparison):
+class Layers(Model):
+    """Several blocks of a model."""
+
+    layers: several(Layer, 1) | None = param(None, "blocks to read, -1 is the last; None: all")
+
+
+@with_defaults(
+    n_tokens=1_000_000, arms=["random", "covariance", "kmeans_refined", "rkcnn_lift", "lift_unselected"], variants=[],
+    expansion=4.0, steps=4000, n_subsets=4800, n_directions=1536, mining_rows=50_000, heldout_rows=50_000,
+    splice_contexts=32,
+)  # fmt: skip
+class Multilayer(Comparison, Layers):
     """05: does it hold across layers?"""
 
-    layers: several(Layer, 1) | None
-    hook: Hook
-    more_hooks: several(Hook)
-    sweep: Name | None
+    more_hooks: several(Hook) = param([], "further hooks that are compared, for the heat map; only hook is judged")
+    sweep: Name | None = param(None, "folder of `rkcnn sweep FILE --out FOLDER`: sensitivity curves; None: no curves")
 
     @model_validator(mode="after")
     def _each_hook_once(self) -> Multilayer:
@@ -297,32 +277,41 @@ class Multilayer(Comparison):
         return self
 
 
-class CausalChecks(Unlabelled):
+@with_defaults(layer=9, hook="resid_post", n_tokens=500_000, n_subsets=2400, n_directions=800)
+class CausalChecks(Unlabelled, Captured, OneLayer):
     """06: does the model use what the directions point at?"""
 
-    model: Name
-    revision: str | None
-    text: str | None
-    layer: Layer
-    hook: Hook
-    positions: Literal["both", "entity", "last"]
-    relation: Name
-    isolated: Name | None
-    n_tokens: at_least(2000)
-    context_size: at_least(2)
-    mining_rows: at_least(200)
-    n_seeds: Seeds
-    ranks: several(Count, 1) = Field(description="dimensions of the subspaces")
-    n_pairs: at_least(4)
-    sae_steps: at_least(0) = Field(description="0: no SAE")
-    sae_expansion: Expansion
-    sae_k: Count
-    das_steps: Count
-    das_layers: several(Layer) | None
-    delta_share: Margin
-    delta_predict: Annotated[float, Field(gt=0, lt=0.5)]
+    context_size: at_least(2) = param(128, "tokens in a context")
+    mining_rows: at_least(200) = param(50_000, "rows each seed mines, from its own documents")
+    n_seeds: Seeds = param(5, "seeds that mine; below 5 the verdict over seeds is inconclusive")
+    positions: Literal["both", "entity", "last"] = param(
+        "both", 'where: "entity" (its last token), "last" (where the answer is read) or "both"'
+    )
+    relation: Name = param("capital", 'which facts, "agreement", "ioi" or (modadd) "sum"; an unknown one is told them')
+    isolated: Name | None = param(None, "a second relation of the same entities, which should not change, or None")
+    ranks: several(Count, 1) = param([2, 4, 8, 16, 32], "dimensions of the subspaces; the middle one is judged")
+    n_pairs: at_least(4) = param(64, "prompt pairs on which subspaces are judged; four times as many train the ceiling")
+    sae_steps: at_least(0) = param(4000, "steps of 1024 rows that each seed's SAE is trained; 0: no SAE")
+    sae_expansion: Expansion = param(4.0, "latents per dimension")
+    sae_k: Count = param(32, "latents active a token")
+    das_steps: Count = param(200, "gradient steps of the supervised ceiling")
+    das_layers: several(Layer) | None = param(None, "further layers at which the ceiling is learnt; None: all")
+    delta_share: Margin = param(0.1, "margin: share of the whole activation's effect")
+    delta_predict: Annotated[float, Field(gt=0, lt=0.5)] = param(
+        0.1, "margin: accuracy above chance (0.5) from which a subspace counts as predictive"
+    )
 
     @model_validator(mode="after")
     def _another_attribute(self) -> CausalChecks:
         require(self.isolated != self.relation, self, "isolated", "name another relation than relation, or None")
         return self
+
+
+NOTEBOOKS: dict[str, type[Parameters]] = {
+    "01_toy_superposition": ToySuperposition,
+    "02_probe_validation": ProbeValidation,
+    "03_gpt2_cache": Cache,
+    "04_sae_compare": SaeCompare,
+    "05_multilayer": Multilayer,
+    "06_causal_checks": CausalChecks,
+}

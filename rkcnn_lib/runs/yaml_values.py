@@ -90,5 +90,5 @@ def _place(error: yaml.YAMLError) -> str:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return cut(" ".join(str(said).split()))
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return cut(" ".join(str(reason).split()))

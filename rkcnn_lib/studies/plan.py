@@ -7,15 +7,15 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.probe.neighbours import MAX_ROWS
 from rkcnn_lib.runs.run import finished, run_key
-from rkcnn_lib.runs.schemas import Activations, Comparison, Multilayer, Parameters, SaeCompare, searches
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
+from rkcnn_lib.runs.schemas import Cache, Comparison, Multilayer, Parameters, SaeCompare, searches
+from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, WIDTHS
 
 if TYPE_CHECKING:
     from rkcnn_lib.sae import SAEConfig
@@ -66,70 +66,43 @@ def step_seconds(config: SAEConfig, batch_size: int, device: str, steps: int = 4
     return max(many - one, 1e-4) / steps
 
 
-def estimate(notebook: str, values: Parameters, device: str, rate: float) -> Estimate:
+def estimate(values: Parameters, device: str, rate: float) -> Estimate:
     """Estimate one notebook; ``rate`` is :func:`matmul_rate` of the device."""
-    if not isinstance(values, Activations | Comparison):
+    if not isinstance(values, Cache | Comparison):
         return Estimate(1, TOY_SECONDS, 1e9, 1e7)
-    several = isinstance(values, Multilayer)
-    layers = len(values.layers or range(_blocks(values))) if several else 1
-    hooks = [values.hook, *(values.more_hooks if several else [])]
-    captured = [_capture_cost(values, hook, layers, rate) for hook in hooks]  # (seconds, bytes); one pass for all hooks
-    seconds, cache = max(seconds for seconds, _ in captured), sum(disk for _, disk in captured)
-    if not isinstance(values, SaeCompare | Multilayer):
-        return Estimate(1, seconds, 1e9, cache)
-    costs = [_grid_cost(values, hook, layers, device, rate) for hook in hooks]
-    return Estimate(
-        sum(cost.units for cost in costs), seconds + sum(cost.seconds for cost in costs),
-        1e9 + max(cost.memory for cost in costs), cache + sum(cost.disk for cost in costs),
-    )  # fmt: skip
+    hooks = [values.hook, *getattr(values, "more_hooks", [])]
+    layers = values.layers if isinstance(values, Multilayer) else [values.layer]
+    return _sum(values, hooks, layers, [values] if isinstance(values, Comparison) else [], device, rate)
 
 
 def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int) -> Estimate:
     """Estimate a sweep on ``n_jobs`` processes; what several settings share is counted for each."""
-    layers = len(sweep.layers or range(_blocks(sweep.p)))
-    captured = [_capture_cost(sweep.p, hook, layers, rate) for hook in sweep.hooks]
-    costs = [
-        _grid_cost(setting.p.model_copy(update={"n_jobs": n_jobs}), hook, layers, device, rate)
-        for setting in sweep.settings
-        for hook in sweep.hooks
-    ]
-    seconds, disk = (sum(cost[i] for cost in captured) for i in (0, 1))
+    grids = [setting.p.model_copy(update={"n_jobs": n_jobs}) for setting in sweep.settings]
+    return _sum(sweep.p, sweep.hooks, sweep.layers, grids, device, rate)
+
+
+def _sum(p: Any, hooks: list[str], layers: list[int] | None, grids: list[Any], device: str, rate: float) -> Estimate:
+    """Add up one capture of all hooks and layers and the grids of SAEs on each hook."""
+    from rkcnn_lib.worlds import hook_width, model_facts
+
+    facts = None if p.model in INVENTED_MODELS else model_facts(p.model, p.revision)
+    n_layers = len(layers or range(facts.n_layers if facts else 1))
+    widths = [hook_width(facts, hook) if facts else WIDTHS[p.model] for hook in hooks]
+    weights = PARAMETERS_PER_BLOCK * facts.d_model**2 * facts.n_layers if facts else 0
+    capture = 2 * weights * p.n_tokens / (0.5 * rate)  # half the rate of a large product, as measured
+    costs = [_grid_cost(grid, width, n_layers, device, rate) for grid in grids for width in widths]
     return Estimate(
-        sum(cost.units for cost in costs), seconds + sum(cost.seconds for cost in costs),
-        1e9 + max(cost.memory for cost in costs), disk + sum(cost.disk for cost in costs),
+        sum(cost.units for cost in costs) or 1, capture + sum(cost.seconds for cost in costs),
+        1e9 + max((cost.memory for cost in costs), default=0.0),
+        p.n_tokens * sum(widths) * 2.0 * n_layers + sum(cost.disk for cost in costs),
     )  # fmt: skip
 
 
-def _blocks(values: Activations | Comparison) -> int:
-    from rkcnn_lib.worlds import model_facts
-
-    return 1 if values.model in INVENTED_MODELS else model_facts(values.model, values.revision).n_layers
-
-
-def _width(values: Activations | Comparison, hook: str) -> int:
-    from rkcnn_lib.worlds import hook_width, model_facts
-
-    return 64 if values.model in INVENTED_MODELS else hook_width(model_facts(values.model, values.revision), hook)
-
-
-def _capture_cost(values: Activations | Comparison, hook: str, layers: int, rate: float) -> tuple[float, float]:
-    """Return the seconds and bytes of capturing one hook at so many layers."""
-    from rkcnn_lib.worlds import model_facts
-
-    cache = values.n_tokens * _width(values, hook) * 2.0 * layers
-    if values.model in INVENTED_MODELS:
-        return 0.0, cache
-    facts = model_facts(values.model, values.revision)
-    weights = PARAMETERS_PER_BLOCK * facts.d_model**2 * facts.n_layers
-    return 2 * weights * values.n_tokens / (0.5 * rate), cache  # half the rate of a large product, as measured
-
-
-def _grid_cost(values: Comparison, hook: str, layers: int, device: str, rate: float) -> Estimate:
+def _grid_cost(values: Comparison, d_in: int, layers: int, device: str, rate: float) -> Estimate:
     """Estimate mining and training of all arms and seeds at so many layers."""
     from rkcnn_lib.runs.grid import process_count
     from rkcnn_lib.studies.cells import sae_config
 
-    d_in = _width(values, hook)
     config = sae_config(values, d_in)
     cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
     training = trained * values.steps * step_seconds(config, values.batch_size, device)
@@ -165,17 +138,17 @@ def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
     if not todo:
         return True
     rate = matmul_rate(device)
-    return agreed({nb: estimate(nb, values, device, rate) for nb, values in todo.items()}, device, rate, yes)
+    return agreed({nb: estimate(values, device, rate) for nb, values in todo.items()}, device, rate, yes)
 
 
-def agreed(found: dict[str, Estimate], device: str, rate: float, yes: bool) -> bool:
+def agreed(costs: dict[str, Estimate], device: str, rate: float, yes: bool) -> bool:
     """Print what each part is estimated to cost, refuse what the disk cannot hold, and ask where it is long."""
     print(f"Plan on {device} ({rate / 1e9:.0f} GFLOP/s measured); units already finished are not counted off:")
-    for part, e in found.items():
-        print(f"  {part:22} {e.units:5d} units  {_duration(e.seconds):>10}  "
-              f"{e.memory / 2**30:6.1f} GiB memory  {e.disk / 2**30:6.2f} GiB disk")  # fmt: skip
-    total = sum(e.seconds for e in found.values())
-    disk = sum(e.disk for e in found.values())
+    for part, cost in costs.items():
+        print(f"  {part:22} {cost.units:5d} units  {_duration(cost.seconds):>10}  "
+              f"{cost.memory / 2**30:6.1f} GiB memory  {cost.disk / 2**30:6.2f} GiB disk")  # fmt: skip
+    total = sum(cost.seconds for cost in costs.values())
+    disk = sum(cost.disk for cost in costs.values())
     print(f"  in all about {_duration(total)} and {disk / 2**30:.2f} GiB of disk", flush=True)
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)

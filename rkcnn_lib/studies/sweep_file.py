@@ -19,9 +19,10 @@ from typing import Any
 
 from pydantic import Field
 
+from rkcnn_lib.runs.fields import Checked
 from rkcnn_lib.runs.limits import check
-from rkcnn_lib.runs.params import ParameterError, checked, defaults, read_parameter_file, validate
-from rkcnn_lib.runs.schemas import Checked, Multilayer
+from rkcnn_lib.runs.params import ParameterError, checked, defaults, read_parameter_file, resolve
+from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.yaml_values import cut
 
 NOTEBOOK = "05_multilayer"
@@ -62,23 +63,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A checked sweep: what varies, where every setting is run, and the settings to try.
-
-    Attributes
-    ----------
-    file : SweepFile
-    swept : tuple of str
-        Hyper-parameters that vary, in the order of the file.
-    layers : list of int or None
-        Blocks, as named in the file (-1 is the last); None: all.
-    hooks : list of str
-    seeds : list of int
-    settings : list of Setting
-    """
+    """A checked sweep: what varies, where every setting is run, and the settings to try."""
 
     file: SweepFile
-    swept: tuple[str, ...]
-    layers: list[int] | None
+    swept: tuple[str, ...]  # hyper-parameters that vary, in the order of the file
+    layers: list[int] | None  # blocks, as named in the file (-1 is the last); None: all
     hooks: list[str]
     seeds: list[int]
     settings: list[Setting]
@@ -115,7 +104,7 @@ def read_sweep(path: Path) -> Sweep:
     shared |= {"layers": axes.get("layers", shared["layers"])}
     shared |= {"n_seeds": len(axes["seeds"])} if "seeds" in axes else {}
     for hook in hooks:
-        first = validate(NOTEBOOK, shared | {"hook": hook} | {name: axes[name][0] for name in swept})
+        first = resolve(NOTEBOOK, shared | {"hook": hook} | {name: axes[name][0] for name in swept})
     axes.setdefault("seeds", list(range(first.n_seeds)))
     total = math.prod(len(axes[name]) for name in swept)
     if total > MOST_SETTINGS:
@@ -128,7 +117,7 @@ def read_sweep(path: Path) -> Sweep:
 
 def _setting(number: int, values: dict[str, Any], shared: dict[str, Any]) -> Setting:
     """Return one setting; its values are those that 05 reads (of ``lr: 1`` 1.0), so a table has one type a column."""
-    p = validate(NOTEBOOK, shared | values)
+    p = resolve(NOTEBOOK, shared | values)
     return Setting(number, {name: getattr(p, name) for name in values}, p)
 
 
@@ -164,5 +153,5 @@ def _check_everywhere(axes: dict[str, list[Any]]) -> None:
     for name, least in (("seeds", 0), ("layers", -(2**31))):
         for value in axes.get(name, []):
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-                told = "expected whole numbers" + " from 0" * (name == "seeds")
-                raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {told}")
+                expected = "expected whole numbers" + " from 0" * (name == "seeds")
+                raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {expected}")

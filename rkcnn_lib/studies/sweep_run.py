@@ -1,8 +1,8 @@
 """``rkcnn sweep``: run a sweep's settings everywhere, lose nothing, and write its tables.
 
 Finished work lies in ``outputs/units`` (one folder an SAE, written whole or not at all, shared with all notebooks and
-sweeps). The sweep's own folder holds what can be made again from it: ``sweep.json`` (the file, provenance, counts),
-``records/`` (a small file for each cell, finished or failed) and the tables
+sweeps). The sweep's own folder holds what can be made again from it: ``sweep.json`` (the file, provenance, counts) and
+the tables
 
 ``metrics.parquet``
     One row a cell and metric: setting, the swept values, steps, layer, hook, arm, seed, metric, value.
@@ -112,14 +112,14 @@ def _agreed(planned: Sweep, device: str, workers: Any, yes: bool) -> bool:
     """Print what the sweep will cost, by this machine's speed, and ask where it is long."""
     from rkcnn_lib.studies import plan
 
-    here = device if isinstance(workers, Workers) else str(pick_device(None))
-    n_jobs = workers.n_jobs if isinstance(workers, Workers) else workers.slots()
-    rate = plan.matmul_rate(here)
-    cost = plan.estimate_sweep(planned, here, rate, n_jobs)
+    local = isinstance(workers, Workers)
+    measured, n_jobs = (device, workers.n_jobs) if local else (str(pick_device(None)), workers.slots())
+    rate = plan.matmul_rate(measured)
+    cost = plan.estimate_sweep(planned, measured, rate, n_jobs)
     places = f"{len(planned.hooks)} hook(s), {len(planned.seeds)} seed(s), {len(planned.p.arms)} arms"
     print(f"{len(planned.settings)} setting(s) of {', '.join(planned.swept) or 'nothing swept'}; {places}; "
           f"{n_jobs} at once")  # fmt: skip
-    return plan.agreed({"sweep": cost}, here, rate, yes)
+    return plan.agreed({"sweep": cost}, measured, rate, yes)
 
 
 def _open_stores(planned: Sweep, device: str, workers: Any) -> dict[tuple[int, str], Any]:
@@ -161,27 +161,24 @@ def _run(cells: list[Cell], stores: dict[Any, Any], device: str, workers: Any) -
     mined = run("mining", _mine_cell, dict.fromkeys(to_mine, ()))
     supplies: dict[tuple[Any, ...], list[int]] = {}
     lost: dict[tuple[Any, ...], str] = {}
-    for cell, found in mined.items():
-        if isinstance(found, Failure):
+    for cell, result in mined.items():
+        if isinstance(result, Failure):
             lost.setdefault(cell.group, cell.arm)
         else:
-            supplies.setdefault(cell.group, []).append(found["supply"])
+            supplies.setdefault(cell.group, []).append(result["supply"])
     trained = run("SAEs", _sae_cell, {c: (min(supplies.get(c.group, [0])),) for c in cells if c.group not in lost})
     return [_ended(cell, mined.get(cell), trained.get(cell), lost.get(cell.group)) for cell in cells]
 
 
 def _ended(cell: Cell, mined: Any, trained: Any, lost: str | None) -> Ended:
     supply = mined if isinstance(mined, dict) else None
-    if lost is not None:
-        own = mined if isinstance(mined, Failure) else Failure(f"not trained: mining of {lost} failed for this seed")
-        return Ended(cell, {}, supply=supply, failure=_told("mining", own))
-    if isinstance(trained, Failure):
-        return Ended(cell, {}, supply=supply, failure=_told("SAEs", trained))
+    if lost is not None and not isinstance(mined, Failure):
+        mined = Failure(f"not trained: mining of {lost} failed for this seed")
+    stage, result = ("SAEs", trained) if lost is None else ("mining", mined)
+    if isinstance(result, Failure):
+        failure = {"stage": stage, "error": result.error, "traceback": result.traceback}
+        return Ended(cell, {}, supply=supply, failure=failure)
     return Ended(cell, trained["scalars"], trained["unit"], supply)
-
-
-def _told(stage: str, failure: Failure) -> dict[str, str]:
-    return {"stage": stage, "error": failure.error, "traceback": failure.traceback}
 
 
 def _mine_cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """Bad parameters are refused before compute, by name, value and what is allowed."""
 
+import jupytext
 import pytest
+from papermill import inspect_notebook
 
 from rkcnn_lib.cli import parsed
 from rkcnn_lib.runs.params import (
+    NOTEBOOK_FOLDER,
     NOTEBOOKS,
     ROOT,
     ParameterError,
-    assignments,
     check_notebook,
     defaults,
+    parameters_cell,
     read_parameter_file,
     resolve,
     yaml_value,
@@ -90,10 +93,6 @@ def test_a_file_that_is_missing_or_no_yaml_mapping_is_refused(tmp_path):
         read_parameter_file(tmp_path / "list.yaml")
     (tmp_path / "empty.yaml").write_text("# nothing\n", encoding="utf-8")
     assert read_parameter_file(tmp_path / "empty.yaml") == {}
-
-
-def test_assignments_reads_what_a_parameters_cell_sets():
-    assert assignments("# Parameters\nlayr = 8\nx: int = 2  # two\n") == {"layr": 8, "x": 2}
 
 
 # What no model and no machine could give; what needs the model's facts or the memory is in test_runs.
@@ -218,6 +217,34 @@ def test_a_file_that_is_not_utf8_is_refused_with_path_and_byte(tmp_path):
         read_parameter_file(tmp_path / "latin.yaml")
 
 
-def test_infinity_as_papermill_writes_it_is_refused_as_a_number_and_not_as_a_node():
+def test_infinity_is_refused_as_a_number_and_as_the_text_that_papermill_writes():
+    with pytest.raises(ParameterError, match="lr = inf: input should be a finite number"):
+        resolve("04_sae_compare", {"lr": float("inf")})
     with pytest.raises(ParameterError, match=r"lr = \"float\('inf'\)\""):
-        resolve("04_sae_compare", assignments("# Parameters\nlr = float('inf')\n"))
+        resolve("04_sae_compare", {"lr": "float('inf')"})
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_parameters_cell_is_what_the_class_says(notebook):
+    cells = jupytext.read(NOTEBOOK_FOLDER / f"{notebook}.py").cells
+    (cell,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert cell == parameters_cell(notebook), "run `make notebooks`"
+    assert all(len(line) <= 120 for line in cell.splitlines())
+    namespace = {}
+    exec(cell, namespace)
+    assert {name: namespace[name] for name in NOTEBOOKS[notebook].model_fields} == defaults(notebook)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_defaults_are_values_that_the_class_allows(notebook):
+    assert resolve(notebook, defaults(notebook)) == resolve(notebook)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_papermill_shows_every_parameter_with_type_default_and_help(notebook):
+    shown = inspect_notebook(NOTEBOOK_FOLDER / f"{notebook}.ipynb")
+    assert set(shown) == set(NOTEBOOKS[notebook].model_fields)
+    assert all(
+        one["inferred_type_name"] in ("str", "int", "float", "bool", "list") and one["default"] and one["help"]
+        for one in shown.values()
+    )

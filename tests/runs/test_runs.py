@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from papermill.parameterize import translate_parameters
 
 from rkcnn_lib.runs import limits
-from rkcnn_lib.runs import run as runs
 from rkcnn_lib.runs.execute import execute
 from rkcnn_lib.runs.gates import earlier_gates
 from rkcnn_lib.runs.params import ParameterError, defaults, read_parameter_file, resolve
@@ -149,7 +149,7 @@ def test_a_text_that_cannot_be_read_is_refused_before_a_kernel(notebook, small_m
 
 def test_a_refused_run_starts_no_kernel_and_leaves_no_folder(outputs):
     with pytest.raises(ParameterError, match="k = 257: expansion = 2 gives 256 latents at width 128"):
-        execute("04_sae_compare", smoke("04_sae_compare", k=257))
+        execute("04_sae_compare", resolve("04_sae_compare", smoke("04_sae_compare", k=257)))
     assert not (outputs / "runs").exists()
 
 
@@ -237,10 +237,17 @@ def test_a_model_that_is_nowhere_names_the_ways_on(monkeypatch):
     assert all(way in str(refusal.value) for way in ("atlas", "folder", "gemma"))
 
 
-def test_an_unknown_name_that_papermill_injected_is_refused(monkeypatch):
-    monkeypatch.setattr(runs, "_injected", lambda: {"layr": 8})
-    with pytest.raises(ParameterError, match="did you mean 'layer'"):
-        start_run("04_sae_compare", smoke("04_sae_compare"))
+def test_an_unknown_name_that_papermill_injected_is_refused():
+    given = {"layr": 8, "k": 16, "model": "a\nb = 3"}
+    cell = translate_parameters("python3", "python", given, "Parameters")
+    namespace = smoke("04_sae_compare") | given | {"In": ["", "import os", cell], "other": 1}
+    with pytest.raises(ParameterError, match="layr = 8: no such parameter; did you mean 'layer'") as refusal:
+        start_run("04_sae_compare", namespace)
+    assert str(refusal.value).count("\n") == 1
+
+
+def test_names_of_the_notebooks_own_are_no_parameters():
+    assert start_run("01_toy_superposition", smoke("01_toy_superposition") | {"layr": 8, "In": ["layr = 8"]}).p.n_seeds
 
 
 def test_nothing_is_written_for_a_refused_run(outputs):
