@@ -13,6 +13,7 @@ import html
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 
@@ -153,6 +154,13 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
+def number(value: float) -> str:
+    """A number for a hover or a label: three significant places, whole counts as they are."""
+    if not np.isfinite(value):
+        return "none"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.3g}"
+
+
 def label(name: object) -> str:
     """The axis label of a metric, with its unit; an unknown name is shown as it is, escaped."""
     return METRIC_LABELS.get(str(name), escape(str(name)))
@@ -181,6 +189,12 @@ def style_of(name: object) -> Style:
         return _STYLES[key]
     digest = hashlib.sha256(str(name).encode()).digest()
     return Style(_SPARE_COLOURS[digest[0] % len(_SPARE_COLOURS)], _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)])
+
+
+def arm_order(names: list[str]) -> list[str]:
+    """Known arms in the order of the palette (rivals first, then RkCNN), then the others as they came."""
+    known = [name for name in ARM_COLOURS if name in names]
+    return known + [name for name in names if name not in known]
 
 
 def faint(colour: str, alpha: float = 0.18) -> str:

@@ -139,6 +139,7 @@ def test_sliders_have_as_many_steps_as_frames(name):
 
 def test_one_frame_has_no_slider_that_could_not_be_moved():
     assert not figures.mined_slider({"mined": (unit(5), unit(3))}).layout.sliders
+    assert not figures.toy_directions({"p = 0.1": unit(5)}).layout.sliders
 
 
 def test_few_probabilities_are_named_one_by_one_on_a_logarithmic_axis():
