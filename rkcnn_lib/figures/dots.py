@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rkcnn_lib.figures.display import chosen, finish, rows_axis, window
-from rkcnn_lib.figures.inputs import checked, in_order, metrics_of
+from rkcnn_lib.figures.inputs import checked, in_order, parts_of
 from rkcnn_lib.figures.style import (
     CHANCE_FILL,
     CHANCE_LINE,
@@ -24,6 +24,8 @@ from rkcnn_lib.figures.style import (
 )
 
 GROUPS = ["top", "random", "bottom", "full"]
+# Of one row of dots (its name, its part of the table, its chance): each dot's hover, the mean's, what the mean is over.
+Describe = Callable[[str, pd.DataFrame, tuple[float, float] | None], tuple[list[str], str, pd.Series]]
 
 
 def summary(values: Any) -> tuple[float, float, float]:
@@ -87,12 +89,48 @@ def box(x0: float, x1: float, y: float, name: str, legend: bool) -> go.Scatter:
     )
 
 
-def row_of_seeds(y: float, name: str, values: np.ndarray, texts: list[str], means: np.ndarray, hover: str) -> list[Any]:
-    """The form: open dots, one a value, spread a little below the mean of ``means`` with its 95 % interval."""
-    style, (mean, low, high) = style_of(name), summary(means)
+def rows_of_seeds(
+    table: pd.DataFrame, key: str, names: Sequence[str], describe: Describe, grey: str
+) -> tuple[list[go.Scatter], list[float], list[float]]:
+    """The form: a row a name, with a dot a row of the table, the mean with its 95 % interval and a band of chance.
+
+    ``table`` has columns ``key``, value and, where chance is known, chance_mean and chance_upper: the ends of the band,
+    named ``grey``. Return the traces, the ends of the intervals, the ends of the bands.
+    """
+    traces: list[go.Scatter] = []
+    ends: list[float] = []
+    bands: list[float] = []
+    for y, name in enumerate(names):
+        rows = table[table[key] == name]
+        if rows.empty:
+            continue
+        chance = _chance(rows)
+        if chance:
+            traces.append(box(*chance, y, grey, legend=not bands))
+            bands += chance
+        texts, hover, values = describe(name, rows, chance)
+        mean, low, high = summary(values)
+        interval = f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
+        hover += f"<br>mean of {len(values)}: {number(mean)}<br>{interval}"
+        style = style_of(name)
+        traces.append(_seeds(y, rows["value"], texts, style))
+        traces.append(dot(mean, y + 0.12, (low, high), style, 13, hover, name=escape(name)))
+        ends += [low, high]
+    return traces, ends, bands
+
+
+def _chance(rows: pd.DataFrame) -> tuple[float, float] | None:
+    if not {"chance_mean", "chance_upper"} <= set(rows.columns):
+        return None
+    levels = rows[["chance_mean", "chance_upper"]].apply(pd.to_numeric, errors="coerce").dropna()
+    return None if levels.empty else (float(levels["chance_mean"].mean()), float(levels["chance_upper"].mean()))
+
+
+def _seeds(y: float, values: pd.Series, texts: list[str], style: Style) -> go.Scatter:
+    """Open dots, spread a little below their mean so that equal values stay visible."""
     spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
-    seeds = go.Scatter(
-        x=np.asarray(values, dtype=np.float32),
+    return go.Scatter(
+        x=values.to_numpy(np.float32),
         y=(y - 0.2 + spread * 0.8).astype(np.float32),
         mode="markers",
         marker={"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6},
@@ -100,9 +138,6 @@ def row_of_seeds(y: float, name: str, values: np.ndarray, texts: list[str], mean
         showlegend=False,
         hovertemplate="%{text}<extra></extra>",
     )
-    interval = f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
-    hover += f"<br>mean of {len(means)}: {number(mean)}<br>{interval}"
-    return [seeds, dot(mean, y + 0.12, (low, high), style, 13, hover, name=escape(name))]
 
 
 def arm_metrics(table: pd.DataFrame, title: str | None = None) -> go.Figure:
@@ -127,39 +162,21 @@ def recovery_by_miner(table: pd.DataFrame, title: str | None = None) -> go.Figur
 def _beside_chance(table: pd.DataFrame, key: str, title: str | None) -> go.Figure:
     table = table.assign(**{key: table[key].astype(str)})
     arms, choices, any_chance = arm_order(in_order(table[key])), [], False
-    for metric, part in metrics_of(table):
-        traces: list[go.Scatter] = []
-        ends: list[float] = []
-        chance_ends: list[float] = []
-        for y, arm in enumerate(arms):
-            of_arm = part[part[key] == arm]
-            if of_arm.empty:
-                continue
-            values, chance, beside = of_arm["value"].to_numpy(), _chance(of_arm), ""
-            if chance:
-                traces.append(box(*chance, y, "chance: mean to 95 % point", legend=not chance_ends))
-                chance_ends += chance
-                beside = f"<br>chance {number(chance[0])}, 95 % point {number(chance[1])}"
-            name = f"<b>{escape(arm)}</b>"
-            seeds = zip(of_arm["seed"], values, strict=True)
-            texts = [f"{name}, seed {escape(seed)}<br>{number(value)}{beside}" for seed, value in seeds]
-            traces += row_of_seeds(y, arm, values, texts, values, name + beside)
-            ends += summary(values)[1:]
-        any_chance |= bool(chance_ends)
-        x_axis = {
-            "xaxis.title.text": label(metric or "value"),
-            "xaxis.range": window(part["value"], ends, chance_ends),
-        }
-        choices.append((short(metric or "value"), traces, x_axis))
+    for metric, part in parts_of(table):
+        traces, ends, bands = rows_of_seeds(part, key, arms, _arm, "chance: mean to 95 % point")
+        any_chance |= bool(bands)
+        axis = {"xaxis.title.text": label(metric or "value"), "xaxis.range": window(part["value"], ends, bands)}
+        choices.append((short(metric or "value"), traces, axis))
     legend = "top" if any_chance else None
     return finish(chosen(choices), title, height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
 
 
-def _chance(rows: pd.DataFrame) -> tuple[float, float] | None:
-    if not {"chance_mean", "chance_upper"} <= set(rows.columns):
-        return None
-    levels = rows[["chance_mean", "chance_upper"]].apply(pd.to_numeric, errors="coerce").dropna()
-    return None if levels.empty else (float(levels["chance_mean"].mean()), float(levels["chance_upper"].mean()))
+def _arm(arm: str, rows: pd.DataFrame, chance: tuple[float, float] | None) -> tuple[list[str], str, pd.Series]:
+    name = f"<b>{escape(arm)}</b>"
+    beside = f"<br>chance {number(chance[0])}, 95 % point {number(chance[1])}" if chance else ""
+    seeds = zip(rows["seed"], rows["value"], strict=True)
+    texts = [f"{name}, seed {escape(seed)}<br>{number(value)}{beside}" for seed, value in seeds]
+    return texts, name + beside, rows["value"]
 
 
 def selectivity(
@@ -167,54 +184,31 @@ def selectivity(
 ) -> go.Figure:
     """How well the best, random and worst subsets (and the full space) separate labels, beside permuted ones.
 
-    Columns group (top, random, bottom, full), seed or label, value (``measured`` names it), null (the same under
-    permuted labels; a group's grey band holds 95 % of its rows). Where chance_mean and chance_upper are given they
-    make the band instead. With a column probe, a drop-down over it. Rows of one seed (several labels) count as one in
-    the interval.
+    Columns group (top, random, bottom, full), seed, value (``measured`` names it), chance_mean and chance_upper (under
+    permuted labels); with a column probe, a drop-down over it. Rows of one seed (several labels, in a column label)
+    count as one in the interval.
     """
-    table = checked(table, ["group", "value", "null"], ["value", "null"], "selectivity")
-    by = next((name for name in ("seed", "label") if name in table.columns), None)
-    if by is None:
-        raise ValueError("selectivity: the table needs a column seed or label")
+    columns = ["group", "seed", "value", "chance_mean", "chance_upper"]
+    table = checked(table, columns, ["value", "chance_mean", "chance_upper"], "selectivity")
     present = in_order(table["group"])
     groups = [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
     choices = []
-    for probe, part in metrics_of(table, "probe"):
-        traces: list[go.Scatter] = []
-        bands: list[float] = []
-        for y, group in enumerate(groups):
-            of_group = part[part["group"] == group]
-            if len(of_group):
-                low, high, name = _permuted(of_group)
-                traces.append(box(low, high, y, name, legend=not bands))
-                bands += [low, high]
-                per_replicate = of_group.groupby(by)["value"].mean().to_numpy()
-                values, hover = of_group["value"].to_numpy(), f"<b>{escape(group)} subsets</b>"
-                traces += row_of_seeds(y, group, values, _texts(of_group, group, by), per_replicate, hover)
-        x_axis = {"xaxis.range": window(part["value"], keep=bands)}
-        choices.append((f"probe: {escape(probe)}" if probe else "value", traces, x_axis))
-    height = 110 + 62 * len(groups)
-    return finish(
-        chosen(choices), title, height=height, legend="top", xaxis={"title": measured}, yaxis=rows_axis(groups)
-    )
+    for probe, part in parts_of(table, "probe"):
+        traces, _, bands = rows_of_seeds(part, "group", groups, _subsets, "permuted labels: mean to 95 % point")
+        axis = {"xaxis.range": window(part["value"], keep=bands)}
+        choices.append((f"probe: {escape(probe)}" if probe else "value", traces, axis))
+    x_axis, height = {"title": measured}, 110 + 62 * len(groups)
+    return finish(chosen(choices), title, height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
 
 
-def _permuted(rows: pd.DataFrame) -> tuple[float, float, str]:
-    if {"chance_mean", "chance_upper"} <= set(rows.columns):
-        low, high = (float(rows[name].astype(float).mean()) for name in ("chance_mean", "chance_upper"))
-        return low, high, "permuted labels: mean to 95 % point"
-    low, high = (float(rows["null"].quantile(q)) for q in (0.025, 0.975))
-    return low, high, "permuted labels: 95 % of draws"
-
-
-def _texts(rows: pd.DataFrame, group: str, by: str) -> list[str]:
-    labels = rows["label"] if by != "label" and "label" in rows.columns else [None] * len(rows)
-    return [
-        f"{escape(group)} subsets, {by} {escape(which)}"
-        + (f", {escape(name)}" if name is not None else "")
-        + f"<br>{number(value)} (permuted labels: {number(null)})"
-        for which, name, value, null in zip(rows[by], labels, rows["value"], rows["null"], strict=True)
+def _subsets(group: str, rows: pd.DataFrame, _: Any) -> tuple[list[str], str, pd.Series]:
+    shown = f"{escape(group)} subsets"
+    labels = [f", {escape(name)}" for name in rows["label"]] if "label" in rows else [""] * len(rows)
+    texts = [
+        f"{shown}, seed {escape(seed)}{name}<br>{number(value)} (permuted labels: {number(upper)})"
+        for seed, name, value, upper in zip(rows["seed"], labels, rows["value"], rows["chance_upper"], strict=True)
     ]
+    return texts, f"<b>{shown}</b>", rows.groupby("seed")["value"].mean()
 
 
 def points(
@@ -251,11 +245,11 @@ def sensitivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     table = checked(table, ["axis", "x", "arm", "seed", "metric", "value"], ["value"], "sensitivity")
     arms = arm_order([str(name) for name in in_order(table["arm"])])
     choices = []
-    for axis, along in metrics_of(table, "axis"):
+    for axis, along in parts_of(table, "axis"):
         places = _ordered(along["x"])
         ticks = {"xaxis.tickvals": list(range(len(places))), "xaxis.ticktext": [escape(place) for place in places]}
         ticks |= {"xaxis.title.text": escape(axis), "xaxis.range": [-0.4, len(places) - 0.6]}
-        for metric, part in metrics_of(along):
+        for metric, part in parts_of(along):
             traces = []
             ends: list[float] = []
             for i, arm in enumerate(arms):

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from rkcnn_lib.figures.display import chosen, finish, rows_axis, window
 from rkcnn_lib.figures.dots import box, dot, points
-from rkcnn_lib.figures.inputs import checked, in_order, metrics_of
+from rkcnn_lib.figures.inputs import checked, in_order, parts_of
 from rkcnn_lib.figures.lines import band
 from rkcnn_lib.figures.style import (
     CHANCE_FILL,
@@ -43,7 +43,7 @@ def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figu
     table = checked(table, columns, ["difference"], "paired_differences")
     rows = in_order(table["contrast"].astype(str))
     choices = []
-    for metric, part in metrics_of(table):
+    for metric, part in parts_of(table):
         traces: list[go.Scatter] = []
         for y, contrast in enumerate(rows):
             for _, row in part[part["contrast"].astype(str) == contrast].iterrows():
@@ -130,7 +130,7 @@ def layer_differences(table: pd.DataFrame, title: str | None = None, x: str = "l
     margin = 0.5 if by_layer else 0.05 * (np.ptp(places) or 1.0)
     shift = 0.12 * np.diff(places).min(initial=1.0) if by_layer else 0.0
     choices = []
-    for metric, part in metrics_of(table):
+    for metric, part in parts_of(table):
         traces: list[go.Scatter] = []
         delta = part["delta"].astype(float).max()
         if np.isfinite(delta) and delta > 0:
@@ -170,7 +170,7 @@ def causal_by_layer(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     columns = ["layer", "subspace", "intervention", "metric", "value", "low", "high"]
     table = checked(table, columns, ["layer", "value"], "causal_by_layer")
     choices = []
-    for metric, part in metrics_of(table):
+    for metric, part in parts_of(table):
         traces: list[go.Scatter] = []
         for (subspace, intervention), rows in part.groupby(["subspace", "intervention"], sort=False):
             rows = rows.sort_values("layer")
@@ -200,14 +200,14 @@ def causal_effects(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     if not subspaces:
         raise ValueError("causal_effects: only reference rows were given, there is no subspace to draw")
     choices = []
-    for metric, part in metrics_of(table):
+    for metric, part in parts_of(table):
         is_reference = part["subspace"].isin(REFERENCES)
         traces: list[go.Scatter] = []
         for _, row in part[is_reference].drop_duplicates("subspace").iterrows():
-            said = f"{REFERENCES[row['subspace']]}: {number(row['value'])}<extra></extra>"
+            hover = f"{REFERENCES[row['subspace']]}: {number(row['value'])}<extra></extra>"
             name = f"{REFERENCES[row['subspace']]} ({number(row['value'])})"
             ends = [-0.6, len(subspaces) - 0.4]
-            traces.append(_reference(row["subspace"], [row["value"]] * 2, ends, name=name, hovertemplate=said))
+            traces.append(_reference(row["subspace"], [row["value"]] * 2, ends, name=name, hovertemplate=hover))
         effects = part[~is_reference]
         for i, intervention in enumerate(in_order(effects["intervention"])):
             under = effects[effects["intervention"] == intervention]

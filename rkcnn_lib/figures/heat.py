@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rkcnn_lib.figures.display import add_menu, chosen, finish
-from rkcnn_lib.figures.inputs import as_array, checked, checked_arrays, in_order, metrics_of
+from rkcnn_lib.figures.inputs import as_array, checked, checked_arrays, in_order, parts_of
 from rkcnn_lib.figures.style import DIVERGING, SEQUENTIAL, arm_order, escape, number, short
 
 PLAIN = {"showgrid": False, "zeroline": False}  # an axis of a matrix
@@ -78,12 +78,10 @@ def layer_heatmap(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     table = checked(table, ["layer", "arm", "metric", "value"], ["value"], "layer_heatmap")
     table = table.assign(arm=table["arm"].astype(str), hook=table["hook"].astype(str) if "hook" in table else "")
     arms, layers, hooks = arm_order(in_order(table["arm"])), sorted(table["layer"].unique()), in_order(table["hook"])
-    cells = {
-        hook: [_cells(part[part["hook"] == hook], arms, layers) for _, part in metrics_of(table)] for hook in hooks
-    }
+    cells = {hook: [_cells(part[part["hook"] == hook], arms, layers) for _, part in parts_of(table)] for hook in hooks}
     names = {"x": [str(layer) for layer in layers], "y": [escape(arm) for arm in arms], "texttemplate": "%{text}"}
     hover = "%{y}, layer %{x}<br>mean %{z:.4g}"
-    metrics = [metric for metric, _ in metrics_of(table)]
+    metrics = [metric for metric, _ in parts_of(table)]
     fig = chosen(
         [
             (short(metric), [heat(values, hover, **names)], {})

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rkcnn_lib.figures.display import chosen, finish, log_axis, scale_buttons
-from rkcnn_lib.figures.inputs import checked, in_order, metrics_of
+from rkcnn_lib.figures.inputs import checked, in_order, parts_of
 from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, number, short, style_of
 
 MAX_TICKS = 8  # as many probabilities are named one by one on the axis
@@ -92,7 +92,7 @@ def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
 
 
 def _by_metric(table: pd.DataFrame, x: str) -> go.Figure:
-    return chosen([(short(m), lines(part, x), {"yaxis.title.text": label(m)}) for m, part in metrics_of(table)])
+    return chosen([(short(m), lines(part, x), {"yaxis.title.text": label(m)}) for m, part in parts_of(table)])
 
 
 def _axis_of_k(ks: pd.Series, title: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def recovery_curve(table: pd.DataFrame, x: str, title: str | None = None) -> go.
                 lines(part, x, "miner", by_palette=False),
                 {"yaxis.title.text": label(metric or "recovery")},
             )
-            for metric, part in metrics_of(table)
+            for metric, part in parts_of(table)
         ]
     )
     x_axis = _log_where_wide(table[x]) | {"title": escape(x.replace("_", " "))}
@@ -140,7 +140,7 @@ def recovery_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         table[level] = table.groupby(["axis", "x", "miner"])[level].transform("mean")
         table[level] = table.groupby(["axis", "x"])[level].transform("max")
     choices = []
-    for axis, part in metrics_of(table, "axis"):
+    for axis, part in parts_of(table, "axis"):
         scale = {"xaxis.type": "linear", "xaxis.dtick": None, "xaxis.tickmode": "auto"}
         scale |= {f"xaxis.{key}": value for key, value in _log_where_wide(part["x"]).items()}
         scale |= {"xaxis.title.text": escape(axis), "xaxis.autorange": True}
