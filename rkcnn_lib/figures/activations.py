@@ -12,10 +12,8 @@ from plotly.subplots import make_subplots
 
 from rkcnn_lib.figures.display import chosen, finish, log_axis, scale_buttons
 from rkcnn_lib.figures.inputs import checked, checked_arrays
-from rkcnn_lib.figures.lines import band
+from rkcnn_lib.figures.lines import MANY, band
 from rkcnn_lib.figures.style import CHANCE_LINE, SEQUENTIAL, escape, faint, style_of
-
-MANY = 4000  # points from which WebGL draws
 
 
 def norms_by_position(table: pd.DataFrame, title: str | None = None) -> go.Figure:

@@ -143,9 +143,7 @@ def scale_buttons(fig: go.Figure, axis: str, first: str) -> None:
     add_menu(fig, menu)
 
 
-def add_slider(
-    fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], prefix: str = "", play: bool = False, active: int = 0
-) -> None:
+def add_slider(fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], play: bool = False, active: int = 0) -> None:
     """Add frames (name -> updates of the traces, in their order) and the native slider that goes through them.
 
     ``active`` is the number of the frame that the figure itself shows; ``play`` adds a button that goes through all.
@@ -163,7 +161,7 @@ def add_slider(
                 "x": 0,
                 "len": 1,
                 "pad": {"t": 46, "b": 4},
-                "currentvalue": {"prefix": escape(prefix), "xanchor": "left", "font": {"size": 13}},
+                "currentvalue": {"prefix": "", "xanchor": "left", "font": {"size": 13}},
             }
         ]
     )

@@ -29,7 +29,7 @@ from rkcnn_lib.figures.style import (
 
 FAR = 10.0  # margins from 0 beyond which the overview gives a number instead of a place
 WITHIN = "within the margin ±δ"
-REFERENCES = {"clean": "clean", "full-resample": "full resample", "full_resample": "full resample"}
+REFERENCES = {"clean": "clean", "full-resample": "full resample"}
 SYMBOLS = {"keep": "", "ablate": "-open"}  # filled where the subspace is kept, open where it is ablated
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 
 def checked(table: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str], what: str) -> pd.DataFrame:
-    """Rows of ``table`` whose numeric columns are all finite; ValueError for no table, a missing column, no such row."""
+    """Rows of ``table`` whose numeric columns are all finite; ValueError: no table, a missing column, no such row."""
     if not isinstance(table, pd.DataFrame):
         raise ValueError(f"{what}: expected a pandas DataFrame, got {type(table).__name__}")
     missing = [column for column in columns if column not in table.columns]

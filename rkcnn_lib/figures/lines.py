@@ -12,6 +12,7 @@ from rkcnn_lib.figures.display import chosen, finish, log_axis, scale_buttons
 from rkcnn_lib.figures.inputs import checked, in_order, parts_of
 from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, number, short, style_of
 
+MANY = 4000  # points from which WebGL draws
 MAX_TICKS = 8  # as many probabilities are named one by one on the axis
 LEVELS = ["chance_mean", "chance_upper"]
 
@@ -229,7 +230,7 @@ def _instances(table: pd.DataFrame, quantity: str) -> list[Any]:
     style = style_of("datapoint")
     grouped = table.groupby("probability")[quantity]
     low, median, high = grouped.quantile(0.1), grouped.median(), grouped.quantile(0.9)
-    dots = go.Scattergl if len(table) > 4000 else go.Scatter
+    dots = go.Scattergl if len(table) > MANY else go.Scatter
     return [
         band(median.index, low, high, faint(style.colour), name="10 % to 90 % of instances", legend=True),
         dots(
