@@ -1,32 +1,39 @@
-"""Every figure of the report, in one visual language; each function returns a plotly Figure."""
+"""Every figure of the report, in one visual language; each function returns a plotly Figure.
+
+A figure takes a tidy table, whose columns its docstring names (or arrays by name), and a title: the finding, in words.
+Text from data is escaped. An empty table, one that lacks a column, or values outside their range are a ValueError.
+
+    lines        lines with bands along a quantity            heat        heat maps
+    dots         dots with intervals, in rows or along        histograms  step lines over bins
+    forest       differences and effects, their margins       arrows      arrows on a plane, with a slider
+    activations  norms, variances, spectra                    display     drop-downs, sliders, titles; `show`
+"""
 
 from __future__ import annotations
 
-from rkcnn_lib.figures.activations import norms_by_position, spectrum, variance_by_dimension
-from rkcnn_lib.figures.arms import (
-    arm_metrics,
-    frozen_dictionary,
+from rkcnn_lib.figures.activations import frequency_power, norms_by_position, spectrum, variance_by_dimension
+from rkcnn_lib.figures.arrows import mined_slider, toy_directions
+from rkcnn_lib.figures.display import show
+from rkcnn_lib.figures.dots import arm_metrics, next_tokens, recovery_by_miner, selectivity, sensitivity
+from rkcnn_lib.figures.forest import (
+    causal_by_layer,
+    causal_effects,
+    layer_differences,
     paired_differences,
-    quality_front,
-    training_curves,
     verdict_overview,
 )
-from rkcnn_lib.figures.curves import recovery_curve, recovery_curves
-from rkcnn_lib.figures.display import show
-from rkcnn_lib.figures.fourier import frequency_power
-from rkcnn_lib.figures.latents import cosine_histograms, dead_curve, density, latent_map
-from rkcnn_lib.figures.layers import causal_by_layer, causal_effects, layer_differences, layer_heatmap
-from rkcnn_lib.figures.mining import (
-    mined_slider,
-    mined_versus_true,
-    recovery_by_miner,
-    score_distribution,
-    selectivity,
+from rkcnn_lib.figures.heat import interference, layer_heatmap, mined_versus_true
+from rkcnn_lib.figures.histograms import cosine_histograms, density, latent_map, score_distribution
+from rkcnn_lib.figures.lines import (
+    dead_curve,
+    frozen_dictionary,
+    quality_front,
+    recovery_curve,
+    recovery_curves,
+    toy_curves,
+    training_curves,
 )
 from rkcnn_lib.figures.style import ARM_COLOURS, ARM_MARKERS, METRIC_LABELS, escape, rival, style_of
-from rkcnn_lib.figures.sweeps import sensitivity
-from rkcnn_lib.figures.tokens import next_tokens
-from rkcnn_lib.figures.toy import interference, toy_curves, toy_directions
 
 __all__ = [
     "ARM_COLOURS",

@@ -1,17 +1,28 @@
-"""How a figure is shown in a notebook: the figure, then one line of interpretation under it."""
+"""What surrounds the traces of a figure: drop-downs, buttons, sliders, axes, title and size, the note in a notebook."""
 
 from __future__ import annotations
 
 import json
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
 from rkcnn_lib.figures.style import escape
+from rkcnn_lib.strings import cut
 
 MIMETYPE = "application/vnd.plotly.v1+json"
 HERO = "rkcnn_hero"  # in an output's metadata: the note of a figure that leads the index
+TITLE_COLUMNS = 92  # characters a title line holds on a notebook-wide figure
+TITLE_LINE = 22  # pixels
+MENU_SPACE = 46  # pixels above the plot for a drop-down or a row of buttons
+SLIDER_SPACE = 86  # pixels below the plot for a slider
+
+# One choice of a drop-down: its name, its traces, and what of the layout goes with it ({"xaxis.range": ...}).
+Choice = tuple[str, Sequence[Any], Mapping[str, Any]]
 
 
 def show(fig: go.Figure, note: str, *, hero: bool = False) -> None:
@@ -52,3 +63,148 @@ def bundle(fig: go.Figure) -> dict[str, Any]:
     spec["config"] = {"responsive": True, "displaylogo": False}
     name = " ".join((fig.layout.title.text or "figure").replace("<br>", " ").split())
     return {MIMETYPE: spec, "text/plain": f"[figure] {name}"}
+
+
+def chosen(choices: Sequence[Choice]) -> go.Figure:
+    """A figure whose traces a drop-down shows one set at a time; with a single set there is no drop-down."""
+    fig = go.Figure([trace for _, traces, _ in choices for trace in traces])
+    owners = [number for number, (_, traces, _) in enumerate(choices) for _ in traces]
+    for trace, owner in zip(fig.data, owners, strict=True):
+        if owner > 0:
+            trace.visible = False
+    fig.update_layout({path.replace(".", "_"): value for path, value in choices[0][2].items()})
+    if len(choices) > 1:
+        buttons = [
+            {"label": cut(name, 60), "method": "update", "args": [{"visible": [o == i for o in owners]}, dict(layout)]}
+            for i, (name, _, layout) in enumerate(choices)
+        ]
+        add_menu(fig, {"type": "dropdown", "buttons": buttons, "active": 0, "x": 0, "xanchor": "left"})
+    return fig
+
+
+def add_menu(fig: go.Figure, menu: dict[str, Any]) -> None:
+    """Put a drop-down or a row of buttons right above the plot."""
+    placed = {"y": 1, "yanchor": "bottom", "pad": {"b": 10}, "showactive": True} | menu
+    fig.update_layout(updatemenus=[*fig.layout.updatemenus, placed])
+
+
+def log_axis(values: Any) -> dict[str, Any]:
+    """A logarithmic axis with few labels: 1, 2 and 5 of each decade, or decades only where there are many."""
+    values = np.asarray(values, dtype=float)
+    decades = np.log10(values.max() / values.min())
+    return {"type": "log", "tickmode": "linear", "dtick": 1 if decades > 3.5 else "D2"}
+
+
+def rows_axis(names: Sequence[str]) -> dict[str, Any]:
+    """The y axis of a dot plot whose rows are ``names``, first row on top."""
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": [escape(name).replace(" - ", "<br>− ") for name in names],
+        "range": [len(names) - 0.4, -0.6],
+        "showgrid": False,
+        "zeroline": False,
+        "fixedrange": True,
+    }
+
+
+def window(values: Any, wide: Any = (), keep: Sequence[float] = ()) -> list[float]:
+    """An axis range that holds ``values`` and ``keep`` and, up to three times their span, the ``wide`` ends.
+
+    The t interval of two seeds is thirteen standard errors long: drawn whole it would press all dots into a
+    line. It then runs out of the axis, and the hover names its ends.
+    """
+    core = np.asarray([*np.ravel(values), *keep], dtype=float)
+    core = core[np.isfinite(core)]
+    low, high = core.min(), core.max()
+    span = high - low or abs(high) * 0.2 or 1.0
+    ends = np.asarray([end for end in np.ravel(np.asarray(wide, dtype=float)) if np.isfinite(end)])
+    if ends.size:
+        low, high = min(low, max(ends.min(), low - 1.5 * span)), max(high, min(ends.max(), high + 1.5 * span))
+    pad = 0.06 * (high - low or span)
+    return [float(low - pad), float(high + pad)]
+
+
+def scale_buttons(fig: go.Figure, axis: str, first: str) -> None:
+    """Linear and logarithmic scale for ``axis`` ("xaxis" or "yaxis"), beginning with ``first``."""
+    kinds = {
+        "log": {"type": "log", "tickmode": "linear", "dtick": "D2", "autorange": True},
+        "linear": {"type": "linear", "tickmode": "auto", "autorange": True},
+    }
+    fig.update_layout({axis: kinds[first]})
+    buttons = [
+        {
+            "label": f"{kind} {axis[0]}",
+            "method": "relayout",
+            "args": [{f"{axis}.{key}": value for key, value in kinds[kind].items()}],
+        }
+        for kind in sorted(kinds, key=lambda kind: kind != first)
+    ]
+    menu = {"type": "buttons", "direction": "right", "buttons": buttons, "active": 0, "x": 1, "xanchor": "right"}
+    add_menu(fig, menu)
+
+
+def add_slider(fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], play: bool = False, active: int = 0) -> None:
+    """Add frames (name -> updates of the traces, in their order) and the native slider that goes through them.
+
+    ``active`` is the number of the frame that the figure itself shows; ``play`` adds a button that goes through all.
+    Values in frames must be plain lists: what a browser reads inside a frame is not decoded from binary.
+    """
+    names = list(frames)
+    fig.frames = [go.Frame(name=str(i), data=frames[name]) for i, name in enumerate(names)]
+    moved = {"mode": "immediate", "transition": {"duration": 250}, "frame": {"duration": 350, "redraw": True}}
+    steps = [{"label": escape(name), "method": "animate", "args": [[str(i)], moved]} for i, name in enumerate(names)]
+    fig.update_layout(
+        sliders=[
+            {
+                "steps": steps,
+                "active": active,
+                "x": 0,
+                "len": 1,
+                "pad": {"t": 46, "b": 4},
+                "currentvalue": {"prefix": "", "xanchor": "left", "font": {"size": 13}},
+            }
+        ]
+    )
+    if play:
+        menu = {
+            "type": "buttons",
+            "x": 1,
+            "xanchor": "right",
+            "showactive": False,
+            "buttons": [{"label": "▶ play", "method": "animate", "args": [None, moved]}],
+        }
+        add_menu(fig, menu)
+
+
+def finish(fig: go.Figure, title: str | None, height: int, legend: str | None = None, **layout: Any) -> go.Figure:
+    """Give a figure the template, its title (escaped, wrapped), its margins and a height in pixels.
+
+    ``legend`` is "right" (many entries), "top" (a few, beside the menu) or None.
+    ``height`` is that of the plot with its axes; room for title, menu and slider is added. The room that the
+    title takes is written into ``layout.meta`` so that a page may set the title as text of its own.
+    """
+    lines = textwrap.wrap(title, TITLE_COLUMNS) if title else []
+    title_space = 14 + TITLE_LINE * len(lines) if lines else 0
+    top = 18 + title_space + (MENU_SPACE if fig.layout.updatemenus or legend == "top" else 0)
+    bottom = 58 + (SLIDER_SPACE if fig.layout.sliders else 0)
+    fig.update_layout(
+        template="rkcnn",
+        height=height + top + (bottom - 58),
+        showlegend=legend is not None,
+        margin={"t": top, "b": bottom},
+        meta={"rkcnn_title_space": title_space},
+        **layout,
+    )
+    if legend == "top":
+        fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
+    if lines:
+        fig.update_layout(
+            title={
+                "text": "<br>".join(escape(line) for line in lines),
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"t": 12},
+            }
+        )
+    return fig

@@ -1,69 +1,312 @@
-"""The dot plot of arms or miners: a dot a seed, the mean with its interval, the chance band of each row."""
+"""Dots with their intervals: in rows, an arm or a group each, and along a quantity."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.controls import Choices, finish
-from rkcnn_lib.figures.inputs import in_order, metrics_of
-from rkcnn_lib.figures.parts import box, mean_with_interval, number, rows_axis, seed_dots, summary, window
-from rkcnn_lib.figures.style import ARM_COLOURS, CHANCE_FILL, escape, label, short, style_of
+from rkcnn_lib.figures.display import chosen, finish, rows_axis, window
+from rkcnn_lib.figures.inputs import checked, in_order, parts_of
+from rkcnn_lib.figures.style import (
+    CHANCE_FILL,
+    CHANCE_LINE,
+    Style,
+    arm_order,
+    escape,
+    label,
+    number,
+    short,
+    style_of,
+)
 
-CHANCE = "chance: mean to 95 % point"
+GROUPS = ["top", "random", "bottom", "full"]
+# Of one row of dots (its name, its part of the table, its chance): each dot's hover, the mean's, what the mean is over.
+Describe = Callable[[str, pd.DataFrame, tuple[float, float] | None], tuple[list[str], str, pd.Series]]
 
 
-def arm_order(names: list[str]) -> list[str]:
-    """Known arms in the order of the palette (rivals first, then RkCNN), then the others as they came."""
-    known = [name for name in ARM_COLOURS if name in names]
-    return known + [name for name in names if name not in known]
+def summary(values: Any) -> tuple[float, float, float]:
+    """Mean and 95 % interval; below two values the interval is NaN, for there is none."""
+    from rkcnn_lib.measure.statistics import mean_interval
+
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return float(values.mean()), float("nan"), float("nan")
+    mean, low, high = mean_interval(values)
+    return float(mean), float(low), float(high)
 
 
-def dot_plot(table: pd.DataFrame, column: str, title: str | None) -> go.Figure:
-    """Draw a checked table (``column``, seed, value, maybe metric, chance_mean, chance_upper) as a dot plot."""
-    arms = arm_order([str(name) for name in in_order(table[column])])
-    fig = go.Figure()
-    choices = Choices(fig)
-    any_chance = False
-    for metric, part in metrics_of(table):
-        traces: list[go.Scatter] = []
-        ends: list[float] = []
-        chance_ends: list[float] = []
-        for row, arm in enumerate(arms):
-            here = part[part[column].astype(str) == arm]
-            if here.empty:
-                continue
-            chance = _chance(here)
-            if chance:
-                traces.append(box(*chance, row, 0.42, CHANCE_FILL, CHANCE, legend=not chance_ends))
-                chance_ends += chance
-            traces += _row(row, arm, here, chance)
-            ends += summary(here["value"].to_numpy())[1:]
-        any_chance |= bool(chance_ends)
-        axis = window(part["value"], ends, chance_ends)
-        name = label(metric or "value")
-        choices.add(short(metric or "value"), traces, {"xaxis.title.text": name, "xaxis.range": axis})
-    choices.close()
-    return finish(fig, title, height=100 + 46 * len(arms), legend="top" if any_chance else None, yaxis=rows_axis(arms))
+def dot(
+    x: float,
+    y: float,
+    ends: Sequence[float],
+    style: Style,
+    size: int,
+    hover: str,
+    bar: tuple[float, float] = (2.5, 7),
+    **trace: Any,
+) -> go.Scatter:
+    """One dot in row ``y`` with its interval: none unless both ``ends`` are finite; ``bar`` is (thickness, width)."""
+    low, high = (float(end) for end in ends)
+    known = bool(np.isfinite([low, high]).all())
+    return go.Scatter(
+        {"mode": "markers"} | trace,
+        x=[x],
+        y=[y],
+        marker={"color": style.colour, "symbol": style.marker, "size": size} | trace.get("marker", {}),
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [high - x if known else 0],
+            "arrayminus": [x - low if known else 0],
+            "color": style.colour,
+            "thickness": bar[0],
+            "width": bar[1],
+            "visible": known,
+        },
+        showlegend=False,
+        hovertemplate=f"{hover}<extra></extra>",
+    )
+
+
+def box(x0: float, x1: float, y: float, name: str, legend: bool) -> go.Scatter:
+    """The grey rectangle around one row: its chance band or its margin."""
+    low, high = y - 0.42, y + 0.42
+    return go.Scatter(
+        x=[x0, x1, x1, x0, x0],
+        y=[low, low, high, high, low],
+        fill="toself",
+        fillcolor=CHANCE_FILL,
+        line={"width": 1, "color": CHANCE_LINE},
+        mode="lines",
+        hoverinfo="skip",
+        name=name,
+        legendgroup=name,
+        showlegend=legend,
+    )
+
+
+def rows_of_seeds(
+    table: pd.DataFrame, key: str, names: Sequence[str], describe: Describe, grey: str
+) -> tuple[list[go.Scatter], list[float], list[float]]:
+    """The form: a row a name, with a dot a row of the table, the mean with its 95 % interval and a band of chance.
+
+    ``table`` has columns ``key``, value and, where chance is known, chance_mean and chance_upper: the ends of the band,
+    named ``grey``. Return the traces, the ends of the intervals, the ends of the bands.
+    """
+    traces: list[go.Scatter] = []
+    ends: list[float] = []
+    bands: list[float] = []
+    for y, name in enumerate(names):
+        rows = table[table[key] == name]
+        if rows.empty:
+            continue
+        chance = _chance(rows)
+        if chance:
+            traces.append(box(*chance, y, grey, legend=not bands))
+            bands += chance
+        texts, hover, values = describe(name, rows, chance)
+        mean, low, high = summary(values)
+        interval = f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
+        hover += f"<br>mean of {len(values)}: {number(mean)}<br>{interval}"
+        style = style_of(name)
+        traces.append(_seeds(y, rows["value"], texts, style))
+        traces.append(dot(mean, y + 0.12, (low, high), style, 13, hover, name=escape(name)))
+        ends += [low, high]
+    return traces, ends, bands
 
 
 def _chance(rows: pd.DataFrame) -> tuple[float, float] | None:
     if not {"chance_mean", "chance_upper"} <= set(rows.columns):
         return None
-    means = rows[["chance_mean", "chance_upper"]].apply(pd.to_numeric, errors="coerce").dropna().mean()
-    if means.isna().any():
-        return None
-    return float(means["chance_mean"]), float(means["chance_upper"])
+    levels = rows[["chance_mean", "chance_upper"]].apply(pd.to_numeric, errors="coerce").dropna()
+    return None if levels.empty else (float(levels["chance_mean"].mean()), float(levels["chance_upper"].mean()))
 
 
-def _row(row: int, arm: str, here: pd.DataFrame, chance: tuple[float, float] | None) -> list[go.Scatter]:
-    style, values = style_of(arm), here["value"].to_numpy()
+def _seeds(y: float, values: pd.Series, texts: list[str], style: Style) -> go.Scatter:
+    """Open dots, spread a little below their mean so that equal values stay visible."""
+    spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
+    return go.Scatter(
+        x=values.to_numpy(np.float32),
+        y=(y - 0.2 + spread * 0.8).astype(np.float32),
+        mode="markers",
+        marker={"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6},
+        text=texts,
+        showlegend=False,
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def arm_metrics(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Metrics of each arm: a dot a seed, the mean with its 95 % interval, a drop-down over the metrics.
+
+    Columns arm, seed, metric, value and, where the metric has them, chance_mean and chance_upper.
+    """
+    table = checked(table, ["arm", "seed", "metric", "value"], ["value"], "arm_metrics")
+    return _beside_chance(table, "arm", title)
+
+
+def recovery_by_miner(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Recovery by each miner: a dot a seed, the mean with its 95 % interval, its own grey chance band.
+
+    Columns miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down over it.
+    """
+    columns = ["miner", "seed", "value", "chance_mean", "chance_upper"]
+    table = checked(table, columns, ["value", "chance_mean", "chance_upper"], "recovery_by_miner")
+    return _beside_chance(table, "miner", title)
+
+
+def _beside_chance(table: pd.DataFrame, key: str, title: str | None) -> go.Figure:
+    table = table.assign(**{key: table[key].astype(str)})
+    arms, choices, any_chance = arm_order(in_order(table[key])), [], False
+    for metric, part in parts_of(table):
+        traces, ends, bands = rows_of_seeds(part, key, arms, _arm, "chance: mean to 95 % point")
+        any_chance |= bool(bands)
+        axis = {"xaxis.title.text": label(metric or "value"), "xaxis.range": window(part["value"], ends, bands)}
+        choices.append((short(metric or "value"), traces, axis))
+    legend = "top" if any_chance else None
+    return finish(chosen(choices), title, height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
+
+
+def _arm(arm: str, rows: pd.DataFrame, chance: tuple[float, float] | None) -> tuple[list[str], str, pd.Series]:
+    name = f"<b>{escape(arm)}</b>"
     beside = f"<br>chance {number(chance[0])}, 95 % point {number(chance[1])}" if chance else ""
-    seeds = here["seed"] if "seed" in here else ["?"] * len(here)
+    seeds = zip(rows["seed"], rows["value"], strict=True)
+    texts = [f"{name}, seed {escape(seed)}<br>{number(value)}{beside}" for seed, value in seeds]
+    return texts, name + beside, rows["value"]
+
+
+def selectivity(
+    table: pd.DataFrame, title: str | None = None, measured: str = "balanced accuracy on new rows (share)"
+) -> go.Figure:
+    """How well the best, random and worst subsets (and the full space) separate labels, beside permuted ones.
+
+    Columns group (top, random, bottom, full), seed, value (``measured`` names it), chance_mean and chance_upper (under
+    permuted labels); with a column probe, a drop-down over it. Rows of one seed (several labels, in a column label)
+    count as one in the interval.
+    """
+    columns = ["group", "seed", "value", "chance_mean", "chance_upper"]
+    table = checked(table, columns, ["value", "chance_mean", "chance_upper"], "selectivity")
+    present = in_order(table["group"])
+    groups = [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
+    choices = []
+    for probe, part in parts_of(table, "probe"):
+        traces, _, bands = rows_of_seeds(part, "group", groups, _subsets, "permuted labels: mean to 95 % point")
+        axis = {"xaxis.range": window(part["value"], keep=bands)}
+        choices.append((f"probe: {escape(probe)}" if probe else "value", traces, axis))
+    x_axis, height = {"title": measured}, 110 + 62 * len(groups)
+    return finish(chosen(choices), title, height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
+
+
+def _subsets(group: str, rows: pd.DataFrame, _: Any) -> tuple[list[str], str, pd.Series]:
+    shown = f"{escape(group)} subsets"
+    labels = [f", {escape(name)}" for name in rows["label"]] if "label" in rows else [""] * len(rows)
     texts = [
-        f"<b>{escape(arm)}</b>, seed {escape(s)}<br>{number(v)}{beside}" for s, v in zip(seeds, values, strict=True)
+        f"{shown}, seed {escape(seed)}{name}<br>{number(value)} (permuted labels: {number(upper)})"
+        for seed, name, value, upper in zip(rows["seed"], labels, rows["value"], rows["chance_upper"], strict=True)
     ]
-    return [
-        seed_dots(row, values, texts, style),
-        mean_with_interval(row + 0.12, values, style, arm, f"<b>{escape(arm)}</b>{beside}"),
-    ]
+    return texts, f"<b>{shown}</b>", rows.groupby("seed")["value"].mean()
+
+
+def points(
+    x: Any, table: pd.DataFrame, column: str, style: Style, name: str, hover: str, line: dict[str, Any], **trace: Any
+) -> go.Scatter:
+    """The form: dots of ``column`` along ``x`` with intervals from columns low and high, joined by a thin line."""
+    value, low, high = (table[c].to_numpy(float) for c in (column, "low", "high"))
+    return go.Scatter(
+        {"mode": "lines+markers"} | trace,
+        x=np.asarray(x, dtype=float),
+        y=value,
+        line={"width": 1.5} | line,
+        marker={"color": style.colour, "symbol": style.marker, "size": 9},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "color": style.colour,
+            "thickness": 1.8,
+            "width": 4,
+            "array": np.nan_to_num(high - value, posinf=0),
+            "arrayminus": np.nan_to_num(value - low, posinf=0),
+        },
+        name=escape(name),
+        legendgroup=escape(name),
+        hovertemplate=f"{hover}<extra></extra>",
+    )
+
+
+def sensitivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Each arm along one swept hyper-parameter at a time: means with 95 % intervals over seeds; a drop-down.
+
+    Columns axis, x (a value of the axis: number or text), arm, seed, metric, value.
+    """
+    table = checked(table, ["axis", "x", "arm", "seed", "metric", "value"], ["value"], "sensitivity")
+    arms = arm_order([str(name) for name in in_order(table["arm"])])
+    choices = []
+    for axis, along in parts_of(table, "axis"):
+        places = _ordered(along["x"])
+        ticks = {"xaxis.tickvals": list(range(len(places))), "xaxis.ticktext": [escape(place) for place in places]}
+        ticks |= {"xaxis.title.text": escape(axis), "xaxis.range": [-0.4, len(places) - 0.6]}
+        for metric, part in parts_of(along):
+            traces = []
+            ends: list[float] = []
+            for i, arm in enumerate(arms):
+                means = _means(part[part["arm"] == arm], places)
+                style, shown = style_of(arm), escape(arm)
+                x = means["place"] + 0.06 * (i - (len(arms) - 1) / 2)
+                text = [f"<b>{shown}</b> at {escape(places[m.place])}<br>{m.text}" for m in means.itertuples()]
+                line = {"color": style.colour}
+                traces.append(points(x, means, "value", style, arm, "%{text}", line, text=text))
+                ends += [*means["low"], *means["high"]]
+            y_axis = {"yaxis.title.text": label(metric), "yaxis.range": window(part["value"], ends)}
+            choices.append((f"{escape(axis)}: {short(metric)}", traces, ticks | y_axis))
+    return finish(chosen(choices), title, height=420, legend="right")
+
+
+def _ordered(values: pd.Series) -> list[object]:
+    """An axis's distinct values: numbers in order, others as they come, after them."""
+    distinct = in_order(values)
+    numbers = sorted(value for value in distinct if isinstance(value, int | float | np.number))
+    return numbers + [value for value in distinct if not isinstance(value, int | float | np.number)]
+
+
+def _means(rows: pd.DataFrame, places: list[object]) -> pd.DataFrame:
+    """Columns place (its number), value, low, high and text, of the places that have rows."""
+    means = []
+    for place, name in enumerate(places):
+        values = rows.loc[rows["x"] == name, "value"].to_numpy(float)
+        if len(values):
+            mean, low, high = summary(values)
+            interval = f"interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
+            means.append((place, mean, low, high, f"mean {number(mean)}<br>{interval}"))
+    return pd.DataFrame(means, columns=["place", "value", "low", "high", "text"])
+
+
+def next_tokens(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """A row a token: its probability of coming next under each of several runs of one prompt.
+
+    Columns token, run, probability ([0, 1]); tokens and runs in the order they are to be shown.
+    """
+    table = checked(table, ["token", "run", "probability"], ["probability"], "next_tokens")
+    if table["probability"].min() < 0 or table["probability"].max() > 1 + 1e-6:
+        raise ValueError("next_tokens: probabilities lie in [0, 1]")
+    tokens, runs = ([str(name) for name in in_order(table[column])] for column in ("token", "run"))
+    fig = go.Figure()
+    for i, run in enumerate(runs):
+        part, style, shown = table[table["run"].astype(str) == run], style_of(run), escape(run)
+        shift = 0.18 * (i - (len(runs) - 1) / 2)  # equal probabilities stay visible
+        fig.add_trace(
+            go.Scatter(
+                x=[round(float(p), 5) for p in part["probability"]],
+                y=[tokens.index(str(token)) + shift for token in part["token"]],
+                mode="markers",
+                name=shown,
+                marker={"color": style.colour, "symbol": style.marker, "size": 11},
+                text=[escape(token) for token in part["token"]],
+                hovertemplate=f"<b>{shown}</b>: “%{{text}}” %{{x:.1%}}<extra></extra>",
+            )
+        )
+    x_axis = {"title": "probability of coming next", "range": [-0.02, 1.02], "tickformat": ".0%"}
+    return finish(fig, title, height=90 + 34 * len(tokens), legend="top", xaxis=x_axis, yaxis=rows_axis(tokens))

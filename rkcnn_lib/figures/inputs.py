@@ -10,13 +10,7 @@ import pandas as pd
 
 
 def checked(table: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str], what: str) -> pd.DataFrame:
-    """Return the rows of ``table`` whose numeric columns are all finite.
-
-    Raises
-    ------
-    ValueError
-        If it is no data frame, is empty, lacks a column, or no row is finite.
-    """
+    """Rows of ``table`` whose numeric columns are all finite; ValueError: no table, a missing column, no such row."""
     if not isinstance(table, pd.DataFrame):
         raise ValueError(f"{what}: expected a pandas DataFrame, got {type(table).__name__}")
     missing = [column for column in columns if column not in table.columns]
@@ -36,13 +30,7 @@ def checked(table: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str],
 def checked_arrays(
     arrays: Mapping[str, Any], what: str, ndim: int, columns: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the values of a mapping as float arrays (torch tensors too), each non-empty and of ``ndim`` axes.
-
-    Raises
-    ------
-    ValueError
-        If the mapping is empty, or an array is empty, not finite or of another shape.
-    """
+    """Values of a mapping as float arrays (torch tensors too), each non-empty, finite and of ``ndim`` axes."""
     if not arrays:
         raise ValueError(f"{what}: nothing was given, so there is nothing to draw")
     return {str(name): as_array(values, f"{what}, {name!r}", ndim, columns) for name, values in arrays.items()}
@@ -68,8 +56,8 @@ def in_order(names: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(names))
 
 
-def metrics_of(table: pd.DataFrame, column: str = "metric") -> list[tuple[str | None, pd.DataFrame]]:
-    """Split a table by metric, in order of appearance; one part named None where there is no such column."""
+def parts_of(table: pd.DataFrame, column: str = "metric") -> list[tuple[str | None, pd.DataFrame]]:
+    """The rows of each value of ``column``, in order of appearance; all, named None, where there is no such column."""
     if column not in table.columns:
         return [(None, table)]
     return [(str(name), table[table[column] == name]) for name in in_order(table[column])]

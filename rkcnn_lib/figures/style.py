@@ -13,6 +13,7 @@ import html
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 
@@ -46,7 +47,6 @@ _ALIASES: dict[str, str] = {
     "mined": "rkcnn_lift",
     "top": "rkcnn_lift",
     "bottom": "lift_bottom",
-    "learned": "datapoint",
     "coordinate": "rkcnn_coordinate",
     "lift": "rkcnn_lift",
     "data": "datapoint",
@@ -125,16 +125,13 @@ METRIC_LABELS: dict[str, str] = {
     "disentangle": "disentangle (mean of cause and isolate)",
     "loss_recovered_mean": "loss recovered when all else is resampled (share)",
     "loss_recovered_per_example": "loss recovered, example by example (share)",
-    "ce_delta": "increase of cross-entropy (nats a token)",
     "delta_ce": "increase of cross-entropy (nats a token)",
     "kl": "KL divergence (nats a token)",
     "ce_score_zero": "CE score, zero ablation (share recovered)",
     "ce_score_mean": "CE score, mean ablation (share recovered)",
     "PW-MCC": "PW-MCC (mean matched signed cosine)",
     "pw_mcc": "PW-MCC: agreement across seeds (matched signed cosine)",
-    "shared": "share of latents shared between seeds",
     "loss": "training loss",
-    "mse": "mean squared error (squared activation units)",
     "n_represented": "represented features (count, ‖W_i‖ > 0.5)",
     "mean_dimensionality": "mean feature dimensionality",
     "logit_difference": "logit difference (logits)",
@@ -151,6 +148,13 @@ def escape(text: object) -> str:
     Quotes stay as they are: plotly decodes ``&lt; &gt; &amp;`` only, and no text of ours becomes an attribute.
     """
     return html.escape(str(text), quote=False)
+
+
+def number(value: float) -> str:
+    """A number for a hover or a label: three significant places, whole counts as they are."""
+    if not np.isfinite(value):
+        return "none"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.3g}"
 
 
 def label(name: object) -> str:
@@ -181,6 +185,12 @@ def style_of(name: object) -> Style:
         return _STYLES[key]
     digest = hashlib.sha256(str(name).encode()).digest()
     return Style(_SPARE_COLOURS[digest[0] % len(_SPARE_COLOURS)], _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)])
+
+
+def arm_order(names: list[str]) -> list[str]:
+    """Known arms in the order of the palette (rivals first, then RkCNN), then the others as they came."""
+    known = [name for name in ARM_COLOURS if name in names]
+    return known + [name for name in names if name not in known]
 
 
 def faint(colour: str, alpha: float = 0.18) -> str:

@@ -39,13 +39,14 @@ CONTRASTS = rows(contrast=["rkcnn_lift - random", "rkcnn_lift - lift_unselected"
 )
 TOY = rows(probability=[0.01, 0.1], instance=[0, 1, 2]).assign(loss=0.1, n_represented=5, mean_dimensionality=0.4)
 SELECTIVITY = rows(group=["top", "random", "bottom", "full"], seed=[0, 1, 2], probe=["kNN", "RkCNN"])
+CURVE = rows(n_features=[5, 10], miner=ARMS, seed=[0, 1], metric=["mmcs"])
 CAUSAL = rows(subspace=["rkcnn_lift", "random", "clean"], intervention=["keep", "ablate"], metric=["logit_difference"])
 
 TABLES = {
     "toy_curves": TOY,
     "recovery_by_miner": MINERS,
     "recovery_curves": rows(axis=["features", "noise"], x=[1, 50], miner=ARMS, seed=[0, 1], metric=["mmcs"]),
-    "selectivity": SELECTIVITY.assign(null=0.25),
+    "selectivity": SELECTIVITY,
     "norms_by_position": pd.DataFrame({"position": range(9), "q10": 1.0, "median": 2.0, "q90": 3.0}),
     "variance_by_dimension": pd.DataFrame({"dimension": range(9), "share": np.full(9, 1 / 9), "kurtosis": 2.0}),
     "frequency_power": rows(frequency=range(1, 9)).assign(is_key=lambda t: t["frequency"] < 3),
@@ -138,7 +139,8 @@ def test_sliders_have_as_many_steps_as_frames(name):
 
 
 def test_one_frame_has_no_slider_that_could_not_be_moved():
-    assert not figures.mined_slider({"mined": (unit(5), unit(3))}).layout.sliders
+    for fig in (figures.mined_slider({"mined": (unit(5), unit(3))}), figures.toy_directions({"p = 0.1": unit(5)})):
+        assert not fig.layout.sliders
 
 
 def test_few_probabilities_are_named_one_by_one_on_a_logarithmic_axis():
@@ -220,9 +222,6 @@ def test_chance_is_the_same_grey_everywhere():
         assert fills == {CHANCE_FILL}
 
 
-CURVE = rows(n_features=[5, 10], miner=ARMS, seed=[0, 1], metric=["mmcs"])
-
-
 def test_a_shared_chance_level_is_drawn_once():
     fig = figures.recovery_curve(CURVE, "n_features", "t")
     assert sum(t.name == "chance: mean to 95 % point" for t in fig.data) == 1
@@ -243,14 +242,11 @@ def test_interval_is_that_of_the_seeds_and_absent_for_one_seed():
 
 
 def test_selectivity_counts_seeds_and_not_labels():
-    table = rows(group=["top"], label=["a", "b", "c"], seed=[0]).assign(null=0.2)
+    table = rows(group=["top"], label=["a", "b", "c"], seed=[0])
     fig = figures.selectivity(table)
     assert any("one seed: no interval" in (t.hovertemplate or "") for t in fig.data)
     band = next(t for t in fig.data if "permuted" in (t.name or ""))
     assert (min(band.x), max(band.x)) == pytest.approx((0.2, 0.3))
-    drawn = figures.selectivity(table.drop(columns=["chance_mean", "chance_upper"]).assign(null=[0.1, 0.2, 0.3]))
-    band = next(t for t in drawn.data if "95 % of draws" in (t.name or ""))
-    assert (min(band.x), max(band.x)) == pytest.approx((0.105, 0.295))
 
 
 def test_infinite_intervals_are_not_drawn():
@@ -299,7 +295,7 @@ def test_dead_latents_have_their_own_bar():
             CONTRASTS.assign(contrast=EVIL, metric=EVIL, verdict=EVIL, n_seeds=EVIL), EVIL
         ),
         lambda: figures.recovery_curve(CURVE.assign(miner=EVIL, metric=EVIL), "n_features", EVIL),
-        lambda: figures.selectivity(SELECTIVITY.assign(null=0.2, group=EVIL, seed=EVIL, probe=EVIL), EVIL),
+        lambda: figures.selectivity(SELECTIVITY.assign(group=EVIL, seed=EVIL, probe=EVIL), EVIL),
         lambda: figures.mined_versus_true({EVIL: np.eye(3)}, EVIL),
         lambda: figures.mined_slider({EVIL: (unit(3), unit(3)), "end": (unit(3), unit(3))}, EVIL),
         lambda: figures.score_distribution({EVIL: np.arange(9.0)}, 3.0, None, EVIL),

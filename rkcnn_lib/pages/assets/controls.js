@@ -2,7 +2,7 @@
 // screen reader, which those that plotly draws do not. Only figures of this report (they carry a mark) are changed.
 "use strict";
 window.figureControls = (function () {
-  const MENU_SPACE = 46; // pixels that figures keep free above the plot and below it, as figures/controls.py says
+  const MENU_SPACE = 46; // pixels that figures keep free above the plot and below it, as figures/display.py says
   const SLIDER_SPACE = 86;
   const STEP_TIME = 700; // milliseconds a step stays while a slider plays
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");

@@ -1,0 +1,245 @@
+"""Forests of differences and effects whose intervals are given: margins, verdicts, reference lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from rkcnn_lib.figures.display import chosen, finish, rows_axis, window
+from rkcnn_lib.figures.dots import box, dot, points
+from rkcnn_lib.figures.inputs import checked, in_order, parts_of
+from rkcnn_lib.figures.lines import band
+from rkcnn_lib.figures.style import (
+    CHANCE_FILL,
+    CHANCE_LINE,
+    UNJUDGED,
+    VERDICT_STYLES,
+    Style,
+    escape,
+    faint,
+    label,
+    number,
+    rival,
+    short,
+    style_of,
+)
+
+FAR = 10.0  # margins from 0 beyond which the overview gives a number instead of a place
+WITHIN = "within the margin ±δ"
+REFERENCES = {"clean": "clean", "full-resample": "full resample"}
+SYMBOLS = {"keep": "", "ablate": "-open"}  # filled where the subspace is kept, open where it is ablated
+
+
+def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Forest plot of differences paired by seed, with their intervals, the margins and the verdicts.
+
+    Columns contrast, metric, difference, low, high, delta, verdict (None where none is given), n_seeds. Positive means
+    that the first arm of the contrast is better.
+    """
+    columns = ["contrast", "metric", "difference", "low", "high", "delta", "verdict", "n_seeds"]
+    table = checked(table, columns, ["difference"], "paired_differences")
+    rows = in_order(table["contrast"].astype(str))
+    choices = []
+    for metric, part in parts_of(table):
+        traces: list[go.Scatter] = []
+        for y, contrast in enumerate(rows):
+            for _, row in part[part["contrast"].astype(str) == contrast].iterrows():
+                traces += _difference(y, row, legend=not traces)
+        deltas = part["delta"].astype(float).fillna(0).abs()
+        axis = window(part["difference"], part[["low", "high"]].to_numpy(float), [0, *deltas * 1.2, *-deltas * 1.2])
+        what = f"difference in {label(metric)}; right of 0: the first arm is better"
+        choices.append((short(metric), traces, {"xaxis.range": axis, "xaxis.title.text": what}))
+    x_axis, height = {"zerolinewidth": 2}, 110 + 58 * len(rows)
+    return finish(chosen(choices), title, height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(rows))
+
+
+def _difference(y: float, row: pd.Series, legend: bool) -> list[go.Scatter]:
+    judged = row["verdict"] if isinstance(row["verdict"], str) else None
+    words = escape(row.get("said", judged or "no verdict"))
+    delta = float(row["delta"]) if pd.notna(row["delta"]) else 0.0
+    hover = (
+        f"<b>{escape(row['contrast'])}</b><br>difference {number(row['difference'])}<br>interval {_bounds(row)}"
+        f"<br>margin ±{number(delta)}, {escape(row['n_seeds'])} seeds<br>{words}"
+    )
+    beside = {"mode": "markers+text", "text": [words], "textposition": "top center", "textfont": {"size": 11}}
+    style, ends = VERDICT_STYLES.get(judged or "", UNJUDGED), (row["low"], row["high"])
+    margin = [box(-delta, delta, y, WITHIN, legend)] if delta > 0 else []
+    return [*margin, dot(row["difference"], y, ends, style, 12, hover, cliponaxis=False, **beside)]
+
+
+def _bounds(row: pd.Series) -> str:
+    """The ends of an interval in words; one seed has infinite ones."""
+    known = bool(np.isfinite([float(row["low"]), float(row["high"])]).all())
+    return f"{number(row['low'])} to {number(row['high'])}" if known else "none"
+
+
+def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Every judged contrast on one axis: the difference in multiples of its own margin, positive meaning better.
+
+    A difference of more than 10 margins lies outside of the axis, and a note at its edge says how far. Columns
+    hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and said: in words where
+    the interval lies.
+    """
+    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds", "said"]
+    table = checked(table, columns, ["difference", "delta"], "verdict_overview")
+    if (table["delta"] <= 0).any():
+        raise ValueError("verdict_overview: margins must be positive, differences are shown in multiples of them")
+    in_margins = table.assign(
+        **{end: table[end].astype(float) / table["delta"] for end in ("difference", "low", "high")},
+        delta=1.0,
+        metric="margins",
+        verdict=table["contrast_verdict"],
+        contrast=table["hypothesis"].astype(str) + " - " + table["contrast"].map(rival),
+    )
+    fig = paired_differences(in_margins, title)
+    fig.update_xaxes(title="advantage of mined starts, in multiples of each margin δ")
+    fig.update_yaxes(ticktext=[row.replace("<br>− ", "<br>against ") for row in fig.layout.yaxis.ticktext])
+    is_far = in_margins["difference"].abs() > FAR
+    if is_far.any():
+        near, rows = in_margins[~is_far], in_order(in_margins["contrast"])
+        axis = window([0, *near["difference"]], near[["low", "high"]].to_numpy(float), [-2, 2])
+        axis = [max(axis[0], -FAR), min(axis[1], FAR)]
+        for _, row in in_margins[is_far].iterrows():
+            left = row["difference"] < 0
+            words = escape(f"{row['said']}, by {abs(row['difference']):.0f} margins")
+            fig.add_annotation(
+                x=axis[0] if left else axis[1],
+                y=rows.index(row["contrast"]),
+                showarrow=False,
+                font={"size": 11},
+                xanchor="left" if left else "right",
+                text=f"◀ {words}" if left else f"{words} ▶",
+            )
+        fig.update_xaxes(range=axis)
+    return fig
+
+
+def layer_differences(table: pd.DataFrame, title: str | None = None, x: str = "layer") -> go.Figure:
+    """Differences paired by seed at each layer, with their intervals and the margin.
+
+    Columns layer, contrast, difference, low, high, delta; with a column metric, a drop-down over it. ``x`` is the
+    column along which the layers stand; another than "layer" gives dots without a line.
+    """
+    columns = [*dict.fromkeys(["layer", x]), "contrast", "difference", "low", "high", "delta"]
+    table = checked(table, columns, [x, "difference"], "layer_differences")
+    contrasts = in_order(table["contrast"].astype(str))
+    by_layer, places = x == "layer", np.sort(table[x].unique())
+    margin = 0.5 if by_layer else 0.05 * (np.ptp(places) or 1.0)
+    shift = 0.12 * np.diff(places).min(initial=1.0) if by_layer else 0.0
+    choices = []
+    for metric, part in parts_of(table):
+        traces: list[go.Scatter] = []
+        delta = part["delta"].astype(float).max()
+        if np.isfinite(delta) and delta > 0:
+            ends = [part[x].min() - margin, part[x].max() + margin]
+            traces.append(band(ends, [-delta] * 2, [delta] * 2, CHANCE_FILL, WITHIN, legend=True))
+        for i, contrast in enumerate(contrasts):
+            rows = part[part["contrast"].astype(str) == contrast].sort_values(x)
+            if len(rows):
+                at = rows[x] + shift * (i - (len(contrasts) - 1) / 2)
+                mode = "lines+markers" if by_layer else "markers"
+                style = style_of(contrast.split(",")[0])
+                traces.append(_along_layers(at, rows, "difference", style, contrast, mode=mode))
+        axis = window(part["difference"], part[["low", "high"]].to_numpy(float), [0, delta, -delta])
+        layout = {"yaxis.title.text": f"difference in {label(metric or 'value')}", "yaxis.range": axis}
+        choices.append((short(metric or "value"), traces, layout))
+    x_axis = {"title": label(x)} | ({"tickvals": places} if by_layer else {})
+    return finish(chosen(choices), title, height=460, legend="right", xaxis=x_axis, yaxis={"zerolinewidth": 2})
+
+
+def _along_layers(
+    x: pd.Series, rows: pd.DataFrame, column: str, style: Style, name: str, dash: str = "dot", **trace: Any
+) -> go.Scatter:
+    hover = (
+        f"<b>{escape(name)}</b>, layer %{{customdata[0]}}<br>%{{y:.4g}}"
+        "<br>interval %{customdata[1]:.3g} to %{customdata[2]:.3g}"
+    )
+    trace["customdata"] = rows[["layer", "low", "high"]].to_numpy(float)
+    return points(x, rows, column, style, name, hover, {"color": faint(style.colour, 0.8), "dash": dash}, **trace)
+
+
+def causal_by_layer(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Effects of interventions on subspaces, layer by layer, with intervals.
+
+    Columns layer, subspace, intervention (keep or ablate), metric, value, low, high. Rows whose subspace is "clean" or
+    "full-resample" become grey reference lines.
+    """
+    columns = ["layer", "subspace", "intervention", "metric", "value", "low", "high"]
+    table = checked(table, columns, ["layer", "value"], "causal_by_layer")
+    choices = []
+    for metric, part in parts_of(table):
+        traces: list[go.Scatter] = []
+        for (subspace, intervention), rows in part.groupby(["subspace", "intervention"], sort=False):
+            rows = rows.sort_values("layer")
+            if subspace in REFERENCES:
+                traces.append(_reference(subspace, rows["layer"], rows["value"], name=REFERENCES[subspace]))
+            else:
+                dash = "solid" if intervention == "keep" else "dot"
+                name = f"{subspace}, {intervention}"
+                style = _opened(style_of(name.split(",")[0]), intervention)
+                traces.append(_along_layers(rows["layer"], rows, "value", style, name, dash))
+        axis = window(part["value"], part[["low", "high"]].to_numpy(float), [0])
+        choices.append((short(metric), traces, {"yaxis.title.text": label(metric), "yaxis.range": axis}))
+    x_axis = {"title": "layer", "tickvals": sorted(table["layer"].unique())}
+    return finish(chosen(choices), title, height=430, legend="right", xaxis=x_axis)
+
+
+def causal_effects(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Effects of keeping or ablating subspaces, with intervals; clean and full-resample runs are lines.
+
+    Columns subspace, intervention (keep or ablate), metric, value, low, high. Rows whose subspace is "clean" or
+    "full-resample" become reference lines; others there must be.
+    """
+    columns = ["subspace", "intervention", "metric", "value", "low", "high"]
+    table = checked(table, columns, ["value"], "causal_effects")
+    is_reference = table["subspace"].isin(REFERENCES)
+    subspaces = in_order(table.loc[~is_reference, "subspace"].astype(str))
+    if not subspaces:
+        raise ValueError("causal_effects: only reference rows were given, there is no subspace to draw")
+    choices = []
+    for metric, part in parts_of(table):
+        is_reference = part["subspace"].isin(REFERENCES)
+        traces: list[go.Scatter] = []
+        for _, row in part[is_reference].drop_duplicates("subspace").iterrows():
+            hover = f"{REFERENCES[row['subspace']]}: {number(row['value'])}<extra></extra>"
+            name = f"{REFERENCES[row['subspace']]} ({number(row['value'])})"
+            ends = [-0.6, len(subspaces) - 0.4]
+            traces.append(_reference(row["subspace"], [row["value"]] * 2, ends, name=name, hovertemplate=hover))
+        effects = part[~is_reference]
+        for i, intervention in enumerate(in_order(effects["intervention"])):
+            under = effects[effects["intervention"] == intervention]
+            for y, subspace in enumerate(subspaces):
+                for _, row in under[under["subspace"].astype(str) == subspace].iterrows():
+                    traces.append(_effect(y + 0.3 * i - 0.15, row))
+            traces.append(_legend_entry(str(intervention)))
+        axis = window(part["value"], part[["low", "high"]].to_numpy(float), [0])
+        choices.append((short(metric), traces, {"xaxis.title.text": label(metric), "xaxis.range": axis}))
+    height = 110 + 54 * len(subspaces)
+    return finish(chosen(choices), title, height=height, legend="right", yaxis=rows_axis(subspaces))
+
+
+def _reference(subspace: str, x: Any, y: Any, **trace: Any) -> go.Scatter:
+    dash = "dash" if subspace == "clean" else "dot"
+    return go.Scatter(x=x, y=y, mode="lines", line={"color": CHANCE_LINE, "width": 2, "dash": dash}, **trace)
+
+
+def _opened(style: Style, intervention: object) -> Style:
+    return Style(style.colour, style.marker + SYMBOLS.get(str(intervention), ""))
+
+
+def _effect(y: float, row: pd.Series) -> go.Scatter:
+    style = _opened(style_of(row["subspace"]), row["intervention"])
+    hover = (
+        f"<b>{escape(row['subspace'])}</b>, {escape(row['intervention'])}"
+        f"<br>{number(row['value'])}, interval {_bounds(row)}"
+    )
+    outline = {"line": {"width": 2, "color": style.colour}}
+    return dot(row["value"], y, (row["low"], row["high"]), style, 11, hover, (2, 5), marker=outline)
+
+
+def _legend_entry(intervention: str) -> go.Scatter:
+    marker = {"color": CHANCE_LINE, "symbol": "circle" + SYMBOLS.get(intervention, ""), "size": 10}
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=escape(intervention))

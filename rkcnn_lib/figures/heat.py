@@ -1,0 +1,124 @@
+"""Heat maps: signed values in colours centred on zero, others in one hue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from rkcnn_lib.figures.display import add_menu, chosen, finish
+from rkcnn_lib.figures.inputs import as_array, checked, checked_arrays, in_order, parts_of
+from rkcnn_lib.figures.style import DIVERGING, SEQUENTIAL, arm_order, escape, number, short
+
+PLAIN = {"showgrid": False, "zeroline": False}  # an axis of a matrix
+
+
+def heat(values: Mapping[str, Any], hover: str, bar: str | None = None, **trace: Any) -> go.Heatmap:
+    """The form: a heat map of ``values`` (z and its colours), with what its colour bar says."""
+    colorbar = {"thickness": 12} | ({"title": {"text": bar}} if bar else {})
+    return go.Heatmap(colorbar=colorbar, hovertemplate=f"{hover}<extra></extra>", **values, **trace)
+
+
+def _signed(z: np.ndarray, limit: float) -> dict[str, Any]:
+    return {"z": z.astype(np.float32), "zmin": -limit, "zmax": limit, "colorscale": DIVERGING}
+
+
+def mined_versus_true(cosines: Mapping[str, Any], title: str | None = None) -> go.Figure:
+    """Heat map of the signed cosines of true features with mined directions, one miner at a time.
+
+    Arrays (n_true, n_mined) in [-1, 1] by miner; columns in the order of the matching, so that matches lie on the
+    diagonal.
+    """
+    choices = []
+    for name, values in checked_arrays(cosines, "mined_versus_true", ndim=2).items():
+        if np.abs(values).max() > 1 + 1e-4:
+            raise ValueError(f"mined_versus_true, {name!r}: cosines must lie in [-1, 1]")
+        shown = escape(name)
+        hover = f"<b>{shown}</b><br>true feature %{{y}}, mined direction matched to feature %{{x}}<br>cosine %{{z:.3f}}"
+        choices.append(
+            (
+                f"{shown}: mean {np.diagonal(values).mean():.2f}, {values.shape[1]} directions",
+                [heat(_signed(values, 1), hover, "cosine", name=shown)],
+                {"xaxis.title.text": f"mined direction ({shown}), in the order of its match"},
+            )
+        )
+    return finish(
+        chosen(choices),
+        title,
+        height=470,
+        xaxis=PLAIN | {"constrain": "domain"},
+        yaxis=PLAIN | {"autorange": "reversed", "title": "true feature"},
+    )
+
+
+def interference(W: Any, title: str | None = None) -> go.Figure:
+    """Heat map of W Wᵀ, W (n_features, n_hidden): squared norms on the diagonal, interference of features off it."""
+    W = as_array(W, "interference", ndim=2)
+    gram = (W @ W.T).astype(np.float32)
+    limit = float(np.abs(gram).max()) or 1.0
+    hover = "feature %{y} with feature %{x}<br>W_i · W_j = %{z:.3f}"
+    return finish(
+        go.Figure(heat(_signed(gram, limit), hover, "W_i · W_j")),
+        title,
+        height=480,
+        xaxis=PLAIN | {"title": "feature"},
+        yaxis=PLAIN | {"title": "feature", "autorange": "reversed"},
+    )
+
+
+def layer_heatmap(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Heat map of a metric's mean by arm and layer, with a drop-down over the metrics and one over hooks.
+
+    Columns layer, arm, metric, value, and hook where there are several (the first is shown first); several rows of a
+    cell (seeds) are averaged.
+    """
+    table = checked(table, ["layer", "arm", "metric", "value"], ["value"], "layer_heatmap")
+    table = table.assign(arm=table["arm"].astype(str), hook=table["hook"].astype(str) if "hook" in table else "")
+    arms, layers, hooks = arm_order(in_order(table["arm"])), sorted(table["layer"].unique()), in_order(table["hook"])
+    cells = {hook: [_cells(part[part["hook"] == hook], arms, layers) for _, part in parts_of(table)] for hook in hooks}
+    names = {"x": [str(layer) for layer in layers], "y": [escape(arm) for arm in arms], "texttemplate": "%{text}"}
+    hover = "%{y}, layer %{x}<br>mean %{z:.4g}"
+    metrics = [metric for metric, _ in parts_of(table)]
+    fig = chosen(
+        [
+            (short(metric), [heat(values, hover, **names)], {})
+            for metric, values in zip(metrics, cells[hooks[0]], strict=True)
+        ]
+    )
+    if len(hooks) > 1:
+        buttons = [
+            {
+                "label": escape(hook),
+                "method": "restyle",
+                "args": [{name: [values[name] for values in cells[hook]] for name in cells[hook][0]}],
+            }
+            for hook in hooks
+        ]
+        add_menu(fig, {"type": "dropdown", "buttons": buttons, "active": 0, "x": 1, "xanchor": "right"})
+    return finish(
+        fig,
+        title,
+        height=110 + 40 * len(arms),
+        xaxis={"title": "layer", "type": "category", "showgrid": False},
+        yaxis={"autorange": "reversed", "showgrid": False},
+    )
+
+
+def _cells(table: pd.DataFrame, arms: list[str], layers: list[Any]) -> dict[str, Any]:
+    """What of a heat map depends on its values, as plain lists: a drop-down restyles with them."""
+    cells = table.pivot_table(index="arm", columns="layer", values="value").reindex(index=arms, columns=layers)
+    values = cells.to_numpy(float)
+    finite = values[np.isfinite(values)]
+    signed = len(finite) > 0 and finite.min() < 0 < finite.max()
+    limit = float(np.abs(finite).max()) if signed else None
+    return {
+        "z": [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in values],
+        "text": [[number(v) if np.isfinite(v) else "" for v in row] for row in values],
+        "colorscale": DIVERGING if signed else SEQUENTIAL,
+        "zmin": -limit if signed else None,
+        "zmax": limit,
+        "zauto": not signed,
+    }

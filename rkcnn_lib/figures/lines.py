@@ -1,0 +1,254 @@
+"""Lines with bands: means along a quantity, the range of their seeds, and chance in grey."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from rkcnn_lib.figures.display import chosen, finish, log_axis, scale_buttons
+from rkcnn_lib.figures.inputs import checked, in_order, parts_of
+from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, number, short, style_of
+
+MANY = 4000  # points from which WebGL draws
+MAX_TICKS = 8  # as many probabilities are named one by one on the axis
+LEVELS = ["chance_mean", "chance_upper"]
+
+
+def band(
+    x: Any, low: Any, high: Any, fill: str, name: str = "", group: str | None = None, legend: bool = False
+) -> go.Scatter:
+    """A filled region between ``low`` and ``high`` along ``x``; it answers no hover."""
+    x, low, high = (np.asarray(values, dtype=float) for values in (x, low, high))
+    return go.Scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([low, high[::-1]]),
+        fill="toself",
+        fillcolor=fill,
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        name=name,
+        legendgroup=group,
+        showlegend=legend,
+    )
+
+
+def lines(table: pd.DataFrame, x: str, key: str = "arm", by_palette: bool = True) -> list[go.Scatter]:
+    """The form: a line a ``key`` along ``x`` with the range of its seeds, above the grey bands of chance.
+
+    Columns ``x``, ``key``, value (several rows of a place are its seeds) and, where chance is known, chance_mean and
+    chance_upper. Lines come in the order of the palette, or as in the table.
+    """
+    table = table.assign(**{key: table[key].astype(str)})
+    names = in_order(table[key])
+    traces = _chance_bands(table, x, key)
+    for name in arm_order(names) if by_palette else names:
+        traces += _line_of_seeds(table[table[key] == name], x, name)
+    return traces
+
+
+def _line_of_seeds(table: pd.DataFrame, x: str, name: str) -> list[go.Scatter]:
+    style, shown = style_of(name), escape(name)
+    grouped = table.groupby(x)["value"]
+    mean, low, high, count = grouped.mean(), grouped.min(), grouped.max(), grouped.count()
+    xs = mean.index.to_numpy(dtype=float)
+    line = go.Scatter(
+        x=xs,
+        y=mean.to_numpy(),
+        mode="lines+markers",
+        line={"color": style.colour, "width": 2},
+        marker={"symbol": style.marker, "size": 8 if len(xs) < 40 else 4},
+        name=shown,
+        legendgroup=shown,
+        customdata=np.stack([low, high, count], axis=1),
+        hovertemplate=(
+            f"<b>{shown}</b><br>{escape(x)} %{{x}}<br>mean %{{y:.4g}}, "
+            "seeds from %{customdata[0]:.4g} to %{customdata[1]:.4g} (%{customdata[2]} seeds)<extra></extra>"
+        ),
+    )
+    if (count < 2).all():
+        return [line]
+    return [band(xs, low, high, faint(style.colour), group=shown), line]
+
+
+def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
+    """Grey bands from the mean of chance to its 95 % point along ``x``: one where all lines share it."""
+    if not set(LEVELS) <= set(table.columns):
+        return []
+    drawn: list[pd.DataFrame] = []
+    for name in in_order(table[key]):
+        chance = table[table[key] == name].dropna(subset=LEVELS).groupby(x)[LEVELS].mean().sort_index()
+        if len(chance) and not any(chance.shape == other.shape and np.allclose(chance, other) for other in drawn):
+            drawn.append(chance)
+    return [
+        band(
+            chance.index, *(chance[level] for level in LEVELS), CHANCE_FILL,
+            name="chance: mean to 95 % point", group="chance", legend=i == 0,
+        )
+        for i, chance in enumerate(drawn)
+    ]  # fmt: skip
+
+
+def _by_metric(table: pd.DataFrame, x: str) -> go.Figure:
+    return chosen([(short(m), lines(part, x), {"yaxis.title.text": label(m)}) for m, part in parts_of(table)])
+
+
+def _axis_of_k(ks: pd.Series, title: str) -> dict[str, Any]:
+    """A log axis with a tick at each k that was asked for."""
+    ticks = sorted(ks.unique())
+    return {"title": title, "type": "log", "tickvals": ticks, "ticktext": [f"{k:g}" for k in ticks]}
+
+
+def _log_where_wide(values: pd.Series) -> dict[str, Any]:
+    wide = values.min() > 0 and values.max() / values.min() > 30
+    return log_axis(values) if wide else {}
+
+
+def recovery_curve(table: pd.DataFrame, x: str, title: str | None = None) -> go.Figure:
+    """Recovery along ``x`` (a column, and the axis's title): a line a miner, above the grey band of chance.
+
+    Columns ``x``, miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down.
+    """
+    columns = [x, "miner", "seed", "value", *LEVELS]
+    table = checked(table, columns, [x, "value", *LEVELS], "recovery_curve")
+    fig = chosen(
+        [
+            (
+                short(metric or "value"),
+                lines(part, x, "miner", by_palette=False),
+                {"yaxis.title.text": label(metric or "recovery")},
+            )
+            for metric, part in parts_of(table)
+        ]
+    )
+    x_axis = _log_where_wide(table[x]) | {"title": escape(x.replace("_", " "))}
+    return finish(fig, title, height=430, legend="right", xaxis=x_axis)
+
+
+def recovery_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Recovery along several quantities, one at a time by a drop-down.
+
+    Columns axis (what ``x`` is, in words), x, miner, seed, metric (one), value, chance_mean, chance_upper.
+    """
+    columns = ["axis", "x", "miner", "seed", "metric", "value", *LEVELS]
+    table = checked(table, columns, ["x", "value", *LEVELS], "recovery_curves")
+    if table["metric"].nunique() > 1:
+        raise ValueError(f"recovery_curves: one metric at a time, not {sorted(table['metric'].unique())}")
+    for level in LEVELS:  # one band: that of the miner which returned most directions
+        table[level] = table.groupby(["axis", "x", "miner"])[level].transform("mean")
+        table[level] = table.groupby(["axis", "x"])[level].transform("max")
+    choices = []
+    for axis, part in parts_of(table, "axis"):
+        scale = {"xaxis.type": "linear", "xaxis.dtick": None, "xaxis.tickmode": "auto"}
+        scale |= {f"xaxis.{key}": value for key, value in _log_where_wide(part["x"]).items()}
+        scale |= {"xaxis.title.text": escape(axis), "xaxis.autorange": True}
+        choices.append((escape(axis), lines(part, "x", "miner", by_palette=False), scale))
+    y_axis = {"title": label(table["metric"].iloc[0])}
+    return finish(chosen(choices), title, height=430, legend="right", yaxis=y_axis)
+
+
+def training_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Metrics during training: the mean over seeds as a line, the range of the seeds as a band.
+
+    Columns arm, seed, step, metric, value.
+    """
+    table = checked(table, ["arm", "seed", "step", "metric", "value"], ["step", "value"], "training_curves")
+    fig = _by_metric(table, "step")
+    scale_buttons(fig, "xaxis", "log" if table["step"].min() > 0 else "linear")
+    return finish(fig, title, height=430, legend="right", xaxis={"title": "training step"})
+
+
+def quality_front(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Quality against L0: a line an arm through the SAEs trained at several k, a drop-down over the metrics.
+
+    Columns arm, seed, k (asked), l0 (active latents a token, measured), metric, value.
+    """
+    table = checked(table, ["arm", "seed", "k", "l0", "metric", "value"], ["k", "l0", "value"], "quality_front")
+    table = table.assign(l0=table.groupby(["arm", "k"])["l0"].transform("mean"))  # one point for all seeds of a k
+    x_axis = _axis_of_k(table["k"], label("l0"))
+    return finish(_by_metric(table, "l0"), title, height=430, legend="right", xaxis=x_axis)
+
+
+def frozen_dictionary(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Explained variance of held-out activations coded with each arm's directions, against the number of atoms.
+
+    Columns arm, seed, k (atoms a token), value (explained variance, share).
+    """
+    table = checked(table, ["arm", "seed", "k", "value"], ["k", "value"], "frozen_dictionary")
+    return finish(
+        go.Figure(lines(table, "k")),
+        title,
+        height=420,
+        legend="right",
+        xaxis=_axis_of_k(table["k"], "directions a token (k)"),
+        yaxis={"title": "explained variance, frozen dictionary (share)"},
+    )
+
+
+def dead_curve(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Share of latents that have not fired yet, against the number of tokens looked at.
+
+    Columns arm, seed, tokens (positive), share ([0, 1]).
+    """
+    table = checked(table, ["arm", "seed", "tokens", "share"], ["tokens", "share"], "dead_curve")
+    if table["tokens"].min() <= 0:
+        raise ValueError("dead_curve: tokens must be positive (the axis is logarithmic)")
+    return finish(
+        go.Figure(lines(table.assign(value=table["share"]), "tokens")),
+        title,
+        height=400,
+        legend="right",
+        xaxis=log_axis(table["tokens"]) | {"title": "held-out tokens looked at"},
+        yaxis={"title": "latents that have not fired (share)", "tickformat": ".1%", "rangemode": "tozero"},
+    )
+
+
+def toy_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """Loss, represented features and dimensionality of toy models against the features' probability.
+
+    Columns probability (0, 1], instance, loss, n_represented, mean_dimensionality; one row an instance.
+    """
+    quantities = ["n_represented", "mean_dimensionality", "loss"]
+    columns = ["probability", "instance", *quantities]
+    table = checked(table, columns, ["probability"], "toy_curves")
+    choices = []
+    for quantity in quantities:
+        part = checked(table, columns, ["probability", quantity], "toy_curves")
+        choices.append((short(quantity), _instances(part, quantity), {"yaxis.title.text": label(quantity)}))
+    measured = np.sort(table["probability"].unique())
+    x_axis = log_axis(measured) | {"title": "probability that a feature is active"}
+    if len(measured) <= MAX_TICKS:
+        x_axis |= {"tickmode": "array", "tickvals": measured, "ticktext": [number(p) for p in measured]}
+    return finish(chosen(choices), title, height=420, legend="right", xaxis=x_axis)
+
+
+def _instances(table: pd.DataFrame, quantity: str) -> list[Any]:
+    """A dot an instance, their median as a line and their middle 80 % as a band."""
+    style = style_of("datapoint")
+    grouped = table.groupby("probability")[quantity]
+    low, median, high = grouped.quantile(0.1), grouped.median(), grouped.quantile(0.9)
+    dots = go.Scattergl if len(table) > MANY else go.Scatter
+    return [
+        band(median.index, low, high, faint(style.colour), name="10 % to 90 % of instances", legend=True),
+        dots(
+            x=table["probability"].to_numpy(np.float32),
+            y=table[quantity].to_numpy(np.float32),
+            mode="markers",
+            marker={"color": style.colour, "size": 5, "opacity": 0.45},
+            customdata=[escape(i) for i in table["instance"]],
+            name="one instance",
+            hovertemplate="p = %{x:.3g}, instance %{customdata}<br>%{y:.4g}<extra></extra>",
+        ),
+        go.Scatter(
+            x=median.index.to_numpy(float),
+            y=median.to_numpy(),
+            mode="lines+markers",
+            line={"color": style.colour, "width": 2.5},
+            marker={"symbol": "line-ew-open", "size": 16, "line": {"width": 3}},
+            name="median",
+            hovertemplate="p = %{x:.3g}<br>median %{y:.4g}<extra></extra>",
+        ),
+    ]
