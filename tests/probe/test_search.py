@@ -9,6 +9,7 @@ from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
 from tests.probe.planted import recovery, sparse_world
 
 
+@pytest.mark.slow
 def test_recovers_features_in_superposition_and_coordinate_subsets_do_not() -> None:
     X, truth = sparse_world(64, 32, 0.02, 20000, 0)
     miner = RkCNNMiner(null=None).fit(X)
@@ -18,6 +19,7 @@ def test_recovers_features_in_superposition_and_coordinate_subsets_do_not() -> N
     assert recovery(normalize(torch.randn(200, 32), dim=1), truth) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["kurtosis", "neighbours"])
 def test_nearly_all_of_256_features_in_64_dimensions_are_found(score: str) -> None:
     X, truth = sparse_world(256, 64, 0.01, 20000, 1)
@@ -25,6 +27,7 @@ def test_nearly_all_of_256_features_in_64_dimensions_are_found(score: str) -> No
     assert len(found) <= 384 and recovery(found, truth) >= 0.98
 
 
+@pytest.mark.slow
 def test_heavy_superposition_is_seen_by_neighbours_where_contrasts_are_blind() -> None:
     model = ToyModel(40, 10, 0.05, random_state=0)
     model.train(1500, progress=False)

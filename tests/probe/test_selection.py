@@ -53,6 +53,7 @@ def jaccard(A: torch.Tensor, B: torch.Tensor, cosine: float = 0.9) -> float:
     return both / (len(A) + len(B) - both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["atlas", "planted"])
 def test_best_random_and_worst_keep_different_directions_in_every_round(world, atlas, monkeypatch) -> None:
     X, options = (atlas, {"n_directions": 120}) if world == "atlas" else (planted(0)[0], {})
@@ -63,6 +64,7 @@ def test_best_random_and_worst_keep_different_directions_in_every_round(world, a
             assert jaccard(one, other) < 0.5, (a, b)
 
 
+@pytest.mark.slow
 def test_candidates_outnumber_the_places_of_every_round_on_a_language_model(atlas) -> None:
     funnel: list[dict[str, int]] = []
     with warnings.catch_warnings():
@@ -73,6 +75,7 @@ def test_candidates_outnumber_the_places_of_every_round_on_a_language_model(atla
     assert all(row["kept"] == row["places"] == 20 and row["drawn"] == 480 for row in funnel)
 
 
+@pytest.mark.slow
 def test_what_the_score_selects_is_nearer_the_truth_than_chance_selects_and_what_it_rejects_farther() -> None:
     found = {method: [] for method in METHODS}
     for seed in range(10):
@@ -118,6 +121,7 @@ def test_a_score_without_anything_to_select_from_is_told_with_the_numbers() -> N
     assert any(row["candidates"] < MIN_RATIO * row["places"] for row in miner.funnel_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_features", "d", "p", "n", "least"), [(256, 64, 0.01, 384, 0.98), (40, 10, 0.05, 60, 0.8)])
 @pytest.mark.filterwarnings("ignore::rkcnn_lib.probe.found.SelectionWarning")  # so few features are soon all found
 def test_the_default_miner_recovers_features_in_superposition(n_features, d, p, n, least) -> None:
