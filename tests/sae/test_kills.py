@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
