@@ -58,6 +58,7 @@ def test_full_search_on_surrogates_keeps_noise_in_few_runs() -> None:
     assert sum(m.n_kept_ > 0 for m in miners) <= 3
 
 
+@pytest.mark.slow
 def test_permuted_labels_keep_noise_in_few_runs_even_within_documents() -> None:
     kept = {True: 0, False: 0}
     for seed in range(20):
