@@ -7,7 +7,10 @@ READY  := $(VENV)/.ready
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-interop peers axe accept lab site bench notebooks lock plotly-js clean
+# a file's tests stay in one process; tests/conftest.py puts the files that take longest first
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: help setup report lint format test test-fast coverage test-interop peers axe accept lab site bench notebooks lock plotly-js clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -24,13 +27,28 @@ $(READY): pyproject.toml requirements.lock
 report: $(READY)  ## run all six notebooks on the embedded models and write outputs/report/index.html
 	$(BIN)/rkcnn report params/quick
 
-# small arrays: a second thread gains nothing, and beside a busy neighbour it costs a lot
-test: export OMP_NUM_THREADS ?= 1
-test: $(READY)  ## lint, format check and all tests
+lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+format: $(READY)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# small arrays: a second thread gains nothing, and beside a busy neighbour it costs a lot
+test test-fast coverage: export OMP_NUM_THREADS ?= 1
+
+test: lint  ## lint, format check and all tests, on all cores
 	@test -f $(AXE) || ! command -v npm >/dev/null || $(MAKE) --silent axe || echo "axe-core could not be fetched"
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: lint  ## lint and most tests: not what takes long and nothing in a browser
+	$(PYTEST) -m "not long and not slow and not browser"
+
+# tracing costs a fifth of the time where arrays are at work and doubles it elsewhere: a target of its own
+coverage: $(READY)  ## all tests, and which lines and branches they reach; at least 90 % of probe, sae and measure
+	$(PYTEST) --cov --cov-report=term
+	$(BIN)/coverage report --include='rkcnn_lib/probe/*,rkcnn_lib/sae/*,rkcnn_lib/measure/*' --fail-under=90
 
 # the accessibility checker is a script for browsers, from the npm registry; without it its test is skipped
 AXE := build/axe-core/axe.min.js
@@ -87,5 +105,5 @@ lock:  ## write requirements.lock anew from what pyproject.toml resolves to toda
 	mv $(VENV)-lock/lock requirements.lock && rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and all outputs but the published ones
-	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .ruff_cache .coverage
 	find outputs -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +

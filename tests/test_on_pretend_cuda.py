@@ -66,6 +66,7 @@ def test_every_public_call_is_made():
     assert set(CALLS) == public_names()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CALLS | FURTHER)
 def test_a_public_call_takes_tensors_on_cuda(outcomes, case):
     assert outcomes[case] == ""
@@ -132,6 +133,7 @@ def notebooks(tmp_path_factory) -> dict[str, str]:
     return all_run({name: run_of(name) for name in SMALLER}, tmp_path_factory.mktemp("pretend"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", SMALLER)
 def test_a_notebook_runs_on_cuda(notebooks, notebook):
     assert notebooks[notebook] == ""

@@ -79,7 +79,7 @@ def bootstrap_pairs(
 
 def _pairs(matrix: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """The matrix, checked, with an empty diagonal."""
-    h = np.array(matrix, dtype=np.float64)
+    h = np.asarray(matrix, dtype=np.float64).copy()
     if h.ndim != 2 or h.shape[0] != h.shape[1] or len(h) < 3:
         raise ValueError(f"pairs of at least three seeds are needed as an (n, n) matrix, got shape {h.shape}")
     np.fill_diagonal(h, 0.0)

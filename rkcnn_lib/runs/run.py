@@ -196,8 +196,9 @@ class Run:
             return table
         self._tables.append(table)
         everything = pd.concat(self._tables, ignore_index=True)
-        for column in everything.select_dtypes("object"):  # one text type a column: parquet needs it
-            everything[column] = everything[column].astype("string")
+        for column, kind in everything.dtypes.items():  # one text type a column: parquet needs it
+            if pd.api.types.is_object_dtype(kind) or isinstance(kind, pd.StringDtype):
+                everything[column] = everything[column].astype("string")
         write_whole(self.folder / "metrics.parquet", everything.to_parquet)
         return table
 

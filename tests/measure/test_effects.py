@@ -199,6 +199,7 @@ def test_the_read_subspace_is_causal_and_the_decoy_predictive_only_in_nineteen_o
     assert sum(judge.verdict(judge.lm.basis(2, 3)) == PREDICTIVE_ONLY for judge in judges) >= 19
 
 
+@pytest.mark.slow
 def test_a_random_subspace_is_never_causal_in_a_hundred():
     judges = [Judge(seed) for seed in range(5)]
     found = [

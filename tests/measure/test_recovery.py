@@ -121,6 +121,7 @@ def test_chance_of_large_dictionaries_is_the_reference_figure():
     assert unsigned.mean == pytest.approx(0.298, abs=0.003)
 
 
+@pytest.mark.slow
 def test_one_random_direction_in_the_plane_matches_the_closed_form():
     """A cosine with a uniform angle has mean 0 and 95 % point cos(0.05 pi); it passes 0.9 at rate acos(0.9) / pi."""
     mean, upper = chance("matched_cosine", 1, 1, 2, n_draws=4000)

@@ -11,6 +11,8 @@ import pytest
 
 from rkcnn_lib.runs.params import NOTEBOOKS, ROOT
 
+pytestmark = pytest.mark.slow
+
 FIGURES = {
     "01_toy_superposition": 6,
     "02_probe_validation": 4,

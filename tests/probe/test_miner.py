@@ -32,6 +32,7 @@ def test_calibrated_search_keeps_features_and_drops_the_rest() -> None:
     assert ((miner.directions_ @ truth.T).amax(1) > 0.8).float().mean() > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("null", "heavy", "full_null_size"),
     [("gaussian", False, 0), ("elliptical", True, 0)],
@@ -48,6 +49,7 @@ def test_noise_is_kept_in_few_runs(null: str, heavy: bool, full_null_size: float
     assert kept <= 8  # 5 % of 60 is 3; nine or more would happen in 0.4 % of test suites
 
 
+@pytest.mark.slow
 def test_full_search_on_surrogates_keeps_noise_in_few_runs() -> None:
     tiny = {"n_subsets": 12, "n_directions": 4, "n_stages": 1, "max_steps": 1, "null": "gaussian"}
     data = [torch.randn(100, 4, generator=torch.Generator().manual_seed(s)) for s in range(12)]
@@ -56,6 +58,7 @@ def test_full_search_on_surrogates_keeps_noise_in_few_runs() -> None:
     assert sum(m.n_kept_ > 0 for m in miners) <= 3
 
 
+@pytest.mark.slow
 def test_permuted_labels_keep_noise_in_few_runs_even_within_documents() -> None:
     kept = {True: 0, False: 0}
     for seed in range(20):
@@ -204,6 +207,7 @@ def test_score_is_a_parameter_and_a_method() -> None:
     assert miner.fit(X).score(X) == pytest.approx(miner.scores_.mean(), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["kurtosis", "neighbours"])
 def test_the_number_of_threads_hardly_matters(score: str) -> None:
     X, _ = sparse_world(48, 24, 0.04, 6000, 7)

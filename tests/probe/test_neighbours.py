@@ -52,6 +52,7 @@ def test_features_in_superposition_are_found_and_the_score_helps():
     assert matched_cosine(mined, W) > matched_cosine(bottom, W)
 
 
+@pytest.mark.slow
 def test_noise_passes_the_null_in_few_of_forty_runs():
     kept = 0
     for seed in range(40):

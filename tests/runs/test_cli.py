@@ -112,6 +112,7 @@ def rkcnn(*words, outputs, python=(sys.executable,), **more):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_kernel_and_workers_in_one_line(tmp_path):
     words = ["run", "01_toy_superposition", "-f", "params/smoke/01_toy_superposition.yaml"]
     environment = os.environ | {"RKCNN_OUTPUTS": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -131,6 +132,7 @@ def test_ctrl_c_ends_kernel_and_workers_in_one_line(tmp_path):
     assert started and not psutil.wait_procs(started, timeout=10)[1]
 
 
+@pytest.mark.slow
 def test_a_file_where_a_folder_should_be_is_one_line_with_its_path(tmp_path):
     (tmp_path / "file").touch()
     done = rkcnn("run", "03_gpt2_cache", "-f", "params/smoke/03_gpt2_cache.yaml", outputs=tmp_path / "file")
@@ -146,6 +148,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(outputs, monkeypatch):
         assert cli.main(["cache", "ls"]) == 0
 
 
+@pytest.mark.slow
 def test_the_same_run_is_found_under_every_locale(tmp_path):
     code = (
         "from pathlib import Path\n"
@@ -188,6 +191,7 @@ def test_runs_use_their_own_interpreter_whatever_kernel_is_called_python3(monkey
         doctor._kernel()
 
 
+@pytest.mark.slow
 def test_the_doctor_names_outputs_that_cannot_be_written_and_a_locale_without_all_letters(tmp_path):
     (tmp_path / "file").touch()
     more = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

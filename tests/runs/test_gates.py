@@ -77,6 +77,7 @@ def test_a_gate_that_failed_before_is_not_lifted_by_a_later_pass():
     assert not record["verdicts"][0]["gated"]
 
 
+@pytest.mark.slow
 def test_pages_show_a_gate_that_was_run_later_and_no_mark(tmp_path):
     runs = [
         write_run(tmp_path / "runs", "04_sae_compare", **{k: v for k, v in UNGATED.items() if k != "notebook"}),

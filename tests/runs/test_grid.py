@@ -65,6 +65,7 @@ def _fail(x, error):
     return x * x
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_cell_and_a_cell_that_kills_every_worker_is_given_up(tmp_path):
     found = try_cells(_kill, [(tmp_path, x) for x in range(6)], Workers(2), "cells")
     assert f"died {grid.TRIES} times" in found.pop(3).error
@@ -120,6 +121,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_goes_on_where_it_was_and_its_workers_end(tmp_path, monkeypatch):
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
     (tmp_path / "driver.py").write_text(DRIVER, encoding="utf-8")

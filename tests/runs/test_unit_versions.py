@@ -37,6 +37,8 @@ from rkcnn_lib.studies import (
 from rkcnn_lib.worlds import MemoryStore, PlantedDictionary, open_or_capture
 from tests.studies.test_fourier_study import plant
 
+pytestmark = pytest.mark.slow
+
 KEPT = Path(__file__).with_name("unit_versions.json")
 MINING = {"n_subsets": 90, "n_directions": 24, "n_jobs": 1, "device": "cpu"}
 TOY = MINING | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +26,7 @@ def train(folder: Path) -> None:
     (folder / "partial").rename(folder / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
     killed, whole = killed_and_whole(train, tmp_path)
     expected, found = (load_file(folder / "weights.safetensors") for folder in (whole, killed))

@@ -4,6 +4,8 @@ import pytest
 
 from rkcnn_lib.studies import seed_study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):

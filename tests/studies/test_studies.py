@@ -121,6 +121,7 @@ SMALL_PROBING = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", ["gaussian", "permuted"])
 def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
@@ -154,6 +155,7 @@ def sized(X, y, p):
     return sizes, pd.concat([probing.study_task(task, p, seed) for seed in range(2)])
 
 
+@pytest.mark.slow
 def test_a_label_of_two_coordinates_is_found_by_small_subsets_and_one_of_all_is_not():
     import torch
 
@@ -182,6 +184,7 @@ def test_control_labels_depend_on_the_type_alone_and_memorising_earns_no_selecti
     assert full["accuracy"].item() > 0.95 and abs(full["selectivity"].item()) < 0.05
 
 
+@pytest.mark.slow
 def test_mined_directions_meet_every_pentagon(tmp_path, monkeypatch):
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
     p = resolve(

@@ -40,6 +40,7 @@ def tables(metrics):
     return SweepTables(metrics, ["k", "lr", "score"], len(SETTINGS), 0)
 
 
+@pytest.mark.slow
 def test_a_sweep_without_an_effect_is_supported_in_at_most_one_simulation_of_twenty():
     supported, best_beats_null, n = 0, 0, 200
     for seed in range(n):
@@ -104,6 +105,7 @@ def test_an_advantage_of_every_seed_at_every_layer_has_the_smallest_p_that_its_s
     assert found["p_seeds"] == 2 / 32
 
 
+@pytest.mark.slow
 def test_the_sign_test_over_layers_gives_noise_that_seeds_share_its_due():
     rng = np.random.default_rng(0)
     p = np.array(

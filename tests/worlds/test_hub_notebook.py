@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = """
 {profile: tiny, n_tokens: 10000, context_size: 32, n_seeds: 2, arms: [random, rkcnn_lift, lift_unselected],
