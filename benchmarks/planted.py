@@ -27,7 +27,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import normalize
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
-from rkcnn_lib.measure.matching import match
+from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import RandomKCNNClassifier, RkCNNMiner, mine, surrogate
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae

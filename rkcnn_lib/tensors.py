@@ -30,16 +30,17 @@ def as_matrix(given: Any, name: str = "X", least: int = 1) -> torch.Tensor:
     return X
 
 
+def rows_or_store(given: Any, name: str = "X") -> Any:
+    """Return a tensor or array as `as_matrix` does, and anything else, an activation store, as it is."""
+    return as_matrix(given, name) if hasattr(given, "shape") else given
+
+
 def as_numbers(given: Any, name: str) -> torch.Tensor:
     """Return what a public function was given as a dense, finite tensor of floats, without its history.
 
     Takes tensors, arrays of any strides, byte order and type of number, DataFrames and nested lists. Floats stay as
     they are (a tensor stays on its device), whole numbers and booleans become float64; nothing is copied needlessly.
-
-    Raises
-    ------
-    ValueError
-        Naming the argument ``name``: for what are no numbers, for sparse, masked or complex ones, NaN and infinities.
+    ValueError, naming the argument, for what are no numbers, for sparse, masked or complex ones, NaN and infinities.
     """
     X = given.detach() if isinstance(given, torch.Tensor) else _from_array(given, name)
     if X.layout != torch.strided:
@@ -191,6 +192,11 @@ def to_model(lm: Any, tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor on the device of the model's weights (as it is, for a model that has none)."""
     weight = next(iter(lm.parameters()), None) if hasattr(lm, "parameters") else None
     return tensor if weight is None else tensor.to(weight.device)
+
+
+def chance_level(draws: Any) -> tuple[Any, Any]:
+    """Return the mean and the 95 % point over draws (n, ...) of what chance gives."""
+    return np.mean(draws, axis=0), np.quantile(draws, 0.95, axis=0)
 
 
 def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float = 1e-6) -> torch.Tensor:

@@ -16,13 +16,10 @@ import torch
 
 from rkcnn_lib import measure, probe, sae
 from rkcnn_lib.measure import (
-    alignment,
-    attribution,
     causal,
     effects,
     fourier,
     fourier_planes,
-    matching,
     recovery,
     splice,
     stability,
@@ -209,7 +206,7 @@ CALLS: dict[str, Callable] = {
     "sae.TrainConfig": lambda: trained("batchtopk").snapshots[3].device.type == "cpu",
     "sae.geometric_median": lambda: sae.geometric_median(X()).is_cuda,
     "sae.init_from_directions": lambda: sae.init_from_directions(
-        sae.SAEConfig(D, 32, k=4), directions=(rows := unit()), filters=rows, X=X(), deduplicate=0.99
+        sae.SAEConfig(D, 32, k=4), directions=(rows := unit()), filters=rows, X=X()
     ).W_dec.is_cuda,
     "sae.load_saelens": saved_and_loaded,
     "sae.save_saelens": saved_and_loaded,
@@ -217,9 +214,10 @@ CALLS: dict[str, Callable] = {
         X(), {"a": (sae.SAEConfig(D, 32, k=4), None)}, sae.TrainConfig(2, batch_size=64), (0, 1), progress=False
     )["a", 1].W_dec.is_cuda,
     "sae.train_sae": resumed,
-    "measure.align_subspace": lambda: alignment.align_subspace(lm(), pairs(), HOOK, 2, steps=2, batch_size=8),
+    "measure.align_subspace": lambda: subspaces.align_subspace(lm(), pairs(), HOOK, 2, steps=2, batch_size=8),
     "measure.captured_variance": lambda: subspaces.captured_variance(basis(), X()),
     "measure.chance": lambda: measure.chance("mmcs", 6, 6, D, 3, truth=unit(), spread=X()),
+    "measure.bootstrap_pairs": lambda: stability.bootstrap_pairs(np.eye(4)),
     "measure.check_site": lambda: causal.check_site(lm(), HOOK, 1),
     "measure.circuit": lambda: fourier.circuit(embedding(), turning(), table(), counted(), 2),
     "measure.clean_logits": lambda: causal.clean_logits(lm(), pairs()).is_cuda,
@@ -239,13 +237,14 @@ CALLS: dict[str, Callable] = {
     "measure.frequency_power": lambda: fourier.frequency_power(embedding()),
     "measure.frozen_dictionary_ev": lambda: measure.frozen_dictionary_ev(X(), unit(9).cpu(), (2,), X().mean(0).cpu()),
     "measure.interchange_shares": lambda: effects.interchange_shares(*drops(), drops()[1]).is_cuda,
+    "measure.jackknife_pairs": lambda: stability.jackknife_pairs(np.eye(4)),
     "measure.key_frequencies": lambda: fourier.key_frequencies(embedding()) == KEYS,
-    "measure.latent_attribution": lambda: attribution.latent_attribution(lm(), pairs(), HOOK, trained()),
+    "measure.latent_attribution": lambda: effects.latent_attribution(lm(), pairs(), HOOK, trained()),
     "measure.latent_fit": lambda: fourier_planes.latent_fit(turning(), sums(), turning(), sums(), KEYS, P),
     "measure.latents_part": lambda: causal.latents_part(trained(), torch.tensor([0, 1]))(X()).is_cuda,
     "measure.leading_basis": lambda: subspaces.leading_basis(unit(), 3),
     "measure.logit_share": lambda: fourier.logit_share(table(), KEYS) > 0,
-    "measure.match": lambda: matching.match(unit(), unit()),
+    "measure.match": lambda: recovery.match(unit(), unit()),
     "measure.matched_cosine": lambda: measure.matched_cosine(unit(), unit()),
     "measure.mix": lambda: all(
         causal.mix(X(), X().mean(0).cpu(), A, mode).is_cuda
@@ -271,6 +270,7 @@ CALLS: dict[str, Callable] = {
     "measure.recovery_rate": lambda: measure.recovery_rate(unit(), unit()),
     "measure.restricted_logits": lambda: fourier.restricted_logits(table(), KEYS).is_cuda,
     "measure.rowspace_part": lambda: subspaces.rowspace_part(basis(), lm().readout),
+    "measure.run_edited": lambda: causal.run_edited(lm(), tokens(), HOOK, (slice(None), 1), lambda x: 2 * x).is_cuda,
     "measure.scrubbed_loss_recovered": lambda: effects.scrubbed_loss_recovered(*X()[:, :3].T),
     "measure.share_in": lambda: causal.share_in(X(), basis()).is_cuda,
     "measure.shared_latents": lambda: measure.shared_latents(seeds(), live=live()),
@@ -286,7 +286,7 @@ CALLS: dict[str, Callable] = {
     "measure.subspace_verdict": judged,
     "measure.tells_apart": told_apart,
     "measure.token_set_logits": lambda: effects.token_set_logits(answers()[0], pairs().answer).is_cuda,
-    "measure.unit_pair": lambda: matching.unit_pair(unit(), unit()),
+    "measure.unit_pair": lambda: recovery.unit_pair(unit(), unit()),
     "measure.waves": lambda: fourier.waves(sums(), KEYS, P),
 }  # fmt: skip
 
@@ -306,11 +306,11 @@ FURTHER: dict[str, Callable] = {
     "latents of an SAE on the CPU exchanged in a model on CUDA": lambda: causal.patched_logits(
         lm(), pairs(), HOOK, causal.latents_part(trained().to("cpu"), torch.tensor([0])), "ablate", torch.zeros(D)
     ).is_cuda,
-    "attribution to an SAE on the CPU in a model on CUDA": lambda: attribution.latent_attribution(
+    "attribution to an SAE on the CPU in a model on CUDA": lambda: effects.latent_attribution(
         lm(), pairs(), HOOK, trained().to("cpu")
     ),
     "pairs on CUDA of some rows on the CPU": lambda: pairs().on(lm()).take(torch.tensor([0, 2])).base.is_cuda,
-    "alignment from a start on CUDA, with answers to keep": lambda: alignment.align_subspace(
+    "alignment from a start on CUDA, with answers to keep": lambda: subspaces.align_subspace(
         lm(), pairs(), HOOK, 2, steps=2, start=basis().to("cuda"), keep_answers=pairs()
     ),
     "training on CUDA from rows on the CPU": lambda: trained(rows=X().cpu(), device="cuda").W_dec.is_cuda,

@@ -15,7 +15,7 @@ full replacement; for A = {0} it is the other way round.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -80,7 +80,7 @@ class PromptPairs:
 
     def at(self, positions: Tensor | int) -> PromptPairs:
         """Return the same pairs with other positions."""
-        return PromptPairs(self.base, self.donor, self.answer, self.foil, positions, self.lengths)
+        return replace(self, positions=positions)
 
     def take(self, rows: Tensor) -> PromptPairs:
         """Return some of the pairs."""
@@ -109,12 +109,8 @@ def share_in(x: Tensor, A: Part) -> Tensor:
 def latents_part(sae: Any, latents: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the function x -> what some latents of an SAE write, ``z_A @ W_dec[A]``: A as latents.
 
-    Exchanging it swaps the latents' activations and leaves the rest, the SAE's error included, alone.
-
-    Raises
-    ------
-    ValueError
-        If no latent is named, or one that the SAE has not.
+    Exchanging it swaps the latents' activations and leaves the rest, the SAE's error included, alone. ValueError if no
+    latent is named, or one that the SAE has not.
     """
     latents = torch.as_tensor(latents, dtype=torch.long)
     d_sae = sae.W_dec.shape[0]
@@ -162,17 +158,16 @@ def read_activations(
 ) -> Tensor:
     """Return the activations at one hook: (n, d) for one position, (n, k, d) for positions (n, k)."""
     check_site(lm, hook_name, tokens.shape[1])
-    found = []
+    activations = []
     for start in range(0, len(tokens), batch_size):
         batch = to_model(lm, tokens[start : start + batch_size])
-        _, cache = lm.run_with_cache(batch, names_filter=[hook_name])
-        acts = cache[hook_name].float()
+        passed = lm.run_with_cache(batch, names_filter=[hook_name])[1][hook_name].float()
         if isinstance(positions, int):
-            found.append(acts[:, positions])
+            activations.append(passed[:, positions])
         else:
-            places = positions[start : start + batch_size].to(acts.device)
-            found.append(acts[torch.arange(len(batch), device=acts.device)[:, None], places])
-    return torch.cat(found)
+            places = positions[start : start + batch_size].to(passed.device)
+            activations.append(passed[torch.arange(len(batch), device=passed.device)[:, None], places])
+    return torch.cat(activations)
 
 
 def donor_activations(lm: Any, pairs: PromptPairs, hook_name: str) -> Tensor:
@@ -180,10 +175,21 @@ def donor_activations(lm: Any, pairs: PromptPairs, hook_name: str) -> Tensor:
     return read_activations(lm, pairs.donor, hook_name, pairs.positions)
 
 
+def run_edited(lm: Any, tokens: Tensor, hook_name: str, at: Any, edit: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the logits of tokens (b, length) with what passes a hook edited where ``at``, a mask or an index, says."""
+
+    def put(activation: Tensor, hook: Any = None) -> Tensor:
+        edited = activation.clone()
+        edited[at] = edit(activation[at]).to(activation)
+        return edited
+
+    return lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook_name, put)])
+
+
 def edited_logits(
-    lm: Any, pairs: PromptPairs, hook_name: str, edit: Callable[[Tensor, slice], Tensor], batch_size: int = BATCH
+    lm: Any, pairs: PromptPairs, hook_name: str | None, edit: Callable[[Tensor, slice], Tensor], batch_size: int = BATCH
 ) -> Tensor:
-    """Run the base prompts with ``edit`` applied to the activations (b, k, d) at the pairs' positions.
+    """Run the base prompts with ``edit`` applied to the activations (b, k, d) at the pairs' positions, or with no hook.
 
     ``edit`` also gets the slice of pairs at hand. Gradients flow unless the caller switches them off. Returns the
     logits (n, vocab) behind each prompt's last token.
@@ -191,17 +197,14 @@ def edited_logits(
     check_site(lm, hook_name, pairs.base.shape[1])
     pairs, rows = pairs.on(lm), []
     for start in range(0, len(pairs), batch_size):
-        here = slice(start, start + batch_size)
-        base, places = pairs.base[here], pairs.positions[here]
-        row = torch.arange(len(base), device=base.device)
-
-        def put(activation: Tensor, hook: Any, here: slice = here, at: tuple = (row[:, None], places)) -> Tensor:
-            edited = activation.clone()
-            edited[at] = edit(activation[at], here).to(activation)
-            return edited
-
-        logits = lm.run_with_hooks(base, return_type="logits", fwd_hooks=[(hook_name, put)])
-        rows.append(logits[row, pairs.lengths[here] - 1].float())
+        part = slice(start, start + batch_size)
+        base, row = pairs.base[part], torch.arange(len(pairs.base[part]), device=pairs.base.device)
+        if hook_name is None:
+            logits = lm(base, return_type="logits")
+        else:
+            at = row[:, None], pairs.positions[part]
+            logits = run_edited(lm, base, hook_name, at, lambda clean, part=part: edit(clean, part))
+        rows.append(logits[row, pairs.lengths[part] - 1].float())
     return torch.cat(rows)
 
 
@@ -211,22 +214,13 @@ def patched_logits(
 ) -> Tensor:
     """Run the base prompts with a part of their activations replaced; returns the last logits (n, vocab).
 
-    Parameters
-    ----------
-    lm : TransformerBridge
-        Or anything with ``run_with_hooks`` and ``run_with_cache`` like one.
-    pairs : PromptPairs
-    hook_name : str
-    A : (d, r) tensor with orthonormal columns, function or None
-        The subspace, `latents_part`'s function, or None for the empty subspace.
-    mode : {"keep", "ablate"}
-    replacement : tensor that broadcasts to (n, k, d)
-        `donor_activations` for resampling, a mean (d,) for mean ablation, zeros (d,) for zero ablation.
+    `A` is a subspace (d, r) with orthonormal columns, `latents_part`'s function, or None for the empty subspace. The
+    `replacement` broadcasts to (n, k, d): `donor_activations` for resampling, a mean (d,), or zeros (d,).
     """
     per_pair = replacement.ndim == 3
 
-    def exchange(clean: Tensor, here: slice) -> Tensor:
-        return mix(clean, replacement[here] if per_pair else replacement, A, mode)
+    def exchange(clean: Tensor, part: slice) -> Tensor:
+        return mix(clean, replacement[part] if per_pair else replacement, A, mode)
 
     return edited_logits(lm, pairs, hook_name, exchange, batch_size)
 
@@ -234,14 +228,7 @@ def patched_logits(
 @torch.no_grad()
 def clean_logits(lm: Any, pairs: PromptPairs, batch_size: int = BATCH) -> Tensor:
     """Return the logits (n, vocab) behind the last token of the base prompts, left alone."""
-    check_site(lm, None, pairs.base.shape[1])
-    pairs, rows = pairs.on(lm), []
-    for start in range(0, len(pairs), batch_size):
-        base = pairs.base[start : start + batch_size]
-        last = pairs.lengths[start : start + batch_size] - 1
-        logits = lm(base, return_type="logits")
-        rows.append(logits[torch.arange(len(base), device=base.device), last].float())
-    return torch.cat(rows)
+    return edited_logits(lm, pairs, None, lambda clean, part: clean, batch_size)
 
 
 @torch.no_grad()
@@ -252,15 +239,9 @@ def steered_continuation(
 
     Strength 0 is the model's own continuation. Position 0 is left alone: it is an outlier in most models.
     """
-    tokens = to_model(lm, prompt[None])
-
-    def push(activation: Tensor, hook: Any) -> Tensor:
-        moved = activation.clone()
-        moved[:, 1:] += strength * direction.to(activation)
-        return moved
-
+    tokens, after_first = to_model(lm, prompt[None]), (slice(None), slice(1, None))
     for _ in range(n_tokens):
         check_site(lm, hook_name, tokens.shape[1])
-        logits = lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook_name, push)])
+        logits = run_edited(lm, tokens, hook_name, after_first, lambda x: x + strength * direction.to(x))
         tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
     return tokens[0, len(prompt) :].tolist()

@@ -1,17 +1,18 @@
-"""What an intervention did, one value a pair, and the verdict on a subspace."""
+"""What an intervention did, one value a pair, the verdict on a subspace, and which latents an answer hangs on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
-from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs
+from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs, edited_logits
 from rkcnn_lib.measure.statistics import MeanInterval
 
 PROPORTIONS = ("top1", "interchanged")  # effects of which a mean over pairs is a share of them
@@ -48,13 +49,7 @@ def effects(clean: Tensor, patched: Tensor, pairs: PromptPairs) -> dict[str, Ten
 
 
 def recovered_share(value: float, empty: float, whole: float) -> float:
-    """Return where ``value`` lies between the empty subspace (0) and the whole one (1).
-
-    Raises
-    ------
-    ValueError
-        If the two ends coincide: the intervention then does nothing that could be shared out.
-    """
+    """Say where ``value`` lies between the empty subspace (0) and the whole one (1); ValueError if these coincide."""
     if whole == empty:
         raise ValueError("keeping everything and keeping nothing give the same value: nothing to share out")
     return (value - empty) / (whole - empty)
@@ -87,8 +82,8 @@ def scrubbed_loss_recovered(random: Tensor, scrubbed: Tensor, model: Tensor) -> 
 
     ``mean``: ``(L_rand - L_scrub) / (L_rand - L_model)`` of mean losses (Chan et al. 2022, "Causal scrubbing"): 1 if
     the hypothesis keeps all of the loss, 0 if as little as resampling everything. ``per_example``: 1 minus the mean
-    absolute deviation of the scrubbed losses from the model's, over that of the resampled ones: examples that
-    became worse and others that became better do not cancel, so it is lower where they do.
+    absolute deviation of the scrubbed losses from the model's, over that of the resampled ones: lower where examples
+    that became worse and others that became better cancel in the mean.
     """
     if not len(random) == len(scrubbed) == len(model):
         raise ValueError(f"{len(random)} resampled, {len(scrubbed)} scrubbed and {len(model)} clean losses: pair them")
@@ -106,9 +101,9 @@ def entity_interval(
 ) -> MeanInterval:
     """Return the mean of one value a pair (n,) with an interval over *entities*.
 
-    Pairs that share a base or donor entity are not independent: the standard error is the delete-one-entity
-    jackknife's (each entity left out with all its pairs, as base and as donor), t-distributed with entities - 1
-    degrees of freedom. Fewer than three entities give an infinite interval.
+    Pairs that share a base or donor entity are not independent: the standard error is the delete-one-entity jackknife's
+    (each entity left out with all its pairs, as base and as donor), t-distributed with entities - 1 degrees of freedom.
+    Fewer than three entities give an infinite interval.
     """
     mean, error, n = _jackknife(values, base, donor)
     if n < 3:
@@ -168,8 +163,7 @@ def _jackknife(values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence
 
 @dataclass(frozen=True)
 class Margins:
-    """The smallest difference that counts: ``effect`` as a share of the whole activation's effect, ``predict`` in
-    accuracy above chance (0.5)."""
+    """The smallest difference that counts: as a share of the whole activation's effect, and in accuracy above 0.5."""
 
     effect: float
     predict: float
@@ -199,23 +193,13 @@ def subspace_verdict(
 
     *Causal*: the interval of its interchange share minus that of the strongest control lies wholly above
     ``margins.effect``. *Predictive only*: the interval of its share itself lies wholly below that margin although A
-    tells answers apart, its accuracy lying wholly above 0.5 + ``margins.predict``. *Inconclusive*: anything else; so
-    is a subspace whose effect is large, but no larger than its variance gives a random one. Intervals are over
-    entities at Bonferroni's level for ``n_judged`` subspaces.
+    tells answers apart, its accuracy lying wholly above 0.5 + ``margins.predict``. *Inconclusive*: anything else; so is
+    a subspace whose effect is large, but no larger than its variance gives a random one. Intervals are over entities at
+    Bonferroni's level for ``n_judged`` subspaces, ranks and kinds counted.
 
-    Parameters
-    ----------
-    share : (n,) tensor
-        `interchange_shares` of A.
-    controls : tensors (n,)
-        The same for each control: random subspaces of equal rank, and of equal rank and variance. The strongest
-        of them, by mean, is the one that A must beat.
-    predicted : (n,)
-        1 where A's coordinates tell the answer from the foil, 0 where they do not, 0.5 for a tie: chance 0.5.
-    base, donor : (n,) names of the entities of each pair.
-    margins : Margins
-    n_judged : int
-        Subspaces judged together, ranks and kinds counted.
+    `share` (n,) are A's `interchange_shares`, `controls` the same of random subspaces of equal rank, and of equal rank
+    and variance: A must beat the strongest, by mean. `predicted` (n,) is 1 where A's coordinates tell the answer from
+    the foil, 0 where they do not, 0.5 for a tie (chance is 0.5); `base`, `donor` name the entities of each pair.
     """
     if not controls:
         raise ValueError("controls is empty: an effect without a control says nothing")
@@ -239,25 +223,42 @@ def subspace_verdict(
 def tells_apart(
     coordinates: Tensor, answers: Sequence[str], train: Tensor, labels: Sequence[str], foils: Sequence[str]
 ) -> np.ndarray:
-    """Say for each pair whether A's coordinates are nearer to the answer's class mean than to the foil's.
+    """Say for each pair whether A's coordinates (n, r) are nearer to the answer's class mean than to the foil's.
 
-    Parameters
-    ----------
-    coordinates : (n, r) of the evaluation prompts; ``answers``, ``foils`` their (n,) classes.
-    train : (m, r) coordinates of other prompts, with their ``labels`` (m,), from which the class means come.
-
-    Returns
-    -------
-    (n,) array of 1, 0, or 0.5 where a class was never seen in training: there A can tell nothing.
+    Class means come from the coordinates `train` (m, r) of other prompts with their `labels` (m,). Returns (n,): 1, 0,
+    or 0.5 where a class was never seen in training: there A can tell nothing.
     """
     labels = np.asarray(labels)
     scale = train.std(0, correction=0).clamp_min(1e-12)
     means = {label: train[torch.as_tensor(labels == label)].mean(0) / scale for label in np.unique(labels)}
-    found = []
+    nearer = []
     for x, answer, foil in zip(coordinates / scale, answers, foils, strict=True):
         if answer not in means or foil not in means:
-            found.append(0.5)
+            nearer.append(0.5)
             continue
         right, wrong = (float((x - means[name]).square().sum()) for name in (answer, foil))
-        found.append(float(right < wrong) if right != wrong else 0.5)
-    return np.array(found)
+        nearer.append(float(right < wrong) if right != wrong else 0.5)
+    return np.array(nearer)
+
+
+def latent_attribution(lm: Any, pairs: PromptPairs, hook_name: str, sae: Any) -> Tensor:
+    """Return the mean |activation x gradient| (d_sae,) of each latent over base prompts, in logits.
+
+    The gradient is that of the logit difference (answer minus foil) along the latent's decoder row; times its
+    activation it estimates what the difference loses when the latent is zeroed (Syed, Rager & Conmy 2023,
+    arXiv:2310.10348). Absolute values are averaged, for a latent may speak for one answer and against another;
+    contributions at a prompt's several positions are added first.
+    """
+    seen: list[Tensor] = []
+
+    def watch(clean: Tensor, part: slice) -> Tensor:
+        seen.append(clean.detach().requires_grad_())
+        return seen[-1]
+
+    logits = edited_logits(lm, pairs, hook_name, watch)
+    difference = token_set_logits(logits, pairs.answer) - token_set_logits(logits, pairs.foil)
+    slopes = torch.cat(torch.autograd.grad(difference.sum(), seen))  # (n, k, d)
+    x = torch.cat(seen).detach()
+    with torch.no_grad():
+        codes = sae.encode(x.flatten(0, 1).to(sae.W_dec)).unflatten(0, x.shape[:2])
+        return (codes * (slopes.to(codes) @ sae.W_dec.T)).sum(1).abs().mean(0).cpu()

@@ -26,12 +26,8 @@ KEY_SHARE = 0.9  # key frequencies together carry this share of the embedding's 
 def waves(values: Tensor, frequencies: Sequence[int], p: int) -> Tensor:
     """Return (n, 2 K) float64: cos and sin of 2 pi k v / p for each of n integers v and K frequencies k.
 
-    Columns are cos k_1, sin k_1, cos k_2 ...
-
-    Raises
-    ------
-    ValueError
-        If p is even or below 5, or a frequency is not within 1 to (p - 1) / 2 or named twice.
+    Columns are cos k_1, sin k_1, cos k_2 ... ValueError if p is even or below 5, or a frequency is not within 1 to (p -
+    1) / 2 or named twice.
     """
     half = _half(p)
     if not len(frequencies) or len(set(frequencies)) < len(frequencies) or not all(1 <= k <= half for k in frequencies):
@@ -45,13 +41,8 @@ def waves(values: Tensor, frequencies: Sequence[int], p: int) -> Tensor:
 def frequency_power(W: Tensor) -> Tensor:
     """Return ((p - 1) / 2,) float64: share of an embedding's non-constant power at each frequency; they sum to 1.
 
-    Entry i is frequency i + 1. ``W`` is (p, d), the embedding of the numbers 0 to p - 1 (without other tokens).
-    Random embeddings have about 2 / (p - 1) at each.
-
-    Raises
-    ------
-    ValueError
-        If p is even or below 5, or the embedding is constant or not finite.
+    Entry i is frequency i + 1. ``W`` is (p, d), the embedding of the numbers 0 to p - 1 (without other tokens). Random
+    embeddings have about 2 / (p - 1) at each. ValueError if p is even or below 5, or W is constant or not finite.
     """
     W = torch.as_tensor(W).detach().double().cpu()
     half = _half(len(W))
@@ -87,7 +78,7 @@ def strongest_share_chance(W: Tensor, n: int, n_draws: int = 200, random_state: 
     """
     generator = torch.Generator().manual_seed(random_state)
     shuffles = (torch.randperm(len(W), generator=generator) for _ in range(n_draws))
-    return _chance([strongest_share(W[order], n) for order in shuffles])
+    return Chance.of([strongest_share(W[order], n) for order in shuffles])
 
 
 def neuron_frequencies(N: Tensor) -> Tensor:
@@ -110,7 +101,7 @@ def neuron_frequencies(N: Tensor) -> Tensor:
 def neuron_chance(p: int, m: int, random_state: int = 0) -> Chance:
     """Return the largest of a noise neuron's shares, mean and 95 % point over ``m`` Gaussian neurons."""
     noise = torch.randn(p * p, m, generator=torch.Generator().manual_seed(random_state))
-    return _chance(neuron_frequencies(noise).amax(1).tolist())
+    return Chance.of(neuron_frequencies(noise).amax(1).tolist())
 
 
 def logit_share(logits: Tensor, frequencies: Sequence[int]) -> float:
@@ -143,21 +134,11 @@ def excluded_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
 def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor | None = None) -> dict[str, float]:
     """Return cross-entropy in nats with all, only, and none of the key frequencies' waves in a + b.
 
-    Nanda et al. 2023, section 5.1. In a model that adds by these frequencies alone the restricted loss is near the
-    full one, or below it (what is left out is noise), and the excluded loss is near ln p (uniform) or far above.
+    Nanda et al. 2023, section 5.1. In a model that adds by these frequencies alone the restricted loss is near the full
+    one, or below it (what is left out is noise), and the excluded loss is near ln p (uniform) or far above.
 
-    Parameters
-    ----------
-    logits : (p * p, at least p)
-        At the ``=``, on all pairs.
-    frequencies : sequence of int
-    counted : (p * p,) bool, optional
-        Pairs whose loss counts; all if None. The waves are always fitted on all pairs.
-
-    Returns
-    -------
-    dict
-        full, restricted, excluded, uniform (= ln p).
+    ``logits`` are (p * p, at least p), at the ``=``, on all pairs. ``counted`` (p * p,) bool are the pairs whose loss
+    counts; the waves are always fitted on all pairs. Keys: full, restricted, excluded, uniform (= ln p).
     """
     p = _modulus(logits)
     right = _sums(p, logits.device)
@@ -180,7 +161,7 @@ def fourier_losses_chance(
     """
     others = _other_frequencies(frequencies, _modulus(logits), n_draws, random_state)
     drawn = [fourier_losses(logits, some, counted) for some in others]
-    return {name: _chance([losses[name] for losses in drawn]) for name in ("restricted", "excluded")}
+    return {name: Chance.of([losses[name] for losses in drawn]) for name in ("restricted", "excluded")}
 
 
 class Circuit(NamedTuple):
@@ -195,27 +176,15 @@ class Circuit(NamedTuple):
 def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_draws: int = 20) -> Circuit:
     """Hold a model of modular addition against the published circuit.
 
-    Parameters
-    ----------
-    W_E : (p, d)
-        Embedding of the numbers.
-    neurons : (p * p, m)
-        MLP activations at the ``=``, on all pairs.
-    logits : (p * p, p)
-        At the ``=``, on all pairs, of the numbers.
-    counted : (p * p,) bool
-        Pairs on which accuracy and losses are measured: those never trained on.
-    n_draws : int
-        Draws of other frequencies for chance levels.
+    ``W_E`` (p, d) embeds the numbers; ``neurons`` (p * p, m) are MLP activations and ``logits`` (p * p, p) those of the
+    numbers, at the ``=`` on all pairs; accuracy and losses are measured on the pairs ``counted`` (p * p,), bool: those
+    never trained on.
 
-    Returns
-    -------
-    Circuit
-        Its figures: accuracy; key_power (share of W_E's non-constant power at the key frequencies; chance: as many
-        strongest ones when rows are shuffled); neuron_share (mean over neurons of the largest share of variance at one
-        frequency; chance: noise) and neurons_at_keys (share of neurons with that frequency among the keys; chance: as
-        many of all frequencies); logit_share, restricted and excluded (see the functions; chance: as many other
-        frequencies); full and uniform.
+    The figures: accuracy; key_power (share of W_E's non-constant power at the key frequencies; chance: as many
+    strongest ones when rows are shuffled); neuron_share (mean over neurons of the largest share of variance at one
+    frequency; chance: noise) and neurons_at_keys (share of neurons with that frequency among the keys; chance: as many
+    of all frequencies); logit_share, restricted and excluded (see the functions; chance: as many other frequencies,
+    drawn ``n_draws`` times); full and uniform.
     """
     p, keys = _modulus(logits), key_frequencies(W_E)
     right = _sums(p, logits.device)
@@ -233,7 +202,7 @@ def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_dra
         "key_power": strongest_share_chance(W_E, len(keys)),
         "neuron_share": neuron_chance(p, neurons.shape[1]),
         "neurons_at_keys": Chance(len(keys) / _half(p), len(keys) / _half(p)),
-        "logit_share": _chance([logit_share(logits, some) for some in others]),
+        "logit_share": Chance.of([logit_share(logits, some) for some in others]),
     }
     figures |= fourier_losses(logits, keys, counted)
     by_chance |= fourier_losses_chance(logits, keys, counted, n_draws)
@@ -248,10 +217,6 @@ def _other_frequencies(frequencies: Sequence[int], p: int, n_draws: int, random_
         raise ValueError(f"{len(frequencies)} key frequencies are all there are at p = {p}: none is left for chance")
     n = min(len(frequencies), len(others))
     return [rng.choice(others, n, replace=False).tolist() for _ in range(n_draws)]
-
-
-def _chance(draws: Sequence[float]) -> Chance:
-    return Chance(float(np.mean(draws)), float(np.quantile(draws, 0.95)))
 
 
 def _along_sums(logits: Tensor, frequencies: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rkcnn_lib.measure.fourier import waves
 from rkcnn_lib.measure.recovery import Chance, covariance_factor, random_directions
-from rkcnn_lib.tensors import as_matrix, scaled, unit_rows
+from rkcnn_lib.tensors import as_matrix, chance_level, scaled, unit_rows
 
 
 class Planes(NamedTuple):
@@ -29,21 +29,10 @@ class Planes(NamedTuple):
 
 
 def fourier_planes(X: Tensor, sums: Tensor, frequencies: Sequence[int], p: int) -> Planes:
-    """Find each frequency's plane: least squares of activations on cos and sin of all the frequencies.
+    """Find each frequency's plane: least squares of activations X (n, d) on cos and sin of all the frequencies.
 
-    Parameters
-    ----------
-    X : (n, d)
-        Activations; n at least 4 K + 2.
-    sums : (n,) integers
-        a + b of each row.
-    frequencies : sequence of int
-    p : int
-
-    Raises
-    ------
-    ValueError
-        On too few rows, or where the activations do not turn with some frequency at all (no plane).
+    `sums` (n,) are a + b of each row; n is at least 4 K + 2. ValueError on too few rows, or where the activations do
+    not turn with some frequency at all (no plane).
     """
     X, sums = scaled(as_matrix(X).cpu()), torch.as_tensor(sums).cpu()
     if len(X) != len(sums) or len(X) < 4 * len(frequencies) + 2:
@@ -103,8 +92,7 @@ def energy_chance(
         D = torch.from_numpy(random_directions(rng, n, d, factor))
         best = plane_energy(D, planes).amax(1)
         drawn.append([float(best.mean()), float(span_energy(D, planes).mean()), float(best.max())])
-    means, uppers = np.mean(drawn, axis=0), np.quantile(drawn, 0.95, axis=0)
-    return EnergyChance(*(Chance(float(m), float(u)) for m, u in zip(means, uppers, strict=True)))
+    return EnergyChance(*(Chance(float(mean), float(upper)) for mean, upper in zip(*chance_level(drawn), strict=True)))
 
 
 class LatentFit(NamedTuple):

@@ -40,8 +40,7 @@ def quality(
     X : (n, d_in) tensor or array, an activation store, or an iterable of such batches
         Held-out rows; of a store, all rows of `split`.
     lm : TransformerBridge, optional
-        Its ``run_with_hooks`` is called with `tokens`; the SAE's reconstruction takes the place of what passes
-        `hook_name`. On any device, as are the SAE and `tokens`.
+        Run on `tokens`, the SAE's reconstruction in the place of what passes `hook_name`. Devices may differ.
     tokens : (n_contexts, context_size) long tensor
         Held-out contexts, at least two tokens each.
     mask : (n_contexts, context_size) bool tensor, optional
@@ -60,13 +59,11 @@ def quality(
         n_tokens; l0 (mean active latents a token); live (latents that fire at all, a count); dead (share of latents
         that never fire on these rows: look at 100k or more); dead_curve ({"tokens": [...], "dead": [...]}, that share
         after so many tokens); density ((d_sae,) float64 tensor, share of tokens on which each latent fires);
-        explained_variance ``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)``;
-        explained_variance_standardised, the mean over dimensions of the same quantity for each (dimensions that never
-        vary left out).
+        explained_variance ``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)``; explained_variance_standardised, the mean
+        over dimensions of the same quantity for each (dimensions that never vary left out).
         With `lm`, in nats: ce_clean, ce_sae, ce_zero, ce_mean (activations replaced by 0, by the mean of X),
         delta_ce = ce_sae - ce_clean, kl = mean KL(clean || spliced); and the scores ce_score_zero,
-        ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm. Rows that
-        the mask leaves out, special tokens and position 0, are replaced in none of them and are no targets.
+        ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm.
         explained_variance_in_model is measured on what passes the hook: far from explained_variance when X
         comes from another place than `hook_name`.
 
@@ -93,8 +90,7 @@ def quality(
 def explained_variance(X: Tensor | np.ndarray, X_hat: Tensor | np.ndarray) -> float:
     """``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)`` for rows X and reconstructions X_hat, both (n, d).
 
-    At most 1; 0 for the mean as reconstruction, below for worse. Raises ValueError when the shapes differ,
-    on NaN, without rows, and where X does not vary.
+    At most 1; 0 for the mean as reconstruction, below for worse. ValueError where X does not vary.
     """
     X, X_hat = as_matrix(X), as_matrix(X_hat, "X_hat")
     if X.shape != X_hat.shape:
@@ -215,34 +211,17 @@ def frozen_dictionary_ev(
     bias: Tensor | np.ndarray | None = None,
     batch_size: int = 512,
 ) -> dict[int, float]:
-    """Explained variance of X coded with a fixed dictionary by one-sided orthogonal matching pursuit.
+    """Explained variance {k: share} of X (n, d) coded with fixed directions D (r, d) by one-sided matching pursuit.
 
-    Each step picks, for each token, the direction with the largest *positive* inner product with the residual
-    and refits all picked coefficients by least squares; a token stops when no inner product is positive. It asks
-    how good the directions themselves are, before any training. (Pati, Rezaiifar & Krishnaprasad 1993; a new
-    direction is orthogonalised against those picked, twice, which equals the least-squares refit.)
+    Each step picks, for each token, the direction with the largest *positive* inner product with the residual and
+    refits all picked coefficients by least squares; a token stops when no inner product is positive. It asks how good
+    the directions themselves are, before any training. (Orthogonal matching pursuit: Pati, Rezaiifar & Krishnaprasad
+    1993; a new direction is orthogonalised against those picked, twice, which equals the refit.)
 
-    Parameters
-    ----------
-    X : (n, d)
-        Held-out activations.
-    D : (r, d)
-        Signed directions, made unit length.
-    ks : tuple of int
-        Numbers of directions a token at which to report, at least 1.
-    bias : (d,), optional
-        Taken from each row first; the mean of X when None.
-    batch_size : int
-        Tokens coded at once, each with a (max(ks), d) basis.
-
-    Returns
-    -------
-    {k: explained variance}
-
-    Raises
-    ------
-    ValueError
-        On mismatched widths, NaN, no rows, a zero direction, k below 1, or X without variance.
+    `X` are held-out activations, `D` signed, made unit length, and `ks` the numbers of directions a token at which to
+    report, at least 1. `bias` (d,) is taken from each row first; None is the mean of X. `batch_size` tokens are coded
+    at once, each with a (max(ks), d) basis. ValueError on mismatched widths, NaN, a zero direction or X without
+    variance.
     """
     ks = [whole("ks", k) for k in ks]
     if not ks:

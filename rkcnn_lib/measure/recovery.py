@@ -1,4 +1,4 @@
-"""How well do mined directions recover true ones? Metrics, and what random directions would reach.
+"""How well do mined directions recover true ones? One-to-one matches, metrics, and what random directions would reach.
 
 All metrics take ``directions`` (r, d) first and ``truth`` (t, d) second, numpy or torch, any float type; rows
 are normalised and compared in float64. Cosines are *signed*: a direction that points the other way is wrong.
@@ -7,13 +7,23 @@ No metric means anything alone: print it beside :func:`chance`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from rkcnn_lib.measure.matching import Directions, match, unit_pair
-from rkcnn_lib.tensors import as_matrix, number, one_of, scaled, whole
+from rkcnn_lib.tensors import as_matrix, chance_level, check_widths, number, one_of, scaled, unit_rows, whole
+
+Directions = np.ndarray | torch.Tensor
+
+EXACT_UP_TO = 8192  # directions in either set; beyond, each is matched among its nearest
+NEAREST = 64
+BLOCK = 1024  # rows compared at a time
+SHIFT = 2.0  # added to cosines in sparse matrices, where 0 is no entry
 
 
 class Chance(NamedTuple):
@@ -23,6 +33,79 @@ class Chance(NamedTuple):
     """Mean of the metric over the draws."""
     upper: float
     """Its 95 % point: one draw in twenty is higher."""
+
+    @classmethod
+    def of(cls, draws: Sequence[float] | np.ndarray) -> Chance:
+        """Return the chance level that draws of a metric show."""
+        return cls(*map(float, chance_level(draws)))
+
+
+class Matching(NamedTuple):
+    """A one-to-one assignment between two sets of directions, min(n_a, n_b) pairs."""
+
+    rows: np.ndarray
+    """(n_pairs,) indices into the first set, ascending."""
+    columns: np.ndarray
+    """(n_pairs,) indices into the second set."""
+    cosines: np.ndarray
+    """(n_pairs,) signed cosine of each pair."""
+
+
+def match(A: Directions, B: Directions) -> Matching:
+    """Pair rows of ``A`` (n_a, d) with rows of ``B`` (n_b, d) so that the sum of signed cosines is highest.
+
+    One-to-one: one direction cannot stand for two. The smaller set is matched completely, also where the cosine is
+    negative. Up to 8,192 directions a set the assignment is the best there is (scipy's ``linear_sum_assignment``); for
+    24,576 that takes some five minutes, and an agreement of seeds asks for hundreds. Larger sets are matched among the
+    64 nearest of either side (scipy's ``min_weight_full_bipartite_matching``), and what is left over among itself. That
+    can only be lower: in trials by 1e-5 in mean cosine where directions spread, by some 0.02 where one set crowds about
+    few directions and the other does not. Good for a look, not for a contrast of arms. ValueError for widths that
+    differ and what `unit_rows` refuses.
+    """
+    a, b = unit_pair(A, B)
+    columns = _assign(a, b) if max(len(a), len(b)) <= EXACT_UP_TO else _assign_among_nearest(a, b)
+    rows = np.flatnonzero(columns >= 0)
+    return Matching(rows, columns[rows], (a[rows] * b[columns[rows]]).sum(1))
+
+
+def _assign(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the best partner of each row of ``a``, -1 where it has none."""
+    partner = np.full(len(a), -1)
+    rows, columns = linear_sum_assignment(a @ b.T, maximize=True)
+    partner[rows] = columns
+    return partner
+
+
+def _assign_among_nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    near_a, near_b = torch.from_numpy(a).float(), torch.from_numpy(b).float()
+    near = _nearest(near_a, near_b).maximum(_nearest(near_b, near_a).T)
+    # A pairing by number, at the price of an unrelated one, completes the graph; what it pairs is left over.
+    own = np.arange(min(len(a), len(b)))
+    numbered = sparse.csr_array((np.full(len(own), SHIFT), (own, own)), shape=near.shape)
+    rows, columns = min_weight_full_bipartite_matching(near.maximum(numbered).tocsr(), maximize=True)
+    chosen = near[rows, columns] >= SHIFT
+    partner = np.full(len(a), -1)
+    partner[rows[chosen]] = columns[chosen]
+    left, free = np.flatnonzero(partner < 0), np.setdiff1d(np.arange(len(b)), columns[chosen])
+    second = _assign(a[left], b[free])
+    partner[left[second >= 0]] = free[second[second >= 0]]
+    return partner
+
+
+def unit_pair(A: Directions, B: Directions, names: tuple[str, str] = ("A", "B")) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sets with rows of length 1 in float64; ValueError as for `match`."""
+    a, b = (unit_rows(given, name) for given, name in zip((A, B), names, strict=True))
+    check_widths(a, b, names)
+    return a.numpy(), b.numpy()
+
+
+def _nearest(a: torch.Tensor, b: torch.Tensor) -> sparse.csr_array:
+    """Return cosine + SHIFT of each row of ``a`` with the rows of ``b`` that it is nearest to."""
+    n = min(NEAREST, len(b))
+    parts = [(block @ b.t()).topk(n, dim=1) for block in a.split(BLOCK)]
+    values, indices = (torch.cat(part).flatten() for part in zip(*parts, strict=True))
+    starts = np.arange(0, n * len(a) + 1, n)
+    return sparse.csr_array((values.numpy() + SHIFT, indices.numpy(), starts), shape=(len(a), len(b)))
 
 
 def mmcs(directions: Directions, truth: Directions) -> float:
@@ -59,7 +142,7 @@ def recovery_rate(directions: Directions, truth: Directions, threshold: float = 
 def precision(directions: Directions, truth: Directions, threshold: float = 0.9) -> float:
     """Share of returned directions matched one-to-one at a signed cosine of ``threshold`` or more, in [0, 1].
 
-    The assignment is the one of :func:`matched_cosine`. No directions: 0. No truth: ValueError.
+    As :func:`recovery_rate`, of the directions. No directions: 0. No truth: ValueError.
     """
     number("threshold", threshold, "[-1, 1]")
     a, b = _unit(directions, truth)
@@ -88,35 +171,14 @@ def chance(
 ) -> Chance:
     """What ``metric`` gives for ``n_a`` random unit directions against ``n_b`` true ones in ``d`` dimensions.
 
-    Parameters
-    ----------
-    metric : str or callable
-        A name in ``METRICS``, or any function of two arrays (n_a, d), (n_b, d) that returns a number.
-    n_a, n_b, d : int
-        Number of directions, number of true features, dimension.
-    n_draws : int, default 200
-        Simulations. The 95 % point of 200 draws is itself uncertain: it lies at the true 92 % to 98 %
-        point. Large sets need few draws, since their means hardly vary.
-    random_state : int, default 0
-    truth : array (n_b, d), optional
-        Hold the truth at these directions instead of drawing it: what random directions reach against this
-        very truth. A regular truth is easier to hit evenly than a random one.
-    spread : array (m, d), optional
-        Draw directions as Gaussian mixtures of these rows instead of uniformly: of centred activations, as likely
-        as activations are to point that way. Where data fill a few of d dimensions, any two dictionaries made of
-        them agree far better than directions of all d.
-    **metric_options
-        Passed to the metric, for example ``threshold``.
+    ``metric`` is a name in ``METRICS``, or any function of two arrays (n_a, d), (n_b, d) that returns a number, given
+    ``metric_options`` such as ``threshold``. The 95 % point of 200 draws is itself uncertain: it lies at the true 92 %
+    to 98 % point. Large sets need few draws, since their means hardly vary.
 
-    Returns
-    -------
-    Chance
-        Mean and 95 % point.
-
-    Raises
-    ------
-    ValueError
-        For an unknown metric, sizes below 1, or ``truth`` or ``spread`` of another shape.
+    ``truth`` (n_b, d) holds the truth instead of drawing it; a regular one is easier to hit evenly. With ``spread`` (m,
+    d) directions are Gaussian mixtures of these rows: of centred activations, as likely as activations are to point
+    that way. Where data fill a few of d dimensions, any two dictionaries made of them agree far better than directions
+    of all d. ValueError for an unknown metric, sizes below 1, or ``truth`` or ``spread`` of another shape.
     """
     if not callable(metric):
         metric = METRICS[one_of("metric", metric, METRICS)]
@@ -138,7 +200,7 @@ def chance(
         )
         for _ in range(n_draws)
     ]
-    return Chance(float(np.mean(values)), float(np.quantile(values, 0.95)))
+    return Chance.of(values)
 
 
 def covariance_factor(rows: Directions) -> np.ndarray:

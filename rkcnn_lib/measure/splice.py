@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from rkcnn_lib.measure.causal import run_edited
 from rkcnn_lib.tensors import Asked, asked, bool_mask, fingerprint, rows_that_count, to_model
 
 
@@ -40,10 +40,10 @@ def splice_losses(
     for batch, counts in zip(tokens.split(contexts_per_batch), mask.split(contexts_per_batch), strict=True):
         right = asked(lm, batch, counts)
         n_predictions += int(right.counted.sum())
-        clean = _log_probs(lm, batch, right, hook_name, partial(watch, counts))
+        clean = _log_probs(lm, batch, right, hook_name, counts, watch)
         if not watch.passed:
             raise ValueError(f"no activation passed hook_name={hook_name!r}; this model has no such hook")
-        spliced = _log_probs(lm, batch, right, hook_name, _replace(lambda x: _reconstructed(sae, x), counts))
+        spliced = _log_probs(lm, batch, right, hook_name, counts, lambda x: _reconstructed(sae, x))
         sums["clean"] += _cross_entropy(clean, right)
         sums["sae"] += _cross_entropy(spliced, right)
         sums["kl"] += float((clean.exp() * (clean - spliced)).sum(-1).double().sum())
@@ -75,26 +75,25 @@ def _ablated(
         for batch, counts in zip(tokens.split(contexts_per_batch), mask.split(contexts_per_batch), strict=True):
             right = asked(lm, batch, counts)
             for name, function in ways.items():
-                log_probs = _log_probs(lm, batch, right, hook_name, _replace(function, counts))
-                sums[name] += _cross_entropy(log_probs, right)
+                sums[name] += _cross_entropy(_log_probs(lm, batch, right, hook_name, counts, function), right)
         known[key] = (clean, sums)
     return known[key][1]
 
 
 def _scores(means: dict[str, float]) -> dict[str, float]:
     result = {f"ce_{name}": means[name] for name in ("clean", "sae", "zero", "mean")}
-    result["delta_ce"] = means["sae"] - means["clean"]
-    result["kl"] = means["kl"]
+    result |= {"delta_ce": means["sae"] - means["clean"], "kl": means["kl"]}
     for ablation in ("zero", "mean"):
         harm = means[ablation] - means["clean"]
-        score = (means[ablation] - means["sae"]) / harm if harm > 0 else math.nan
-        result[f"ce_score_{ablation}"] = score
+        result[f"ce_score_{ablation}"] = (means[ablation] - means["sae"]) / harm if harm > 0 else math.nan
     return result
 
 
-def _log_probs(lm: Any, tokens: Tensor, right: Asked, hook_name: str, hook: Callable[..., Tensor | None]) -> Tensor:
-    """(n, vocabulary) log-probabilities where an answer counts, hook in place."""
-    logits = lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook_name, hook)])
+def _log_probs(
+    lm: Any, tokens: Tensor, right: Asked, hook_name: str, counts: Tensor, edit: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """(n, vocabulary) log-probabilities where an answer counts, the rows that count at the hook edited."""
+    logits = run_edited(lm, tokens, hook_name, counts, lambda x: edit(x.float()))
     return logits[:, right.where][right.counted.to(logits.device)].float().log_softmax(-1)
 
 
@@ -110,19 +109,8 @@ def _reconstructed(sae: Any, x: Tensor) -> Tensor:
     return sae.decode(sae.encode(rows)).to(x.device)
 
 
-def _replace(function: Callable[[Tensor], Tensor], mask: Tensor) -> Callable[..., Tensor]:
-    """A hook that puts `function` of the rows (n, d_in) that `mask` (contexts, positions) names in their place."""
-
-    def hook(activations: Tensor, hook: Any = None) -> Tensor:
-        replaced = activations.clone()
-        replaced[mask] = function(activations[mask].float()).to(activations.dtype)
-        return replaced
-
-    return hook
-
-
 class _Watch:
-    """A hook that changes nothing and measures how well the SAE explains the rows that count of what passes."""
+    """An edit that changes nothing and measures how well the SAE explains the rows that count of what passes."""
 
     def __init__(self, sae: Any) -> None:
         self.sae = sae
@@ -132,18 +120,18 @@ class _Watch:
         self.square = 0.0
         self.error = 0.0
 
-    def __call__(self, mask: Tensor, activations: Tensor, hook: Any = None) -> None:
+    def __call__(self, x: Tensor) -> Tensor:
         self.passed = True
-        d_in = self.sae.W_dec.shape[1] if hasattr(self.sae, "W_dec") else activations.shape[-1]
-        if activations.ndim != 3 or activations.shape[-1] != d_in:
+        d_in = self.sae.W_dec.shape[1] if hasattr(self.sae, "W_dec") else x.shape[-1]
+        if x.ndim != 2 or x.shape[-1] != d_in:
             raise ValueError(
-                f"activations at the hook are {tuple(activations.shape)}; the SAE reads (contexts, positions, {d_in})"
+                f"activations at the hook are {tuple(x.shape[1:])} wide; the SAE reads (contexts, positions, {d_in})"
             )
-        x = activations[mask].float()
         self.error += float((x - _reconstructed(self.sae, x)).double().square().sum())
         self.total = self.total + x.double().sum(0)
         self.square += float(x.double().square().sum())
         self.seen += len(x)
+        return x
 
     def explained_variance(self) -> float:
         variance = self.square / self.seen - float((self.total / self.seen).square().sum())

@@ -43,23 +43,11 @@ class PairedInterval(NamedTuple):
 class Contrast:
     """One arm against its baseline on one metric.
 
-    Attributes
-    ----------
-    arm, baseline, metric : str
-    difference : float
-        Mean over seeds of arm minus baseline, sign turned so that positive means the arm is better.
-    low, high : float
-        Paired-t interval of the difference at its Holm level; see :func:`compare_arms`.
-    p : float
-        Holm-adjusted two-sided p of the paired t-test of no difference.
-    p_sign_flip : float or None
-        Unadjusted two-sided p of the sign-flip test; None below 10 seeds, where it cannot be small.
-    n_seeds : int
-    delta : float
-        Margin that matters in practice, in units of the metric, 0 or more.
-    verdict : str
-        "supported" if low > delta, "not supported" if high < delta, else "inconclusive"; always
-        "inconclusive" below 5 seeds.
+    `difference` is the mean over seeds of arm minus baseline, sign turned so that positive means the arm is better;
+    `low`, `high` its paired-t interval at its Holm level (see :func:`compare_arms`); `p` the Holm-adjusted two-sided p
+    of the paired t-test of no difference; `p_sign_flip` the unadjusted p of the sign-flip test, None below 10 seeds,
+    where it cannot be small; `delta` the margin that matters in practice, in units of the metric, 0 or more; `verdict`
+    "supported" if low > delta, "not supported" if high < delta, else "inconclusive", as always below 5 seeds.
     """
 
     arm: str
@@ -76,15 +64,7 @@ class Contrast:
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> MeanInterval:
-    """Mean of independent ``values`` (n,), one per seed, with Student's t interval at ``level``.
-
-    One value gives an infinite interval; values that are all equal give one of width zero.
-
-    Raises
-    ------
-    ValueError
-        For no values, values that are not finite, or ``level`` outside (0, 1).
-    """
+    """Mean of independent ``values`` (n,), one per seed, with Student's t interval; see `paired_interval`."""
     interval = paired_interval(values, level)
     return MeanInterval(*interval[:3])
 
@@ -92,13 +72,9 @@ def mean_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> 
 def paired_interval(differences: Sequence[float] | np.ndarray, level: float = 0.95) -> PairedInterval:
     """Mean of paired ``differences`` (n_seeds,) with its t interval at ``level`` and the t-test's p.
 
-    Differences that are all equal have no spread to judge by: the interval is that one number, and p is 0,
-    or 1 if they are all zero. One difference gives an infinite interval and p = 1.
-
-    Raises
-    ------
-    ValueError
-        For no differences, differences that are not finite, or ``level`` outside (0, 1).
+    Differences that are all equal have no spread to judge by: the interval is that one number, and p is 0, or 1 if they
+    are all zero. One difference gives an infinite interval and p = 1. ValueError for no differences, differences that
+    are not finite, or ``level`` outside (0, 1).
     """
     d = _finite(differences)
     if not 0 < level < 1:
@@ -136,9 +112,8 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, random_state: int = 0
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm's step-down adjusted p-values, (m,), in the order given.
 
-    Rejecting where the adjusted p is at most alpha keeps the chance of any false rejection at alpha, whatever
-    the dependence (Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian
-    Journal of Statistics 6:65-70).
+    Rejecting where the adjusted p is at most alpha keeps the chance of any false rejection at alpha, whatever the
+    dependence (Holm 1979, Scandinavian Journal of Statistics 6:65-70).
     """
     p = _finite(p_values)
     if ((p < 0) | (p > 1)).any():
@@ -181,36 +156,17 @@ def compare_arms(
 ) -> list[Contrast]:
     """Compare arms with baselines, paired by seed, Holm-adjusted within the list of contrasts.
 
-    What the intervals promise. Each contrast's interval is the paired-t interval at the level of
-    :func:`holm_levels`. (1) Each one, by itself, covers its true difference with at least ``level``, since
-    its level is never lower. (2) An interval excludes zero exactly where Holm's adjusted p is at most
-    1 - level, so the chance that any interval excludes zero wrongly is at most 1 - level. (3) They are *not*
-    a joint confidence region: that all of them cover at once has no better guarantee than
-    1 - m (1 - level); a joint region would need 1 - (1 - level) / m for every contrast (Bonferroni). All this
-    under normal differences that are independent between seeds.
+    What the intervals promise. Each contrast's interval is the paired-t interval at the level of :func:`holm_levels`.
+    (1) Each one, by itself, covers its true difference with at least ``level``, since its level is never lower. (2) An
+    interval excludes zero exactly where Holm's adjusted p is at most 1 - level, so the chance that any interval
+    excludes zero wrongly is at most 1 - level. (3) They are *not* a joint confidence region: that all of them cover at
+    once has no better guarantee than 1 - m (1 - level); a joint region would need 1 - (1 - level) / m for every
+    contrast (Bonferroni). All this under normal differences that are independent between seeds.
 
-    Parameters
-    ----------
-    values : mapping arm -> {seed: value}
-    contrasts : sequence of (arm, baseline)
-        Declared beforehand. An arm and its baseline must have the same seeds.
-    metric : str
-        Name of the metric, carried along.
-    delta : float
-        Margin of the verdict, in units of the metric, 0 or more.
-    lower_is_better : bool, default False
-        Turn the sign of the differences, so that positive always means the arm is better.
-    level : float, default 0.95
-
-    Returns
-    -------
-    list of Contrast, in the order of ``contrasts``.
-
-    Raises
-    ------
-    ValueError
-        For no contrasts or one given twice, unknown arms, seeds that differ between arms, values that are not
-        finite, a negative ``delta`` or ``level`` outside (0, 1).
+    ``values`` are arm -> {seed: value}, ``contrasts`` (arm, baseline), declared beforehand, of arms with the same
+    seeds; ``delta`` is the verdict's margin in units of the metric, 0 or more; ``lower_is_better`` turns the sign of
+    the differences. ValueError for no contrasts or one given twice, unknown arms, seeds that differ between arms,
+    values that are not finite, a negative ``delta`` or ``level`` outside (0, 1).
     """
     if not 0 <= delta < math.inf:
         raise ValueError(f"delta must be finite and 0 or more, got {delta}")

@@ -1,32 +1,25 @@
-"""Subspaces of activation space: bases, what random ones of equal rank or variance look like, the rowspace part."""
+"""Subspaces of activation space: bases, random ones of equal rank or variance, the rowspace part, the learnt one."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rkcnn_lib.measure.causal import PromptPairs, donor_activations, edited_logits, mix
+from rkcnn_lib.measure.effects import token_set_logits
 from rkcnn_lib.tensors import as_matrix, number, scaled, whole
 
 
 def orthonormal_basis(directions: Tensor | np.ndarray, tolerance: float = 1e-6) -> Tensor:
-    """Return an orthonormal basis of the span of some directions.
+    """Return an orthonormal basis (d, rank), float64 columns, of the span of some directions (r, d).
 
-    Parameters
-    ----------
-    directions : (r, d) tensor or array
-        Rows that span the subspace; near-dependent ones do not count twice.
-    tolerance : float
-        Singular values below ``tolerance`` times the largest are taken as zero.
-
-    Returns
-    -------
-    (d, rank) float64 tensor with orthonormal columns.
-
-    Raises
-    ------
-    ValueError
-        If there are no directions, or they are not finite, or all zero.
+    Near-dependent rows do not count twice: singular values below ``tolerance`` times the largest are taken as zero.
+    ValueError if there are no directions, or they are not finite, or all zero.
     """
     rows = scaled(as_matrix(directions, "directions"))
     _, singular, right = torch.linalg.svd(rows, full_matrices=False)
@@ -40,11 +33,7 @@ def leading_basis(directions: Tensor, rank: int, name: str = "A") -> Tensor:
     """Return an orthonormal basis (d, rank) of the first rows of ``directions`` (r, d) that span ``rank`` dimensions.
 
     Rows that add no dimension are passed over, so that subspaces are compared at equal rank, not at equal count.
-
-    Raises
-    ------
-    ValueError
-        If ``rank`` is below 1 or above the width, or the rows span fewer dimensions.
+    ValueError if ``rank`` is below 1 or above the width, or the rows span fewer dimensions.
     """
     directions = as_matrix(directions, name)
     whole("rank", rank, 1, directions.shape[1])
@@ -75,23 +64,11 @@ def random_basis(d: int, rank: int, generator: torch.Generator) -> Tensor:
 
 
 def random_basis_of_variance(X: Tensor, rank: int, share: float, generator: torch.Generator) -> Tensor:
-    """Return a random subspace of a rank that holds a given share of the variance of X.
+    """Return a random subspace (d, rank) that holds a given share, in [0, 1], of the variance of X (n, d).
 
-    ``span(S^t Z)`` with S the covariance and Z Gaussian is uniform at t = 0 and turns towards the leading
-    principal components as t grows, towards the trailing ones as it falls; the variance inside grows
-    monotonically with t, so bisection finds the t that matches.
-
-    Parameters
-    ----------
-    X : (n, d) tensor
-    rank : int
-    share : float
-        Of the total variance, in [0, 1]; one out of reach at this rank gives the nearest that is in reach.
-    generator : torch.Generator
-
-    Returns
-    -------
-    (d, rank) float64 tensor with orthonormal columns.
+    ``span(S^t Z)`` with S the covariance and Z Gaussian is uniform at t = 0 and turns towards the leading principal
+    components as t grows, towards the trailing ones as it falls; the variance inside grows monotonically with t, so
+    bisection finds the t that matches, or the nearest in reach at this rank.
     """
     X = scaled(as_matrix(X))
     d = X.shape[1]
@@ -116,21 +93,14 @@ def random_basis_of_variance(X: Tensor, rank: int, share: float, generator: torc
 
 
 def rowspace_part(basis: Tensor, weight: Tensor, tolerance: float = 1e-5) -> Tensor | None:
-    """Return the part of a subspace that the weight downstream can read, or None if there is none.
+    """Return the part of a subspace (d, r) that the weight (d, d_out) downstream can read, or None if there is none.
 
-    Activations x enter the next layer as ``x @ weight``, so what lies in the weight's nullspace cannot matter.
-    A subspace may still show an effect through such a part: a direction that varies with the label but is not
-    read, added to one that is read but does not vary, carries the variation of the first into the second
-    (the interpretability illusion of Makelov, Lange & Nanda 2023, arXiv:2311.17030). Projecting each direction
-    on the rowspace takes that away.
-
-    Parameters
-    ----------
-    basis : (d, r) tensor
-        Orthonormal columns.
-    weight : (d, d_out) tensor
-    tolerance : float
-        Relative size below which a singular value, of the weight or of the projected basis, counts as zero.
+    Activations x enter the next layer as ``x @ weight``, so what lies in the weight's nullspace cannot matter. A
+    subspace may still show an effect through such a part: a direction that varies with the label but is not read, added
+    to one that is read but does not vary, carries the variation of the first into the second (the interpretability
+    illusion of Makelov, Lange & Nanda 2023, arXiv:2311.17030). Projecting each direction on the rowspace takes that
+    away. Singular values below ``tolerance``, of the weight relative to its largest or of the projected basis, count as
+    zero.
     """
     weight = scaled(as_matrix(weight, "weight"))
     if weight.shape[0] != basis.shape[0]:
@@ -141,3 +111,82 @@ def rowspace_part(basis: Tensor, weight: Tensor, tolerance: float = 1e-5) -> Ten
     if float(projected.norm(dim=0).max()) <= tolerance:
         return None
     return orthonormal_basis(projected.T, tolerance)
+
+
+def align_subspace(
+    lm: Any,
+    pairs: PromptPairs,
+    hook_name: str,
+    rank: int,
+    *,
+    steps: int = 150,
+    batch_size: int = 32,
+    lr: float = 0.05,
+    seed: int = 0,
+    start: Tensor | None = None,
+    keep_answers: PromptPairs | None = None,
+) -> tuple[Tensor, list[float]]:
+    """Learn the rank-r subspace whose interchange turns the base's answer into the donor's, by gradient on pairs.
+
+    Distributed alignment search (Geiger, Wu, Potts, Icard & Goodman 2024, arXiv:2303.02536): given the labels and the
+    model's own gradient, it is on other pairs the ceiling beside which other subspaces of its rank stand. A free (d, r)
+    matrix is orthonormalised by QR in every step; the loss is minus the log-probability of the donor's answer after the
+    interchange. Adam, learning rate decaying linearly to zero. The model stays as it is.
+
+    `seed` draws the batches and the start, a random subspace unless ``start`` (d, rank) is given: the span of the class
+    means, say. ``keep_answers`` are pairs whose base answer must *not* follow the donor (another attribute is asked):
+    their loss for the base's own answer is added, the multi-task form of RAVEL (Huang et al. 2024, arXiv:2402.17700).
+    Returns the basis (d, rank), float64 with orthonormal columns, and the training loss of each step, in nats.
+    """
+    steps, batch_size, lr = whole("steps", steps), whole("batch_size", batch_size), number("lr", lr, "(0, inf)")
+    tasks = [(pairs, donor_activations(lm, pairs, hook_name), "foil")]
+    if keep_answers is not None:
+        tasks.append((keep_answers, donor_activations(lm, keep_answers, hook_name), "answer"))
+    d = tasks[0][1].shape[-1]
+    rank = whole("rank", rank, 1, d)
+    generator = torch.Generator().manual_seed(seed)
+    device = pairs.base.device
+    if start is not None and start.shape != (d, rank):
+        raise ValueError(f"start is {tuple(start.shape)}: ({d}, {rank}) is needed")
+    # columns of norm sqrt(d), as random ones have, so that the learning rate means the same from either start
+    first = torch.randn(d, rank, generator=generator) if start is None else start.float() * d**0.5
+    free = first.to(device).requires_grad_()
+    optimiser = torch.optim.Adam([free], lr=lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
+    history = []
+    with _frozen(lm):
+        for _ in range(steps):
+            basis = torch.linalg.qr(free).Q
+            losses = [_loss(lm, *task, hook_name, basis, batch_size, generator) for task in tasks]
+            loss = torch.stack(losses).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            history.append(loss.item())
+    return torch.linalg.qr(free.detach().cpu().double()).Q, history
+
+
+def _loss(
+    lm: Any, pairs: PromptPairs, donated: Tensor, wanted: str, hook_name: str, basis: Tensor, batch_size: int,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    rows = torch.randperm(len(pairs), generator=generator)[:batch_size].to(donated.device)
+    batch, donors = pairs.take(rows), donated[rows]
+    logits = edited_logits(
+        lm, batch, hook_name, lambda clean, part: mix(clean, donors[part], basis, "ablate"), batch_size
+    )
+    return -token_set_logits(logits.log_softmax(-1), getattr(batch, wanted)).mean()
+
+
+@contextmanager
+def _frozen(lm: Any) -> Iterator[None]:
+    """Keep gradients off the model's own weights, and put back which of them had any."""
+    weights = [w for w in lm.parameters() if w.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

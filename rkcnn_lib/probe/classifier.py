@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,8 @@ from rkcnn_lib.tensors import whole
 def kcnn_posterior(distances: torch.Tensor) -> torch.Tensor:
     """Posterior ``P(c|x) = d_k(x|c)^-1 / sum_l d_k(x|l)^-1`` (Gweon, Schonlau & Steiner 2019).
 
-    Parameters
-    ----------
-    distances : torch.Tensor of shape (..., L)
-        d_k(x|c) of each class, non-negative. Classes at distance zero share all of the probability, which is
-        the limit of the formula.
-
-    Returns
-    -------
-    torch.Tensor of shape (..., L), rows summing to 1
+    `distances` (..., L), and so the posteriors, are a row a point; they are d_k(x|c) of each class, non-negative.
+    Classes at distance zero share all of the probability, which is the limit of the formula.
     """
     nearest = distances.amin(-1, keepdim=True)
     # Scaled by the nearest class before inverting, so that tiny distances cannot overflow.
@@ -36,43 +30,20 @@ def kcnn_posterior(distances: torch.Tensor) -> torch.Tensor:
     return inverse / inverse.sum(-1, keepdim=True)
 
 
+@dataclass(eq=False, repr=False)
 class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
     """Random k Conditional Nearest Neighbor classifier (RkCNN).
 
-    h random subsets of m features are drawn and scored by the separation ``S = BV / WV`` of the classes; on
-    each of the r best a kCNN classifier gives a posterior; the posteriors are averaged with each subset's share
-    of the scores as its weight.
-
-    Parameters
-    ----------
-    n_subsets : int, default 200
-        h.
-    n_selected : int or None, default None
-        r, at most h // 3, which None means.
-    subset_size : int or None, default None
-        m; None is round(sqrt(d)).
-    k : int, default 5
-        Neighbour within each class; a class of fewer rows uses its last.
-    ensemble : bool, default True
-        Average the posteriors of k' = 1..k instead of using k alone.
-    subsets : {"coordinate", "rotated"}, default "coordinate"
-    random_state : int, RandomState or None, default 0
+    h random subsets of m features are drawn and scored by the separation ``S = BV / WV`` of the classes; on each of the
+    r best a kCNN classifier gives a posterior; the posteriors are averaged with each subset's share of the scores as
+    its weight. Lu & Gweon 2025, PeerJ Computer Science 11:e2497; kCNN: Gweon, Schonlau & Steiner 2019, PeerJ CS 5:e194.
 
     Attributes
     ----------
-    classes_ : array of shape (L,)
+    classes_ : (L,)
     subsets_ : Subsets
-    scores_ : array of shape (h,)
-        Separation of every subset.
-    selected_ : array of shape (r,)
-        Subsets in use, best first.
-    weights_ : array of shape (r,)
-        Their weights, which sum to 1.
-
-    References
-    ----------
-    Lu & Gweon 2025, PeerJ Computer Science 11:e2497. Gweon, Schonlau & Steiner 2019, "The k conditional nearest
-    neighbor algorithm for classification and class probability estimation", PeerJ Computer Science 5:e194.
+    scores_ : (h,) separation of every subset
+    selected_, weights_ : (r,) subsets in use, best first, and their weights, which sum to 1
 
     Examples
     --------
@@ -82,31 +53,24 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
     True
     """
 
-    def __init__(
-        self,
-        n_subsets: int = 200,
-        n_selected: int | None = None,
-        subset_size: int | None = None,
-        k: int = 5,
-        ensemble: bool = True,
-        subsets: str = "coordinate",
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.n_subsets = n_subsets
-        self.n_selected = n_selected
-        self.subset_size = subset_size
-        self.k = k
-        self.ensemble = ensemble
-        self.subsets = subsets
-        self.random_state = random_state
+    n_subsets: int = 200
+    """h."""
+    n_selected: int | None = None
+    """r, at most h // 3, which None means."""
+    subset_size: int | None = None
+    """m; None is round(sqrt(d))."""
+    k: int = 5
+    """Neighbour within each class; a class of fewer rows uses its last."""
+    ensemble: bool = True
+    """Average the posteriors of k' = 1..k instead of using k alone."""
+    subsets: str = "coordinate"
+    """"coordinate" or "rotated"."""
+    random_state: int | np.random.RandomState | None = 0
 
     def fit(self, X: Any, y: Any) -> RandomKCNNClassifier:
         """Choose and weight subsets for X (n, d) with labels y (n,).
 
-        Raises
-        ------
-        ValueError
-            For bad parameters, NaN or infinite values, labels of another length, of one class or all different.
+        ValueError for bad parameters, NaN or infinite values, labels of another length, of one class or all different.
         """
         check_parameters(self.get_params(deep=False))
         limit = self.n_subsets // 3

@@ -47,16 +47,9 @@ class SearchOptions:
 class Found:
     """Distinct directions of a search, in decreasing order of their score on the rows searched.
 
-    Attributes
-    ----------
-    filters, directions : torch.Tensor of shape (s, d), float64, unit rows
-    origin : torch.Tensor of shape (s,), int64
-        Subset from which each was started.
-    targets : array of shape (s,) or None
-        With labels, the class each points to.
-    funnel : list of dict
-        A row a round: round, drawn (subsets), candidates (distinct directions they lead to, apart from what is kept
-        already), places (how many may be kept) and kept.
+    `filters`, `directions` (s, d), float64, unit rows; `origin` (s,), the subset from which each was started; `targets`
+    (s,), with labels, the class each points to. `funnel` has a row a round: round, drawn (subsets), candidates
+    (distinct directions they lead to, apart from what is kept already), places (how many may be kept) and kept.
     """
 
     filters: torch.Tensor
@@ -75,10 +68,10 @@ def selects_nothing(funnel: list[dict[str, int]]) -> str:
     tight = [row for row in funnel if row["candidates"] < MIN_RATIO * row["places"]]
     if not tight:
         return ""
-    told = "; ".join(f"round {row['round']}: {row['candidates']} for {row['places']}" for row in tight)
+    rounds = "; ".join(f"round {row['round']}: {row['candidates']} for {row['places']}" for row in tight)
     return (
-        f"fewer than {MIN_RATIO} distinct candidates a place, so the score hardly selects ({told}): draw more subsets, "
-        "from more rows, or ask for fewer directions"
+        f"fewer than {MIN_RATIO} distinct candidates a place, so the score hardly selects ({rounds}): draw more "
+        "subsets, from more rows, or ask for fewer directions"
     )
 
 
@@ -96,24 +89,9 @@ def choose(
     select have one pool. A candidate's score is the mean over all subsets that lead to it, its near-copies: one
     subset's is noisy.
 
-    Parameters
-    ----------
-    scores : torch.Tensor of shape (h,)
-    directions : torch.Tensor of shape (h, d)
-        Unit direction that each subset leads to.
-    options : SearchOptions
-        `select`, `merge_cosine` and `seed`.
-    places : int
-        The most that are chosen.
-    stage : int
-    kept : torch.Tensor of shape (s, d), optional
-        Directions kept before: what lies near one of them is no candidate.
-
-    Returns
-    -------
-    chosen : torch.Tensor, int64
-        Rows of `directions`: best (or worst) first, random ones as drawn.
-    n_candidates : int
+    `scores` (h,) and the unit `directions` (h, d) that each subset leads to; at most `places` are chosen; what lies
+    near a row of `kept` (s, d) is no candidate. Returns rows of `directions`, best (or worst) first, random ones as
+    drawn; and the number of candidates.
     """
     known = directions[:0] if kept is None else kept
     scores = scores.double().nan_to_num().clamp(-1e300, 1e300)

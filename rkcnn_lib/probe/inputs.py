@@ -62,10 +62,7 @@ def check_labels(y: Any, n: int) -> np.ndarray:
 
 
 def one_a_row(values: Any, n: int, name: str) -> np.ndarray:
-    """Labels or groups as an array; ValueError unless it is (n,), without NaN, and of things that can be ordered.
-
-    A column (n, 1) is flattened, with scikit-learn's warning.
-    """
+    """Labels or groups as an array (n,), a column (n, 1) too; ValueError for NaN and for what cannot be ordered."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.double() if values.is_floating_point() else values).numpy()
@@ -115,8 +112,7 @@ def centred(X: torch.Tensor, columns: torch.Tensor, normalise: bool) -> tuple[to
     """Some columns of X, centred and at unit mean square, float32 (n, c); and the mean of all columns, float64 (d,).
 
     Differences are formed in float64, a block of rows at a time: an offset far larger than the spread costs no
-    precision, and no second copy of the rows is held. With ``normalise`` rows are then scaled to norm 1 and centred
-    once more.
+    precision. With ``normalise`` rows are then scaled to norm 1 and centred once more.
     """
     blocks = list(chunks(len(X), X.shape[1]))
     unit = 2.0 ** exponent(X)  # of numbers near the largest there are not even sums exist

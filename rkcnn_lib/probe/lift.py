@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib.probe.found import SearchOptions
 from rkcnn_lib.probe.inputs import check_labels
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, block_size, chunks, covariance, projection_contrast
-from rkcnn_lib.tensors import number
+from rkcnn_lib.probe.scores import principal_directions, subset_scores
+from rkcnn_lib.probe.subsets import Subsets
+from rkcnn_lib.tensors import number, one_of
 
 
 def ledoit_wolf_shrinkage(X: torch.Tensor, mean: torch.Tensor, cov: torch.Tensor) -> float:
@@ -30,17 +33,7 @@ def ledoit_wolf_shrinkage(X: torch.Tensor, mean: torch.Tensor, cov: torch.Tensor
 
 @dataclass(frozen=True)
 class Whitening:
-    """Shrunk covariance of some rows and its roots; all float64.
-
-    Attributes
-    ----------
-    mean : torch.Tensor of shape (d,)
-    covariance : torch.Tensor of shape (d, d)
-        The shrunk one, Sigma.
-    root, inverse_root : torch.Tensor of shape (d, d)
-        Sigma^1/2 and Sigma^-1/2, symmetric.
-    shrinkage : float
-    """
+    """Shrunk covariance Sigma (d, d) of some rows, their mean (d,), Sigma^1/2 and Sigma^-1/2, symmetric; float64."""
 
     mean: torch.Tensor
     covariance: torch.Tensor
@@ -60,13 +53,8 @@ class Whitening:
         """Unit patterns Sigma w (s, d) of the filters w that belong to the whitened directions U (s, d)."""
         return normalize(U.to(torch.float64) @ self.root, dim=1)
 
-    def from_filters(self, W: torch.Tensor) -> torch.Tensor:
-        """Unit whitened directions (s, d) whose projections are those of the raw filters W (s, d)."""
-        return normalize(W.to(torch.float64) @ self.root, dim=1)
-
-    def from_patterns(self, D: torch.Tensor) -> torch.Tensor:
-        """Unit whitened directions (s, d) whose patterns are D (s, d)."""
-        return normalize(D.to(torch.float64) @ self.inverse_root, dim=1)
+    from_filters = patterns  # unit whitened directions whose projections are those of raw filters
+    from_patterns = filters  # unit whitened directions that have these patterns
 
 
 def check_shrinkage(shrinkage: float | str) -> None:
@@ -76,18 +64,9 @@ def check_shrinkage(shrinkage: float | str) -> None:
 
 
 def whiten(X: torch.Tensor, shrinkage: float | str = "auto", max_elements: int = MAX_ELEMENTS) -> Whitening:
-    """Whitening of X (n, d) with ``Sigma = (1 - s) S + s (tr S / d) I``.
+    """Whitening of X (n, d) with ``Sigma = (1 - s) S + s (tr S / d) I``, s in [0, 1] or "auto", Ledoit-Wolf's.
 
-    Parameters
-    ----------
-    shrinkage : float in [0, 1] or "auto"
-        "auto" is Ledoit-Wolf's. Eigenvalues below 1e-7 of the largest are raised to that, so a rank-deficient
-        covariance gives finite roots.
-
-    Raises
-    ------
-    ValueError
-        If shrinkage is out of range.
+    Eigenvalues below 1e-7 of the largest are raised to that, so a rank-deficient covariance gives finite roots.
     """
     check_shrinkage(shrinkage)
     mean, cov = covariance(X, max_elements)
@@ -108,18 +87,11 @@ def whiten(X: torch.Tensor, shrinkage: float | str = "auto", max_elements: int =
 def fisher_lift(
     X: torch.Tensor, y: np.ndarray, shrinkage: float | str = "auto"
 ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """Full-space filter ``Sigma^-1 (mu_1 - mu_0)`` and pattern ``mu_1 - mu_0`` of each class.
+    """Full-space filter ``Sigma^-1 (mu_1 - mu_0)`` and pattern ``mu_1 - mu_0`` of each class (Haufe et al. 2014).
 
-    Two classes give one direction, from the first towards the second. More give one against the rest, a
-    direction each, towards the class. Sigma is the shrunk covariance within the (two) classes.
-    Filters and patterns: Haufe et al. 2014, NeuroImage 87.
-
-    Returns
-    -------
-    classes : array of shape (c,)
-        The class each direction points to.
-    filters, patterns : torch.Tensor of shape (c, d), float64
-        Unit rows.
+    Two classes give one direction, from the first towards the second. More give one against the rest, a direction each,
+    towards the class. Sigma is the shrunk covariance within the (two) classes. Returns the classes (c,) that directions
+    point to, and filters and patterns (c, d), float64, unit rows.
     """
     y = check_labels(y, len(X))
     classes = np.unique(y)
@@ -161,30 +133,13 @@ def ascend(
 ) -> torch.Tensor:
     """Climb a contrast from many starts in parallel, each on its own (no decorrelation between them).
 
-    One-unit fixed-point steps (Hyvarinen & Oja 1997; Hyvarinen 1999) on whitened data. Starts that have
-    converged drop out of the computation; a step that leaves nothing keeps the previous direction, so the
-    result is never NaN.
-
-    Parameters
-    ----------
-    Z : torch.Tensor of shape (n, d)
-        Whitened rows, mean zero; with a shrunk covariance their second moment need not be the identity.
-    starts : torch.Tensor of shape (s, d)
-        Need not be unit; not zero.
-    contrast : {"kurtosis", "logcosh", "skew"}
-    max_iter : int
-    tol : float
-        A start has converged when 1 - |cosine| between two steps is below tol.
-    max_elements : int
-        Starts are handled in chunks with at most this many projections.
-
-    Returns
-    -------
-    torch.Tensor of shape (s, d)
-        Unit rows, on the side of the step before (signs do not flip back and forth).
+    One-unit fixed-point steps (Hyvarinen & Oja 1997; Hyvarinen 1999) on whitened rows Z (n, d) of mean zero; with a
+    shrunk covariance their second moment need not be the identity. `starts` (s, d) need not be unit, but not zero. A
+    start has converged, and drops out, when 1 - |cosine| between two steps is below `tol`; a step that leaves nothing
+    keeps the previous direction, so the result is never NaN. Returns unit rows (s, d), on the side of the step before
+    (signs do not flip back and forth). ValueError for an unknown contrast.
     """
-    if contrast not in CONTRASTS:
-        raise ValueError(f"contrast={contrast!r} is unknown; choose one of {CONTRASTS}")
+    one_of("contrast", contrast, CONTRASTS)
     U = normalize(starts.to(Z.dtype), dim=1).clone()
     second = covariance(Z, max_elements)[1].to(Z.dtype)
     for part in chunks(len(U), len(Z), block_size(Z, max_elements)):
@@ -208,3 +163,50 @@ def skew_sign(X: torch.Tensor, filters: torch.Tensor, max_elements: int = MAX_EL
     """
     skew = projection_contrast(X, filters, "skew", max_elements)
     return torch.where(skew < 0, -1.0, 1.0).to(filters.dtype)[:, None]
+
+
+class ContrastLift:
+    """Directions live in the whitened space of X (n, d), where contrasts can be climbed by fixed-point steps.
+
+    One of the two ways to lift without labels (the other is `neighbours.NeighbourLift`); `search` runs the rounds.
+    Subsets are scored by the contrast of their principal direction and lifted by climbing it. `rows` (n, d), whitened,
+    are what directions are to explain; `origin` (d,) is the mean.
+    """
+
+    def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
+        self.options = options
+        self.white = whiten(X, options.shrinkage, options.max_elements)
+        self.rows = self.white.apply(X)
+        self.origin = self.white.mean.to(X.dtype)
+
+    def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score (h,) of every subset on the residual (n, d), and the raw direction (h, d) it would start from."""
+        size = self.options.max_elements
+        raw = residual @ self.white.root.to(residual.dtype)
+        principal = principal_directions(covariance(raw, size)[1], subsets, size)
+        scores = subset_scores(raw, subsets, self.options.score, max_elements=size, principal=principal)
+        return scores, principal[0]
+
+    def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        """Whitened directions (s, d) reached from raw starts (s, d): climbed on the residual, then on the rows."""
+        options, Z = self.options, self.rows
+        arguments = {"contrast": options.contrast, "max_elements": options.max_elements}
+        u = self.white.from_filters(starts)
+        if residual is Z:
+            u = ascend(Z, u.to(Z.dtype), max_iter=options.max_iter, **arguments)
+        else:
+            own = whiten(residual, options.shrinkage, options.max_elements)  # pursuit left it anisotropic
+            u = ascend(own.apply(residual), own.from_filters(u).to(Z.dtype), max_iter=options.max_iter, **arguments)
+            # A residual is missing pieces of every feature: a few steps on the data themselves put that right.
+            u = ascend(Z, own.patterns(u).to(Z.dtype), max_iter=max(1, options.max_iter // 4), **arguments)
+        return u * skew_sign(Z, u, options.max_elements)
+
+    def patterns(self, U: torch.Tensor) -> torch.Tensor:
+        """Unit patterns (s, d) of raw space, float64; near-copies are told by them."""
+        return self.white.patterns(U)
+
+    def oriented(self, D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patterns D (s, d), signed so that they lean to the right, and filters ``Sigma^-1 D`` (Haufe et al. 2014)."""
+        u = self.white.from_patterns(D)
+        sign = skew_sign(self.rows, u.to(self.rows.dtype), self.options.max_elements).to(D.dtype)
+        return D * sign, self.white.filters(u) * sign

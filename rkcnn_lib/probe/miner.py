@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from rkcnn_lib.probe.calibration import Halves, calibrate, split_rows
 from rkcnn_lib.probe.found import Found, SearchOptions, SelectionWarning, selects_nothing
 from rkcnn_lib.probe.inputs import (
     centred,
@@ -25,6 +25,7 @@ from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, contrast_of
 from rkcnn_lib.probe.neighbours import NEIGHBOURS
 from rkcnn_lib.probe.parameters import MIN_SURROGATES, check_parameters
 from rkcnn_lib.probe.scores import LABELLED_SCORES
+from rkcnn_lib.probe.search import Halves, calibrate, split_rows
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.tensors import scaled
 
@@ -35,73 +36,20 @@ class _ScoreParameter:
     """Lets "score" be a parameter of the constructor and, on the instance, scikit-learn's method of that name."""
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else instance._mean_score
+        return NEIGHBOURS if instance is None else instance._mean_score
 
     def __set__(self, instance: Any, value: str) -> None:
         instance.__dict__["score"] = value
 
 
+@dataclass(eq=False, repr=False)
 class RkCNNMiner(TransformerMixin, BaseEstimator):
-    """Mine feature directions from activations by random-subset probing.
+    """Mine feature directions from activations by random-subset probing (Lu & Gweon 2025, PeerJ CS 11:e2497).
 
     h random subsets are drawn, scored and lifted to the full space; near-copies are merged and the best kept
     (without labels in `n_stages` rounds, each on what the directions so far leave unexplained, with r / n_stages
     places); directions are oriented, and those kept whose score on rows that the search did not
     see beats the 95 % point of the *maximum* of the same search on null data.
-
-    Parameters
-    ----------
-    n_subsets : int, default 600
-        h, the subsets drawn; rotated ones that make up the number count.
-    subset_size : int or None, default None
-        m; None is round(sqrt(d)) of the columns that vary.
-    n_directions : int, default 200
-        r: the most directions returned, r / n_stages of them a round. Cut to h // 3, with a warning, when larger.
-        With fewer than 3 distinct candidates for each place of a round a `SelectionWarning` gives the numbers: the
-        score then hardly selects.
-    subsets : {"coordinate", "rotated"}, default "coordinate"
-    score : str, default "neighbours"
-        Selects subsets (see `subset_scores`). "kurtosis", "logcosh" (bounded: for heavy-tailed activations)
-        and "skew" are also the contrast that the lift climbs and that `scores_` reports; the other unlabelled
-        scores leave those to kurtosis. "neighbours": each subset finds the nearest neighbours of a random row and
-        is scored by how they separate in the complementary coordinates; the lift is their mean (see
-        `rkcnn_lib.probe.neighbours`; filters equal directions). Labels given to `fit` are labels used: a score
-        without labels then gives way to "separation" (`score_` says which was used).
-    lift : bool, default True
-        False keeps each subset's own direction, padded with zeros: the baseline.
-    null : {"elliptical", "gaussian", "labels", None}, default "elliptical"
-        Null data of the calibration (see `nulls.Surrogate`). With labels the null is always "labels":
-        permuted, by group where groups are given. None switches calibration off: search and scores on all
-        rows, all distinct directions returned, `threshold_` None; scores are then optimistic.
-    random_state : int, RandomState or None, default 0
-    select : {"best", "random", "worst"}, default "best"
-        Which candidates are kept; the other two are controls. With "random" nothing ranks by a score: the first
-        drawn of near-copies stays, and directions are returned in the order drawn.
-    n_stages : int, default 6
-        Rounds. More of them have fewer places each, and so more candidates for a place.
-    n_refinements : int, default 3
-        Passes of sparse coding that sharpen the directions together at the end (see `rkcnn_lib.probe.refine`);
-        without labels and with lift only.
-    n_surrogates : int, default 99
-        Maxima behind the threshold; at least 99.
-    full_null_size : float, default 2e7
-        The search is re-run in full on every surrogate when rows * columns * h * n_stages (10 h for
-        "neighbours") is at most this.
-        Above, the directions found, made up with random ones to the number of candidates, are re-scored on
-        every surrogate's held-out rows. That is valid because no direction has seen those rows, on the data as
-        on the surrogates. `null_mode_` says which was done.
-    normalise : bool, default False
-        Mine on centred rows scaled to norm 1, so that loud tokens do not dominate. `transform` is unaffected.
-    merge_cosine : float, default 0.9
-        Directions with a signed cosine above it count as one.
-    shrinkage : float in [0, 1] or "auto", default "auto"
-        Of the covariance; "auto" is Ledoit-Wolf's.
-    max_steps : int, default 20
-        Most fixed-point steps of a lift, a round.
-    max_rows : int, default 2**18
-        Rows beyond it are left out at random before anything else.
-    max_elements : int, default 2**25
-        Bound on the numbers held in one temporary array.
 
     Attributes
     ----------
@@ -110,16 +58,14 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         labels: towards the class).
     filters_ : (n_kept, d)
         Unit rows that read the directions out.
-    scores_ : array of shape (n_kept,)
-        On held-out rows.
+    scores_ : (n_kept,) on held-out rows
     threshold_ : float or None
-    null_maxima_ : array of shape (n_surrogates,) or None
+    null_maxima_ : (n_surrogates,) or None
     null_mode_ : {"full", "rescored"} or None
     subsets_ : Subsets
         All h, over the original columns.
-    origin_ : array of shape (n_kept,)
-        Subset each direction was started from.
-    targets_ : array of shape (n_kept,) or None
+    origin_ : (n_kept,) subset each direction was started from
+    targets_ : (n_kept,) or None
         With labels, the class each direction points to.
     n_kept_, n_distinct_ : int
         Directions returned; distinct ones before the threshold.
@@ -128,16 +74,13 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         what is kept already), places, kept. Empty with labels.
     mean_ : (d,)
     score_ : str
+        The score used: see `score`.
 
     Raises
     ------
     ValueError
         From `fit`: bad parameters, empty or non-finite X, fewer rows than the subset size, fewer varying
         columns than it, labels of another length, of one class or all different.
-
-    References
-    ----------
-    Lu & Gweon 2025, PeerJ Computer Science 11:e2497.
 
     Examples
     --------
@@ -149,50 +92,56 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     6
     """
 
-    score = _ScoreParameter()
-
-    def __init__(
-        self,
-        n_subsets: int = 600,
-        subset_size: int | None = None,
-        n_directions: int = 200,
-        subsets: str = "coordinate",
-        score: str = NEIGHBOURS,
-        lift: bool = True,
-        null: str | None = "elliptical",
-        random_state: int | np.random.RandomState | None = 0,
-        *,
-        select: str = "best",
-        n_stages: int = 6,
-        n_refinements: int = 3,
-        n_surrogates: int = MIN_SURROGATES,
-        full_null_size: float = 2e7,
-        normalise: bool = False,
-        merge_cosine: float = 0.9,
-        shrinkage: float | str = "auto",
-        max_steps: int = 20,
-        max_rows: int = MAX_ROWS,
-        max_elements: int = MAX_ELEMENTS,
-    ) -> None:
-        self.n_subsets = n_subsets
-        self.subset_size = subset_size
-        self.n_directions = n_directions
-        self.subsets = subsets
-        self.score = score
-        self.lift = lift
-        self.null = null
-        self.random_state = random_state
-        self.select = select
-        self.n_stages = n_stages
-        self.n_refinements = n_refinements
-        self.n_surrogates = n_surrogates
-        self.full_null_size = full_null_size
-        self.normalise = normalise
-        self.merge_cosine = merge_cosine
-        self.shrinkage = shrinkage
-        self.max_steps = max_steps
-        self.max_rows = max_rows
-        self.max_elements = max_elements
+    n_subsets: int = 600
+    """h, the subsets drawn; rotated ones that make up the number count."""
+    subset_size: int | None = None
+    """m; None is round(sqrt(d)) of the columns that vary."""
+    n_directions: int = 200
+    """r: the most directions returned, r / n_stages of them a round. Cut to h // 3, with a warning, when larger. With
+    fewer than 3 distinct candidates for each place of a round a `SelectionWarning` gives the numbers."""
+    subsets: str = "coordinate"
+    """"coordinate" or "rotated"."""
+    score: str = _ScoreParameter()  # "neighbours"
+    """Selects subsets (see `subset_scores`). "kurtosis", "logcosh" (bounded: for heavy-tailed activations) and "skew"
+    are also the contrast that the lift climbs and that `scores_` reports; the other unlabelled scores leave those to
+    kurtosis. "neighbours": each subset finds the nearest neighbours of a random row and is scored by how they separate
+    in the complementary coordinates; the lift is their mean (see `rkcnn_lib.probe.neighbours`; filters equal
+    directions). Labels given to `fit` are labels used: a score without labels then gives way to "separation"."""
+    lift: bool = True
+    """False keeps each subset's own direction, padded with zeros: the baseline."""
+    null: str | None = "elliptical"
+    """Null data of the calibration: "elliptical" or "gaussian" (see `nulls.Surrogate`), with labels always "labels":
+    permuted, by group where groups are given. None switches calibration off: search and scores on all rows, all
+    distinct directions returned, `threshold_` None; scores are then optimistic."""
+    random_state: int | np.random.RandomState | None = 0
+    _: KW_ONLY
+    select: str = "best"
+    """Which candidates are kept; "random" and "worst" are controls. With "random" nothing ranks by a score: the first
+    drawn of near-copies stays, and directions are returned in the order drawn."""
+    n_stages: int = 6
+    """Rounds. More of them have fewer places each, and so more candidates for a place."""
+    n_refinements: int = 3
+    """Passes of sparse coding that sharpen the directions together at the end (see `rkcnn_lib.probe.refine`); without
+    labels and with lift only."""
+    n_surrogates: int = MIN_SURROGATES
+    """Maxima behind the threshold; at least 99."""
+    full_null_size: float = 2e7
+    """The search is run again in full on every surrogate when rows * columns * h * n_stages (10 h for "neighbours") is
+    at most this. Above, the directions found, made up with random ones to the number of candidates, are scored again on
+    every surrogate's held-out rows. That is valid because no direction has seen those rows, on the data as on the
+    surrogates. `null_mode_` says which was done."""
+    normalise: bool = False
+    """Mine on centred rows scaled to norm 1, so that loud tokens do not dominate. `transform` is unaffected."""
+    merge_cosine: float = 0.9
+    """Directions with a signed cosine above it count as one."""
+    shrinkage: float | str = "auto"
+    """Of the covariance, in [0, 1]; "auto" is Ledoit-Wolf's."""
+    max_steps: int = 20
+    """Most fixed-point steps of a lift, a round."""
+    max_rows: int = MAX_ROWS
+    """Rows beyond it are left out at random before anything else."""
+    max_elements: int = MAX_ELEMENTS
+    """Bound on the numbers held in one temporary array."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters of the constructor by name; "score" is the name of the score, not the method."""
@@ -221,11 +170,11 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         scores = data.score(found, options, work, y)
         self.threshold_ = self.null_maxima_ = self.null_mode_ = None
         if self.null is not None:
-            calibration = calibrate(
-                data, subsets, options, found, self.null, self.n_surrogates, self._in_full(work), int(seeds[3])
+            full = self._in_full(work)
+            self.threshold_, self.null_maxima_ = calibrate(
+                data, subsets, options, found, self.null, self.n_surrogates, full, int(seeds[3])
             )
-            self.threshold_, self.null_maxima_ = calibration.threshold, calibration.maxima
-            self.null_mode_ = calibration.mode
+            self.null_mode_ = "full" if full else "rescored"
         self._store(found, scores, columns, mean.to(dtype))
         if not isinstance(X, torch.Tensor):
             self.directions_, self.filters_, self.mean_ = (
@@ -290,18 +239,13 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
                 f"would hardly select; cut to {r}",
                 stacklevel=3,
             )
+        shared = ("lift", "select", "n_stages", "n_refinements", "merge_cosine", "shrinkage", "max_elements")
         return SearchOptions(
             n_directions=r,
             score=self.score_,
-            lift=self.lift,
-            select=self.select,
-            n_stages=self.n_stages,
-            n_refinements=self.n_refinements,
-            merge_cosine=self.merge_cosine,
-            shrinkage=self.shrinkage,
             max_iter=self.max_steps,
-            max_elements=self.max_elements,
             seed=seed,
+            **{name: getattr(self, name) for name in shared},
         )
 
     def _store(self, found: Found, scores: torch.Tensor, columns: torch.Tensor, mean: torch.Tensor) -> None:

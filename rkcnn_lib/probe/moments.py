@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from rkcnn_lib.tensors import one_of
+
 MAX_ELEMENTS = 2**25  # numbers held in one temporary array: 128 MiB of float32
 CACHE_ELEMENTS = 2**21
 SYMMETRIC_BLOCK = 128  # columns of a covariance taken at once
@@ -33,8 +35,8 @@ def column_moments(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def covariance(X: torch.Tensor, max_elements: int = MAX_ELEMENTS) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (d,) and covariance (d, d) of the rows of X (n, d), divided by n, accumulated in float64.
 
-    The products of a block of rows are taken in X's own precision: an entry's relative error is about 1e-6 of
-    ``sd_i sd_j`` in float32, at a third of the time.
+    Products of a block of rows are taken in X's own precision: an entry's relative error is about 1e-6 of ``sd_i sd_j``
+    in float32, at a third of the time.
     """
     n, d = X.shape
     mean, _ = column_moments(X)
@@ -86,8 +88,7 @@ def projection_contrast(
 
     ``moments`` are what `column_moments` gives for X, where it is known already.
     """
-    if contrast not in CONTRASTS:
-        raise ValueError(f"contrast={contrast!r} is unknown; choose one of {CONTRASTS}")
+    one_of("contrast", contrast, CONTRASTS)
     if contrast == "logcosh":  # standardised before the sum, which needs whole columns at a time
         size = block_size(X, max_elements)
         parts = [contrast_of(filters[s] @ X.T, contrast) for s in chunks(len(filters), len(X), size)]

@@ -2,20 +2,16 @@
 
 A subset picks a random anchor row and its k nearest neighbours *within the subset*: a pseudo-class. The subset is
 scored by how well that class separates in the complementary coordinates, which the choice did not see (RkCNN's
-separation score, with its own cross-validation). It is lifted to the full space by the mean of its
-class and a few mean-shift steps. In superposition this finds features where contrasts are blind: a sum of a few
-one-sided features has rows close to each feature alone, even when the projection on it is no more kurtotic than on
-any other direction (a pentagon in the plane).
-
-Rounds: what the directions kept so far explain is taken away by one-sided matching pursuit, and all subsets look again,
-each around another row, at what is left. So a few dense neighbourhoods cannot swallow all starts. Anchors of a round
-are drawn apart from each other and mean shifts are few: with five, 2,560 starts fell into some 160 basins, and there
-was nothing left to select from.
+separation score, with its own cross-validation). It is lifted to the full space by the mean of its class and a few
+mean-shift steps. In superposition this finds features where contrasts are blind: a sum of a few one-sided features has
+rows close to each feature alone, even when the projection on it is no more kurtotic than on any other direction (a
+pentagon in the plane). Anchors of a round are drawn apart from each other and mean shifts are few: with five, 2,560
+starts fell into some 160 basins, and there was nothing left to select from.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,15 +28,11 @@ MEAN_SHIFTS = 3
 
 
 class NeighbourLift:
-    """Directions live on the sphere of centred rows; see `contrast.ContrastLift` for the other way to lift.
+    """Directions live on the sphere of centred rows; see `lift.ContrastLift` for the other way to lift.
 
-    Attributes
-    ----------
-    rows : torch.Tensor of shape (at most MAX_ROWS, d)
-        Rows drawn at random, seen from the origin and of norm 1: what directions are to explain.
-    origin : torch.Tensor of shape (d,)
-        The geometric median, which stays where most rows lie: with rare features that is where none is active. From
-        the mean, rows of one feature do not lie on one ray.
+    `rows` (at most MAX_ROWS, d), drawn at random, seen from the origin and of norm 1, are what directions are to
+    explain. `origin` (d,) is the geometric median, which stays where most rows lie: with rare features that is where
+    none is active. From the mean, rows of one feature do not lie on one ray.
     """
 
     def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
@@ -54,28 +46,23 @@ class NeighbourLift:
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
         """Separation (h,) of every subset's pseudo-class among the residual (n, d), and its unit mean (h, d)."""
         anchors = draw_anchors(residual, len(subsets), self.rng, self.options.merge_cosine)
-        found = pseudo_classes(unit(residual), subsets, anchors, self.k, self.options.max_elements)
-        return found.scores, normalize(found.means, dim=1)
+        classes = pseudo_classes(unit(residual), subsets, anchors, self.k, self.options.max_elements)
+        return classes.scores, normalize(classes.means, dim=1)
 
     def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """Directions (s, d) that a few steps of mean shift among the residual's rows reach from the starts (s, d)."""
         return mean_shift(unit(residual), starts, self.k, MEAN_SHIFTS, self.options.max_elements)
 
-    def compared(self, U: torch.Tensor) -> torch.Tensor:
-        """What tells near-copies: the directions (s, d) themselves."""
-        return U
-
     def patterns(self, U: torch.Tensor) -> torch.Tensor:
-        """The directions themselves, float64."""
-        return U.double()
+        """The directions themselves; near-copies are told by them."""
+        return U
 
     def oriented(self, D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Patterns and filters (s, d): both the directions themselves, on the side on which their neighbours lie."""
         return D, D
 
 
-@dataclass(frozen=True)
-class PseudoClasses:
+class PseudoClasses(NamedTuple):
     """What each subset found: its rows (h, k), their mean (h, d) and its separation in the complement (h,)."""
 
     rows: torch.Tensor
@@ -86,24 +73,13 @@ class PseudoClasses:
 def pseudo_classes(
     T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS
 ) -> PseudoClasses:
-    """Find each subset's k nearest rows to its anchor and score them in the complementary coordinates.
+    """Find each subset's k nearest rows of T (n, d) to its anchor and score them in the complementary coordinates.
 
-    Parameters
-    ----------
-    T : (n, d) tensor
-        Rows, centred.
-    subsets : Subsets
-    anchors : (h,) int64 tensor
-        Row around which each subset looks.
-    k : int in [2, n]
-
-    Returns
-    -------
-    PseudoClasses
-        ``S = ||mean_c||^2 / mean_i ||x_i - mean_c||^2`` over the class, in the complement of the subset's span
-        (RkCNN's BV / WV for one class against a rest whose mean is 0).
+    `anchors` (h,) int64 are the rows around which subsets look, k in [2, n]. The score is ``S = ||mean_c||^2 / mean_i
+    ||x_i - mean_c||^2`` over the class, in the complement of the subset's span (RkCNN's BV / WV for one class against a
+    rest whose mean is 0).
     """
-    found, means, scores = [], [], []
+    parts = []
     squares = T.square()
     for part in chunks(len(subsets), len(T) + k * T.shape[1] + subsets.size * T.shape[1], max_elements):
         near = _nearest(T, squares, subsets, part, anchors[part], k)  # (c, k)
@@ -114,10 +90,9 @@ def pseudo_classes(
         # Lengths in the complement: full length less the part in the subset, whose basis is orthonormal.
         between = mean.square().sum(1) - seen.mean(1).square().sum(1)
         within = (rows.square().sum(2) - seen.square().sum(2)).mean(1) - between
-        found.append(near)
-        means.append(mean)
-        scores.append(between.clamp_min(0.0) / within.clamp_min(torch.finfo(T.dtype).eps))
-    return PseudoClasses(torch.cat(found), torch.cat(means), torch.cat(scores).double())
+        parts.append((near, mean, between.clamp_min(0.0) / within.clamp_min(torch.finfo(T.dtype).eps)))
+    rows, means, scores = map(torch.cat, zip(*parts, strict=True))
+    return PseudoClasses(rows, means, scores.double())
 
 
 def _nearest(
@@ -125,8 +100,8 @@ def _nearest(
 ) -> torch.Tensor:
     """The k rows nearest to each anchor within its subset, (c, k).
 
-    ``||x_S||^2 - 2 x_S . a_S`` orders rows as the distance does. With a coordinate subset as a 0/1 row both terms
-    are one matrix product for all subsets at once.
+    ``||x_S||^2 - 2 x_S . a_S`` orders rows as the distance does. With a coordinate subset as a 0/1 row both terms are
+    one matrix product for all subsets at once.
     """
     middle = min(max(part.start, subsets.n_coordinate), part.stop)
     coordinate, rotated = slice(part.start, middle), slice(middle, part.stop)
@@ -163,10 +138,7 @@ def unit(X: torch.Tensor) -> torch.Tensor:
 
 def concentration(X: torch.Tensor, U: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
     """Mean cosine of each unit direction (s, d) with its k nearest rows of X (n, d) seen from their median; (s,)."""
-    return _concentration(unit(X - geometric_median(X)), U, k, max_elements)
-
-
-def _concentration(T: torch.Tensor, U: torch.Tensor, k: int, max_elements: int) -> torch.Tensor:
+    T = unit(X - geometric_median(X))
     k = min(k, len(T))
     parts = [(U[p].to(T) @ T.T).topk(k, dim=1).values.mean(1) for p in chunks(len(U), len(T), max_elements)]
     return torch.cat(parts).double() if parts else T.new_zeros(0, dtype=torch.float64)

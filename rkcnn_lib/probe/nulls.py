@@ -12,19 +12,13 @@ SURROGATES = ("gaussian", "elliptical")
 
 
 class Surrogate:
-    """Draws data that share X's mean and covariance but hold no features.
+    """Draws data that share the mean and covariance of X (n, d) but hold no features; `kind`: "gaussian", "elliptical".
 
-    "gaussian": multivariate normal. "elliptical": uniform random directions in the whitened space, each row
-    keeping its own Mahalanobis norm. The Mahalanobis norm, not the plain one, is kept: only then is the
-    surrogate elliptical with X's covariance and X's heavy tails at once (keeping plain norms would distort
-    the covariance wherever it is not the identity). Against it, a direction scores only if its tail is
-    heavier than loud rows alone explain. A few rows so loud that they make up the sample covariance (150 rows
-    with log-normal norms of sigma 1) leave this null too liberal; drop or normalise such rows.
-
-    Parameters
-    ----------
-    X : torch.Tensor of shape (n, d)
-    kind : {"gaussian", "elliptical"}
+    "gaussian": multivariate normal. "elliptical": uniform random directions in the whitened space, each row keeping its
+    own Mahalanobis norm. The Mahalanobis norm, not the plain one, is kept: only then is the surrogate elliptical with
+    X's covariance and X's heavy tails at once. Against it, a direction scores only if its tail is heavier than loud
+    rows alone explain. A few rows so loud that they make up the sample covariance (150 rows with log-normal norms of
+    sigma 1) leave this null too liberal; drop or normalise such rows.
     """
 
     def __init__(self, X: torch.Tensor, kind: str = "elliptical") -> None:
@@ -64,21 +58,11 @@ def permute_labels(
     groups: np.ndarray | None = None,
     random_state: int | np.random.RandomState | None = 0,
 ) -> np.ndarray:
-    """Labels shuffled so that what belongs together (a document) stays together.
+    """Labels (n,) shuffled so that what belongs together (a group, usually a document) stays together.
 
-    Without groups rows are permuted. With groups, and one label within each, the groups swap their labels.
-    With labels that vary within groups, whole groups' label sequences are laid out in random group order, so
-    that runs of equal labels survive (the multiset of labels is kept exactly).
-
-    Parameters
-    ----------
-    y : array of shape (n,)
-    groups : array of shape (n,) or None
-        Group of each row, usually its document.
-
-    Returns
-    -------
-    array of shape (n,)
+    Without groups (n,) rows are permuted. With groups, and one label within each, the groups swap their labels. With
+    labels that vary within groups, whole groups' label sequences are laid out in random group order, so that runs of
+    equal labels survive (the multiset of labels is kept exactly).
     """
     rng = check_random_state(random_state)
     y = np.asarray(y)
@@ -97,13 +81,8 @@ def permute_labels(
 def max_statistic_threshold(maxima: np.ndarray, level: float = 0.95) -> float:
     """Threshold that the largest score of a search on null data exceeds with probability 1 - level.
 
-    The ceil((B + 1) level)-th smallest of B maxima: exact for exchangeable maxima (Westfall & Young 1993),
-    for example the 95th of 99.
-
-    Raises
-    ------
-    ValueError
-        If there are too few maxima for the level (fewer than 19 at 0.95).
+    The ceil((B + 1) level)-th smallest of B maxima: exact for exchangeable maxima (Westfall & Young 1993), for example
+    the 95th of 99. ValueError for too few maxima (fewer than 19 at 0.95), or NaN.
     """
     number("level", level, "(0, 1)")
     maxima = np.sort(np.asarray(maxima, dtype=np.float64))

@@ -75,23 +75,9 @@ def refine(
 ) -> torch.Tensor:
     """Move unit directions D (r, d) to where they code the rows of X (n, d) with a smaller squared error.
 
-    Parameters
-    ----------
-    X : torch.Tensor of shape (n, d)
-        Rows; an offset common to all is fitted beside the directions.
-    D : torch.Tensor of shape (r, d)
-        Unit rows.
-    n_passes : int
-        Alternations of coding and solving; 0 returns D.
-    n_steps : int or None
-        Directions a row is coded with; None is `default_steps`.
-    max_elements : int
-        Bound on the size of a temporary array.
-
-    Returns
-    -------
-    torch.Tensor of shape (r, d)
-        Unit rows in the dtype of D, in the same order. A direction that codes no row stays where it was.
+    `n_passes` alternations of coding, each row with `n_steps` directions (None: `default_steps`), and solving; an
+    offset common to all rows is fitted beside the directions. Returns unit rows (r, d) in the dtype of D, in the same
+    order. A direction that codes no row stays where it was.
     """
     n_steps = default_steps(X.shape[1]) if n_steps is None else n_steps
     U = D.to(X.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,18 +100,6 @@ def _rkcnn(
     return miner.directions_
 
 
-def _rkcnn_coordinate(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
-    return _rkcnn(X, n, rng, **{"lift": False, "score": "kurtosis", "merge_cosine": 1.0, **options})
-
-
-def _lift_unselected(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
-    return _rkcnn(X, n, rng, **{**options, "select": "random"})
-
-
-def _lift_bottom(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
-    return _rkcnn(X, n, rng, **{**options, "select": "worst"})
-
-
 def _rkcnn_null(
     X: torch.Tensor, n: int, rng: np.random.RandomState, surrogates: str = "elliptical", **options: Any
 ) -> torch.Tensor:
@@ -126,10 +115,10 @@ _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "kmeans": _kmeans,
     "datapoint_refined": _refined(_datapoint),
     "kmeans_refined": _refined(_kmeans),
-    "rkcnn_coordinate": _rkcnn_coordinate,
+    "rkcnn_coordinate": partial(_rkcnn, lift=False, score="kurtosis", merge_cosine=1.0),
     "rkcnn_lift": _rkcnn,
-    "lift_unselected": _lift_unselected,
-    "lift_bottom": _lift_bottom,
+    "lift_unselected": lambda *data, **options: _rkcnn(*data, **(options | {"select": "random"})),
+    "lift_bottom": lambda *data, **options: _rkcnn(*data, **(options | {"select": "worst"})),
     "rkcnn_null": _rkcnn_null,
 }
 METHODS = tuple(_MINERS)
@@ -138,51 +127,34 @@ METHODS = tuple(_MINERS)
 def mine(
     method: str, X: Any, n_directions: int, random_state: int | np.random.RandomState | None = 0, **options: Any
 ) -> Any:
-    """Up to `n_directions` unit directions by one method, best or first drawn first; deterministic given the seed.
+    """Up to `n_directions` unit directions (r, d) by one method, best or first drawn first; a function of the seed.
 
-    Parameters
-    ----------
-    method : str
-        One of `METHODS`.
+    - "random": uniform on the sphere.
+    - "covariance": Gaussian with the rows' covariance, brought to norm 1: what lies as the activations do, nothing
+      mined.
+    - "datapoint": random rows minus the mean; at most n.
+    - "pca": principal directions, each with both signs; at most 2d.
+    - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. It warns where it
+      does not converge, as on overcomplete data. Option: max_iter (200).
+    - "kmeans": MiniBatchKMeans centres of the centred rows; at most n. Options: normalise (True: rows scaled
+      to norm 1, spherical clusters), batch_size (4096).
+    - "datapoint_refined", "kmeans_refined": the same, sharpened by the passes of sparse coding that end an
+      RkCNN search (`rkcnn_lib.probe.refine`). Option: n_refinements (3).
+    - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
+      with zeros, subsets chosen by kurtosis, no lift and no merging.
+    - "rkcnn_lift": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
+    - "lift_unselected", "lift_bottom": the same subsets, lift and compute, but random candidates or those that
+      score worst are kept.
+    - "rkcnn_null": the same search on surrogate data. Option: surrogates ("elliptical").
 
-        - "random": uniform on the sphere.
-        - "covariance": Gaussian with the rows' covariance, brought to norm 1: what lies as the activations do, nothing
-          mined.
-        - "datapoint": random rows minus the mean; at most n.
-        - "pca": principal directions, each with both signs; at most 2d.
-        - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. It warns where it
-          does not converge, as on overcomplete data. Option: max_iter (200).
-        - "kmeans": MiniBatchKMeans centres of the centred rows; at most n. Options: normalise (True: rows scaled
-          to norm 1, spherical clusters), batch_size (4096).
-        - "datapoint_refined", "kmeans_refined": the same, sharpened by the passes of sparse coding that end an
-          RkCNN search (`rkcnn_lib.probe.refine`): what these passes are worth without random subsets. Option:
-          n_refinements (3).
-        - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
-          with zeros, subsets chosen by kurtosis, no lift and no merging.
-        - "rkcnn_lift": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
-        - "lift_unselected", "lift_bottom": the same subsets, lift and compute, but random candidates or those that
-          score worst are kept.
-        - "rkcnn_null": the same search on surrogate data. Option: surrogates ("elliptical").
+    The RkCNN methods take every option of `RkCNNMiner`, and ``funnel``, a list to which the miner's `funnel_` is added.
+    Their `null` is None by default: all distinct directions ranked by score, not a claim that each is a feature. They
+    merge near-copies, so they return fewer than asked for where the data hold fewer.
 
-        The RkCNN methods take every option of `RkCNNMiner`, and ``funnel``, a list to which the miner's `funnel_` is
-        added. Their `null` is None by default: all distinct
-        directions ranked by score, which is the supply that an initialisation wants, not a claim that each
-        is a feature. They merge near-copies, so they return fewer than asked for where the data hold fewer.
-    X : array, DataFrame or torch.Tensor of shape (n, d)
-        Rows; centred in float64 and scaled before anything else, so neither an offset nor a unit matters.
-    n_directions : int
-    random_state : int, RandomState or None
-
-    Returns
-    -------
-    array or torch.Tensor of shape (r, d), r <= n_directions
-        In the kind of X, float32 (float64 for float64 arrays), unit rows.
-
-    Raises
-    ------
-    ValueError
-        For an unknown method, an option it does not take or out of its range, or X that is not a finite real matrix of
-        two rows or more, or does not vary.
+    X, an array, DataFrame or tensor (n, d), is centred in float64 and scaled first, so neither an offset nor a unit
+    matters; directions come in its kind, float32 (float64 for float64 arrays). ValueError for an unknown method, an
+    option it does not take or out of its range, or X that is not a finite real matrix of two rows or more, or does not
+    vary.
     """
     one_of("method", method, METHODS)
     check_parameters({"n_directions": n_directions} | options)

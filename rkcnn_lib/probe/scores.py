@@ -12,7 +12,7 @@ from rkcnn_lib.probe.inputs import check_labels
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, chunks, contrast_of, covariance, projection_contrast
 from rkcnn_lib.probe.nulls import permute_labels
 from rkcnn_lib.probe.subsets import Subsets
-from rkcnn_lib.tensors import MAX_SEED, as_matrix, one_of, scaled, whole
+from rkcnn_lib.tensors import MAX_SEED, as_matrix, chance_level, one_of, scaled, whole
 
 UNLABELLED_SCORES = (*CONTRASTS, "coordinate_kurtosis", "variance_ratio")
 LABELLED_SCORES = ("separation", "knn_label_consistency")
@@ -22,19 +22,10 @@ SCORES = UNLABELLED_SCORES + LABELLED_SCORES
 def principal_directions(
     cov: torch.Tensor, subsets: Subsets, max_elements: int = MAX_ELEMENTS
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """First principal direction of each subset, padded with zeros to the full space.
+    """First principal direction (h, d) of each subset by the covariance (d, d), padded with zeros, and its share (h,).
 
-    Parameters
-    ----------
-    cov : torch.Tensor of shape (d, d), float64
-    subsets : Subsets
-
-    Returns
-    -------
-    directions : torch.Tensor of shape (h, d), float64
-        Unit rows; the sign makes the largest entry positive.
-    share : torch.Tensor of shape (h,)
-        Share of the subset's variance on that direction, in [1/m, 1]; 0 where nothing varies.
+    Unit rows, float64; the sign makes the largest entry positive. The share of the subset's variance on the direction
+    is in [1/m, 1]; 0 where nothing varies.
     """
     m, d = subsets.size, subsets.d
     directions, shares = [], []
@@ -66,14 +57,8 @@ def _class_moments(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.
 def scatter_matrices(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Between-class and within-class scatter (d, d), float64, whose traces are BV and WV.
 
-    ``BV = sum_c ||mean_c - mean||^2 / (L - 1)`` and
-    ``WV = sum_c sum_i ||x_i - mean_c||^2 / ((N_c - 1) L)`` (Lu & Gweon 2025, eq. for S).
-    A class of one row has no spread of its own and adds nothing to WV.
-
-    Raises
-    ------
-    ValueError
-        If y has another length than X or fewer than two classes.
+    ``BV = sum_c ||mean_c - mean||^2 / (L - 1)`` and ``WV = sum_c sum_i ||x_i - mean_c||^2 / ((N_c - 1) L)`` (Lu & Gweon
+    2025, eq. for S). A class of one row has no spread of its own and adds nothing to WV.
     """
     y = check_labels(y, len(X))
     means, sizes, codes = _class_moments(X, y)
@@ -125,13 +110,13 @@ def _coordinate_kurtosis(
 def nearest_neighbours(X: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
     """Rows of the k nearest *other* points of each row of X (n, m), by Euclidean distance; (n, k) int64."""
     k = whole("k", k, 1, len(X) - 1)
-    found = []
+    nearest = []
     for rows in chunks(len(X), len(X), max_elements):
         distance = torch.cdist(X[rows], X, compute_mode="donot_use_mm_for_euclid_dist")
         own = torch.arange(rows.start, rows.stop, device=X.device)
         distance[torch.arange(len(own), device=X.device), own] = torch.inf  # by index: duplicates stay in
-        found.append(distance.topk(k, dim=1, largest=False).indices)
-    return torch.cat(found)
+        nearest.append(distance.topk(k, dim=1, largest=False).indices)
+    return torch.cat(nearest)
 
 
 class Consistency(NamedTuple):
@@ -150,22 +135,10 @@ def knn_label_consistency(
     n_permutations: int = 99,
     random_state: int = 0,
 ) -> Consistency:
-    """Share of the k nearest other points that bear the same label, beside its value under permuted labels.
+    """Share of the k nearest other points of X (n, d) that bear the same label y (n,), beside its value by chance.
 
-    Parameters
-    ----------
-    X : (n, d)
-    y : (n,) labels
-    k : int in [1, n - 1]
-    groups : (n,) or None
-        Labels are then permuted by group (see `nulls.permute_labels`).
-    n_permutations : int
-        Permutations behind `chance_mean` and `chance_upper`.
-
-    Raises
-    ------
-    ValueError
-        If y is of another length or holds one class, or k is out of range.
+    Chance is that of `n_permutations` permutations of the labels, by group where groups (n,) are given (see
+    `nulls.permute_labels`). ValueError if y is of another length or holds one class, or k is outside [1, n - 1].
     """
     X = scaled(as_matrix(X))
     y = check_labels(y, len(X))
@@ -178,7 +151,7 @@ def knn_label_consistency(
         permuted = permute_labels(codes, groups, rng)
         draws.append((permuted[neighbours] == permuted[:, None]).mean())
     share = (codes[neighbours] == codes[:, None]).mean()
-    return Consistency(float(share), float(np.mean(draws)), float(np.quantile(draws, 0.95)))
+    return Consistency(float(share), *map(float, chance_level(draws)))
 
 
 def _knn(X: torch.Tensor, subsets: Subsets, y: np.ndarray, k: int = 10, **_: object) -> torch.Tensor:
@@ -199,34 +172,15 @@ def subset_scores(
     max_elements: int = MAX_ELEMENTS,
     principal: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Score every subset.
+    """Score every subset of the columns of X (n, d): (h,) float64.
 
-    Parameters
-    ----------
-    X : torch.Tensor of shape (n, d)
-    subsets : Subsets
-    score : str
-        "kurtosis", "logcosh", "skew": contrast of the projection on the subset's first principal direction
-        (see `contrast_of`; skew in absolute value). "coordinate_kurtosis": mean excess kurtosis of the
-        subset's m coordinates. "variance_ratio": share of the subset's variance on its first principal
-        direction. With labels: "separation", S = BV / WV (Lu & Gweon 2025), and "knn_label_consistency".
-    y : array of shape (n,) or None
-        Needed by the two labelled scores.
-    k : int
-        Neighbours of "knn_label_consistency".
-    max_elements : int
-        Bound on the size of a temporary array.
-    principal : pair of tensors or None
-        What `principal_directions` gives for X and the subsets, where it is known already.
+    "kurtosis", "logcosh", "skew": contrast of the projection on the subset's first principal direction (see
+    `contrast_of`; skew in absolute value). "coordinate_kurtosis": mean excess kurtosis of the subset's m coordinates.
+    "variance_ratio": share of the subset's variance on its first principal direction. With labels y (n,): "separation",
+    S = BV / WV (Lu & Gweon 2025), and "knn_label_consistency", of k neighbours.
 
-    Returns
-    -------
-    torch.Tensor of shape (h,), float64
-
-    Raises
-    ------
-    ValueError
-        For an unknown score, or a labelled one without labels, or labels that do not fit.
+    `principal` is what `principal_directions` gives, where it is known already; `max_elements` bounds a temporary
+    array. ValueError for an unknown score, or a labelled one without labels, or labels that do not fit.
     """
     one_of("score", score, SCORES)
     if score in LABELLED_SCORES and y is None:

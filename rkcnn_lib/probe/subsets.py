@@ -19,14 +19,8 @@ KINDS = ("coordinate", "rotated")
 class Subsets:
     """Subsets of a d-dimensional space: coordinate ones first, rotated ones after them.
 
-    Attributes
-    ----------
-    d : int
-        Dimension of the space.
-    indices : torch.Tensor of shape (n_coordinate, m), int64
-        Sorted coordinates of each coordinate subset; no two rows are equal.
-    bases : torch.Tensor of shape (n_rotated, m, d), float32
-        Orthonormal rows that span each rotated subset.
+    `indices` (n_coordinate, m) int64: sorted coordinates of each coordinate subset, no two rows equal. `bases`
+    (n_rotated, m, d) float32: orthonormal rows that span each rotated subset.
     """
 
     d: int
@@ -104,29 +98,12 @@ def draw_subsets(
     kind: str = "coordinate",
     random_state: int | np.random.RandomState | None = 0,
 ) -> Subsets:
-    """Draw random subsets of `subset_size` out of d dimensions (Lu & Gweon 2025, step 1).
+    """Draw `n_subsets` random subsets of `subset_size` out of d dimensions (Lu & Gweon 2025, step 1).
 
-    Coordinate subsets are drawn without duplicates. When fewer distinct ones exist than asked for
-    (d=5, m=2: ten), rotated ones make up the number: see `n_coordinate` and `n_rotated` of the result.
-
-    Parameters
-    ----------
-    d : int
-        Dimension of the space, at least 1.
-    subset_size : int
-        m, in [1, d].
-    n_subsets : int
-        h, at least 1; counts both kinds.
-    kind : {"coordinate", "rotated"}
-        Rotated subsets are uniform random orthonormal m-dimensional subspaces, so that nothing depends on
-        an arbitrary basis.
-    random_state : int, RandomState or None
-        The same int gives the same subsets.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range or the kind is unknown.
+    Coordinate subsets are drawn without duplicates. When fewer distinct ones exist than asked for (d=5, m=2: ten),
+    rotated ones make up the number: see `n_coordinate` and `n_rotated` of the result. With ``kind="rotated"`` all are
+    uniform random orthonormal m-dimensional subspaces, so that nothing depends on an arbitrary basis. The same int as
+    `random_state` gives the same subsets. ValueError if a number is out of its range or the kind is unknown.
     """
     one_of("kind", kind, KINDS)
     d, n_subsets = whole("d", d), whole("n_subsets", n_subsets)

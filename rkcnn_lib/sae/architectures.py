@@ -11,11 +11,9 @@ BatchTopK: Bussmann, Leask & Nanda 2024, arXiv:2412.06410. JumpReLU: Rajamanohar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral, Real
 from operator import index
 from typing import Any
 
@@ -23,98 +21,59 @@ import torch
 from torch import Tensor, nn
 
 from rkcnn_lib.sae.sparse import Codes, decode_sparse, encode_sparse, select_batchtopk, select_topk
+from rkcnn_lib.tensors import number, one_of, whole
 
-ARCHITECTURES = ("relu", "topk", "batchtopk", "jumprelu")
+USES = {"relu": ("l1",), "topk": ("k", "aux_k"), "batchtopk": ("k", "aux_k"), "jumprelu": ()}  # settings of each
+ARCHITECTURES = tuple(USES)
 
 
 @dataclass(frozen=True)
 class SAEConfig:
     """What an SAE is, apart from its weights; numpy's numbers are kept as Python's.
 
-    Parameters
-    ----------
-    d_in : int
-        Width of the activations, at least 1.
-    d_sae : int
-        Number of latents, at least 1.
-    architecture : {"topk", "batchtopk", "relu", "jumprelu"}
-    k : int
-        Active latents a token, 1 to d_sae (topk), or on average over a batch (batchtopk). None for the others.
-    l1 : float
-        Coefficient of the L1 penalty, summed over latents, for inputs of mean norm sqrt(d_in) (relu only;
-        non-negative). None for the others.
-    aux_k : int or None
-        Switch for the dead-latent remedy AuxK (topk and batchtopk): the number of dead latents that model the
-        residual of each token. None is off.
-    aux_coefficient : float
-        Weight of AuxK's squared error, 1/32 in Gao et al. 2024. Positive.
-
-    Raises
-    ------
-    ValueError
-        For any value outside these ranges, and for a setting that the architecture does not use.
+    ValueError for a value outside its range, and for a setting that the architecture does not use.
     """
 
     d_in: int
+    """Width of the activations, at least 1."""
     d_sae: int
+    """Number of latents, at least 1."""
     architecture: str = "topk"
+    """One of `ARCHITECTURES`."""
     k: int | None = None
+    """Active latents a token, 1 to d_sae (topk), or on average over a batch (batchtopk)."""
     l1: float | None = None
+    """Coefficient of the L1 penalty, summed over latents, for inputs of mean norm sqrt(d_in) (relu); 0 or more."""
     aux_k: int | None = None
+    """Switch for the dead-latent remedy AuxK (topk and batchtopk): the number of dead latents that model the residual
+    of each token. None is off."""
     aux_coefficient: float = 1 / 32
+    """Weight of AuxK's squared error, as in Gao et al. 2024; positive."""
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture={self.architecture!r} is unknown; give one of {', '.join(ARCHITECTURES)}")
-        keep_whole(self, "d_in")
-        keep_whole(self, "d_sae")
-        if self.uses_topk:
-            if self.k is None:
-                raise ValueError(f"k=None; {self.architecture} needs the number of active latents a token")
-            keep_whole(self, "k", most="d_sae")
-            if self.aux_k is not None:
-                keep_whole(self, "aux_k", most="d_sae")
-        else:
-            self._refuse_unused("k", "aux_k")
-        if self.architecture == "relu":
-            keep_real(self, "l1", "relu needs a finite, non-negative L1 coefficient, such as 5.0", lambda l1: l1 >= 0)
-        else:
-            self._refuse_unused("l1")
-        keep_real(
-            self, "aux_coefficient", "it must be positive (aux_k=None switches AuxK off)", lambda weight: weight > 0
-        )
+        one_of("architecture", self.architecture, ARCHITECTURES)
+        keep(self, whole, "d_in", "d_sae")
+        keep(self, number, "aux_coefficient", interval="(0, inf)")
+        for name in ("k", "aux_k", "l1"):
+            value = getattr(self, name)
+            if name in USES[self.architecture]:
+                if name == "l1":
+                    keep(self, number, name, interval="[0, inf)")
+                elif name == "k" or value is not None:
+                    keep(self, whole, name, most=self.d_sae)
+            elif value is not None:
+                raise ValueError(f"{name}={value} has no meaning for architecture={self.architecture!r}; leave it None")
 
     @property
     def uses_topk(self) -> bool:
         """Whether a fixed number of latents is active, so that training is sparse."""
-        return self.architecture in ("topk", "batchtopk")
-
-    def _refuse_unused(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} has no meaning for architecture={self.architecture!r}; leave it None"
-                )
+        return "k" in USES[self.architecture]
 
 
-def keep_whole(config: Any, name: str, least: int = 1, most: str | None = None) -> None:
-    """Keep a setting of a frozen configuration as a Python int.
-
-    Raises ValueError unless it is at least `least`, at most the setting named `most`, and fits 64 bits.
-    """
-    value, bound = getattr(config, name), getattr(config, most) if most else 2**63 - 1
-    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= bound:
-        limit = f"{least} to {most}={bound}" if most else f"at least {least}"
-        raise ValueError(f"{name}={value!r}; it must be a whole number, {limit}")
-    object.__setattr__(config, name, int(value))
-
-
-def keep_real(config: Any, name: str, must: str, holds: Callable[[float], bool]) -> None:
-    """Keep a setting of a frozen configuration as a Python float; ValueError unless it is finite and `holds`."""
-    value = getattr(config, name)
-    if not isinstance(value, Real) or isinstance(value, bool) or not (math.isfinite(value) and holds(value)):
-        raise ValueError(f"{name}={value!r}; {must}")
-    object.__setattr__(config, name, float(value))
+def keep(config: Any, check: Callable[..., Any], *names: str, **bounds: Any) -> None:
+    """Keep settings of a frozen configuration as Python's own numbers; ValueError where `check` refuses one."""
+    for name in names:
+        object.__setattr__(config, name, check(name, getattr(config, name), **bounds))
 
 
 def random_directions(n: int, d: int, random_state: int = 0) -> Tensor:
@@ -126,11 +85,7 @@ def random_directions(n: int, d: int, random_state: int = 0) -> Tensor:
 class SAE(nn.Module):
     """A sparse autoencoder in raw units: activations go in and come out as they are.
 
-    Parameters
-    ----------
-    config : SAEConfig
-    random_state : int
-        Seed of the random unit decoder rows; the encoder is tied to them at the start (``W_enc = W_dec^T``).
+    `random_state` seeds the random unit decoder rows; the encoder is tied to them at the start (``W_enc = W_dec^T``).
 
     Attributes
     ----------
@@ -166,11 +121,6 @@ class SAE(nn.Module):
         """Latent activations, (..., d_in) to (..., d_sae), non-negative.
 
         Always as at inference: BatchTopK uses its threshold, so a token's code does not depend on its batch.
-
-        Raises
-        ------
-        ValueError
-            When the last dimension of x is not d_in.
         """
         pre = self.pre_activations(x)
         if self.config.architecture == "relu":
@@ -205,11 +155,8 @@ class SAE(nn.Module):
     def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``decode(encode(x))`` of x (n, d_in) by way of the active latents alone: faster, without gradients.
 
-        Returns
-        -------
-        x_hat : (n, d_in)
-        tokens, latents : (n_active,) int64
-            Which latents are active on which rows, ordered by row.
+        Returns x_hat (n, d_in), and which latents are active on which rows: tokens, latents (n_active,), ordered by
+        row.
         """
         is_topk = self.config.architecture == "topk"
         codes = self.encode_batch(x) if is_topk else Codes.from_dense(self.encode(x))

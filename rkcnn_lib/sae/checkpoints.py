@@ -1,10 +1,9 @@
 """Checkpoints of a training run: safetensors and JSON, written whole or not at all.
 
-Nothing random happens after the start but the order of the data, which follows from the seed and the step; so
-weights, Adam's moments, the dead-latent counter and the step are the whole state. On the processor a resumed run ends
-in the same bits as an undisturbed one. On CUDA the sums of training are made in a fixed order, without atomics, so that
-the same is to be expected of the same card and libraries (it could not be tried: no GPU was at hand); another card
-rounds differently, and a run resumes there all the same.
+Nothing random happens after the start but the order of the data, which follows from the seed and the step; so weights,
+Adam's moments, the dead-latent counter and the step are the whole state. On the processor a resumed run ends in the
+same bits as an undisturbed one. On CUDA sums are made in a fixed order, without atomics, so that the same is to be
+expected of the same card and libraries; another card rounds differently, and a run resumes there all the same.
 """
 
 from __future__ import annotations
@@ -41,7 +40,8 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) ->
     moment leaves a whole checkpoint, the new one or the one before.
     """
     name = _tensor_file(trainer.step)
-    write_whole(folder / name, lambda new: save_file(_tensors(trainer), new))
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in _tensors(trainer).items()}
+    write_whole(folder / name, lambda new: save_file(tensors, new))
     state = _settings(trainer, identity) | {
         "step": trainer.step,
         "scale": trainer.scale,
@@ -57,10 +57,7 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) ->
 def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     """Bring a fresh `trainer` to the state in `folder`; leave it alone when there is none.
 
-    Raises
-    ------
-    ValueError
-        When the checkpoint is damaged, or was made with other settings, another start or other data.
+    ValueError when the checkpoint is damaged, or was made with other settings, another start or other data.
     """
     path = folder / STATE_FILE
     if not path.exists():
@@ -94,11 +91,11 @@ def _settings(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
 def _compare(path: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
     for part, values in expected.items():
         for name, value in values.items():
-            found = state[part].get(name)
-            if found != value and not _alike(found, value):
-                told = "another" if isinstance(value, list) else f"{found!r}, this run has {value!r}"
+            saved = state[part].get(name)
+            if saved != value and not _alike(saved, value):
+                other = "another" if isinstance(value, list) else f"{saved!r}, this run has {value!r}"
                 raise ValueError(
-                    f"{path} was made with {part} {name}={told}; use another checkpoint folder, or delete this one"
+                    f"{path} was made with {part} {name}={other}; use another checkpoint folder, or delete this one"
                 )
 
 
@@ -111,29 +108,22 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
+    """The trainer's own tensors by their names in the file: copying into one changes the trainer."""
     tensors = {"silent_tokens": trainer.silent_tokens}
     for name, parameter in trainer.sae.named_parameters():
-        moments = trainer.optimizer.state[parameter]
         tensors[name] = parameter.detach()
-        tensors[f"exp_avg.{name}"] = moments["exp_avg"]
-        tensors[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
-    for step, snapshot in trainer.snapshots.items():
-        tensors[f"snapshot.{step}"] = snapshot
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{moment}.{name}"] = trainer.optimizer.state[parameter][moment]
+    return tensors | {f"snapshot.{step}": snapshot for step, snapshot in trainer.snapshots.items()}
 
 
-@torch.no_grad()
 def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
     for name, own in _tensors(trainer).items():
         if tensors[name].shape != own.shape or not torch.isfinite(tensors[name]).all():
             raise DamagedFile(f"{name} has shape {tuple(tensors[name].shape)}, or NaN or infinite values")
-    trainer.silent_tokens.copy_(tensors["silent_tokens"])
-    for name, parameter in trainer.sae.named_parameters():
-        moments = trainer.optimizer.state[parameter]
-        parameter.copy_(tensors[name])  # copied in place, which keeps the memory layout
-        moments["step"].fill_(trainer.step)
-        moments["exp_avg"].copy_(tensors[f"exp_avg.{name}"])
-        moments["exp_avg_sq"].copy_(tensors[f"exp_avg_sq.{name}"])
+        own.copy_(tensors[name])  # in place, which keeps the memory layout
+    for state in trainer.optimizer.state.values():
+        state["step"].fill_(trainer.step)
     trainer.snapshots = {
         int(name.removeprefix("snapshot.")): tensor for name, tensor in tensors.items() if name.startswith("snapshot.")
     }

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.sparse import decode_sparse
-from rkcnn_lib.tensors import geometric_median
+from rkcnn_lib.tensors import as_matrix, as_numbers, geometric_median, number, rows_or_store
 
 
 def init_from_directions(
@@ -30,43 +30,32 @@ def init_from_directions(
     tied: bool = True,
     fraction: float = 1.0,
     random_state: int = 0,
-    deduplicate: float | None = None,
     split: str = "train",
     n_rows: int = 8192,
 ) -> SAE:
-    """An SAE whose first latents write `directions`, the rest random unit vectors.
+    """An SAE, in raw units, whose first latents write `directions`, the rest random unit vectors.
+
+    One scalar s multiplies the encoder: the least-squares answer ``s = <x - b_dec, r> / <r, r>`` over the rows, r the
+    reconstruction at s = 1 less its bias. Encoder biases are zero, so activation functions are positively homogeneous
+    and the selection does not change.
 
     Parameters
     ----------
-    config : SAEConfig
     directions : (r, d_in), best first, or None for a random start
         Made unit length. The first ``min(r, round(fraction * d_sae))`` are used.
     filters : (r, d_in), optional
         What reads each direction out. Without them the encoder is tied, ``W_enc = W_dec^T``. With them column i
         is filter i, scaled to answer 1 to its own direction, as a tied column does.
+    X : (n, d_in) tensor or array, or an activation store
+        Activations in raw units, for the bias and the scale: `n_rows` rows, of a store those of `split`.
     tied : bool
         False leaves the encoder columns of the directions at the random fill: a start by the decoder only, where
         a latent fires on something else than what it writes. The rest stays tied.
-    X : (n, d_in) tensor or array, or an activation store
-        Activations in raw units, for the bias and the scale; of a store, `n_rows` rows of `split`.
     fraction : float in [0, 1]
         Share of the latents that directions may take.
     random_state : int
         Seed of the random fill and of the rows drawn from X (and of a store's mine/train split): give the run's
         seed. The fill of latent i is the same in every arm.
-    deduplicate : float in (0, 1), optional
-        Drop a direction whose signed cosine with an earlier one exceeds this. By default none is dropped.
-    split : str
-        Which part of a store to read.
-    n_rows : int
-        Rows of X used; all when it has fewer.
-
-    Returns
-    -------
-    SAE
-        In raw units. One scalar s multiplies the encoder: the least-squares answer
-        ``s = <x - b_dec, r> / <r, r>`` over the sample, r the reconstruction at s = 1 less its bias. Encoder
-        biases are zero, so activation functions are positively homogeneous and the selection does not change.
 
     Raises
     ------
@@ -74,13 +63,12 @@ def init_from_directions(
         On directions of the wrong width, with NaN or of length zero; filters that do not match, or with
         ``tied=False``; fraction outside [0, 1]; X empty, of the wrong width or with NaN.
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction={fraction}; it must be between 0 and 1")
+    number("fraction", fraction, "[0, 1]")
     if filters is not None and not tied:
         raise ValueError("filters were given with tied=False; the encoder is either read from them or left random")
     x = sample_rows(X, n_rows, random_state, split, d_in=config.d_in)
     sae = SAE(config, random_state)
-    rows, readers = _directions_and_filters(directions, filters, config.d_in, deduplicate)
+    rows, readers = _directions_and_filters(directions, filters, config.d_in)
     n_mined = min(len(rows), round(fraction * config.d_sae))
     with torch.no_grad():
         sae.W_dec[:n_mined] = rows[:n_mined]
@@ -97,36 +85,20 @@ def init_from_directions(
 
 def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *, d_in: int) -> Tensor:
     """At most `n_rows` rows of a tensor, an array or a store's split, as a checked float32 (n, d_in) tensor."""
-    X = plain_tensor(X, "X")
+    X = rows_or_store(X)
     if isinstance(X, Tensor):
-        if X.ndim == 2 and len(X) > n_rows:
+        if len(X) > n_rows:
             generator = torch.Generator().manual_seed(index(random_state))
             X = X[torch.randperm(len(X), generator=generator)[:n_rows].to(X.device)]
     elif hasattr(X, "matrix"):
         with warnings.catch_warnings():  # a store warns when it has fewer rows; here all of them will do
             warnings.simplefilter("ignore", UserWarning)
-            X = X.matrix(split, seed=random_state, n_rows=n_rows)
+            X = as_matrix(X.matrix(split, seed=random_state, n_rows=n_rows))
     else:
         raise ValueError(f"X is a {type(X).__name__}; give a tensor (n, d_in) or a store with batches() and matrix()")
-    if X.ndim != 2 or X.shape[1] != d_in or len(X) == 0:
-        raise ValueError(f"X has shape {tuple(X.shape)}; it must be (n, d_in={d_in}) with at least one row")
-    X = X.float()
-    if not torch.isfinite(X).all():
-        raise ValueError("X holds NaN or infinite values; clean the activations before training")
-    return X
-
-
-def plain_tensor(given: Any, name: str) -> Any:
-    """An array of any strides and byte order, or a tensor, as a tensor without history; anything else as it is."""
-    if isinstance(given, np.ndarray):
-        if min(given.strides, default=0) < 0 or not given.dtype.isnative:  # torch takes neither
-            given = given.astype(given.dtype.newbyteorder("="), order="C")
-        given = torch.as_tensor(given)
-    if isinstance(given, Tensor):
-        if given.layout != torch.strided or given.is_complex():
-            raise ValueError(f"{name} is a {given.dtype} tensor in the layout {given.layout}; give dense, real values")
-        return given.detach()
-    return given
+    if X.shape[1] != d_in:
+        raise ValueError(f"X has shape {tuple(X.shape)}; it must be (n, d_in={d_in})")
+    return as_numbers(X.float(), "X")  # float64 may hold what float32 cannot
 
 
 @torch.no_grad()
@@ -163,9 +135,7 @@ def batch_threshold(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
     return floor
 
 
-def _directions_and_filters(
-    directions: Any, filters: Any, d_in: int, deduplicate: float | None
-) -> tuple[Tensor, Tensor]:
+def _directions_and_filters(directions: Any, filters: Any, d_in: int) -> tuple[Tensor, Tensor]:
     """Checked unit directions (r, d_in) and what reads each of them, in the same order."""
     if directions is None:
         if filters is not None:
@@ -182,27 +152,14 @@ def _directions_and_filters(
         if (answers <= 0).any():
             raise ValueError(f"{int((answers <= 0).sum())} filters do not answer positively to their own direction")
         readers = readers / answers
-    if deduplicate is not None:
-        if not 0 < deduplicate < 1:
-            raise ValueError(f"deduplicate={deduplicate}; it must lie between 0 and 1, or be None")
-        kept = _first_of_each_kind(rows, deduplicate)
-        rows, readers = rows[kept], readers[kept]
     return rows, readers
 
 
 def _checked_rows(name: str, rows: Any, d_in: int) -> Tensor:
-    rows = torch.as_tensor(plain_tensor(rows, name)).cpu().float()
+    rows = as_numbers(rows, name).cpu().float()
     if rows.ndim != 2 or rows.shape[1] != d_in:
         raise ValueError(f"{name} have shape {tuple(rows.shape)}; they must be (r, d_in={d_in})")
     length = rows.norm(dim=1)
-    if not torch.isfinite(length).all() or (length < 1e-12).any():  # shorter ones no longer become unit length
-        raise ValueError(f"{name} hold NaN, infinite or all-zero rows; drop those first")
+    if not torch.isfinite(length).all() or (length < 1e-12).any():  # these do not become unit length
+        raise ValueError(f"{name} hold rows of infinite or zero length; drop those first")
     return rows
-
-
-def _first_of_each_kind(rows: Tensor, threshold: float) -> Tensor:
-    """(r,) bool: rows whose signed cosine with every earlier kept row is at most `threshold`."""
-    kept = torch.zeros(len(rows), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        kept[i] = not kept.any() or float((rows[kept] @ row).max()) <= threshold
-    return kept

@@ -30,21 +30,10 @@ _ACTIVATIONS = {  # ours by SAELens's architecture and activation function, the 
 
 
 def save_saelens(sae: SAE, folder: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> Path:
-    """Write `sae` to `folder` (made when missing) so that SAELens's ``SAE.load_from_disk`` reads it.
+    """Write `sae` to `folder` (made when missing) so that SAELens's ``SAE.load_from_disk`` reads it; return it.
 
-    Parameters
-    ----------
-    sae : SAE
-        In raw units, as training returns it.
-    folder : path
-    metadata : dict, optional
-        JSON values such as model_name, hook_name, context_size, prepend_bos; added to the ``metadata`` of the
-        configuration, over its defaults.
-
-    Returns
-    -------
-    Path
-        The folder. Each file is replaced whole, the configuration last.
+    `sae` is in raw units, as training returns it. `metadata`, JSON values such as model_name, hook_name, context_size,
+    prepend_bos, goes over the configuration's own. Each file is replaced whole, the configuration last.
     """
     folder = Path(folder)
     names = ["W_enc", "W_dec", "b_enc", "b_dec"]
@@ -58,15 +47,8 @@ def save_saelens(sae: SAE, folder: str | os.PathLike[str], metadata: dict[str, A
 
 
 def _config_json(config: SAEConfig, architecture: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {
-        "sae_lens_version": "6.0.0",
-        "model_name": None,
-        "hook_name": None,
-        "hook_head_index": None,
-        "context_size": None,
-        "prepend_bos": None,
-        "trained_as": config.architecture,
-    }
+    unknown = ("model_name", "hook_name", "hook_head_index", "context_size", "prepend_bos")
+    defaults = {"sae_lens_version": "6.0.0", **dict.fromkeys(unknown), "trained_as": config.architecture}
     if config.l1 is not None:
         defaults["l1_coefficient"] = config.l1
     if config.architecture == "batchtopk":
@@ -88,20 +70,11 @@ def _config_json(config: SAEConfig, architecture: str, metadata: dict[str, Any])
 
 
 def load_saelens(folder: str | os.PathLike[str], device: str | torch.device | None = None) -> SAE:
-    """Read an SAE that `save_saelens` or SAELens wrote.
+    """Read an SAE that `save_saelens` or SAELens wrote, to the processor or a `device`.
 
-    Parameters
-    ----------
-    folder : path
-    device : optional
-        Where to put it; None is the processor, where files are read.
-
-    Returns
-    -------
-    SAE
-        float32, decoder rows as they stand in the file, times its ``scaling_factor`` where it was finetuned with
-        one (codes then reconstruct as they do in SAELens). AuxK, which concerns training alone, is not kept. A
-        `standard` file of another author, which does not say its L1 coefficient, gets 0.
+    float32, decoder rows as they stand in the file, times its ``scaling_factor`` where it was finetuned with one (codes
+    then reconstruct as they do in SAELens). AuxK, which concerns training alone, is not kept. A `standard` file of
+    another author, which does not say its L1 coefficient, gets 0.
 
     Raises
     ------
@@ -184,15 +157,17 @@ def _read_tensors(folder: Path, config: SAEConfig, finetuned: bool) -> dict[str,
     if factor:
         shapes[factor] = (d_sae,)
     for name, shape in shapes.items():
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != shape:
-            raise ValueError(f"{path}: {name} has shape {found}; the configuration says {shape}")
+        stored = tuple(tensors[name].shape) if name in tensors else None
+        if stored != shape:
+            raise ValueError(f"{path}: {name} has shape {stored}; the configuration says {shape}")
         if not tensors[name].is_floating_point() or not torch.isfinite(tensors[name].float()).all():
             raise ValueError(f"{path}: {name} holds NaN, infinite values or no floating-point numbers")
-    found = {name: tensors[name].float() for name in shapes}
-    scales = found.pop(factor) if factor else torch.ones(())
+    weights = {name: tensors[name].float() for name in shapes}
+    scales = weights.pop(factor) if factor else torch.ones(())
     if not torch.allclose(scales, torch.ones_like(scales)):  # SAELens itself leaves out ones
         if not finetuned:
             raise ValueError(f"{path}: {factor} is not 1, but {CONFIG_FILE} does not say finetuning_scaling_factor")
-        found["W_dec"] = found["W_dec"] * scales[:, None]  # SAELens multiplies the codes between encoding and decoding
-    return found
+        weights["W_dec"] = (
+            weights["W_dec"] * scales[:, None]
+        )  # SAELens multiplies the codes between encoding and decoding
+    return weights

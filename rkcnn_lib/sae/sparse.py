@@ -33,9 +33,7 @@ class Codes(NamedTuple):
             flat = torch.from_numpy(np.flatnonzero(z.detach().numpy()))
         else:
             flat = z.flatten().nonzero().squeeze(1)
-        tokens = torch.div(flat, z.shape[1], rounding_mode="floor")
-        latents = flat - tokens * z.shape[1]
-        return cls(z.flatten()[flat], tokens, latents, _stable_order(latents, z.shape[1]), *z.shape)
+        return cls(z.flatten()[flat], *_located(flat, z.shape[1]), *z.shape)
 
     def dense(self) -> Tensor:
         """The same codes as an (n_tokens, n_latents) matrix."""
@@ -64,14 +62,7 @@ def select_topk(pre: Tensor, k: int) -> Tensor:
 
 def select_batchtopk(pre: Tensor, k: int) -> Tensor:
     """Flat indices, ascending, of the n * k largest entries of the whole batch `pre` (n, d_sae)."""
-    n_kept = len(pre) * k
-    if pre.device.type == "cpu" and pre.dtype == torch.float32:
-        flat_pre = pre.detach().numpy().ravel()
-        cut = flat_pre.size - n_kept
-        flat = np.flatnonzero(flat_pre >= np.partition(flat_pre, cut)[cut])
-        if len(flat) == n_kept:
-            return torch.from_numpy(flat)
-    return torch.topk(pre.flatten(), n_kept, sorted=False).indices.sort().values
+    return select_topk(pre.reshape(1, -1), len(pre) * k)
 
 
 def encode_sparse(x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, select: Callable[[Tensor], Tensor]) -> Codes:
@@ -101,11 +92,13 @@ def _bag_by_latent(table: Tensor, codes: Codes, weights: Tensor) -> Tensor:
     return _bag(table, codes.tokens[order], codes.latents[order], codes.n_latents, weights[order])
 
 
-def _stable_order(labels: Tensor, n_labels: int) -> Tensor:
-    """(nnz,) int64: a stable argsort of `labels`, each below n_labels."""
-    if labels.device.type == "cpu" and n_labels <= 2**16:  # numpy sorts 16-bit integers by radix, much faster
-        return torch.from_numpy(np.argsort(labels.numpy().astype(np.uint16), kind="stable"))
-    return torch.argsort(labels, stable=True)
+def _located(flat: Tensor, n_latents: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, latents and the stable order by latent of flat indices into (n_tokens, n_latents)."""
+    tokens = torch.div(flat, n_latents, rounding_mode="floor")
+    latents = flat - tokens * n_latents
+    if flat.device.type == "cpu" and n_latents <= 2**16:  # numpy sorts 16-bit integers by radix, much faster
+        return tokens, latents, torch.from_numpy(np.argsort(latents.numpy().astype(np.uint16), kind="stable"))
+    return tokens, latents, torch.argsort(latents, stable=True)
 
 
 class _Encode(torch.autograd.Function):
@@ -115,9 +108,7 @@ class _Encode(torch.autograd.Function):
         pre = torch.addmm(b_enc, centred, W_enc)
         flat = select(pre)
         values = pre.flatten()[flat].float().relu()
-        tokens = torch.div(flat, pre.shape[1], rounding_mode="floor")
-        latents = flat - tokens * pre.shape[1]
-        by_latent = _stable_order(latents, pre.shape[1])
+        tokens, latents, by_latent = _located(flat, pre.shape[1])
         ctx.save_for_backward(centred, W_enc, values, tokens, latents, by_latent)
         ctx.mark_non_differentiable(tokens, latents, by_latent)
         return values, tokens, latents, by_latent

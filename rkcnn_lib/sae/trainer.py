@@ -11,90 +11,63 @@ import math
 import sys
 import warnings
 from dataclasses import dataclass
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from rkcnn_lib.sae.architectures import SAE, keep_real, keep_whole
+from rkcnn_lib.sae.architectures import SAE, keep
 from rkcnn_lib.sae.inits import batch_threshold
 from rkcnn_lib.sae.sparse import decode_sparse
+from rkcnn_lib.tensors import number, switch, whole
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How an SAE is trained; numpy's numbers are kept as Python's.
-
-    Parameters
-    ----------
-    steps : int
-        Updates in all. The learning-rate schedule depends on it: a quarter of a run is not a shorter run.
-    batch_size : int
-        Tokens a step.
-    lr : float
-        Peak learning rate of Adam (betas 0.9 and 0.999), positive.
-    seed : int
-        Decides the order of the data, a store's mine/train split, and the random start when none is given.
-    warmup, decay : float
-        Shares of the steps over which the rate climbs linearly to lr, and falls linearly towards 0 at the end.
-    l1_warmup : float
-        Share of the steps over which the L1 coefficient climbs linearly (relu).
-    clip : float or None
-        Largest gradient norm, over all parameters. None is no clipping.
-    dead_tokens : int
-        A latent counts as dead, in the history and for AuxK, once it has been silent for this many tokens.
-    log_every : int
-        Steps between entries of the history.
-    snapshot_steps : tuple of int
-        After how many updates (0 is the start) to keep a copy of W_dec.
-    checkpoint_every : int
-        Steps between checkpoints, where a folder is given; the last step is always kept.
-    train_decoder : bool
-        False keeps the decoder rows where they start (a reference: what training the rest alone achieves).
-    autocast : bool or None
-        bfloat16 for dense products. None is yes on CUDA and no elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside its range.
-    """
+    """How an SAE is trained; numpy's numbers are kept as Python's. ValueError for a value outside its range."""
 
     steps: int
+    """Updates in all. The learning-rate schedule depends on it: a quarter of a run is not a shorter run."""
     batch_size: int = 1024
+    """Tokens a step."""
     lr: float = 1e-3
+    """Peak learning rate of Adam (betas 0.9 and 0.999), positive."""
     seed: int = 0
+    """Decides the order of the data, a store's mine/train split, and the random start when none is given."""
     warmup: float = 0.05
+    """Share of the steps over which the rate climbs linearly to lr."""
     decay: float = 0.2
+    """Share of the steps over which the rate falls linearly towards 0 at the end."""
     l1_warmup: float = 0.05
+    """Share of the steps over which the L1 coefficient climbs linearly (relu)."""
     clip: float | None = None
+    """Largest gradient norm, over all parameters. None is no clipping."""
     dead_tokens: int = 100_000
+    """A latent counts as dead, in the history and for AuxK, once it has been silent for this many tokens."""
     log_every: int = 50
+    """Steps between entries of the history."""
     snapshot_steps: tuple[int, ...] = ()
+    """After how many updates (0 is the start) to keep a copy of W_dec."""
     checkpoint_every: int = 500
+    """Steps between checkpoints, where a folder is given; the last step is always kept."""
     train_decoder: bool = True
+    """False keeps the decoder rows where they start (a reference: what training the rest alone achieves)."""
     autocast: bool | None = None
+    """bfloat16 for dense products. None is yes on CUDA and no elsewhere."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "dead_tokens", "log_every", "checkpoint_every"):
-            keep_whole(self, name)
-        keep_whole(self, "seed", least=0)
-        keep_real(self, "lr", "it must be positive and finite, such as 1e-3", lambda lr: lr > 0)
-        for name in ("warmup", "decay", "l1_warmup"):
-            keep_real(self, name, "it is a share of the steps, 0 to 1", lambda share: 0 <= share <= 1)
+        keep(self, whole, "steps", "batch_size", "dead_tokens", "log_every", "checkpoint_every")
+        keep(self, whole, "seed", least=0, most=2**63 - 1)
+        keep(self, number, "lr", interval="(0, inf)")
+        keep(self, number, "warmup", "decay", "l1_warmup", interval="[0, 1]")
+        keep(self, switch, "train_decoder")
         if self.clip is not None:
-            keep_real(self, "clip", "it must be positive and finite, or None", lambda norm: norm > 0)
-        for name, allowed in (("train_decoder", (True, False)), ("autocast", (True, False, None))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name}={value!r}; it must be one of {', '.join(map(str, allowed))}")
-            object.__setattr__(self, name, None if value is None else bool(value))
-        shown = [int(s) if isinstance(s, Integral) else s for s in self.snapshot_steps]
-        object.__setattr__(self, "snapshot_steps", tuple(shown))
-        outside = [s for s in shown if not isinstance(s, int) or not 0 <= s <= self.steps]
-        if outside:
-            raise ValueError(f"snapshot_steps={outside}; they must be whole numbers, 0 to steps={self.steps}")
+            keep(self, number, "clip", interval="(0, inf)")
+        if self.autocast is not None:
+            keep(self, switch, "autocast")
+        shown = tuple(whole("snapshot_steps", step, 0, self.steps) for step in self.snapshot_steps)
+        object.__setattr__(self, "snapshot_steps", shown)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of update number `step`, 0 to steps - 1."""
@@ -153,13 +126,7 @@ def auxk_error(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
 class Trainer:
     """An SAE in training: `train_step` until `step` reaches the configuration's `steps`, then `finished`.
 
-    Parameters
-    ----------
-    init : SAE
-        In raw units; copied.
-    config : TrainConfig
-    scale : float
-        What raw inputs are multiplied by.
+    `init` is in raw units, and copied; `scale` is what raw inputs are multiplied by.
     """
 
     def __init__(self, init: SAE, config: TrainConfig, scale: float) -> None:
@@ -178,11 +145,10 @@ class Trainer:
         self.silent_tokens = torch.zeros(init.config.d_sae, dtype=torch.int64, device=self.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
         for parameter in self.sae.parameters():
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=self.device),
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            }
+                "step": torch.zeros((), dtype=torch.float32, device=self.device)
+            } | moments
         self.rows_at_once = sys.maxsize  # halved, from a batch's size on, whenever memory runs out
         self._take_snapshot()
 

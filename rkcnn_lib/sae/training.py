@@ -21,9 +21,9 @@ from tqdm import tqdm
 from rkcnn_lib.files import plain_name
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.checkpoints import resume_checkpoint, save_checkpoint, sketch
-from rkcnn_lib.sae.inits import init_from_directions, plain_tensor, sample_rows
+from rkcnn_lib.sae.inits import init_from_directions, sample_rows
 from rkcnn_lib.sae.trainer import TrainConfig, Trainer
-from rkcnn_lib.tensors import fingerprint
+from rkcnn_lib.tensors import fingerprint, rows_or_store
 
 SCALE_ROWS = 8192
 
@@ -76,7 +76,7 @@ def train_sae(
     FloatingPointError
         When the loss or a weight is not finite; the message gives the step and the last good checkpoint.
     """
-    X = plain_tensor(X, "X")
+    X = rows_or_store(X)
     run = _Run(X, config, train_config, init, checkpoint, split, device)
     _train([run], X, train_config, split, progress)
     return run.trainer.finished(run.rows)
@@ -93,10 +93,10 @@ def train_many(
     split: str = "train",
     device: str | torch.device | None = None,
 ) -> dict[tuple[str, int], SAE]:
-    """Train several SAEs for several seeds; those of one seed see the same batches, each read once.
+    """Train several SAEs for several seeds, {(name, seed): SAE}; those of a seed see the same batches, each read once.
 
-    An arm's result is what `train_sae` gives with the same seed, whatever else is trained beside it. All arms of
-    a seed are in memory at once, about 12 bytes a parameter.
+    An arm's result is what `train_sae` gives with the same seed, whatever else is trained beside it. All arms of a seed
+    are in memory at once, about 12 bytes a parameter.
 
     Parameters
     ----------
@@ -107,15 +107,6 @@ def train_many(
     seeds : sequence of int
     checkpoint : folder, optional
         Each run has ``NAME-seedN`` in it, so names must be those of folders, apart in more than their case.
-
-    Returns
-    -------
-    {(name, seed): SAE}
-
-    Raises
-    ------
-    ValueError
-        As `train_sae` does; without an arm or a seed; for names that make no folders of their own.
     """
     seeds = list(seeds)
     if not arms or not seeds:
@@ -124,7 +115,7 @@ def train_many(
         folders = [plain_name(name, "arm").casefold() for name in arms]
         if len(set(folders)) < len(folders):
             raise ValueError(f"arms {', '.join(map(str, arms))}: two share a folder for their checkpoints; rename one")
-    X, trained = plain_tensor(X, "X"), {}
+    X, trained = rows_or_store(X), {}
     for seed in seeds:
         seeded = replace(train_config, seed=seed)
         runs = {}
@@ -183,8 +174,6 @@ class _Run:
         rows = sample_rows(X, SCALE_ROWS, train_config.seed, split, d_in=config.d_in)
         if isinstance(X, Tensor) and len(X) < train_config.batch_size:
             raise ValueError(f"X has {len(X)} rows; batch_size={train_config.batch_size} needs at least that many")
-        if isinstance(X, Tensor) and not torch.isfinite(X).all():
-            raise ValueError("X holds NaN or infinite values; clean the activations before training")
         if init is None:
             init = init_from_directions(config, X=rows, random_state=train_config.seed)
         elif init.config != config:

@@ -21,10 +21,8 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
-from rkcnn_lib.measure.matching import EXACT_UP_TO
-from rkcnn_lib.measure.pairs import bootstrap_pairs, jackknife_pairs
-from rkcnn_lib.measure.recovery import Chance, covariance_factor
-from rkcnn_lib.measure.stability import shared_latents_chance
+from rkcnn_lib.measure.recovery import EXACT_UP_TO, Chance, covariance_factor
+from rkcnn_lib.measure.stability import bootstrap_pairs, jackknife_pairs, shared_latents_chance
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare

@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from rkcnn_lib.measure.alignment import align_subspace
-from rkcnn_lib.measure.attribution import latent_attribution
 from rkcnn_lib.measure.causal import Part, latents_part, read_activations
+from rkcnn_lib.measure.effects import latent_attribution
 from rkcnn_lib.measure.fourier import key_frequencies
 from rkcnn_lib.measure.fourier_planes import fourier_planes
-from rkcnn_lib.measure.subspaces import captured_variance, leading_basis, random_basis, random_basis_of_variance
+from rkcnn_lib.measure.subspaces import (
+    align_subspace,
+    captured_variance,
+    leading_basis,
+    random_basis,
+    random_basis_of_variance,
+)
 from rkcnn_lib.probe.scores import scatter_matrices
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.runs.units import Unit, cached_unit

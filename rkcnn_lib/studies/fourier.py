@@ -198,7 +198,7 @@ def _measure(found: World, unit: Unit, store: Any, seed: int, device: str) -> Un
         return float(r2.best.nanmean()), float(r2.all.nanmean())
 
     shuffled = np.array([fit(shuffle) for shuffle in range(SHUFFLES)])
-    by_chance = [Chance(float(column.mean()), float(np.quantile(column, 0.95))) for column in shuffled.T]
+    by_chance = [Chance.of(column) for column in shuffled.T]
     logits, _ = _on_all_pairs(found.lm, p, sae, found.hook)
     losses = fourier_losses(logits, keys, found.lm.untrained)
     others = fourier_losses_chance(logits, keys, found.lm.untrained, n_draws=DRAWS)

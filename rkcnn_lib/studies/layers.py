@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rkcnn_lib.measure.pairs import jackknife_pairs
+from rkcnn_lib.measure.stability import jackknife_pairs
 from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.runs.grid import run_cells
 from rkcnn_lib.runs.run import Check, Run

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import chance, matched_cosine, precision, recovery_rate
-from rkcnn_lib.measure.matching import match
+from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.found import SelectionWarning

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rkcnn_lib.measure.alignment import align_subspace
 from rkcnn_lib.measure.causal import clean_logits, donor_activations, patched_logits
 from rkcnn_lib.measure.effects import effects
+from rkcnn_lib.measure.subspaces import align_subspace
 from tests.measure.planted_reader import HOOK, D, PlantedReader
 
 

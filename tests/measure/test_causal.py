@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rkcnn_lib.measure.attribution import latent_attribution
 from rkcnn_lib.measure.causal import (
     PromptPairs,
     check_site,
@@ -18,7 +17,7 @@ from rkcnn_lib.measure.causal import (
     share_in,
     steered_continuation,
 )
-from rkcnn_lib.measure.effects import effects
+from rkcnn_lib.measure.effects import effects, latent_attribution
 from rkcnn_lib.measure.subspaces import orthonormal_basis, random_basis
 from rkcnn_lib.sae import SAE, SAEConfig
 from tests.measure.planted_reader import HOOK, D, PlantedReader

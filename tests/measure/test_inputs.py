@@ -27,9 +27,8 @@ from rkcnn_lib.measure import (
 )
 from rkcnn_lib.measure.fourier import fourier_losses
 from rkcnn_lib.measure.fourier_planes import Planes, plane_energy, span_energy
-from rkcnn_lib.measure.matching import match
-from rkcnn_lib.measure.pairs import bootstrap_pairs
-from rkcnn_lib.measure.stability import shared_latents_chance
+from rkcnn_lib.measure.recovery import match
+from rkcnn_lib.measure.stability import bootstrap_pairs, shared_latents_chance
 from rkcnn_lib.measure.subspaces import captured_variance, leading_basis, orthonormal_basis, random_basis_of_variance
 from rkcnn_lib.sae import SAE, SAEConfig
 from tests.odd_inputs import assert_refused, forms, no_matrices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rkcnn_lib.measure.pairs import bootstrap_pairs, jackknife_pairs
+from rkcnn_lib.measure.stability import bootstrap_pairs, jackknife_pairs
 from rkcnn_lib.measure.statistics import mean_interval
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from rkcnn_lib.measure import matching
-from rkcnn_lib.measure.matching import match
+from rkcnn_lib.measure import recovery
 from rkcnn_lib.measure.recovery import (
     chance,
+    match,
     matched_cosine,
     mmcs,
     precision,
@@ -49,7 +49,7 @@ def test_large_sets_are_matched_as_well_among_their_nearest(monkeypatch, n_a, n_
     scales = np.arange(1, 65.0) ** -spectrum
     A, B = directions(n_a, 64, 1) * scales, directions(n_b, 64, 2) * scales
     best = match(A, B).cosines.mean()
-    monkeypatch.setattr(matching, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(recovery, "EXACT_UP_TO", 100)
     found = match(A, B)
     assert len(found.rows) == len(set(found.columns)) == min(n_a, n_b)
     assert best - 1e-4 < found.cosines.mean() < best + 1e-9
@@ -59,7 +59,7 @@ def test_large_sets_that_crowd_are_matched_completely_and_never_better_than_the_
     centres, rng = directions(8, 32), np.random.default_rng(3)
     A, B = (centres[rng.choice(8, 400, p=p)] + 0.3 * directions(400, 32, 4) for p in ([1 / 8] * 8, [0.65] + [0.05] * 7))
     best = match(A, B).cosines.mean()
-    monkeypatch.setattr(matching, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(recovery, "EXACT_UP_TO", 100)
     found = match(A, B)
     assert len(set(found.columns)) == len(found.rows) == 400
     assert best - 0.06 < found.cosines.mean() <= best + 1e-9

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from rkcnn_lib.measure.matching import match
+from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.probe import RkCNNMiner, mine, search
 from rkcnn_lib.probe.found import MIN_RATIO, SearchOptions, SelectionWarning, choose
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture

@@ -19,7 +19,7 @@ from rkcnn_lib.sae.architectures import random_directions
         ({"d_in": 4, "d_sae": -1, "k": 2}, "d_sae=-1"),
         ({"d_in": 4, "d_sae": 8}, "k=None"),
         ({"d_in": 4, "d_sae": 8, "k": 0}, "k=0"),
-        ({"d_in": 4, "d_sae": 8, "k": 9}, "k=9.*d_sae=8"),
+        ({"d_in": 4, "d_sae": 8, "k": 9}, r"k=9 .*\[1, 8\]"),
         ({"d_in": 4, "d_sae": 8, "k": 2.5}, "k=2.5"),
         ({"d_in": 4, "d_sae": 8, "k": 2, "aux_k": 0}, "aux_k=0"),
         ({"d_in": 4, "d_sae": 8, "k": 2, "aux_k": 2, "aux_coefficient": -1.0}, "aux_coefficient=-1.0"),

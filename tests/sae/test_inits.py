@@ -81,13 +81,6 @@ def test_filters_become_the_encoder_and_answer_one_to_their_direction():
     torch.testing.assert_close(cosines, torch.ones(48))
 
 
-def test_deduplicating_keeps_the_first_and_the_opposite():
-    copies = torch.stack([TRUTH[0], 0.99 * TRUTH[0] + 0.05 * TRUTH[1], -TRUTH[0], TRUTH[2]])
-    sae = init_from_directions(CONFIG, copies, X=X, deduplicate=0.9)
-    torch.testing.assert_close(sae.W_dec[:3], torch.stack([TRUTH[0], -TRUTH[0], TRUTH[2]]))
-    assert torch.equal(sae.W_dec[3:], init_from_directions(CONFIG, X=X).W_dec[3:])
-
-
 def test_geometric_median_is_where_the_sum_of_distances_is_least():
     rows = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double().exp()
     found = geometric_median(rows, tolerance=1e-10, n_iterations=2000)
@@ -104,17 +97,16 @@ def test_geometric_median_of_one_repeated_row_is_that_row():
     ("arguments", "named"),
     [
         ({"directions": torch.ones(3, 5)}, "directions have shape"),
-        ({"directions": torch.zeros(3, 32)}, "all-zero"),
+        ({"directions": torch.zeros(3, 32)}, "zero length"),
         ({"directions": torch.full((3, 32), torch.nan)}, "NaN"),
         ({"directions": torch.full((3, 32), 1e30)}, "infinite"),  # their length is: they would become zero
-        ({"directions": torch.full((3, 32), 1e-30)}, "all-zero"),
-        ({"directions": TRUTH, "filters": torch.full_like(TRUTH, torch.inf)}, "filters hold NaN, infinite"),
+        ({"directions": torch.full((3, 32), 1e-30)}, "zero length"),
+        ({"directions": TRUTH, "filters": torch.full_like(TRUTH, torch.inf)}, "filters holds NaN or infinite"),
         ({"filters": TRUTH}, "without directions"),
         ({"directions": TRUTH, "filters": TRUTH[:3]}, "3 filters for 48"),
         ({"directions": TRUTH, "filters": -TRUTH}, "48 filters do not answer"),
         ({"directions": TRUTH, "fraction": 1.5}, "fraction=1.5"),
-        ({"directions": TRUTH, "deduplicate": 1.5}, "deduplicate=1.5"),
-        ({"X": torch.zeros(0, 32)}, "at least one row"),
+        ({"X": torch.zeros(0, 32)}, "at least 1 row"),
         ({"X": torch.zeros(10, 31)}, "d_in=32"),
         ({"X": torch.full((10, 32), torch.inf)}, "NaN or infinite"),
         ({"X": "rows"}, "X is a str"),

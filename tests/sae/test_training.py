@@ -287,10 +287,10 @@ def test_training_on_cuda_agrees_with_the_processor(architecture):
         ({"train_decoder": "no"}, "train_decoder='no'"),
         ({"train_decoder": None}, "train_decoder=None"),
         ({"autocast": "bfloat16"}, "autocast='bfloat16'"),
-        ({"snapshot_steps": (0, 1.5)}, r"snapshot_steps=\[1.5\]"),
+        ({"snapshot_steps": (0, 1.5)}, r"snapshot_steps=1.5 .*\[0, 30\]"),
         ({"warmup": 1.5}, "warmup=1.5"),
         ({"clip": 0.0}, "clip=0.0"),
-        ({"snapshot_steps": (0, 31)}, r"snapshot_steps=\[31\]"),
+        ({"snapshot_steps": (0, 31)}, r"snapshot_steps=31 .*\[0, 30\]"),
         ({"checkpoint_every": 0}, "checkpoint_every=0"),
     ],
 )
@@ -321,7 +321,7 @@ def test_rows_may_lie_in_memory_as_they_like(laid_out):
 @pytest.mark.parametrize("given", [X.to_sparse(), X.to(torch.complex64)], ids=["sparse", "complex"])
 def test_rows_that_are_not_dense_and_real_are_refused(given):
     for work in (lambda: train_sae(given, CONFIG, SHORT), lambda: init_from_directions(CONFIG, given, X=X)):
-        with pytest.raises(ValueError, match="give dense, real values"):
+        with pytest.raises(ValueError, match=r"give dense values|real numbers are needed"):
             work()
 
 
