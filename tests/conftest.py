@@ -3,9 +3,9 @@
 from pathlib import Path
 
 LONGEST_FIRST = (
+    "notebooks/test_smoke_report.py",
     "test_on_pretend_cuda.py",
     "probe/test_selection.py",
-    "notebooks/test_smoke_report.py",
     "probe/test_miner.py",
     "probe/test_search.py",
     "runs/test_unit_versions.py",

@@ -26,6 +26,7 @@ FEW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FEW)
 def test_an_architecture_loads_and_its_hooks_are_what_plain_forward_hooks_see(tmp_path, kind):
     row = judge(kind, tmp_path)

@@ -79,6 +79,7 @@ def captured_apart(root, seconds, n_tokens):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_text_that_hangs_after_its_first_documents_is_thrown_away_and_the_process_ends_as_it_should(hub, tmp_path):
     hub.faults.append(Fault("GET .*resolve.*0001.parquet", hang=60))
     done = captured_apart(tmp_path / "cache", 8, 30_000)  # more than the first file holds
