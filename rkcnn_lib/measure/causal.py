@@ -183,7 +183,7 @@ def run_edited(lm: Any, tokens: Tensor, hook_name: str, at: Any, edit: Callable[
         edited[at] = edit(activation[at]).to(activation)
         return edited
 
-    return lm.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook_name, put)])
+    return lm.run_with_hooks(to_model(lm, tokens), return_type="logits", fwd_hooks=[(hook_name, put)])
 
 
 def edited_logits(

@@ -219,9 +219,13 @@ def test_rows_of_a_long_table_come_as_they_are_scrolled_to_and_are_all_sorted_se
     page, complaints = open_page(browser, long)
     assert len(page.evaluate(SHOWN)) == 200 and "700 of 700 rows" in page.inner_text("#compare-status")
     assert "500 further rows" in page.inner_text("#compare-rest")
-    for count in (600, 700):
+    shown = [200]
+    while shown[-1] < 700:  # a key that comes while the page lays rows out does not scroll: as a reader, press again
         page.keyboard.press("End")
-        until(page, f"{SHOWN}.length === {count}")
+        page.wait_for_timeout(300)
+        shown.append(len(page.evaluate(SHOWN)))
+        assert len(shown) < 50
+    assert 600 in shown
     assert not page.locator("#compare-rest").is_visible()
     page.locator("#comparison thead button").nth(column(page, "Arm")).click()
     page.locator("#comparison thead button").nth(column(page, "Arm")).click()
