@@ -179,6 +179,8 @@ def run_edited(lm: Any, tokens: Tensor, hook_name: str, at: Any, edit: Callable[
     """Return the logits of tokens (b, length) with what passes a hook edited where ``at``, a mask or an index, says."""
 
     def put(activation: Tensor, hook: Any = None) -> Tensor:
+        if isinstance(at, Tensor) and activation.shape[: at.ndim] != at.shape:
+            raise ValueError(f"{hook_name} gives {tuple(activation.shape)}; needed is (contexts, positions, d)")
         edited = activation.clone()
         edited[at] = edit(activation[at]).to(activation)
         return edited

@@ -14,6 +14,7 @@ from rkcnn_lib.measure.causal import (
     mix,
     patched_logits,
     read_activations,
+    run_edited,
     share_in,
     steered_continuation,
 )
@@ -209,3 +210,12 @@ def test_an_unknown_layer_and_a_prompt_beyond_the_context_are_refused(atlas):
 def test_the_empty_subspace_has_no_share():
     x = torch.randn(3, D)
     assert not share_in(x, None).any()
+
+
+def test_a_hook_whose_activations_fit_no_mask_is_refused_by_name():
+    def run_with_hooks(tokens, return_type, fwd_hooks):
+        return fwd_hooks[0][1](torch.ones(7, 2))
+
+    odd = SimpleNamespace(run_with_hooks=run_with_hooks)
+    with pytest.raises(ValueError, match=r"hook_scores gives \(7, 2\); needed is \(contexts, positions, d\)"):
+        run_edited(odd, torch.ones(2, 3), "hook_scores", torch.ones(2, 3, dtype=torch.bool), lambda x: x)
