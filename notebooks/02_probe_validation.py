@@ -121,7 +121,7 @@ toy_shared = neighbourhoods.study(run, probing.toy_tasks)
 run.metrics(toy_shared.assign(metric="purity"))
 figures.show(
     figures.selectivity(
-        toy_shared.assign(null=toy_shared["chance_upper"]), title="Toy. " + neighbourhoods.title(toy_shared),
+        toy_shared, title="Toy. " + neighbourhoods.title(toy_shared),
         measured="rows that share their anchor's strongest feature (share)",
     ),
     f"The best, random and worst {run.p.n_directions} of {run.p.n_subsets} subsets by the separation of their {run.p.n_neighbours} "
@@ -133,7 +133,7 @@ atlas_shared = neighbourhoods.study(run, probing.atlas_tasks)
 run.metrics(atlas_shared.assign(metric="purity"))
 figures.show(
     figures.selectivity(
-        atlas_shared.assign(null=atlas_shared["chance_upper"]), title="Atlas. " + neighbourhoods.title(atlas_shared),
+        atlas_shared, title="Atlas. " + neighbourhoods.title(atlas_shared),
         measured="rows that share their anchor's token (share)",
     ),
     f"The same on the embedded language model; dots are {run.p.n_seeds} corpora. A subset that finds one token again and again has "

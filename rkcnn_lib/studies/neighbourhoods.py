@@ -18,7 +18,7 @@ from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import ProbeValidation
 from rkcnn_lib.studies.probing import Task, Tasks, choose, controlled, over_seeds, seed_unit
-from rkcnn_lib.tensors import geometric_median
+from rkcnn_lib.tensors import chance_level, geometric_median
 
 ROWS = 4000  # among which a subset looks for neighbours
 
@@ -48,10 +48,10 @@ def _neighbourhoods_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.Dat
     rows_of, anchors = found.rows.cpu().numpy(), anchors.cpu().numpy()
     null = [purity(permute_labels(types, random_state=rng), rows_of, anchors) for _ in range(p.n_permutations)]
     real = purity(types, rows_of, anchors)
+    chance = {group: chance_level([draw[members].mean() for draw in null]) for group, members in chosen.items()}
     return pd.DataFrame([
         {"world": task.world, "label": task.label, "seed": seed, "group": group, "value": float(real[members].mean()),
-         "chance_mean": float(np.mean([one[members].mean() for one in null])),
-         "chance_upper": float(np.quantile([one[members].mean() for one in null], 0.95))}
+         "chance_mean": float(chance[group][0]), "chance_upper": float(chance[group][1])}
         for group, members in chosen.items()
     ])  # fmt: skip
 

@@ -31,6 +31,7 @@ from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import NOT_DECIDING, ProbeValidation
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.studies.toy import train_space
+from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.worlds import model_facts
 
 GROUPS = ("top", "random", "bottom", "full", "ensemble")
@@ -158,10 +159,10 @@ def study_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
         accuracies(task, permute_labels(task.y, task.groups, rng), p, seed, subsets, p.n_probed_null)
         for _ in range(p.n_permutations)
     ]
+    chance = {cell: chance_level([draw[cell] for draw in null]) for cell in real}
     return pd.DataFrame([
         {"world": task.world, "label": task.label, "seed": seed, "group": group, "probe": probe, "value": value,
-         "chance_mean": float(np.mean([n[group, probe] for n in null])),
-         "chance_upper": float(np.quantile([n[group, probe] for n in null], 0.95))}
+         "chance_mean": float(chance[group, probe][0]), "chance_upper": float(chance[group, probe][1])}
         for (group, probe), value in real.items()
     ])  # fmt: skip
 
@@ -226,7 +227,7 @@ def for_figure(table: pd.DataFrame, by_label: bool = False) -> pd.DataFrame:
     rows = pd.concat([table[~ensemble], *(table[ensemble].assign(probe=probe) for probe in views)], ignore_index=True)
     if by_label:
         rows["probe"] = rows["label"] + ", " + rows["probe"]
-    return rows.assign(null=rows["chance_upper"])
+    return rows
 
 
 def advantage(table: pd.DataFrame, group: str = "top", against: str = "random") -> pd.DataFrame:

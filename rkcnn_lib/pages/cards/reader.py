@@ -17,6 +17,7 @@ from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.studies.agreement import spread_of
 from rkcnn_lib.studies.cells import MINED, mined_unit, model_of
 from rkcnn_lib.studies.comparison import Compared
+from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 QUANTILES = (1.0, 1.0, 0.9, 0.75, 0.5, 0.25, 0.1)  # of a latent's positive activations: one context each
@@ -198,8 +199,8 @@ class Reader:
         """
         rng, d = np.random.default_rng(0), self.store.d_in
         ours, others = (random_directions(rng, count, d, self._spread()) for count in (500, n))
-        nearest = (ours @ others.T).max(1)
-        return float(nearest.mean()), float(np.quantile(nearest, 0.95))
+        mean, upper = chance_level((ours @ others.T).max(1))
+        return float(mean), float(upper)
 
 
 def normalised(rows: torch.Tensor) -> torch.Tensor:
