@@ -41,7 +41,7 @@ def of_seeds(table: pd.DataFrame, seeds: np.ndarray) -> pd.DataFrame:
 
 def gate_01(control: str, n_seeds: int) -> Callable[[np.ndarray], list[Check]]:
     """Mine n_seeds toy models; return the gate as a function of the seeds it sees."""
-    p = quick("01_toy_superposition", control=control, n_seeds=n_seeds, miners=["rkcnn_lift"])
+    p = quick("01_toy_superposition", control=control, n_seeds=n_seeds, miners=["rkcnn"])
     table = toy.mine_all(toy.train_spaces(p), SimpleNamespace(p=p, device="cpu")).table
     return lambda seeds: toy.checks(toy.Mined(of_seeds(table, seeds), {}), p)
 

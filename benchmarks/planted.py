@@ -38,12 +38,12 @@ from rkcnn_lib.worlds.toy.synthetic import lu_gweon_classes
 
 NEIGHBOURS = {"score": "neighbours"}
 MINERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "rkcnn_lift (neighbours)": ("rkcnn_lift", NEIGHBOURS),
-    "lift_unselected (neighbours)": ("lift_unselected", NEIGHBOURS),
-    "lift_bottom (neighbours)": ("lift_bottom", NEIGHBOURS),
-    "rkcnn_lift (neighbours), unrefined": ("rkcnn_lift", NEIGHBOURS | {"n_refinements": 0}),
-    "lift_unselected (neighbours), unrefined": ("lift_unselected", NEIGHBOURS | {"n_refinements": 0}),
-    "rkcnn_lift (kurtosis)": ("rkcnn_lift", {"score": "kurtosis"}),
+    "rkcnn (neighbours)": ("rkcnn", NEIGHBOURS),
+    "rkcnn_unscored (neighbours)": ("rkcnn_unscored", NEIGHBOURS),
+    "rkcnn_worst (neighbours)": ("rkcnn_worst", NEIGHBOURS),
+    "rkcnn (neighbours), unrefined": ("rkcnn", NEIGHBOURS | {"n_refinements": 0}),
+    "rkcnn_unscored (neighbours), unrefined": ("rkcnn_unscored", NEIGHBOURS | {"n_refinements": 0}),
+    "rkcnn (kurtosis)": ("rkcnn", {"score": "kurtosis"}),
     "rkcnn_coordinate": ("rkcnn_coordinate", {}),
     "ica": ("ica", {}),
     "kmeans": ("kmeans", {}),
@@ -53,7 +53,7 @@ MINERS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
 }
 # Left out on real activations: minutes a seed.
-SLOW = {"ica", "kmeans_refined", "datapoint_refined", "lift_bottom (neighbours)", "rkcnn_lift (kurtosis)"}
+SLOW = {"ica", "kmeans_refined", "datapoint_refined", "rkcnn_worst (neighbours)", "rkcnn (kurtosis)"}
 
 
 def timed(name: str, X: torch.Tensor, n: int, seed: int, **more: Any) -> tuple[torch.Tensor, float]:
@@ -95,7 +95,7 @@ def zipf(n_rows: int = 1_000_000, n_features: int = 4096, d: int = 256, n: int =
     test, codes = world.sample(20_000)
     fired = np.asarray(codes.todense() > 0)
     truth = world.directions
-    for name in ("rkcnn_lift (neighbours)", "lift_unselected (neighbours)", "kmeans", "random"):
+    for name in ("rkcnn (neighbours)", "rkcnn_unscored (neighbours)", "kmeans", "random"):
         D, seconds = timed(name, X, n, 0)  # the lifts read max_rows (262,144) of the rows, k-means all
         yield {"world": f"planted {n_features} in {d}, Zipf, {n_rows:,} rows", "miner": name,
                **against_truth(D, truth), "f1": round(readout_f1(test, fired, D, truth), 4),

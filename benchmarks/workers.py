@@ -33,7 +33,7 @@ parameters:
   mining_rows: 5000
   heldout_rows: 5000
   splice_contexts: 4
-  arms: [random, rkcnn_lift]
+  arms: [random, rkcnn]
   n_jobs: {n_jobs}
 axes:
   layers: [0, 1, 2]

@@ -37,7 +37,7 @@ n_active: int = 2  # features active in each sample
 toy_steps: int = 2000  # its training steps
 n_samples: int = 20_000  # its hidden states
 null: str = "gaussian"  # surrogate that calibrates: gaussian, elliptical or None
-miners: list = ["pca", "ica", "kmeans_refined", "rkcnn_coordinate", "rkcnn_lift", "lift_unselected"]  # compared
+miners: list = ["pca", "ica", "kmeans_refined", "rkcnn_coordinate", "rkcnn", "rkcnn_unscored"]  # compared
 plane_probabilities: list = [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]  # of a feature, 5 -> 2 models
 plane_instances: int = 20  # models trained at each probability
 plane_steps: int = 2000  # training steps of the 5 -> 2 models
@@ -90,7 +90,7 @@ figures.show(
 
 # %%
 plane_mined = planes.mine_planes(plane, run)
-run.metrics(plane_mined.rename(columns={"matched_cosine": "value"}).assign(metric="matched_cosine", miner="rkcnn_lift"))
+run.metrics(plane_mined.rename(columns={"matched_cosine": "value"}).assign(metric="matched_cosine", miner="rkcnn"))
 figures.show(
     figures.mined_slider(planes.mined_frames(plane, run), title=planes.mined_title(plane_mined)),
     "True and mined directions of the model of median loss at each probability (slider). All models are mined; the title "
@@ -115,10 +115,10 @@ figures.show(
 #
 # Every miner sees the same hidden states and returns at most the same number of directions. They are matched one to one
 # with the true directions, signs included. Chance is the same matching with as many random unit directions: in five
-# dimensions it is high, which is why a cosine alone means nothing here. `lift_unselected` is `rkcnn_lift` with subsets
+# dimensions it is high, which is why a cosine alone means nothing here. `rkcnn_unscored` is `rkcnn` with subsets
 # taken at random instead of by score: what lies between them is what the score adds. So small a world is soon
 # exhausted: in the last rounds fewer than three candidates are left for a place, and the score has a choice in the
-# first ones only. `rkcnn_lift_calibrated` keeps only directions that beat the maximum of the same search on a surrogate
+# first ones only. `rkcnn_calibrated` keeps only directions that beat the maximum of the same search on a surrogate
 # without features; the gate judges it alone.
 
 # %%

@@ -18,9 +18,9 @@
 # # 04 · Do mined directions make better sparse autoencoders?
 #
 # The question of the report. Several SAEs are trained on the same activations in the same order and differ in one
-# thing only: the directions their latents start from. Mined directions (`rkcnn_lift`) must beat three starts declared
+# thing only: the directions their latents start from. Mined directions (`rkcnn`) must beat three starts declared
 # beforehand: random directions; directions drawn with the activations' covariance, nothing mined (`covariance`); and the
-# *same* search and compute without RkCNN's scores (`lift_unselected`). The other arms show what any data-driven start
+# *same* search and compute without RkCNN's scores (`rkcnn_unscored`). The other arms show what any data-driven start
 # gives: datapoints and k-means are sharpened by the same passes of sparse coding that end an RkCNN search (`_refined`).
 
 # %% tags=["parameters"]
@@ -37,8 +37,8 @@ subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
 n_directions: int = 3072  # directions (02: subsets) kept at most
 score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
 subsets: str = "coordinate"  # coordinate (rotated where too few) or rotated
-arms: list = ["random", "covariance", "datapoint_refined", "kmeans_refined", "rkcnn_lift", "lift_unselected"]  # starts
-variants: list = ["rkcnn_lift_decoder_only", "random_frozen_decoder"]  # none, or those of 04's default
+arms: list = ["random", "covariance", "datapoint_refined", "kmeans_refined", "rkcnn", "rkcnn_unscored"]  # starts
+variants: list = ["rkcnn_decoder_only", "random_frozen_decoder"]  # none, or those of 04's default
 n_seeds: int = 5  # below 5 every verdict is inconclusive
 architecture: str = "topk"  # topk, batchtopk or relu
 expansion: float = 8.0  # latents: expansion x width
@@ -138,7 +138,7 @@ figures.show(
 #
 # Explained variance (as it is, and with every dimension standardised), dead latents, sparsity, and what replacing the
 # activations by their reconstruction does to the model's loss. The same SAEs before any training step are the reference:
-# what an arm has there is its start's, not training's. Variants may stand beside the arms: `rkcnn_lift_decoder_only` has
+# what an arm has there is its start's, not training's. Variants may stand beside the arms: `rkcnn_decoder_only` has
 # the mined directions in the decoder alone, as RkCNN's first use for SAEs had it (the encoder stays random, so a latent
 # fires on something else than what it writes), and `random_frozen_decoder` is a reference whose random decoder is never
 # trained: what lies between it and `random` is what learning directions is worth. Read the margins with the intervals: a difference smaller than
@@ -213,7 +213,7 @@ if run.p.front_k:
 moved = sae_panels.moved(compared)
 figures.show(
     figures.cosine_histograms(moved, title=sae_titles.moved_title(moved)),
-    f"rkcnn_lift, all {run.p.n_seeds} seeds: cosine of each latent with its own start, mined latents beside the randomly filled ones "
+    f"rkcnn, all {run.p.n_seeds} seeds: cosine of each latent with its own start, mined latents beside the randomly filled ones "
     "of the same SAE; the slider goes through training.",
 )
 
@@ -257,7 +257,7 @@ if run.p.n_seeds > 1:
 # %% [markdown]
 # ## What do single latents say?
 #
-# A card a latent of `rkcnn_lift` and `random`, seed 0 (at most `n_cards` of each, at even quantiles of the firing rate): how
+# A card a latent of `rkcnn` and `random`, seed 0 (at most `n_cards` of each, at even quantiles of the firing rate): how
 # often it fires and whether it died, how far it moved from its start, its nearest relatives in other seeds and among the
 # mined directions, the tokens whose logits its decoder row raises and lowers through the unembedding alone, and held-out
 # text where it fires. Because the largest activations flatter, contexts go down to the lowest tenth of its activations; the
@@ -357,7 +357,7 @@ if world is not None and run.p.n_seeds > 1:
 #
 # Three contrasts were declared beforehand for each hypothesis. *Supported*: all Holm-adjusted 95 % paired intervals lie
 # wholly beyond the margin. *Not supported*: one lies wholly short of it. Else, and always below 5 seeds,
-# *inconclusive*. Differences are signed so that positive means `rkcnn_lift` is better; p is Holm-adjusted and tests a
+# *inconclusive*. Differences are signed so that positive means `rkcnn` is better; p is Holm-adjusted and tests a
 # difference of zero, while the verdict asks for more than the margin.
 
 # %%

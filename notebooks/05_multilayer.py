@@ -34,7 +34,7 @@ subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
 n_directions: int = 1536  # directions (02: subsets) kept at most
 score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
 subsets: str = "coordinate"  # coordinate (rotated where too few) or rotated
-arms: list = ["random", "covariance", "kmeans_refined", "rkcnn_lift", "lift_unselected"]  # starts
+arms: list = ["random", "covariance", "kmeans_refined", "rkcnn", "rkcnn_unscored"]  # starts
 variants: list = []  # none, or those of 04's default
 n_seeds: int = 5  # below 5 every verdict is inconclusive
 architecture: str = "topk"  # topk, batchtopk or relu
@@ -126,7 +126,7 @@ figures.show(
 differences = layer_study.differences(metrics, run.p)
 figures.show(
     figures.layer_differences(differences, title=layer_study.difference_title(differences)),
-    f"rkcnn_lift minus each baseline, {run.p.n_seeds} seeds, positive is better; 95 % paired-t intervals, Holm-adjusted over layers and "
+    f"rkcnn minus each baseline, {run.p.n_seeds} seeds, positive is better; 95 % paired-t intervals, Holm-adjusted over layers and "
     "contrasts; grey: the margin.",
 )
 
@@ -162,7 +162,7 @@ signs
 
 # %%
 best = layer_study.best_of_layers(metrics, run.p)
-run.metrics(best.assign(arm="rkcnn_lift"))
+run.metrics(best.assign(arm="rkcnn"))
 best
 
 # %% [markdown]

@@ -192,7 +192,7 @@ CALLS: dict[str, Callable] = {
     "probe.kcnn_posterior": lambda: probe.kcnn_posterior(X()[:, :3].abs()).is_cuda,
     "probe.knn_label_consistency": lambda: probe.knn_label_consistency(X(), labels(), groups=np.arange(N) // 2),
     "probe.max_statistic_threshold": lambda: probe.max_statistic_threshold(X()[:, 0].cpu().numpy()),
-    "probe.mine": lambda: probe.mine("rkcnn_lift", X(), 6, n_subsets=30).is_cuda,
+    "probe.mine": lambda: probe.mine("rkcnn", X(), 6, n_subsets=30).is_cuda,
     "probe.permute_labels": lambda: probe.permute_labels(labels()),
     "probe.principal_directions": lambda: probe.principal_directions(X().T @ X(), subsets())[0].is_cuda,
     "probe.projection_contrast": lambda: probe.projection_contrast(X(), unit(), "skew").is_cuda,

@@ -50,7 +50,7 @@ if __name__ == "__main__":
 
     from rkcnn_lib.studies.seed_study import seed_study
 
-    seed_study.__defaults__ = (2, 30, "rkcnn_lift")  # 20 seeds of 2,000 steps are no parameter of 04 on the toy model
+    seed_study.__defaults__ = (2, 30, "rkcnn")  # 20 seeds of 2,000 steps are no parameter of 04 on the toy model
     pretend_cuda.install()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -111,7 +111,7 @@ def test_a_name_that_would_leave_its_folder_is_refused(name):
         files.plain_name(name, "arm")
 
 
-@pytest.mark.parametrize("name", ["rkcnn_lift", "k=4", "a b", "v1.2", "größer", 3])
+@pytest.mark.parametrize("name", ["rkcnn", "k=4", "a b", "v1.2", "größer", 3])
 def test_ordinary_names_pass(name):
     assert files.plain_name(name, "arm") == str(name)
 

@@ -77,16 +77,16 @@ def test_a_public_call_takes_tensors_on_cuda(outcomes, case):
 SMALLER = {
     "01_toy_superposition": {
         "plane_steps": 20, "toy_steps": 50, "n_samples": 600, "n_subsets": 36, "n_directions": 12,
-        "curve_features": [8], "miners": ["random", "kmeans", "rkcnn_coordinate", "rkcnn_lift"], "null": None,
+        "curve_features": [8], "miners": ["random", "kmeans", "rkcnn_coordinate", "rkcnn"], "null": None,
     },
     "02_probe_validation": {"toy_steps": 50, "n_samples": 500, "n_contexts": 8, "n_ensemble": 2, "curve_sizes": [4]},
     "03_gpt2_cache": {"n_tokens": 6000, "n_statistics": 1000},
     "04_sae_compare": {
-        "n_tokens": 6000, "arms": ["random", "rkcnn_lift"], "steps": 6, "n_subsets": 36, "n_directions": 12,
+        "n_tokens": 6000, "arms": ["random", "rkcnn"], "steps": 6, "n_subsets": 36, "n_directions": 12,
         "mining_rows": 400, "heldout_rows": 200, "splice_contexts": 2, "frozen_rows": 100, "n_cards": 8,
     },
     "05_multilayer": {
-        "n_tokens": 6000, "arms": ["random", "rkcnn_lift"], "layers": [0], "steps": 6, "n_subsets": 36,
+        "n_tokens": 6000, "arms": ["random", "rkcnn"], "layers": [0], "steps": 6, "n_subsets": 36,
         "n_directions": 12, "mining_rows": 400, "heldout_rows": 200, "splice_contexts": 2,
     },
     "06_causal_checks": {

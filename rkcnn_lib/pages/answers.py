@@ -22,7 +22,7 @@ PROVISIONAL = {
 RIVALS = {
     "random": "random ones",
     "covariance": "directions that merely lie as the activations do (covariance)",
-    "lift_unselected": "the same search without its score (lift_unselected)",
+    "rkcnn_unscored": "the same search without its score (rkcnn_unscored)",
 }
 MANY = 200  # seeds beyond which a forecast says "many"
 

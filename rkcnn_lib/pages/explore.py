@@ -70,7 +70,7 @@ def toy_plane(planes: Planes, run: Run) -> None:
         options=probabilities, value=probabilities[-1], description="p(active)", continuous_update=False
     )
     instance = widgets.IntSlider(0, 0, n_instances - 1, description="model", continuous_update=False)
-    miner = widgets.Dropdown(options=run.p.miners, value="rkcnn_lift", description="miner")
+    miner = widgets.Dropdown(options=run.p.miners, value="rkcnn", description="miner")
     shown = LiveFigure()
 
     def draw() -> None:

@@ -116,9 +116,9 @@ _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "datapoint_refined": _refined(_datapoint),
     "kmeans_refined": _refined(_kmeans),
     "rkcnn_coordinate": partial(_rkcnn, lift=False, score="kurtosis", merge_cosine=1.0),
-    "rkcnn_lift": _rkcnn,
-    "lift_unselected": lambda *data, **options: _rkcnn(*data, **(options | {"select": "random"})),
-    "lift_bottom": lambda *data, **options: _rkcnn(*data, **(options | {"select": "worst"})),
+    "rkcnn": _rkcnn,
+    "rkcnn_unscored": lambda *data, **options: _rkcnn(*data, **(options | {"select": "random"})),
+    "rkcnn_worst": lambda *data, **options: _rkcnn(*data, **(options | {"select": "worst"})),
     "rkcnn_null": _rkcnn_null,
 }
 METHODS = tuple(_MINERS)
@@ -142,8 +142,8 @@ def mine(
       RkCNN search (`rkcnn_lib.probe.refine`). Option: n_refinements (3).
     - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
       with zeros, subsets chosen by kurtosis, no lift and no merging.
-    - "rkcnn_lift": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
-    - "lift_unselected", "lift_bottom": the same subsets, lift and compute, but random candidates or those that
+    - "rkcnn": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
+    - "rkcnn_unscored", "rkcnn_worst": the same subsets, lift and compute, but random candidates or those that
       score worst are kept.
     - "rkcnn_null": the same search on surrogate data. Option: surrogates ("elliptical").
 

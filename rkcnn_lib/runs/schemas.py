@@ -15,7 +15,7 @@ from rkcnn_lib.runs.fields import Checked, at_least, param, require, several, wi
 
 ARMS = (
     "random", "covariance", "datapoint", "pca", "ica", "kmeans", "datapoint_refined", "kmeans_refined",
-    "rkcnn_coordinate", "rkcnn_lift", "lift_unselected", "lift_bottom", "rkcnn_null",
+    "rkcnn_coordinate", "rkcnn", "rkcnn_unscored", "rkcnn_worst", "rkcnn_null",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def searches(arm: str) -> bool:
 
 # What takes an arm's directions and changes one thing else: the first starts the decoder only (the encoder stays
 # random, as in the first implementation), the second, a reference, never trains its random decoder.
-VARIANTS = {"rkcnn_lift_decoder_only": "rkcnn_lift", "random_frozen_decoder": "random"}
+VARIANTS = {"rkcnn_decoder_only": "rkcnn", "random_frozen_decoder": "random"}
 Arm = Literal[ARMS]  # type: ignore[valid-type]
 Variant = Literal[(*VARIANTS,)]  # type: ignore[valid-type]
 Hook = Literal["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"]
@@ -125,7 +125,7 @@ class ToySuperposition(Toy, Unlabelled):
         "gaussian", "surrogate that calibrates: gaussian, elliptical or None"
     )
     miners: several(Arm, 1) = param(
-        ["pca", "ica", "kmeans_refined", "rkcnn_coordinate", "rkcnn_lift", "lift_unselected"], "compared"
+        ["pca", "ica", "kmeans_refined", "rkcnn_coordinate", "rkcnn", "rkcnn_unscored"], "compared"
     )
     plane_probabilities: several(Share, 2) = param([0.5, 0.3, 0.2, 0.1, 0.05, 0.02], "of a feature, 5 -> 2 models")
     plane_instances: Count = param(20, "models trained at each probability")
@@ -152,7 +152,7 @@ class ToySuperposition(Toy, Unlabelled):
         require(fewest >= least, self, "curve_n_subsets", f"at least 3 x n_directions = {least} each")
         curves = "curve_features curve_active curve_noise curve_subset_size curve_n_subsets curve_n_samples"
         require(any(getattr(self, name) for name in curves.split()), self, curves, "give at least one of them values")
-        require("rkcnn_lift" in self.miners, self, "miners", "must hold rkcnn_lift, which the gate judges")
+        require("rkcnn" in self.miners, self, "miners", "must hold rkcnn, which the gate judges")
         return self
 
 
@@ -198,10 +198,10 @@ class Comparison(Unlabelled, Captured):
     """What 04 and 05 share: the arms, the SAE, its training and the margins of the verdicts."""
 
     arms: several(Arm, 2) = param(
-        ["random", "covariance", "datapoint_refined", "kmeans_refined", "rkcnn_lift", "lift_unselected"], "starts"
+        ["random", "covariance", "datapoint_refined", "kmeans_refined", "rkcnn", "rkcnn_unscored"], "starts"
     )
     variants: several(Variant) = param(
-        ["rkcnn_lift_decoder_only", "random_frozen_decoder"], "none, or those of 04's default"
+        ["rkcnn_decoder_only", "random_frozen_decoder"], "none, or those of 04's default"
     )
     n_seeds: Seeds = param(5, "below 5 every verdict is inconclusive")
     architecture: Architecture = param("topk")
@@ -224,7 +224,7 @@ class Comparison(Unlabelled, Captured):
 
     @model_validator(mode="after")
     def _arms_can_be_compared(self) -> Comparison:
-        missing = {"random", "rkcnn_lift"} - set(self.arms)
+        missing = {"random", "rkcnn"} - set(self.arms)
         require(not missing, self, "arms", f"must hold {' and '.join(sorted(missing))}, which are compared")
         relu = self.architecture == "relu"
         require(self.aux_k is None or not relu, self, "aux_k", "architecture relu has no AuxK; give aux_k = None")
@@ -260,7 +260,7 @@ class Layers(Model):
 
 
 @with_defaults(
-    n_tokens=1_000_000, arms=["random", "covariance", "kmeans_refined", "rkcnn_lift", "lift_unselected"], variants=[],
+    n_tokens=1_000_000, arms=["random", "covariance", "kmeans_refined", "rkcnn", "rkcnn_unscored"], variants=[],
     expansion=4.0, steps=4000, n_subsets=4800, n_directions=1536, mining_rows=50_000, heldout_rows=50_000,
     splice_contexts=32,
 )  # fmt: skip

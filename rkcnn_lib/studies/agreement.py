@@ -253,7 +253,7 @@ def _title(table: pd.DataFrame) -> str:
 def agreement_remark(table: pd.DataFrame, n_latents: int) -> str:
     """Return what the agreement of live latents must be read with: its chance level, and dead latents counted as 0."""
     wide = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean()
-    arms = [arm for arm in (MINED, "lift_unselected", UNMINED) if (f"{TOTAL} {AFTER}", arm) in wide.index]
+    arms = [arm for arm in (MINED, "rkcnn_unscored", UNMINED) if (f"{TOTAL} {AFTER}", arm) in wide.index]
     live, total = (wide["value"][f"{name} {AFTER}"] for name in (PW_MCC, TOTAL))
     chance = wide["chance_mean"][f"{PW_MCC} {AFTER}"]
     beside = ", ".join(f"{arm} {live[arm]:.2f} (chance {chance[arm]:.2f})" for arm in arms)

@@ -33,7 +33,7 @@ from rkcnn_lib.worlds.prompts.base import Prompt
 MINED, SHUFFLED, CHANCE, CHANCE_OF_VARIANCE = "mined", "mined_shuffled", "random", "random_variance"
 VARIANCE, CEILING, SAE_SPAN, SAE_LATENTS = "pca", "das", "sae", "sae_latents"
 CIRCUIT = "circuit"
-MINERS = {MINED: "rkcnn_lift", "kmeans": "kmeans_refined", "datapoint": "datapoint_refined"}
+MINERS = {MINED: "rkcnn", "kmeans": "kmeans_refined", "datapoint": "datapoint_refined"}
 SUBSPACES = {
     MINED: "RkCNN's directions, those first that separate the answers of selection prompts best",
     SHUFFLED: "the same directions, chosen by the answers of other prompts (shuffled labels)",

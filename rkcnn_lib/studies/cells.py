@@ -30,7 +30,7 @@ from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 LONG = 2000  # steps from which a training shows a progress bar of its own
 UNMINED = "random"  # the arm without mined directions: every latent starts from the shared random fill
-MINED = "rkcnn_lift"  # the arm that the question is about
+MINED = "rkcnn"  # the arm that the question is about
 DECODER_ONLY, FROZEN_DECODER = VARIANTS
 L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
 FIRST_L1 = 3.0  # where the search for a sparsity penalty begins, for inputs of mean norm sqrt(d)

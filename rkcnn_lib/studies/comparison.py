@@ -21,9 +21,9 @@ from rkcnn_lib.runs.units import Unit, load_unit
 from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.cells import UNMINED, matched_unit, mined_unit
 
-# The contrasts declared beforehand, rkcnn_lift minus each of these: is mining needed, or do directions do that merely
+# The contrasts declared beforehand, rkcnn minus each of these: is mining needed, or do directions do that merely
 # lie as the activations do; and what does the score add to the same search?
-BASELINES = ("random", "covariance", "lift_unselected")
+BASELINES = ("random", "covariance", "rkcnn_unscored")
 
 
 def run_grid(

@@ -16,7 +16,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.studies.toy import COMPARED, Space, compare_with_truth, mine_one
 from rkcnn_lib.worlds import ParallelToyModel
 
-UNSELECTED = "lift_unselected"
+UNSELECTED = "rkcnn_unscored"
 # parameter that holds a curve's values -> (what it varies, what the horizontal axis says)
 AXES = {
     "curve_features": ("n_features", "features in the toy model"),

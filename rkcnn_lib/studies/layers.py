@@ -180,7 +180,7 @@ def difference_title(table: pd.DataFrame) -> str:
 
 
 def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield metric, contrast and (layers, seeds) of rkcnn_lift - baseline, positive meaning better."""
+    """Yield metric, contrast and (layers, seeds) of rkcnn - baseline, positive meaning better."""
     for metric, (_, _, lower) in _measured(metrics):
         for baseline in (name for name in BASELINES if name in p.arms):
             seeds = seed_differences(metrics, metric, MINED, baseline, lower, ["layer"])

@@ -97,7 +97,7 @@ def states(planes: Planes, probability: float, instance: int) -> tuple[torch.Ten
 
 def mine_plane(X: torch.Tensor, p: ToySuperposition, miner: str = COMPARED) -> torch.Tensor:
     """Return at most PLANE_DIRECTIONS directions of the plane."""
-    options = {"score": p.score, "n_subsets": 60} if miner in ("rkcnn_lift", "lift_unselected", "lift_bottom") else {}
+    options = {"score": p.score, "n_subsets": 60} if miner in ("rkcnn", "rkcnn_unscored", "rkcnn_worst") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SelectionWarning)  # a plane has room for few distinct directions
         return mine(miner, X, n_directions=PLANE_DIRECTIONS, random_state=0, **options)

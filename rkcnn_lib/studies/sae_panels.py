@@ -106,7 +106,7 @@ def densities(compared: Compared) -> dict[str, np.ndarray]:
 
 
 def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
-    """Return, step by step, the cosine of each rkcnn_lift latent with its own start: mined and filled ones."""
+    """Return, step by step, the cosine of each rkcnn latent with its own start: mined and filled ones."""
     frames: dict[str, dict[str, np.ndarray]] = {}
     for (arm, _), unit in compared.units.items():
         if arm != MINED:

@@ -23,8 +23,8 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
 from rkcnn_lib.worlds.toy.geometry import true_directions
 
-COMPARED = "rkcnn_lift"  # as many directions as its rivals, no null
-JUDGED = "rkcnn_lift_calibrated"  # only those that beat the null: what the gate judges
+COMPARED = "rkcnn"  # as many directions as its rivals, no null
+JUDGED = "rkcnn_calibrated"  # only those that beat the null: what the gate judges
 MEASURES = (matched_cosine, recovery_rate, precision)
 
 

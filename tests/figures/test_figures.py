@@ -15,7 +15,7 @@ from rkcnn_lib import figures
 from rkcnn_lib.figures.style import CHANCE_FILL
 
 EVIL = "<img src=x onerror=alert(1)>"
-ARMS = ["random", "kmeans", "rkcnn_lift", "something else"]
+ARMS = ["random", "kmeans", "rkcnn", "something else"]
 rng = np.random.default_rng(0)
 
 
@@ -34,13 +34,13 @@ def unit(n, d=2):
 
 MINERS = rows(miner=ARMS, seed=[0, 1, 2], metric=["mmcs", "recovery_rate"])
 ARM_ROWS = rows(arm=ARMS, seed=[0, 1, 2], metric=["ev", "dead"])
-CONTRASTS = rows(contrast=["rkcnn_lift - random", "rkcnn_lift - lift_unselected"], metric=["ev", "dead"]).assign(
+CONTRASTS = rows(contrast=["rkcnn - random", "rkcnn - rkcnn_unscored"], metric=["ev", "dead"]).assign(
     difference=lambda t: t["value"], delta=0.05, n_seeds=5, verdict=["supported", "inconclusive", None, "not supported"]
 )
 TOY = rows(probability=[0.01, 0.1], instance=[0, 1, 2]).assign(loss=0.1, n_represented=5, mean_dimensionality=0.4)
 SELECTIVITY = rows(group=["top", "random", "bottom", "full"], seed=[0, 1, 2], probe=["kNN", "RkCNN"])
 CURVE = rows(n_features=[5, 10], miner=ARMS, seed=[0, 1], metric=["mmcs"])
-CAUSAL = rows(subspace=["rkcnn_lift", "random", "clean"], intervention=["keep", "ablate"], metric=["logit_difference"])
+CAUSAL = rows(subspace=["rkcnn", "random", "clean"], intervention=["keep", "ablate"], metric=["logit_difference"])
 
 TABLES = {
     "toy_curves": TOY,
@@ -60,16 +60,16 @@ TABLES = {
     "layer_differences": rows(layer=[2, 4], contrast=["a - b", "c - b"]).assign(difference=0.1, delta=0.05),
     "sensitivity": rows(axis=["k", "score"], x=[8, 16, "none"], arm=ARMS, seed=[0, 1], metric=["ev", "dead"]),
     "causal_effects": CAUSAL,
-    "causal_by_layer": rows(layer=[2, 4], subspace=["rkcnn_lift", "clean"], intervention=["keep"], metric=["kl"]),
+    "causal_by_layer": rows(layer=[2, 4], subspace=["rkcnn", "clean"], intervention=["keep"], metric=["kl"]),
 }
 ARRAYS = {
     "toy_directions": {"p = 0.1": unit(5), "p = 0.01": unit(5)},
-    "mined_versus_true": {"rkcnn_lift": np.eye(4) * 0.9, "kmeans": np.eye(4)[:, :3] * 0.8},
+    "mined_versus_true": {"rkcnn": np.eye(4) * 0.9, "kmeans": np.eye(4)[:, :3] * 0.8},
     "mined_slider": {"noise": (unit(5), unit(3)), "mined": (unit(5), unit(3))},
     "score_distribution": {"data": rng.gamma(2, 1, 200)},
     "spectrum": {"layer 2": np.arange(1.0, 20), "layer 4": np.arange(1.0, 9)},
     "cosine_histograms": {str(t): {"mined": np.full(9, 0.5), "random": np.zeros(9)} for t in (0, 10, 100)},
-    "density": {"random": np.array([0, 0.01, 0.5]), "rkcnn_lift": np.array([0.1, 0.001, 1e-5])},
+    "density": {"random": np.array([0, 0.01, 0.5]), "rkcnn": np.array([0.1, 0.001, 1e-5])},
 }
 SLIDERS = ("toy_directions", "mined_slider", "cosine_histograms")
 
@@ -271,7 +271,7 @@ def test_signed_colours_are_centred_on_zero():
 def test_references_become_lines_and_not_rows():
     fig = draw("causal_effects")
     assert any((t.name or "").startswith("clean") for t in fig.data)
-    assert list(fig.layout.yaxis.ticktext) == ["rkcnn_lift", "random"]
+    assert list(fig.layout.yaxis.ticktext) == ["rkcnn", "random"]
     with pytest.raises(ValueError, match="reference"):
         figures.causal_effects(CAUSAL[CAUSAL["subspace"] == "clean"])
 

@@ -43,9 +43,7 @@ def pages(tmp_path_factory):
     prose = v4.new_markdown_cell(
         "### Deeper\n\nA [link](https://a.example), `code`, **bold**.\n\n| a | b |\n|---|---|\n| 1 | 2 |"
     )
-    metrics = [
-        {"arm": arm, "seed": s, "metric": "dead", "value": 0.1} for arm in ("random", "rkcnn_lift") for s in (0, 1)
-    ]
+    metrics = [{"arm": arm, "seed": s, "metric": "dead", "value": 0.1} for arm in ("random", "rkcnn") for s in (0, 1)]
     run = write_run(
         root / "runs", "04_sae_compare", [dot_figure(), slider_figure(), heat], [prose, code], profile="quick",
         verdicts=[VERDICT], earlier_gates={"01_toy_superposition": "FAIL", "02_probe_validation": "NOT RUN"},

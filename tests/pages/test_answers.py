@@ -13,7 +13,7 @@ from rkcnn_lib.studies.verdicts import judge, strongest_other
 
 def row(baseline="random", difference=0.0, half=0.002, delta=0.01, verdict="not supported", alone=None, n_seeds=5):
     return {
-        "hypothesis": "fewer dead latents", "metric": "dead", "contrast": f"rkcnn_lift - {baseline}",
+        "hypothesis": "fewer dead latents", "metric": "dead", "contrast": f"rkcnn - {baseline}",
         "difference": difference, "low": difference - half, "high": difference + half, "delta": delta,
         "verdict": verdict, "contrast_verdict": alone or verdict, "n_seeds": n_seeds, "gated": True,
     }  # fmt: skip
@@ -39,11 +39,11 @@ def test_the_sentence_counts_verdicts_as_they_are(verdicts, told):
 
 
 def test_the_sentence_tells_rivals_apart_and_names_ungated_verdicts():
-    rows = [row("random", 0.05, alone="supported") | {"gated": False}, row("lift_unselected")]
+    rows = [row("random", 0.05, alone="supported") | {"gated": False}, row("rkcnn_unscored")]
     told = answers.in_one_sentence({"verdicts": rows})
     assert "5 seeds, ungated" in told
     assert "better than random ones in 1 of 1, worse in 0." in told
-    assert "better than the same search without its score (lift_unselected) in 0 of 1, worse in 0." in told
+    assert "better than the same search without its score (rkcnn_unscored) in 0 of 1, worse in 0." in told
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_without_a_verdict_there_is_no_answer():
         ([row(n_seeds=3)], "more seeds"),
         ([row(difference=0.05, verdict="supported")], "would fall"),
         ([row(difference=-0.3)], "Against random it is worse"),
-        ([row(difference=0.001), row("lift_unselected", 0.05)], "the interval against random ends short"),
+        ([row(difference=0.001), row("rkcnn_unscored", 0.05)], "the interval against random ends short"),
         (
             [row(difference=0.008, half=0.004, verdict="inconclusive")],
             "about 20 seeds would settle it as not supported",
@@ -125,20 +125,20 @@ def test_what_was_trained_is_told_only_where_the_record_holds_its_numbers():
 
 
 def test_the_overview_shows_every_contrast_in_multiples_of_its_margin():
-    rows = [row(difference=0.02), row("lift_unselected", -0.01)]
+    rows = [row(difference=0.02), row("rkcnn_unscored", -0.01)]
     spec = answers.overview({"verdicts": rows})
     dots = [trace["x"][0] for trace in spec["data"] if trace.get("mode") == "markers+text"]
     assert dots == pytest.approx([2.0, -1.0])
     assert [trace["text"] for trace in spec["data"] if trace.get("mode") == "markers+text"] == [
         ["better"], ["worse, undecided by how much"]
     ]  # fmt: skip
-    assert "than random in 1, lift_unselected in none of 1 measures" in spec["layout"]["title"]["text"]
+    assert "than random in 1, rkcnn_unscored in none of 1 measures" in spec["layout"]["title"]["text"]
     with pytest.raises(ValueError, match="margins must be positive"):
         figures.verdict_overview(pd.DataFrame([row(delta=0.0) | {"said": "better"}]))
 
 
 def test_one_far_contrast_does_not_squeeze_the_others_of_the_overview():
-    rows = [row(difference=-0.44), row("lift_unselected", 0.005), row("kmeans", 0.12)]
+    rows = [row(difference=-0.44), row("rkcnn_unscored", 0.005), row("kmeans", 0.12)]
     table = pd.DataFrame([one | {"said": answers.reading(one)} for one in rows])
     fig = figures.verdict_overview(table)
     low, high = fig.layout.xaxis.range

@@ -35,10 +35,10 @@ def card(arm, latent, group, rate=0.01, cosine=0.9):
 
 RECORD = {
     "format": 1, "steps": [0, 160], "rows": {"counted": 10_000, "searched": 40_000},
-    "latents": {"rkcnn_lift": 8, "random": 8}, "chance": {"near": [0.3, 0.4], "mined": [0.2, 0.3]}, "between": " ",
-    "featured": ["rkcnn_lift-5"], "words": WORDS, "vocabulary": [readable(text) for text in HOSTILE],
+    "latents": {"rkcnn": 8, "random": 8}, "chance": {"near": [0.3, 0.4], "mined": [0.2, 0.3]}, "between": " ",
+    "featured": ["rkcnn-5"], "words": WORDS, "vocabulary": [readable(text) for text in HOSTILE],
     "text": [0, 1, 2, 3, 4, 5],
-    "cards": [card("rkcnn_lift", 1, "mined", 0.0), card("rkcnn_lift", 5, "random fill", 0.004, 0.21),
+    "cards": [card("rkcnn", 1, "mined", 0.0), card("rkcnn", 5, "random fill", 0.004, 0.21),
               card("random", 2, "random", 0.1)],
 }  # fmt: skip
 
@@ -50,7 +50,7 @@ def page_file(tmp_path_factory):
     table = pd.DataFrame(rows).assign(card=[c["id"] for c in RECORD["cards"]], cosine=[0.9, 0.21, 0.9])
     groups = {"mined": np.array([0.9, 0.1]), "random fill": np.array([0.21, 0.7])}
     drawn = [
-        figures.density({"rkcnn_lift": np.array([0.0, 0.004]), "kmeans": np.array([0.2, 0.004])}, "Rates"),
+        figures.density({"rkcnn": np.array([0.0, 0.004]), "kmeans": np.array([0.2, 0.004])}, "Rates"),
         figures.cosine_histograms({"step 0": {n: np.ones(2) for n in groups}, "step 160": groups}, "Cosines"),
         figures.latent_map(table, "Map"),
     ]
@@ -95,7 +95,7 @@ def trace_named(page, number, test):
 
 
 def test_tokens_are_text_whatever_they_say(browser, page_file):
-    page, complaints = opened(browser, page_file, "#card-rkcnn_lift-5", width=390)
+    page, complaints = opened(browser, page_file, "#card-rkcnn-5", width=390)
     tokens = page.eval_on_selector_all(".context .token", "all => all.map(one => one.textContent)")
     assert tokens[:6] == RECORD["vocabulary"] and tokens[:2] == HOSTILE[:2] and tokens[5] == HOSTILE[5]
     assert page.evaluate("document.querySelectorAll('.feature-cards :is(img, b, script:not(.card-data))').length") == 0
@@ -114,7 +114,7 @@ def test_a_link_opens_its_card_and_one_to_no_card_says_so(browser, page_file):
     until(page, "Math.abs(document.querySelector('.feature-cards').getBoundingClientRect().top) < 400")
     page.evaluate("location.hash = 'card-random-99'")
     until(page, "document.querySelector('.card-status').textContent.includes('no card “random-99”')")
-    page.evaluate("location.hash = 'card-rkcnn_lift-1'")
+    page.evaluate("location.hash = 'card-rkcnn-1'")
     until(page, "document.querySelector('.card-title').textContent.includes('latent 1')")
     text = page.inner_text(".feature-card")
     assert WORDS["died"] in text and WORDS["no contexts"] in text and "latent 7 (−0.25); chance 0.30" in text
@@ -123,30 +123,30 @@ def test_a_link_opens_its_card_and_one_to_no_card_says_so(browser, page_file):
 
 def test_a_point_of_the_map_opens_its_card_and_changes_the_address(browser, page_file):
     page, complaints = opened(browser, page_file)
-    assert shown(page) == "rkcnn_lift, seed 0, latent 5", "the featured card comes first"
+    assert shown(page) == "rkcnn, seed 0, latent 5", "the featured card comes first"
     for name, x in (("random", "x2"), ("mined", "x")):
         trace = trace_named(page, 3, f"d.name === '{name}' && d.xaxis === '{x}' && d.x.length")
         click_point(page, 3, trace, 0)
-        arm = {"mined": "rkcnn_lift"}.get(name, name)
+        arm = {"mined": "rkcnn"}.get(name, name)
         until(page, f"location.hash.startsWith('#card-{arm}')")
-    assert shown(page) == "rkcnn_lift, seed 0, latent 1"
+    assert shown(page) == "rkcnn, seed 0, latent 1"
     assert page.get_attribute(".card-status a", "href") == "#figure-3" and not complaints
     page.context.close()
 
 
 def test_a_bin_of_a_histogram_lists_its_latents(browser, page_file):
     page, _ = opened(browser, page_file)
-    trace = trace_named(page, 1, "d.meta && d.meta.rkcnn_bins === 'rate' && d.meta.arm === 'rkcnn_lift'")
+    trace = trace_named(page, 1, "d.meta && d.meta.rkcnn_bins === 'rate' && d.meta.arm === 'rkcnn'")
     point = page.evaluate(f"[...document.getElementById('plot-1')._fullData[{trace}].y].findIndex(y => y > 0)")
     click_point(page, 1, trace, point)
-    until(page, "document.querySelector('.card-status').textContent.startsWith('1 latents of rkcnn_lift')")
-    assert page.locator(".card-list button").all_inner_texts() == ["rkcnn_lift 5"]
+    until(page, "document.querySelector('.card-status').textContent.startsWith('1 latents of rkcnn')")
+    assert page.locator(".card-list button").all_inner_texts() == ["rkcnn 5"]
     page.locator("#figure-2 input[type=range]").fill("1")
     trace = trace_named(page, 2, "d.meta && d.meta.group === 'random fill'")
     until(page, f"document.getElementById('plot-2')._fullData[{trace}].y[48] > 0")  # the bin from 0.2
     click_point(page, 2, trace, 48)
     until(page, "document.querySelector('.card-status').textContent.includes('at step 160')")
-    assert page.locator(".card-list button").all_inner_texts() == ["rkcnn_lift 5"]
+    assert page.locator(".card-list button").all_inner_texts() == ["rkcnn 5"]
     page.context.close()
 
 
@@ -155,18 +155,18 @@ def test_search_and_steps_work_from_the_keyboard_and_are_announced(browser, page
     field = page.get_by_label("Latent or token")
     field.fill("1")
     field.press("Enter")
-    assert shown(page) == "rkcnn_lift, seed 0, latent 1" and page.url.endswith("#card-rkcnn_lift-1")
+    assert shown(page) == "rkcnn, seed 0, latent 1" and page.url.endswith("#card-rkcnn-1")
     field.fill("4")
     field.press("Enter")
-    assert "Latent 4 of rkcnn_lift has no card" in page.inner_text(".card-status[aria-live=polite]")
+    assert "Latent 4 of rkcnn has no card" in page.inner_text(".card-status[aria-live=polite]")
     field.fill("PLAIN")
     field.press("Enter")
-    assert "2 latents of rkcnn_lift" in page.inner_text(".card-status")
+    assert "2 latents of rkcnn" in page.inner_text(".card-status")
     page.get_by_role("button", name="Next").focus()
     page.keyboard.press("Enter")
-    assert shown(page) == "rkcnn_lift, seed 0, latent 5"
+    assert shown(page) == "rkcnn, seed 0, latent 5"
     page.get_by_role("button", name="Next").press("Enter")
-    assert shown(page) == "rkcnn_lift, seed 0, latent 1", "after the last comes the first"
+    assert shown(page) == "rkcnn, seed 0, latent 1", "after the last comes the first"
     page.get_by_label("Start").select_option("random")
     assert shown(page) == "random, seed 0, latent 2" and not complaints
     page.context.close()

@@ -147,9 +147,9 @@ def test_the_number_of_cards_is_bounded_and_they_span_the_firing_rates_of_both_g
 
 def test_the_record_is_json_that_holds_each_text_once_and_reads_back_as_it_was(monkeypatch):
     made = planted_reader(monkeypatch)
-    cards = made.cards("rkcnn_lift", 0, [0, 1, 2, 3])
+    cards = made.cards("rkcnn", 0, [0, 1, 2, 3])
     record = json.loads(json.dumps(book.as_record(cards, made)))
-    assert [c["id"] for c in record["cards"]] == [f"rkcnn_lift-{i}" for i in range(4)]
+    assert [c["id"] for c in record["cards"]] == [f"rkcnn-{i}" for i in range(4)]
     assert [c["group"] for c in record["cards"]] == ["mined", "mined", "random fill", "random fill"]
     assert len(set(record["vocabulary"])) == len(record["vocabulary"]) == D
     for card, told in zip(cards, record["cards"], strict=True):
@@ -161,7 +161,7 @@ def test_the_record_is_json_that_holds_each_text_once_and_reads_back_as_it_was(m
 
 def test_text_from_data_is_escaped_and_nothing_in_it_acts(monkeypatch):
     made = planted_reader(monkeypatch)
-    record = book.as_record(made.cards("rkcnn_lift", 0, [0, 3]), made)
+    record = book.as_record(made.cards("rkcnn", 0, [0, 3]), made)
     page = "".join(card_html(record, card) for card in record["cards"])
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "\u202e" not in page and "⟨U+202E⟩" in page and "(10,001 characters)" in page
@@ -175,7 +175,7 @@ def test_controls_and_direction_marks_become_visible():
 
 def test_a_dead_latent_gives_a_card_without_contexts(monkeypatch):
     made = planted_reader(monkeypatch, silent=(1,))
-    (card,) = made.cards("rkcnn_lift", 0, [1])
+    (card,) = made.cards("rkcnn", 0, [1])
     record = book.as_record([card], made)
     assert not card.contexts and record["words"]["no contexts"] in card_html(record, record["cards"][0])
 
@@ -192,7 +192,7 @@ def test_words_that_are_no_token_are_refused_with_the_reason():
 def test_latents_of_rows_that_are_no_tokens_have_cards_without_text(monkeypatch):
     made = planted_reader(monkeypatch)
     made.lm = None
-    record = json.loads(json.dumps(book.as_record(made.cards("rkcnn_lift", 0, [0]), made)))
+    record = json.loads(json.dumps(book.as_record(made.cards("rkcnn", 0, [0]), made)))
     (card,) = record["cards"]
     assert card["examples"] == card["raised"] == [] and card["near"] and card["mined"]
     assert book.NO_TOKENS in card_html(record, card)

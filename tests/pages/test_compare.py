@@ -13,7 +13,7 @@ from tests.pages.pages import open_page, read, until, write_run
 SAE = "04_sae_compare"
 
 
-def sae_table(shift=0.0, arms=("random", "kmeans", "rkcnn_lift"), seeds=5):
+def sae_table(shift=0.0, arms=("random", "kmeans", "rkcnn"), seeds=5):
     rows = []
     for i, arm in enumerate(arms):
         for seed in range(seeds):
@@ -40,7 +40,7 @@ def rows_of(page):
 def test_a_row_holds_the_mean_interval_and_chance_of_its_arm(tmp_path):
     index = build_site([run_with(tmp_path / "runs", sae_table())], tmp_path / "site")
     page = read(index.parent / "compare.html")
-    lift = next(row for row in rows_of(page) if row["data-arm"] == "rkcnn_lift")
+    lift = next(row for row in rows_of(page) if row["data-arm"] == "rkcnn")
     text = lift.get_text(" ", strip=True)
     assert "0.922" in text and "chance 0.61" in text and "77" not in text
     assert "0.92 to 0.924" in text  # t interval of 0.920 ... 0.924, five seeds
@@ -111,7 +111,7 @@ def compared(tmp_path_factory):
     runs = [
         run_with(root / "runs", toy, "01_toy_superposition"),
         run_with(root / "runs", sae_table(), started="2026-02-02T00:00:00"),
-        run_with(root / "runs", sae_table(0.05, ("random", "rkcnn_lift")), profile="gpt2"),
+        run_with(root / "runs", sae_table(0.05, ("random", "rkcnn")), profile="gpt2"),
     ]
     return build_site(runs, root / "site").with_name("compare.html")
 
@@ -135,7 +135,7 @@ def test_headers_sort_by_keyboard_and_say_so(browser, compared):
     head.locator("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "ascending"
-    assert page.evaluate(SHOWN) == ["rkcnn_lift", "kmeans", "rkcnn_lift", "random", "random"]
+    assert page.evaluate(SHOWN) == ["rkcnn", "kmeans", "rkcnn", "random", "random"]
     page.keyboard.press("Space")
     assert head.get_attribute("aria-sort") == "descending"
     assert page.evaluate(SHOWN)[:2] == ["random", "random"]
@@ -148,7 +148,7 @@ def test_filters_hide_rows_and_columns_that_nothing_fills(browser, compared):
     page, complaints = open_page(browser, compared)
     assert len(page.evaluate(SHOWN)) == 5, "the arms of 04 come first"
     page.select_option("#filter-profile", "gpt2")
-    assert page.evaluate(SHOWN) == ["random", "rkcnn_lift"]
+    assert page.evaluate(SHOWN) == ["random", "rkcnn"]
     page.select_option("#filter-arm", "random")
     assert "1 of 6 rows" in page.inner_text("#compare-status")
     page.click("button[type=reset]")
@@ -192,7 +192,7 @@ def test_the_address_keeps_the_choices(browser, compared):
     page, complaints = open_page(browser, compared)
     page.goto("about:blank")
     page.goto(address)
-    assert page.evaluate(SHOWN) == ["rkcnn_lift", "random"] and page.input_value("#filter-profile") == "gpt2"
+    assert page.evaluate(SHOWN) == ["rkcnn", "random"] and page.input_value("#filter-profile") == "gpt2"
     page.goto(address.split("#")[0] + "#notebook=nonsense&sort=99-ascending&arm=%3Cb%3E")
     page.reload()
     assert len(page.evaluate(SHOWN)) == 6 and not complaints

@@ -110,17 +110,17 @@ def test_the_browser_reaches_every_latent_by_number_step_and_token(monkeypatch):
     from rkcnn_lib.pages.cards import book
 
     made = planted_reader(monkeypatch)
-    cards = made.cards("rkcnn_lift", 0, [0, 1, 2, 3])
+    cards = made.cards("rkcnn", 0, [0, 1, 2, 3])
     monkeypatch.setattr(explore, "display", lambda *_: None)
     browser = explore.latents(book.Book(book.as_record(cards, made), pd.DataFrame(), made))
     browser.latent.value = 2
-    assert "rkcnn_lift, seed 0, latent 2" in browser.card.value
+    assert "rkcnn, seed 0, latent 2" in browser.card.value
     browser._step(2)
     assert browser.latent.value == 0, "after the last comes the first"
     browser.token.value = "green"
     assert "latent 2" in browser.card.value and "mean activation" in browser.said.value
     browser.seed.value = 1  # a SAE that has no cards yet: its latents are in reverse order
-    assert "rkcnn_lift, seed 1, latent 1" in browser.card.value
+    assert "rkcnn, seed 1, latent 1" in browser.card.value
     browser.token.value = "blue"
     assert "not in this model" in browser.said.value
     browser.arm.value = "random"

@@ -18,7 +18,7 @@ from tests.pages.pages import dot_figure, open_page, read, slider_figure, until,
 
 def test_words_name_series_axes_views_and_steps():
     dots = in_words(json.loads(dot_figure().to_json()))
-    assert "rkcnn_lift" in dots and "Views: explained variance, dead latents." in dots and "Across:" in dots
+    assert "rkcnn" in dots and "Views: explained variance, dead latents." in dots and "Across:" in dots
     steps = in_words(json.loads(slider_figure().to_json()))
     assert "Steps: p = 0.1, p = 0.01." in steps
     assert in_words({"data": [{"y": [1]}]}) == "One series without a name."
@@ -29,7 +29,7 @@ def test_words_name_series_axes_views_and_steps():
 def curve_figure():
     rows = [
         {"arm": arm, "seed": seed, "metric": "dead", "step": step, "value": 0.1 * seed + step}
-        for arm in ("random", "rkcnn_lift") for seed in range(3) for step in (1, 10)
+        for arm in ("random", "rkcnn") for seed in range(3) for step in (1, 10)
     ]  # fmt: skip
     return figures.training_curves(pd.DataFrame(rows), "Curves")
 
@@ -55,7 +55,7 @@ def test_the_table_follows_what_the_figure_shows(browser, drawn):
     page, complaints = open_page(browser, drawn)
     header, *rows = table_of(page, 1)
     assert header[0] == "Row" and "explained variance (share)" in header
-    assert {row[0] for row in rows} == {"random", "rkcnn_lift"} and any("seed 0; 0.5" in row[-1] for row in rows)
+    assert {row[0] for row in rows} == {"random", "rkcnn"} and any("seed 0; 0.5" in row[-1] for row in rows)
     page.select_option("#figure-1 select", label="dead latents")
     until(page, "document.querySelector('#figure-1 .figure-table thead').textContent.includes('dead')")
     _, *rows = table_of(page, 2)
@@ -113,7 +113,7 @@ def test_no_text_of_a_saved_table_begins_as_a_formula_does(browser, tmp_path):
 def test_without_scripts_the_words_are_there(tmp_path):
     index = build_site([write_run(tmp_path / "runs", figs=[dot_figure()])], tmp_path / "site")
     fold = read(index.with_name("01_toy_superposition.html")).select_one("figure details.figure-data")
-    assert "rkcnn_lift" in fold.get_text() and fold["data-plot"] == "plot-1"
+    assert "rkcnn" in fold.get_text() and fold["data-plot"] == "plot-1"
 
 
 @pytest.mark.browser

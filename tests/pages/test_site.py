@@ -158,7 +158,7 @@ def test_index_answers_with_verdicts_intervals_and_ungated_marks(tmp_path):
     assert "no interval" in second and "no verdict" in second and "ungated" not in second
     assert "Best of the 3 other starts that were measured, picked afterwards: kmeans at 0.1" in second
     rows = read(index.with_name("04_sae_compare.html")).select("table.verdicts tbody tr")
-    assert len(rows) == 2 and "rkcnn_lift - random" in rows[0].get_text(" ", strip=True)
+    assert len(rows) == 2 and "rkcnn - random" in rows[0].get_text(" ", strip=True)
 
 
 def test_index_shows_the_figure_that_a_notebook_marked_with_its_note(tmp_path):

@@ -40,7 +40,7 @@ ROWS = {
     "RandomKCNNClassifier.predict_proba": CLASSIFIER.predict_proba,
     "mine kmeans": lambda X: mine("kmeans", X, 4),
     "mine pca": lambda X: mine("pca", X, 4),
-    "mine rkcnn_lift": lambda X: mine("rkcnn_lift", X, 4, n_stages=1),
+    "mine rkcnn": lambda X: mine("rkcnn", X, 4, n_stages=1),
     "separation_score": lambda X: separation_score(X, Y),
     "knn_label_consistency": lambda X: knn_label_consistency(X, Y, n_permutations=20),
     "surrogate": lambda X: surrogate(X).mean(0),
@@ -90,7 +90,7 @@ def test_booleans_count_as_zero_and_one() -> None:
 
 
 def test_rows_that_cannot_be_mined_are_refused_by_name() -> None:
-    for name in ("RkCNNMiner.fit", "mine kmeans", "mine pca", "mine rkcnn_lift"):
+    for name in ("RkCNNMiner.fit", "mine kmeans", "mine pca", "mine rkcnn"):
         for given in (X[:1], torch.tensor(X[:1]), X[:1].tolist(), np.ones((60, 5))):
             assert_refused(lambda given=given, name=name: ROWS[name](given), "X|columns", name)
     for call in (FITTED.transform, CLASSIFIER.predict):
@@ -188,7 +188,7 @@ def test_every_parameter_is_checked_by_type_and_range_and_named(name: str) -> No
     methods = {"max_iter": "ica", "batch_size": "kmeans", "surrogates": "rkcnn_null", "n_refinements": "kmeans_refined"}
     if name in methods or (name in miner and name not in {"n_surrogates", "n_directions", "subset_size"}):
         for value in BAD_VALUES.get(name, WHOLE):
-            call = lambda value=value: mine(methods.get(name, "rkcnn_lift"), X, 4, **{name: value})  # noqa: E731
+            call = lambda value=value: mine(methods.get(name, "rkcnn"), X, 4, **{name: value})  # noqa: E731
             assert_refused(call, name, f"mine {value!r}")
 
 
@@ -237,6 +237,6 @@ def test_other_arguments_out_of_their_range_are_refused_by_name(argument: str, c
 
 
 def test_more_directions_than_rows_give_what_there_is() -> None:
-    for method in ("random", "datapoint", "kmeans", "pca", "rkcnn_lift"):
+    for method in ("random", "datapoint", "kmeans", "pca", "rkcnn"):
         D = mine(method, X[:8], 30)
         assert 0 < len(D) <= 30 and np.isfinite(D).all(), method

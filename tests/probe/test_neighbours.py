@@ -47,7 +47,7 @@ def test_pseudo_classes_equal_the_obvious_loop(kind):
 def test_features_in_superposition_are_found_and_the_score_helps():
     X, W = superposed()
     options = {"n_directions": 24, "n_subsets": 300, "score": "neighbours", "random_state": 0}
-    mined, bottom = mine("rkcnn_lift", X, **options), mine("lift_bottom", X, **options)
+    mined, bottom = mine("rkcnn", X, **options), mine("rkcnn_worst", X, **options)
     assert recovery_rate(mined, W) >= 0.9
     assert matched_cosine(mined, W) > matched_cosine(bottom, W)
 
@@ -72,7 +72,7 @@ def test_the_calibrated_miner_keeps_features():
 
 def test_the_same_seed_gives_the_same_directions():
     X, _ = superposed(n=800)
-    first, second = (mine("rkcnn_lift", X, 12, score="neighbours", random_state=3) for _ in range(2))
+    first, second = (mine("rkcnn", X, 12, score="neighbours", random_state=3) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -99,7 +99,7 @@ def test_the_lift_cannot_be_switched_off():
 def test_rows_of_a_rare_feature_lie_on_one_ray_from_the_origin():
     X, W = superposed(n=3000, n_active=1)
     X = torch.cat([X, torch.zeros(6000, 4)]) + 5.0  # most rows hold no feature, at a place far from zero
-    mined = mine("rkcnn_lift", X, n_directions=16, n_subsets=120, score="neighbours")
+    mined = mine("rkcnn", X, n_directions=16, n_subsets=120, score="neighbours")
     assert recovery_rate(mined, W, 0.999) == 1.0
 
 

@@ -98,15 +98,15 @@ def test_switches_are_true_or_false() -> None:
     with pytest.raises(ValueError, match="normalise"):
         mine("kmeans", X, 3, normalise="no")
     with pytest.raises(ValueError, match="normalise"):
-        mine("rkcnn_lift", X, 3, normalise="no")
+        mine("rkcnn", X, 3, normalise="no")
     for cosine in (float("nan"), 0.0, 1.5):
         with pytest.raises(ValueError, match="merge_cosine"):
-            mine("rkcnn_lift", X, 3, merge_cosine=cosine)
+            mine("rkcnn", X, 3, merge_cosine=cosine)
 
 
 def test_lift_recovers_what_coordinates_null_and_random_do_not() -> None:
-    found = {m: recovery(mine(m, X, 80)) for m in ("rkcnn_lift", "rkcnn_coordinate", "rkcnn_null", "random")}
-    assert found.pop("rkcnn_lift") >= 0.9
+    found = {m: recovery(mine(m, X, 80)) for m in ("rkcnn", "rkcnn_coordinate", "rkcnn_null", "random")}
+    assert found.pop("rkcnn") >= 0.9
     assert max(found.values()) <= 0.05, found
 
 
@@ -139,7 +139,7 @@ def test_kmeans_finds_planted_directions_of_clusters() -> None:
 
 
 def test_controls_spend_the_same_starts_and_differ_only_in_the_choice() -> None:
-    best, other, bottom = (mine(m, X, 10, n_stages=1) for m in ("rkcnn_lift", "lift_unselected", "lift_bottom"))
+    best, other, bottom = (mine(m, X, 10, n_stages=1) for m in ("rkcnn", "rkcnn_unscored", "rkcnn_worst"))
     assert not torch.equal(best, other) and not torch.equal(best, bottom)
 
 
@@ -155,7 +155,7 @@ def test_unknown_methods_options_and_data_are_refused() -> None:
     with pytest.raises(ValueError, match="options"):
         mine("pca", X, 3, colour="red")
     with pytest.raises(ValueError, match="options"):
-        mine("rkcnn_lift", X, 3, colour="red")
+        mine("rkcnn", X, 3, colour="red")
     with pytest.raises(ValueError, match="NaN"):
         mine("pca", X * torch.nan, 3)
     with pytest.raises(ValueError, match="shape"):

@@ -15,7 +15,7 @@ from rkcnn_lib.worlds.toy.geometry import true_directions
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 from tests.probe.planted import recovery
 
-BEST, RANDOM, WORST = METHODS = ("rkcnn_lift", "lift_unselected", "lift_bottom")
+BEST, RANDOM, WORST = METHODS = ("rkcnn", "rkcnn_unscored", "rkcnn_worst")
 
 
 def planted(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install -e '.[cluster]'")
 # 10 settings x 2 seeds x 2 arms: 40 SAEs
 SMALL = {
-    "profile": "smoke", "model": "planted", "arms": ["random", "rkcnn_lift"], "n_tokens": 6000, "expansion": 2.0,
+    "profile": "smoke", "model": "planted", "arms": ["random", "rkcnn"], "n_tokens": 6000, "expansion": 2.0,
     "steps": 150, "batch_size": 256, "lr": 1e-3, "n_subsets": 60, "n_directions": 20, "mining_rows": 1000,
     "heldout_rows": 500,
 }  # fmt: skip

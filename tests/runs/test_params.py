@@ -44,7 +44,7 @@ def test_every_profile_has_all_six_notebooks(profile):
         ("04_sae_compare", {"arms": ["random", "rkcnn_lyft"]}, ["rkcnn_lyft"]),
         (
             "04_sae_compare",
-            {"arms": ["random", "random", "rkcnn_lift"]},
+            {"arms": ["random", "random", "rkcnn"]},
             ["arms = [", "name each value once, not 'random' again"],
         ),
         ("05_multilayer", {"more_hooks": ["mlp_out"]}, ["name each hook once", "not hook = 'mlp_out' again"]),
@@ -98,7 +98,7 @@ def test_a_file_that_is_missing_or_no_yaml_mapping_is_refused(tmp_path):
 # What no model and no machine could give; what needs the model's facts or the memory is in test_runs.
 BAD = {
     "01_toy_superposition": {
-        "miners": [["rkcnn_lift", "pca", "pca"], ["pca"], []], "n_seeds": [1, 1e9], "n_active": [0, 21],
+        "miners": [["rkcnn", "pca", "pca"], ["pca"], []], "n_seeds": [1, 1e9], "n_active": [0, 21],
         "subset_size": [1, 6], "n_hidden": [1, 2.5], "plane_instances": [0, 1e30], "n_subsets": [100, 10**400],
         "curve_noise": [[-0.1], [float("inf")], [0.1, 0.10]], "curve_n_subsets": [[600, 6e2], [100]],
         "curve_subset_size": [[2, 6]], "curve_features": [[1]], "curve_active": [[21]], "profile": ["", "../up", "a/b"],
@@ -112,7 +112,7 @@ BAD = {
     "04_sae_compare": {
         "lr": [float("inf"), float("nan"), 0, "fast"], "expansion": [float("inf"), 0, -1, 1e9],
         "k": [0, True, "010x"], "front_k": [[16, 16.0]], "frozen_k": [[], [8, 8]], "published": [["a", "a"], [""]],
-        "arms": [["random", "rkcnn_lift", "random"]], "variants": [["random_frozen_decoder"] * 2],
+        "arms": [["random", "rkcnn", "random"]], "variants": [["random_frozen_decoder"] * 2],
         "n_jobs": [0, 1e9], "delta_ev": [float("inf")], "steps": [0, 1e30], "l1": [3.0, float("inf")],
         "force": ["perhaps"],
     },

@@ -43,7 +43,7 @@ KEPT = Path(__file__).with_name("unit_versions.json")
 MINING = {"n_subsets": 90, "n_directions": 24, "n_jobs": 1, "device": "cpu"}
 TOY = MINING | {
     "n_seeds": 2, "plane_probabilities": [0.5, 0.05], "plane_instances": 2, "plane_steps": 300, "toy_steps": 500,
-    "n_samples": 2000, "n_directions": 30, "miners": ["random", "kmeans_refined", "rkcnn_coordinate", "rkcnn_lift"],
+    "n_samples": 2000, "n_directions": 30, "miners": ["random", "kmeans_refined", "rkcnn_coordinate", "rkcnn"],
     "curve_seeds": 2, "curve_features": [], "curve_active": [2], "curve_noise": [], "curve_subset_size": [],
     "curve_n_subsets": [], "curve_n_samples": [],
 }  # fmt: skip
@@ -56,7 +56,7 @@ SAES = MINING | {
     "k": 4, "steps": 40, "batch_size": 256, "lr": 3e-3, "mining_rows": 1500, "heldout_rows": 1000, "front_k": [],
     "other_architecture": None, "frozen_k": [4], "frozen_rows": 400, "splice_contexts": 50,
 }  # fmt: skip
-CIRCUIT = {"layer": 0, "hook": "mlp_out", "n_tokens": 3 * 29 * 29, "context_size": 3, "arms": ["random", "rkcnn_lift"],
+CIRCUIT = {"layer": 0, "hook": "mlp_out", "n_tokens": 3 * 29 * 29, "context_size": 3, "arms": ["random", "rkcnn"],
            "mining_rows": 200, "heldout_rows": 200, "variants": [], "n_subsets": 60, "n_directions": 12}  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def home(tmp_path_factory):
     plant(root / "model")
     p = resolve("04_sae_compare", {
         "profile": "test", "model": str(root / "model"), "layer": 0, "hook": "mlp_out", "n_tokens": 3 * P * P,
-        "context_size": 3, "arms": ["random", "rkcnn_lift"], "n_seeds": 2, "expansion": 2.0, "k": 4, "variants": [],
+        "context_size": 3, "arms": ["random", "rkcnn"], "n_seeds": 2, "expansion": 2.0, "k": 4, "variants": [],
         "steps": 20, "batch_size": 128, "lr": 1e-3, "n_subsets": 60, "n_directions": 12, "mining_rows": 200,
         "heldout_rows": 200, "splice_contexts": 50, "front_k": [], "n_jobs": 1, "device": "cpu",
     })  # fmt: skip
@@ -111,7 +111,7 @@ def test_every_sae_has_every_measure_beside_chance(home, world):
 def test_agreement_of_both_architectures_stands_beside_chance_and_what_was_reported(home):
     p = home.run.p.model_copy(update={"other_architecture": "relu", "n_jobs": 1})
     relu = p.model_copy(update={"architecture": "relu", "l1": 0.5})
-    other = comparison.compare(home.store, relu, "cpu", trained=["random", "rkcnn_lift"])
+    other = comparison.compare(home.store, relu, "cpu", trained=["random", "rkcnn"])
     agreed = agreement.agreement(home.compared, home.store, p, other)
     shown = fourier.beside_reported(agreed, p)
     assert shown.loc["topk", "PWMCC reported"] == 0.302 and shown.loc["relu", "PWMCC reported"] == 0.3

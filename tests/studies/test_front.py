@@ -27,14 +27,14 @@ def needed(table, arm):
 
 
 def test_an_arm_that_does_with_half_the_latents_is_found_to_need_half():
-    table = front(random=lambda k: 0.1 * np.log(k), rkcnn_lift=lambda k: 0.1 * np.log(2 * k))
+    table = front(random=lambda k: 0.1 * np.log(k), rkcnn=lambda k: 0.1 * np.log(2 * k))
     np.testing.assert_allclose(needed(table, "random"), 16)
-    np.testing.assert_allclose(needed(table, "rkcnn_lift"), 8)
+    np.testing.assert_allclose(needed(table, "rkcnn"), 8)
 
 
 def test_two_names_for_the_same_front_need_the_same():
-    table = front(random=lambda k: 0.1 * np.log(k), lift_unselected=lambda k: 0.1 * np.log(k))
-    assert (needed(table, "random") == needed(table, "lift_unselected")).all()
+    table = front(random=lambda k: 0.1 * np.log(k), rkcnn_unscored=lambda k: 0.1 * np.log(k))
+    assert (needed(table, "random") == needed(table, "rkcnn_unscored")).all()
 
 
 def test_an_arm_off_the_front_is_cut_off_at_its_end():
@@ -46,9 +46,9 @@ def test_an_arm_off_the_front_is_cut_off_at_its_end():
 
 
 def test_each_seed_is_held_to_its_own_random_arm():
-    table = front(random=lambda k: 0.1 * np.log(k), rkcnn_lift=lambda k: 0.1 * np.log(k))
+    table = front(random=lambda k: 0.1 * np.log(k), rkcnn=lambda k: 0.1 * np.log(k))
     table.loc[(table["arm"] == "random") & (table["seed"] == 1), "value"] += 0.1 * np.log(1.5)
-    np.testing.assert_allclose(needed(table, "rkcnn_lift"), [16, 24], rtol=0.05)
+    np.testing.assert_allclose(needed(table, "rkcnn"), [16, 24], rtol=0.05)
 
 
 def test_no_front_gives_an_empty_table():

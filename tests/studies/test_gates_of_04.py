@@ -17,11 +17,11 @@ P = resolve("04_sae_compare", {"model": "atlas", "k": 8, "n_seeds": 2, "variants
 
 
 def compared(**faults: float) -> Compared:
-    """Two seeds of every arm, alike in everything; a fault changes one number of rkcnn_lift, seed 1."""
+    """Two seeds of every arm, alike in everything; a fault changes one number of rkcnn, seed 1."""
     units, rows, supply = {}, [], []
     for arm in P.arms:
         for seed in (0, 1):
-            is_faulty = arm == "rkcnn_lift" and seed == 1
+            is_faulty = arm == "rkcnn" and seed == 1
             given = {name: value for name, value in faults.items() if is_faulty}
             scalars = {"n_mined": 0 if arm == "random" else N_MINED, "untrained_dead": given.get("dead_at_start", 0.45)}
             history = pd.DataFrame({"tokens": [1000, given.get("tokens", 20_000)]})
@@ -74,6 +74,6 @@ def test_too_few_held_out_tokens_fail_for_all_arms_alike():
 
 def test_a_search_that_selects_nothing_is_refused_with_the_numbers():
     funnel = pd.DataFrame({"round": [1, 2], "drawn": 96, "candidates": [96, 40], "places": 32, "kept": 32})
-    with pytest.raises(ParameterError, match=r"rkcnn_lift, seed 3: .*round 2: 40 for 32"):
-        cells.check_funnel(funnel, "rkcnn_lift", 3)
-    cells.check_funnel(funnel.head(1), "rkcnn_lift", 3)
+    with pytest.raises(ParameterError, match=r"rkcnn, seed 3: .*round 2: 40 for 32"):
+        cells.check_funnel(funnel, "rkcnn", 3)
+    cells.check_funnel(funnel.head(1), "rkcnn", 3)

@@ -28,14 +28,14 @@ def folder_of(layer, arm, seed, draw):
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
-    same = {(3, "rkcnn_lift", seed): folder_of(3, "rkcnn_lift", seed, 0) for seed in range(4)}
+    same = {(3, "rkcnn", seed): folder_of(3, "rkcnn", seed, 0) for seed in range(4)}
     return same | {(3, "random", seed): folder_of(3, "random", seed, 10 + seed) for seed in range(4)}
 
 
 def test_seeds_that_learned_the_same_agree_fully_and_others_as_chance_does(folders):
     table = layers._agreement_cell(folders, EVERYWHERE)
     means = table.groupby("arm")[["value", "chance_mean", "chance_upper"]].mean()
-    assert means.loc["rkcnn_lift", "value"] == pytest.approx(1, abs=1e-5)
+    assert means.loc["rkcnn", "value"] == pytest.approx(1, abs=1e-5)
     assert means.loc["random", "value"] == pytest.approx(means.loc["random", "chance_mean"], abs=0.04)
     assert set(table["layer"]) == {3} and table.groupby("arm")["seed"].apply(list)["random"] == [0, 1, 2, 3]
 
@@ -50,7 +50,7 @@ def test_agreement_that_was_not_matched_exactly_is_not_judged(folders, monkeypat
 
 
 def test_agreement_is_judged_where_it_was_measured_and_left_out_where_it_was_not(folders):
-    p = resolve("05_multilayer", {"arms": ["random", "rkcnn_lift"]})
+    p = resolve("05_multilayer", {"arms": ["random", "rkcnn"]})
     table = layers._agreement_cell(folders, EVERYWHERE)
     (contrast,) = layers.differences(table, p).to_dict("records")
     assert contrast["metric"] == "pw_mcc" and contrast["difference"] > 0.3 and contrast["delta"] == p.delta_mcc

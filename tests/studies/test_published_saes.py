@@ -38,7 +38,7 @@ def perfect(tmp_path, monkeypatch):
 
 def asked(*published):
     return SimpleNamespace(
-        published=list(published), arms=["random", "rkcnn_lift"], model="toy", layer=8, heldout_rows=500,
+        published=list(published), arms=["random", "rkcnn"], model="toy", layer=8, heldout_rows=500,
         splice_contexts=4,
     )  # fmt: skip
 

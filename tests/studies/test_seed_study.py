@@ -30,7 +30,7 @@ def test_a_random_start_is_within_chance_before_training(study):
 
 
 def test_mined_directions_lie_at_the_truth_before_training(study):
-    rows = study.table[(study.table["miner"] == "rkcnn_lift") & (study.table["step"] == 0)]
+    rows = study.table[(study.table["miner"] == "rkcnn") & (study.table["step"] == 0)]
     assert (rows["value"] > rows["chance_upper"]).all()
 
 

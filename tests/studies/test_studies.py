@@ -34,29 +34,29 @@ def values(**means):
 
 def judged(**means):
     rows = verdicts.judge(
-        "h", values(**means), "rkcnn_lift", ("random", "lift_unselected"), metric="explained_variance", delta=0.005
+        "h", values(**means), "rkcnn", ("random", "rkcnn_unscored"), metric="explained_variance", delta=0.005
     )
     return {row["verdict"] for row in rows}
 
 
 def test_an_advantage_over_both_baselines_is_supported():
-    assert judged(rkcnn_lift=0.9, random=0.8, lift_unselected=0.8) == {"supported"}
+    assert judged(rkcnn=0.9, random=0.8, rkcnn_unscored=0.8) == {"supported"}
 
 
 def test_beating_random_alone_is_not_enough():
-    assert judged(rkcnn_lift=0.9, random=0.8, lift_unselected=0.9) == {"not supported"}
+    assert judged(rkcnn=0.9, random=0.8, rkcnn_unscored=0.9) == {"not supported"}
 
 
 def test_a_declared_baseline_that_was_not_run_leaves_it_inconclusive():
-    assert judged(rkcnn_lift=0.9, random=0.8) == {"inconclusive"}
+    assert judged(rkcnn=0.9, random=0.8) == {"inconclusive"}
 
 
 def layer_metrics(gain, n_layers=4, n_seeds=5):
     rng = np.random.default_rng(1)
     return pd.DataFrame([
-        {"layer": la, "arm": arm, "seed": s, "metric": m, "value": rng.normal(0.8, 0.01) + gain * (arm == "rkcnn_lift")}
+        {"layer": la, "arm": arm, "seed": s, "metric": m, "value": rng.normal(0.8, 0.01) + gain * (arm == "rkcnn")}
         for la in range(n_layers)
-        for arm in ("random", "covariance", "lift_unselected", "rkcnn_lift")
+        for arm in ("random", "covariance", "rkcnn_unscored", "rkcnn")
         for s in range(n_seeds)
         for m in ("explained_variance", "dead", "delta_ce")
     ])  # fmt: skip
@@ -201,20 +201,20 @@ def test_what_dead_latents_and_agreement_must_be_read_with_is_counted_from_the_s
     def unit(density, n_mined):
         return SimpleNamespace(arrays={"density": torch.tensor(density)}, scalars={"n_mined": n_mined})
 
-    units = {("rkcnn_lift", 0): unit([0.1, 0.2, 0.0, 0.0], 2), ("rkcnn_lift", 1): unit([0.1, 0.0, 0.0, 0.3], 2),
+    units = {("rkcnn", 0): unit([0.1, 0.2, 0.0, 0.0], 2), ("rkcnn", 1): unit([0.1, 0.0, 0.0, 0.3], 2),
              ("random", 0): unit([0.0, 0.1, 0.1, 0.1], 0)}  # fmt: skip
     rows = [
         {"metric": metric, "arm": arm, "value": value, "chance_mean": chance}
-        for arm, value, chance in (("rkcnn_lift", 0.6, 0.59), ("random", 0.3, 0.62))
+        for arm, value, chance in (("rkcnn", 0.6, 0.59), ("random", 0.3, 0.62))
         for metric in ("PW-MCC after training", "PW-MCC, dead latents as 0 after training")
     ]
     told = sae_panels.remarks(SimpleNamespace(units=units), SimpleNamespace(table=pd.DataFrame(rows)))
     assert told["fewer dead latents"] == (
-        "rkcnn_lift starts 2 of its 4 latents from mined directions, the rest at random: 25% of the mined ones and 75% "
+        "rkcnn starts 2 of its 4 latents from mined directions, the rest at random: 25% of the mined ones and 75% "
         "of the rest never fire; of random's latents 25%."
     )
-    assert "rkcnn_lift 0.60 (chance 0.59), random 0.30 (chance 0.62)." in told["seeds agree more"]
-    counted = "as 0: rkcnn_lift 0.60, random 0.30: +0.30 against random in place of +0.30."
+    assert "rkcnn 0.60 (chance 0.59), random 0.30 (chance 0.62)." in told["seeds agree more"]
+    counted = "as 0: rkcnn 0.60, random 0.30: +0.30 against random in place of +0.30."
     assert told["seeds agree more"].endswith(counted)
 
 
@@ -222,23 +222,21 @@ def both(**columns):
     """A table with the mined arm and the random one, whose numbers are a tenth of its."""
     table = pd.DataFrame(columns)
     rivals = table.assign(arm="random", value=table["value"] / 10)
-    return pd.concat([table.assign(arm="rkcnn_lift"), rivals], ignore_index=True)
+    return pd.concat([table.assign(arm="rkcnn"), rivals], ignore_index=True)
 
 
 def test_titles_say_what_the_figures_below_them_show():
     curve = {"step": [1, 50, 160], "value": [30.0, 9.0, 8.0]}
     told = sae_titles.history_title(both(**curve, metric="loss"))
-    assert told == "Training loss at steps 1 and 160: rkcnn_lift 30 and 8, random 3 and 0.8"
+    assert told == "Training loss at steps 1 and 160: rkcnn 30 and 8, random 3 and 0.8"
     along = both(**curve | {"value": [0.5, 0.6, 0.7]}, chance_mean=0.68)
     told = sae_titles.along_title(along)
-    assert told.endswith(
-        "goes from 0.50 to 0.70 for rkcnn_lift (chance 0.68), from 0.05 to 0.07 for random (chance 0.68)"
-    )
+    assert told.endswith("goes from 0.50 to 0.70 for rkcnn (chance 0.68), from 0.05 to 0.07 for random (chance 0.68)")
     dead = both(tokens=[1, 100, 1000], value=[0.9, 0.5, 0.4]).rename(columns={"value": "share"})
     told = sae_titles.dead_title(dead)
-    assert told.endswith("after all of 1,000 tokens: rkcnn_lift 50% and 40%, random 5% and 4%")
-    told = sae_titles.density_title({"rkcnn_lift": np.array([0.0, 0.0, 0.5]), "random": np.zeros(3)})
-    assert told.endswith("rkcnn_lift 50.00%, random nan%")
+    assert told.endswith("after all of 1,000 tokens: rkcnn 50% and 40%, random 5% and 4%")
+    told = sae_titles.density_title({"rkcnn": np.array([0.0, 0.0, 0.5]), "random": np.zeros(3)})
+    assert told.endswith("rkcnn 50.00%, random nan%")
     scores = {"labels": np.arange(100.0) + 50, "permuted labels": np.arange(100.0)}
     assert probing.scores_title("Toy", scores).startswith("Toy: 55% of subsets")
     frames = {str(n): (np.zeros((19, 2)), np.zeros((n, 2))) for n in (0, 3, 24)}

@@ -12,7 +12,7 @@ from rkcnn_lib.studies import cells, sweep_run
 from rkcnn_lib.studies.sweep_file import read_sweep
 
 SMALL = {
-    "profile": "smoke", "model": "planted", "arms": ["random", "rkcnn_lift"], "n_tokens": 4000, "expansion": 1.0,
+    "profile": "smoke", "model": "planted", "arms": ["random", "rkcnn"], "n_tokens": 4000, "expansion": 1.0,
     "steps": 8, "batch_size": 128, "lr": 1e-3, "n_subsets": 30, "n_directions": 10, "mining_rows": 400,
     "heldout_rows": 300, "n_jobs": 1,
 }  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(
     path, out, sound = written(tmp_path), tmp_path / "out", sweep_run.matched_unit
 
     def fails(store, p, arm, seed, *more):
-        if (p.k, p.subset_size, arm, seed) == (4, 6, "rkcnn_lift", 1):
+        if (p.k, p.subset_size, arm, seed) == (4, 6, "rkcnn", 1):
             raise MemoryError("too large")
         return sound(store, p, arm, seed, *more)
 
@@ -112,7 +112,7 @@ def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(
         assert run(path, out) == 1
     assert "MemoryError: too large" in capsys.readouterr().out
     (failure,) = pd.read_parquet(out / "failures.parquet").to_dict("records")
-    assert (failure["k"], failure["arm"], failure["seed"], failure["stage"]) == (4, "rkcnn_lift", 1, "SAEs")
+    assert (failure["k"], failure["arm"], failure["seed"], failure["stage"]) == (4, "rkcnn", 1, "SAEs")
     assert "in fails" in failure["traceback"]
     assert len(metrics(out).drop_duplicates(["setting", "arm", "seed"])) == 15
     assert run(path, out, "--resume") == 0, "what failed is tried again"
@@ -131,8 +131,8 @@ def test_arms_are_not_compared_where_one_of_them_could_not_be_mined(tmp_path, mo
         patch.setattr(sweep_run, "mined_unit", fails)
         assert run(path, out) == 1
     failures = pd.read_parquet(out / "failures.parquet").set_index("arm")["error"]
-    assert failures["rkcnn_lift"] == "ValueError: nothing found"
-    assert failures["random"] == "not trained: mining of rkcnn_lift failed for this seed"
+    assert failures["rkcnn"] == "ValueError: nothing found"
+    assert failures["random"] == "not trained: mining of rkcnn failed for this seed"
 
 
 def test_a_sweep_is_not_begun_twice_unasked(tmp_path, capsys):

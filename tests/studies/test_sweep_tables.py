@@ -11,7 +11,7 @@ from rkcnn_lib.runs.sweep_tables import SweepTables, read_tables
 from rkcnn_lib.studies import layers, sweeps
 from rkcnn_lib.studies.verdicts import best_of, sign_flips
 
-ARMS, SEEDS, N_LAYERS = ("random", "covariance", "lift_unselected", "rkcnn_lift"), range(5), 12
+ARMS, SEEDS, N_LAYERS = ("random", "covariance", "rkcnn_unscored", "rkcnn"), range(5), 12
 P = resolve("05_multilayer", {"model": "atlas"})
 SETTINGS = pd.MultiIndex.from_product([range(3), range(3), range(6)], names=["k", "lr", "score"]).to_frame(index=False)
 
@@ -32,7 +32,7 @@ def simulated(seed, gain=0.0, noise=0.01):
     shape = (len(SETTINGS), N_LAYERS, len(ARMS), len(SEEDS))
     value = rng.normal(0.8, noise, shape) + rng.normal(0, noise, (1, N_LAYERS, 1, 1))
     value = value + rng.normal(0, noise, (1, 1, 1, len(SEEDS))) + rng.normal(0, noise, (1, 1, len(ARMS), len(SEEDS)))
-    value[:, :, ARMS.index("rkcnn_lift")] += gain
+    value[:, :, ARMS.index("rkcnn")] += gain
     return CELLS.assign(value=value.ravel())
 
 
@@ -83,12 +83,12 @@ def signs_over_layers(differences):
     """The sign test of differences (12 layers, 5 seeds) between two arms."""
     rows = [
         {"layer": la, "arm": arm, "seed": s, "metric": "explained_variance",
-         "value": differences[la, s] * (arm == "rkcnn_lift")}
+         "value": differences[la, s] * (arm == "rkcnn")}
         for la in range(12)
-        for arm in ("random", "rkcnn_lift")
+        for arm in ("random", "rkcnn")
         for s in SEEDS
     ]  # fmt: skip
-    found = layers.sign_over_layers(pd.DataFrame(rows), resolve("05_multilayer", {"arms": ["random", "rkcnn_lift"]}))
+    found = layers.sign_over_layers(pd.DataFrame(rows), resolve("05_multilayer", {"arms": ["random", "rkcnn"]}))
     return found.iloc[0]
 
 
@@ -117,7 +117,7 @@ def test_the_sign_test_over_layers_gives_noise_that_seeds_share_its_due():
 def test_an_advantage_that_follows_gamma_is_told_and_too_few_layers_are_not_judged():
     profile = pd.DataFrame({"layer": range(8), "gamma": np.linspace(0.5, 4, 8)})
     per_layer = pd.DataFrame({
-        "layer": range(8), "contrast": "rkcnn_lift - random", "metric": "explained_variance",
+        "layer": range(8), "contrast": "rkcnn - random", "metric": "explained_variance",
         "difference": np.linspace(0, 0.1, 8) ** 2,
     })  # fmt: skip
     title = layers.gamma_title(layers.against_gamma(per_layer, profile))
@@ -127,7 +127,7 @@ def test_an_advantage_that_follows_gamma_is_told_and_too_few_layers_are_not_judg
 
 def test_sensitivity_finds_the_axis_that_matters_and_keeps_none_as_a_value():
     metrics = simulated(0, noise=0.001)
-    metrics.loc[(metrics["arm"] == "rkcnn_lift") & (metrics["lr"] == 2), "value"] += 0.05
+    metrics.loc[(metrics["arm"] == "rkcnn") & (metrics["lr"] == 2), "value"] += 0.05
     metrics["lr"] = metrics["lr"].astype("Int64").replace(0, pd.NA)
     found = sweeps.sensitivity(tables(metrics))
     assert "along lr: from" in sweeps.sensitivity_title(found)
