@@ -206,7 +206,7 @@ CALLS: dict[str, Callable] = {
     "sae.TrainConfig": lambda: trained("batchtopk").snapshots[3].device.type == "cpu",
     "sae.geometric_median": lambda: sae.geometric_median(X()).is_cuda,
     "sae.init_from_directions": lambda: sae.init_from_directions(
-        sae.SAEConfig(D, 32, k=4), directions=(rows := unit()), filters=rows, X=X()
+        sae.SAEConfig(D, 32, k=4), directions=unit(), X=X(), encoder="fitted"
     ).W_dec.is_cuda,
     "sae.load_saelens": saved_and_loaded,
     "sae.save_saelens": saved_and_loaded,

@@ -1,7 +1,6 @@
 """RkCNN itself, its rivals and its nulls: tensors in, directions out."""
 
 from rkcnn_lib.probe.classifier import RandomKCNNClassifier, kcnn_posterior
-from rkcnn_lib.probe.found import distinct
 from rkcnn_lib.probe.lift import Whitening, ascend, fisher_lift, whiten
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.moments import CONTRASTS, projection_contrast
@@ -15,6 +14,7 @@ from rkcnn_lib.probe.scores import (
     separation_score,
     subset_scores,
 )
+from rkcnn_lib.probe.selection import distinct
 from rkcnn_lib.probe.subsets import Subsets, draw_subsets
 
 __all__ = [

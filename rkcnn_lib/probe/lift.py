@@ -192,7 +192,7 @@ class ContrastLift:
         options, Z = self.options, self.rows
         arguments = {"contrast": options.contrast, "max_elements": options.max_elements}
         u = self.white.from_filters(starts)
-        if residual is Z:
+        if residual.shape == Z.shape and residual.data_ptr() == Z.data_ptr():
             u = ascend(Z, u.to(Z.dtype), max_iter=options.max_iter, **arguments)
         else:
             own = whiten(residual, options.shrinkage, options.max_elements)  # pursuit left it anisotropic
@@ -200,6 +200,10 @@ class ContrastLift:
             # A residual is missing pieces of every feature: a few steps on the data themselves put that right.
             u = ascend(Z, own.patterns(u).to(Z.dtype), max_iter=max(1, options.max_iter // 4), **arguments)
         return u * skew_sign(Z, u, options.max_elements)
+
+    def raw(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (n, d) of this lift's space as they lie in X's, seen from the origin."""
+        return rows @ self.white.root.to(rows.dtype)
 
     def patterns(self, U: torch.Tensor) -> torch.Tensor:
         """Unit patterns (s, d) of raw space, float64; near-copies are told by them."""

@@ -115,11 +115,19 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     distinct directions returned, `threshold_` None; scores are then optimistic."""
     random_state: int | np.random.RandomState | None = 0
     _: KW_ONLY
+    rule: str = "separation"
+    """What makes a candidate good. "separation": the mean score of the subsets that lead to it. "votes": in how many of
+    six independent ensembles of subsets, each with half of the rows, it is found again. "cover": how much nearer rows
+    that are not searched come to a direction chosen (greedy facility location); see `selection`."""
     select: str = "best"
     """Which candidates are kept; "random" and "worst" are controls. With "random" nothing ranks by a score: the first
     drawn of near-copies stays, and directions are returned in the order drawn."""
     n_stages: int = 6
     """Rounds. More of them have fewer places each, and so more candidates for a place."""
+    n_neighbours: int = 16
+    """Rows of a pseudo-class, with "neighbours"; at least 2."""
+    n_shifts: int = 3
+    """Mean shifts of their lift: more lead to fewer different directions."""
     n_refinements: int = 3
     """Passes of sparse coding that sharpen the directions together at the end (see `rkcnn_lib.probe.refine`); without
     labels and with lift only."""
@@ -239,7 +247,10 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
                 f"would hardly select; cut to {r}",
                 stacklevel=3,
             )
-        shared = ("lift", "select", "n_stages", "n_refinements", "merge_cosine", "shrinkage", "max_elements")
+        shared = (
+            "lift", "rule", "select", "n_stages", "n_neighbours", "n_shifts", "n_refinements", "merge_cosine",
+            "shrinkage", "max_elements",
+        )  # fmt: skip
         return SearchOptions(
             n_directions=r,
             score=self.score_,

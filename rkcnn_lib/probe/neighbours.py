@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.found import SearchOptions, distinct
+from rkcnn_lib.probe.found import SearchOptions
 from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks
+from rkcnn_lib.probe.selection import distinct
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import geometric_median
 
 NEIGHBOURS = "neighbours"
 MAX_ROWS = 16384  # rows among which a subset looks for neighbours
-MEAN_SHIFTS = 3
 
 
 class NeighbourLift:
@@ -41,17 +41,25 @@ class NeighbourLift:
         sample = torch.as_tensor(np.sort(self.rng.permutation(len(X))[:MAX_ROWS]), device=X.device)
         self.origin = geometric_median(X[sample])
         self.rows = unit(X[sample] - self.origin)
-        self.k = min(options.n_neighbours, len(sample))
+
+    def k(self, rows: torch.Tensor) -> int:
+        """How many of the rows make a pseudo-class."""
+        return min(self.options.n_neighbours, len(rows))
 
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
         """Separation (h,) of every subset's pseudo-class among the residual (n, d), and its unit mean (h, d)."""
         anchors = draw_anchors(residual, len(subsets), self.rng, self.options.merge_cosine)
-        classes = pseudo_classes(unit(residual), subsets, anchors, self.k, self.options.max_elements)
+        classes = pseudo_classes(unit(residual), subsets, anchors, self.k(residual), self.options.max_elements)
         return classes.scores, normalize(classes.means, dim=1)
 
     def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """Directions (s, d) that a few steps of mean shift among the residual's rows reach from the starts (s, d)."""
-        return mean_shift(unit(residual), starts, self.k, MEAN_SHIFTS, self.options.max_elements)
+        n_shifts, size = self.options.n_shifts, self.options.max_elements
+        return mean_shift(unit(residual), starts, self.k(residual), n_shifts, size)
+
+    def raw(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (n, d) of this lift's space as they lie in X's, seen from the origin."""
+        return rows
 
     def patterns(self, U: torch.Tensor) -> torch.Tensor:
         """The directions themselves; near-copies are told by them."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rkcnn_lib.probe.found import SELECTIONS
+from rkcnn_lib.probe.found import RULES, SELECTIONS
 from rkcnn_lib.probe.lift import check_shrinkage
 from rkcnn_lib.probe.neighbours import NEIGHBOURS
 from rkcnn_lib.probe.nulls import SURROGATES
@@ -34,6 +34,9 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "lift": switch,
     "null": _or_none(partial(one_of, allowed=NULLS)),
     "surrogates": partial(one_of, allowed=SURROGATES),
+    "rule": partial(one_of, allowed=RULES),
+    "n_neighbours": partial(whole, least=2),
+    "n_shifts": partial(whole, least=0),
     "select": partial(one_of, allowed=SELECTIONS),
     "n_stages": whole,
     "n_refinements": partial(whole, least=0),

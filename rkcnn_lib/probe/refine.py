@@ -8,36 +8,14 @@ sharpen any start, so a comparison of miners must give it to their rivals too (s
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch.nn.functional import normalize
 
 from rkcnn_lib.probe.moments import MAX_ELEMENTS, block_size, chunks
+from rkcnn_lib.pursuit import default_steps, one_sided_codes
 from rkcnn_lib.tensors import add_at
 
 RIDGE = 1e-3  # towards the directions as they are, as a share of a direction's mean energy: rare ones move less
-
-
-def default_steps(d: int) -> int:
-    """Return how many directions a row is coded with in d dimensions: d / 16, at least 1 and at most 8.
-
-    With as many steps as dimensions any dictionary codes everything and nothing is left to learn from.
-    """
-    return min(8, max(1, d // 16))
-
-
-class Codes(NamedTuple):
-    """Sparse codes of n rows: up to as many directions a row as steps were taken, some perhaps more than once."""
-
-    values: torch.Tensor
-    """(n, steps), non-negative."""
-    picked: torch.Tensor
-    """(n, steps) int64, the direction that each value belongs to."""
-
-    def decode(self, D: torch.Tensor) -> torch.Tensor:
-        """What the codes write with the directions D (r, d): (n, d)."""
-        return (self.values[:, :, None] * D[self.picked]).sum(1)
 
 
 def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
@@ -48,22 +26,6 @@ def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int, max_elements: int = M
         for rows in chunks(len(X), len(D), block_size(X, max_elements)):
             residual[rows] -= one_sided_codes(X[rows], D, gram, n_steps).decode(D)
     return residual
-
-
-def one_sided_codes(X: torch.Tensor, D: torch.Tensor, gram: torch.Tensor, n_steps: int) -> Codes:
-    """Non-negative codes of X (n, d) by matching pursuit (Mallat & Zhang 1993) with unit directions D (r, d).
-
-    Each step adds to each row the direction with the largest positive inner product with what is left; ``gram`` is
-    ``D @ D.T``, through which inner products are updated without forming what is left.
-    """
-    inner = X @ D.T
-    values, picked = [], []
-    for _ in range(n_steps):
-        value, best = inner.max(1)
-        values.append(value.clamp_min(0.0))
-        picked.append(best)
-        inner -= values[-1][:, None] * gram[best]
-    return Codes(torch.stack(values, 1), torch.stack(picked, 1))
 
 
 def refine(

@@ -22,6 +22,8 @@ from rkcnn_lib.probe.parameters import check_parameters
 from rkcnn_lib.probe.refine import refine
 from rkcnn_lib.tensors import as_matrix, one_of
 
+ACTIVE_SHARE = 0.99  # of the variance: the principal directions that hold it are the active subspace
+
 
 def _random(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     return torch.as_tensor(rng.standard_normal((n, X.shape[1])), device=X.device)
@@ -31,6 +33,13 @@ def _covariance(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Te
     values, vectors = torch.linalg.eigh(covariance(X)[1])
     noise = torch.as_tensor(rng.standard_normal((n, X.shape[1])), device=X.device)
     return (noise * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def _active_subspace(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(covariance(X)[1])
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    rank = int((values.cumsum(0) < ACTIVE_SHARE * values.sum()).sum()) + 1
+    return torch.as_tensor(rng.standard_normal((n, rank)), device=X.device) @ vectors[:, :rank].T
 
 
 def _datapoint(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
@@ -109,6 +118,7 @@ def _rkcnn_null(
 _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "random": _random,
     "covariance": _covariance,
+    "active_subspace": _active_subspace,
     "datapoint": _datapoint,
     "pca": _pca,
     "ica": _ica,
@@ -132,6 +142,8 @@ def mine(
     - "random": uniform on the sphere.
     - "covariance": Gaussian with the rows' covariance, brought to norm 1: what lies as the activations do, nothing
       mined.
+    - "active_subspace": uniform on the sphere of the leading principal subspace that holds 99 % of the variance (Wang
+      et al. 2025, arXiv:2508.16929, who start SAEs so).
     - "datapoint": random rows minus the mean; at most n.
     - "pca": principal directions, each with both signs; at most 2d.
     - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. It warns where it

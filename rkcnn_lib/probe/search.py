@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.found import Found, SearchOptions, choose, distinct
+from rkcnn_lib.probe.found import Found, SearchOptions
 from rkcnn_lib.probe.lift import ContrastLift, fisher_lift, skew_sign, whiten
 from rkcnn_lib.probe.moments import covariance, projection_contrast
-from rkcnn_lib.probe.neighbours import NEIGHBOURS, NeighbourLift, concentration
+from rkcnn_lib.probe.neighbours import NEIGHBOURS, NeighbourLift, concentration, unit
 from rkcnn_lib.probe.nulls import Surrogate, max_statistic_threshold, permute_labels
 from rkcnn_lib.probe.refine import pursue, refine
 from rkcnn_lib.probe.scores import principal_directions, scatter_matrices, subset_scores
+from rkcnn_lib.probe.selection import N_ENSEMBLES, choose, distinct, votes
 from rkcnn_lib.probe.subsets import Subsets
+
+MAX_COVERED = 4000  # rows that rule="cover" covers
 
 
 def search(X: torch.Tensor, subsets: Subsets, options: SearchOptions, y: np.ndarray | None = None) -> Found:
@@ -35,17 +38,17 @@ def search(X: torch.Tensor, subsets: Subsets, options: SearchOptions, y: np.ndar
 
 def _search_in_rounds(X: torch.Tensor, subsets: Subsets, options: SearchOptions) -> Found:
     lift = (NeighbourLift if options.score == NEIGHBOURS else ContrastLift)(X, options)
-    residual = lift.rows
+    searched, covered = _rows_to_cover(lift, X, options)
+    residual = lift.rows[searched]
     U, origin = residual.new_zeros(0, residual.shape[1]), torch.zeros(0, dtype=torch.long, device=X.device)
     funnel = []
     for stage in range(options.n_stages):
-        scores, starts = lift.propose(residual, subsets)
-        new = lift.lift(residual, starts)
-        chosen, n = choose(scores, lift.patterns(new), options, options.places, stage, lift.patterns(U))
+        scores, new = _proposed(lift, residual, subsets, options, stage)
+        chosen, n = choose(scores, lift.patterns(new), options, options.places, stage, lift.patterns(U), covered)
         funnel.append(_round(stage, len(subsets), n, options.places, len(chosen)))
         U, origin = torch.cat([U, new[chosen]]), torch.cat([origin, chosen])
         if stage + 1 < options.n_stages:
-            residual = pursue(lift.rows, U, options.pursuit_steps, options.max_elements)
+            residual = pursue(lift.rows[searched], U, options.pursuit_steps, options.max_elements)
     D = lift.patterns(U).double()
     if options.n_refinements:
         D = refine(X - lift.origin, D, options.n_refinements, max_elements=options.max_elements)
@@ -53,6 +56,41 @@ def _search_in_rounds(X: torch.Tensor, subsets: Subsets, options: SearchOptions)
     # What refinement or orientation brought together is one direction, the one chosen first.
     kept = distinct(D, -torch.arange(len(D), device=D.device), options.merge_cosine)
     return Found(filters[kept], D[kept], origin[kept], funnel)
+
+
+def _rows_to_cover(
+    lift: NeighbourLift | ContrastLift, X: torch.Tensor, options: SearchOptions
+) -> tuple[slice | torch.Tensor, torch.Tensor | None]:
+    """Which of the lift's rows are searched, and with ``rule="cover"`` those (n, d), of norm 1, that are covered."""
+    if options.rule != "cover":
+        return slice(None), None
+    order = np.random.RandomState(options.seed).permutation(len(lift.rows))
+    order = torch.as_tensor(order, device=X.device)
+    n = min(MAX_COVERED, len(order) // 4)
+    return order[n:], unit(lift.raw(lift.rows[order[:n]]))
+
+
+def _proposed(
+    lift: NeighbourLift | ContrastLift, residual: torch.Tensor, subsets: Subsets, options: SearchOptions, stage: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (h,) of all subsets in a round, and the directions (h, d) they lead to.
+
+    With ``rule="votes"`` subsets are dealt to ensembles, each of which sees half of the residual's rows, drawn anew.
+    """
+    if options.rule != "votes":
+        scores, starts = lift.propose(residual, subsets)
+        return scores, lift.lift(residual, starts)
+    rng = np.random.RandomState([options.seed, stage])
+    dealt = torch.arange(len(subsets), device=residual.device) % N_ENSEMBLES
+    scores = torch.zeros(len(subsets), dtype=torch.float64, device=residual.device)
+    new = residual.new_zeros(len(subsets), residual.shape[1])
+    for ensemble in range(min(N_ENSEMBLES, len(subsets))):
+        half = rng.permutation(len(residual))[: -(-len(residual) // 2)]
+        rows = residual[torch.as_tensor(half, device=residual.device)]
+        own = (dealt == ensemble).nonzero()[:, 0]
+        scores[own], starts = lift.propose(rows, subsets.take(own))
+        new[own] = lift.lift(rows, starts).to(new)
+    return votes(lift.patterns(new), dealt, scores), new
 
 
 def _round(stage: int, drawn: int, candidates: int, places: int, kept: int) -> dict[str, int]:

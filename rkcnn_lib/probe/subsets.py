@@ -57,6 +57,11 @@ class Subsets:
             return X[:, self.indices[i]]
         return X @ self.bases[i - self.n_coordinate].to(X.dtype).T
 
+    def take(self, which: torch.Tensor) -> Subsets:
+        """The subsets with the sorted numbers `which` (s,) int64."""
+        rotated = which[which >= self.n_coordinate] - self.n_coordinate
+        return Subsets(self.d, self.indices[which[which < self.n_coordinate]], self.bases[rotated])
+
     def to(self, device: str | torch.device) -> Subsets:
         """The same subsets on another device."""
         return Subsets(self.d, self.indices.to(device), self.bases.to(device))

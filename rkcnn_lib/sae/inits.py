@@ -1,8 +1,8 @@
 """Directions to initial weights: every arm of a comparison starts through `init_from_directions`.
 
-Arms then differ in their directions alone: the encoder is tied, the latents without a direction get the same
-random fill, the decoder bias is the geometric median, and one scalar puts the first reconstruction at its best
-scale (without it arms cannot be compared: they would start orders of magnitude apart).
+Arms then differ in their directions alone: all encoders are made in the same way, the latents without a direction get
+the same draws from the activations' covariance, the decoder bias is the geometric median, and one scalar puts the first
+reconstruction at its best scale (without it arms cannot be compared: they would start orders of magnitude apart).
 """
 
 from __future__ import annotations
@@ -16,71 +16,107 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rkcnn_lib.pursuit import default_steps, one_sided_codes
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.sparse import decode_sparse
-from rkcnn_lib.tensors import as_matrix, as_numbers, geometric_median, number, rows_or_store
+from rkcnn_lib.tensors import add_at, as_matrix, as_numbers, geometric_median, one_of, rows_or_store
+
+ENCODERS = ("tied", "fitted", "random")
+FIT_ROWS = 65_536  # most rows from which an encoder is fitted
+RIDGE = 1e-3  # of the mean variance of a dimension
+MAX_ELEMENTS = 2**24  # numbers held in one temporary array
 
 
 def init_from_directions(
     config: SAEConfig,
     directions: Tensor | np.ndarray | None = None,
-    filters: Tensor | np.ndarray | None = None,
     *,
     X: Any,
-    tied: bool = True,
-    fraction: float = 1.0,
+    encoder: str = "tied",
     random_state: int = 0,
     split: str = "train",
     n_rows: int = 8192,
 ) -> SAE:
-    """An SAE, in raw units, whose first latents write `directions`, the rest random unit vectors.
+    """An SAE, in raw units, whose latents write `directions`; those without one write draws from the covariance of X.
 
-    One scalar s multiplies the encoder: the least-squares answer ``s = <x - b_dec, r> / <r, r>`` over the rows, r the
-    reconstruction at s = 1 less its bias. Encoder biases are zero, so activation functions are positively homogeneous
-    and the selection does not change.
+    One scalar s multiplies the encoder and its bias: the least-squares answer ``s = <x - b_dec, r> / <r, r>`` over the
+    rows, r the reconstruction at s = 1 less its bias. Activation functions are positively homogeneous, so the selection
+    does not change.
 
     Parameters
     ----------
-    directions : (r, d_in), best first, or None for a random start
-        Made unit length. The first ``min(r, round(fraction * d_sae))`` are used.
-    filters : (r, d_in), optional
-        What reads each direction out. Without them the encoder is tied, ``W_enc = W_dec^T``. With them column i
-        is filter i, scaled to answer 1 to its own direction, as a tied column does.
+    directions : (r, d_in), best first, or None for random unit vectors
+        Made unit length; the first d_sae are used.
     X : (n, d_in) tensor or array, or an activation store
-        Activations in raw units, for the bias and the scale: `n_rows` rows, of a store those of `split`.
-    tied : bool
-        False leaves the encoder columns of the directions at the random fill: a start by the decoder only, where
-        a latent fires on something else than what it writes. The rest stays tied.
-    fraction : float in [0, 1]
-        Share of the latents that directions may take.
+        Activations in raw units, for the bias, the fill, the scale and a fitted encoder: `n_rows` rows (an encoder is
+        fitted on up to 65,536), of a store those of `split`.
+    encoder : {"tied", "fitted", "random"}
+        "tied": ``W_enc = W_dec^T``, no bias. "fitted": with a bias, the ridge regression on the rows of their sparse
+        codes with the decoder's own directions (`k` a row by one-sided matching pursuit; of a relu as many as
+        `default_steps`). "random": random columns, at the scale of tied ones: a start by the decoder only, where
+        a latent fires on something else than what it writes.
     random_state : int
-        Seed of the random fill and of the rows drawn from X (and of a store's mine/train split): give the run's
-        seed. The fill of latent i is the same in every arm.
+        Seed of the fill, of random vectors and of the rows drawn from X (and of a store's mine/train split): give the
+        run's seed. The fill of latent i is the same for all directions.
 
     Raises
     ------
     ValueError
-        On directions of the wrong width, with NaN or of length zero; filters that do not match, or with
-        ``tied=False``; fraction outside [0, 1]; X empty, of the wrong width or with NaN.
+        On directions of the wrong width, with NaN or of length zero; X empty, of the wrong width or with NaN.
     """
-    number("fraction", fraction, "[0, 1]")
-    if filters is not None and not tied:
-        raise ValueError("filters were given with tied=False; the encoder is either read from them or left random")
+    one_of("encoder", encoder, ENCODERS)
     x = sample_rows(X, n_rows, random_state, split, d_in=config.d_in)
     sae = SAE(config, random_state)
-    rows, readers = _directions_and_filters(directions, filters, config.d_in)
-    n_mined = min(len(rows), round(fraction * config.d_sae))
     with torch.no_grad():
-        sae.W_dec[:n_mined] = rows[:n_mined]
-        if tied:  # else every column stays at the random fill, as the SAE was made
-            sae.W_enc[:, :n_mined] = readers[:n_mined].t()
         sae.to(x.device)
         sae.b_dec.copy_(geometric_median(x))
+        if directions is not None:
+            rows = _unit_directions(directions, config.d_in)[: config.d_sae]
+            sae.W_dec[: len(rows)] = rows.to(x.device)
+            sae.W_dec[len(rows) :] = covariance_draws(x, config.d_sae, random_state)[len(rows) :]
+        random_columns = sae.W_enc.clone()
+        sae.W_enc.copy_(sae.W_dec.t())
+        if encoder == "fitted":
+            fit_encoder(sae, sample_rows(X, FIT_ROWS, random_state, split, d_in=config.d_in))
         scale = best_scale(sae, x)
+        if encoder == "random":
+            sae.W_enc.copy_(random_columns)
         sae.W_enc.mul_(scale)
+        sae.b_enc.mul_(scale)
         if config.architecture == "batchtopk":
             sae.threshold.fill_(batch_threshold(sae, x))
     return sae
+
+
+def covariance_draws(X: Tensor, n: int, random_state: int = 0) -> Tensor:
+    """(n, d) unit rows drawn as Gaussians with the covariance of X (n_rows, d): they lie as the activations do."""
+    generator = torch.Generator().manual_seed(index(random_state))
+    centred = X.double() - X.double().mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred)
+    noise = torch.randn(n, X.shape[1], generator=generator, dtype=torch.float64).to(X.device)
+    return F.normalize((noise * values.clamp_min(0).sqrt()) @ vectors.T, dim=1).to(X.dtype)
+
+
+@torch.no_grad()
+def fit_encoder(sae: SAE, X: Tensor) -> None:
+    """Give `sae` the affine encoder that best predicts sparse codes of the rows X (n, d_in) with its decoder."""
+    D, d = sae.W_dec, sae.W_dec.shape[1]
+    n_steps = sae.config.k or default_steps(d)
+    gram = D @ D.T
+    second = torch.zeros(d + 1, d + 1, dtype=torch.float64, device=D.device)
+    product = torch.zeros(len(D), d + 1, dtype=torch.float64, device=D.device)
+    for x in X.split(max(1, MAX_ELEMENTS // max(len(D), d * n_steps))):
+        x = x - sae.b_dec
+        codes = one_sided_codes(x, D, gram, n_steps)
+        x = F.pad(x, (0, 1), value=1.0).double()
+        second += x.T @ x
+        written = codes.values.double()[:, :, None] * x[:, None]  # (rows, steps, d + 1)
+        add_at(product, codes.picked.flatten(), written.flatten(0, 1))
+    ridge = RIDGE * second.diagonal()[:d].mean()
+    second.diagonal()[:d].add_(ridge)
+    solved = torch.linalg.solve(second, product.T).to(D.dtype)
+    sae.W_enc.copy_(solved[:d])
+    sae.b_enc.copy_(solved[d])
 
 
 def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *, d_in: int) -> Tensor:
@@ -103,9 +139,9 @@ def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *,
 
 @torch.no_grad()
 def best_scale(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
-    """The scalar that, times the encoder, brings the reconstruction of X (n, d_in) nearest in least squares.
+    """The scalar that, times encoder and bias, brings the reconstruction of X (n, d_in) nearest in least squares.
 
-    Holds where the encoder bias and the thresholds are zero. Raises ValueError when no latent fires, or when
+    Holds where the thresholds are zero. Raises ValueError when no latent fires, or when
     the reconstruction points away from the data (filters with the wrong sign).
     """
     along, square = 0.0, 0.0
@@ -117,7 +153,7 @@ def best_scale(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
     if square == 0:
         raise ValueError("no latent fires on X at the start; give directions that lie along the activations")
     if along <= 0:
-        raise ValueError("the first reconstruction points away from X; check the sign of filters and directions")
+        raise ValueError("the first reconstruction points away from X; check the sign of the directions")
     return along / square
 
 
@@ -135,31 +171,12 @@ def batch_threshold(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
     return floor
 
 
-def _directions_and_filters(directions: Any, filters: Any, d_in: int) -> tuple[Tensor, Tensor]:
-    """Checked unit directions (r, d_in) and what reads each of them, in the same order."""
-    if directions is None:
-        if filters is not None:
-            raise ValueError("filters were given without directions; give both")
-        return torch.zeros(0, d_in), torch.zeros(0, d_in)
-    rows = _checked_rows("directions", directions, d_in)
-    rows = F.normalize(rows, dim=1)
-    readers = rows
-    if filters is not None:
-        readers = _checked_rows("filters", filters, d_in)
-        if len(readers) != len(rows):
-            raise ValueError(f"{len(readers)} filters for {len(rows)} directions; give one for each")
-        answers = (readers * rows).sum(dim=1, keepdim=True)
-        if (answers <= 0).any():
-            raise ValueError(f"{int((answers <= 0).sum())} filters do not answer positively to their own direction")
-        readers = readers / answers
-    return rows, readers
-
-
-def _checked_rows(name: str, rows: Any, d_in: int) -> Tensor:
-    rows = as_numbers(rows, name).cpu().float()
+def _unit_directions(directions: Any, d_in: int) -> Tensor:
+    """Checked directions (r, d_in) of norm 1."""
+    rows = as_numbers(directions, "directions").float()
     if rows.ndim != 2 or rows.shape[1] != d_in:
-        raise ValueError(f"{name} have shape {tuple(rows.shape)}; they must be (r, d_in={d_in})")
+        raise ValueError(f"directions have shape {tuple(rows.shape)}; they must be (r, d_in={d_in})")
     length = rows.norm(dim=1)
     if not torch.isfinite(length).all() or (length < 1e-12).any():  # these do not become unit length
-        raise ValueError(f"{name} hold rows of infinite or zero length; drop those first")
-    return rows
+        raise ValueError("directions hold rows of infinite or zero length; drop those first")
+    return F.normalize(rows, dim=1)

@@ -118,7 +118,9 @@ def initial_sae(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, de
     config, mined = sae_config(p, store.d_in), None
     if base_arm(arm) != UNMINED:
         mined = mined_unit(store, p, arm, seed, device).arrays["directions"][:n_mined].to(device)
-    return init_from_directions(config, mined, X=X, tied=arm != DECODER_ONLY, random_state=seed)
+    return init_from_directions(
+        config, mined, X=X, encoder="random" if arm == DECODER_ONLY else "tied", random_state=seed
+    )
 
 
 def matched_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Unit:

@@ -164,11 +164,12 @@ SWITCH = ("no", 0, 1, None, "True")
 NAME = ("beauty", 3, None, ["kurtosis"])
 BAD_VALUES = {
     "normalise": SWITCH, "lift": SWITCH, "ensemble": SWITCH,
-    "subsets": NAME, "score": NAME, "surrogates": NAME, "select": NAME, "null": NAME[:2],
+    "subsets": NAME, "score": NAME, "surrogates": NAME, "select": NAME, "rule": NAME, "null": NAME[:2],
     "merge_cosine": (0.0, -0.5, 1.5, float("nan"), "0.9", None, True),
     "shrinkage": (-0.1, 1.5, float("nan"), "auto ", None, True),
     "full_null_size": (-1.0, float("nan"), "many", None),
     "subset_size": (*WHOLE[:6], 9), "n_selected": (*WHOLE[:6], 5), "n_refinements": WHOLE[1:],
+    "n_shifts": WHOLE[1:], "n_neighbours": (*WHOLE, 1),
     "n_subsets": (*WHOLE, 2), "n_surrogates": (*WHOLE, 98), "max_rows": (*WHOLE, 1),
 }  # fmt: skip
 

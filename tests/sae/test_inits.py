@@ -13,17 +13,19 @@ X = 7.0 * X + 3.0
 CONFIG = SAEConfig(32, 64, k=3)
 
 
-def test_every_arm_has_the_same_random_fill():
+def test_every_arm_has_the_same_fill_and_it_lies_as_the_activations_do():
     few = init_from_directions(CONFIG, TRUTH[:10], X=X, random_state=3)
     many = init_from_directions(CONFIG, TRUTH[:40], X=X, random_state=3)
     none = init_from_directions(CONFIG, X=X, random_state=3)
     assert torch.equal(few.W_dec[40:], many.W_dec[40:])
-    assert torch.equal(few.W_dec[10:], none.W_dec[10:])
-    assert not torch.equal(none.W_dec, init_from_directions(CONFIG, X=X, random_state=4).W_dec)
+    assert not torch.equal(few.W_dec, init_from_directions(CONFIG, TRUTH[:10], X=X, random_state=4).W_dec)
     for sae in (few, many, none):
         assert torch.equal(sae.b_dec, none.b_dec)
         assert torch.equal(sae.b_enc, torch.zeros(64))
         torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(64))
+    stretched = X * torch.where(torch.arange(32) < 4, 10.0, 1.0)
+    filled = init_from_directions(CONFIG, TRUTH[:1], X=stretched).W_dec[1:]
+    assert filled[:, :4].square().sum(1).mean() > 0.8  # a uniform draw has an eighth there
 
 
 def test_encoder_is_tied_up_to_one_scalar():
@@ -35,10 +37,36 @@ def test_encoder_is_tied_up_to_one_scalar():
 
 
 def test_a_start_by_the_decoder_only_leaves_the_encoder_random():
-    both, half = (init_from_directions(CONFIG, TRUTH[:20], X=X, tied=tied) for tied in (True, False))
+    both, half = (init_from_directions(CONFIG, TRUTH[:20], X=X, encoder=kind) for kind in ("tied", "random"))
     torch.testing.assert_close(half.W_dec, both.W_dec)
     scale = half.W_enc.norm(dim=0)[0]
     torch.testing.assert_close(half.W_enc / scale, SAE(CONFIG).W_dec.T)
+
+
+def test_a_fitted_encoder_reads_what_its_directions_write_better_than_a_tied_one():
+    tied, fitted = (init_from_directions(CONFIG, TRUTH, X=X, encoder=kind) for kind in ("tied", "fitted"))
+    torch.testing.assert_close(fitted.W_dec, tied.W_dec)
+    errors = [float((sae(X) - X).square().mean().detach()) for sae in (tied, fitted)]
+    assert errors[1] < 0.7 * errors[0], errors
+
+
+def test_a_fitted_encoder_is_the_ridge_regression_of_the_codes():
+    sae = init_from_directions(CONFIG, TRUTH, X=X, encoder="fitted")
+    D, x = sae.W_dec.detach(), X - sae.b_dec.detach()
+    codes = torch.zeros(len(X), 64)
+    for row in range(len(X)):
+        left = x[row].clone()
+        for _ in range(3):
+            inner = D @ left
+            best = int(inner.argmax())
+            codes[row, best] += inner[best].clamp_min(0)
+            left -= inner[best].clamp_min(0) * D[best]
+    centred, mean = x.double() - x.double().mean(0), codes.double().mean(0)
+    ridge = 1e-3 * x.double().square().sum(0).mean() * torch.eye(32, dtype=torch.float64)
+    W = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (codes.double() - mean))
+    scale = float(sae.W_enc.detach().norm() / W.norm())
+    torch.testing.assert_close(sae.W_enc.detach().double() / scale, W, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(sae.b_enc.detach().double() / scale, mean - x.double().mean(0) @ W, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("config", [CONFIG, SAEConfig(32, 64, "relu", l1=1.0), SAEConfig(32, 64, "batchtopk", k=3)])
@@ -64,23 +92,6 @@ def test_batchtopk_starts_with_a_threshold_that_lets_k_latents_through():
     assert not few.threshold.any() and (few.encode(X) > 0).sum() < 60 * len(X)  # no more than are positive
 
 
-def test_fraction_limits_the_mined_latents():
-    sae = init_from_directions(CONFIG, TRUTH, X=X, fraction=0.25)
-    random = init_from_directions(CONFIG, X=X)
-    torch.testing.assert_close(sae.W_dec[:16], TRUTH[:16])
-    assert torch.equal(sae.W_dec[16:], random.W_dec[16:])
-    assert torch.equal(init_from_directions(CONFIG, TRUTH, X=X, fraction=0.0).W_dec, random.W_dec)
-
-
-def test_filters_become_the_encoder_and_answer_one_to_their_direction():
-    filters = TRUTH + 0.1 * torch.randn(TRUTH.shape, generator=torch.Generator().manual_seed(0))
-    sae = init_from_directions(CONFIG, TRUTH, filters, X=X)
-    answers = (sae.W_enc.T * sae.W_dec).sum(dim=1)
-    torch.testing.assert_close(answers, answers[0].expand(64))
-    cosines = torch.nn.functional.cosine_similarity(sae.W_enc.T[:48], filters)
-    torch.testing.assert_close(cosines, torch.ones(48))
-
-
 def test_geometric_median_is_where_the_sum_of_distances_is_least():
     rows = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double().exp()
     found = geometric_median(rows, tolerance=1e-10, n_iterations=2000)
@@ -101,11 +112,7 @@ def test_geometric_median_of_one_repeated_row_is_that_row():
         ({"directions": torch.full((3, 32), torch.nan)}, "NaN"),
         ({"directions": torch.full((3, 32), 1e30)}, "infinite"),  # their length is: they would become zero
         ({"directions": torch.full((3, 32), 1e-30)}, "zero length"),
-        ({"directions": TRUTH, "filters": torch.full_like(TRUTH, torch.inf)}, "filters holds NaN or infinite"),
-        ({"filters": TRUTH}, "without directions"),
-        ({"directions": TRUTH, "filters": TRUTH[:3]}, "3 filters for 48"),
-        ({"directions": TRUTH, "filters": -TRUTH}, "48 filters do not answer"),
-        ({"directions": TRUTH, "fraction": 1.5}, "fraction=1.5"),
+        ({"directions": TRUTH, "encoder": "untied"}, "encoder"),
         ({"X": torch.zeros(0, 32)}, "at least 1 row"),
         ({"X": torch.zeros(10, 31)}, "d_in=32"),
         ({"X": torch.full((10, 32), torch.inf)}, "NaN or infinite"),
