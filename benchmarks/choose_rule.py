@@ -30,10 +30,11 @@ from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 SEEDS = (100, 101)
 GRID = {
     "rule": ("separation", "votes", "cover"),
-    "n_neighbours": (8, 16, 32),
-    "n_shifts": (1, 3),
-    "subsets_a_place": (6, 12),
+    "n_neighbours": (8, 16),
+    "n_shifts": (3,),
+    "n_stages": (6, 12, 24),
 }
+DRAWN = 36  # subsets for each direction asked for, over all rounds
 REFERENCES = ("random", "covariance", "datapoint", "kmeans")
 
 
@@ -75,7 +76,7 @@ def lines(world: Any) -> Iterator[dict[str, Any]]:
         for method, setting in settings:
             options, funnel = dict(setting), []
             if setting:
-                options["n_subsets"] = options.pop("subsets_a_place") * known["n"]
+                options["n_subsets"] = max(3, DRAWN // options["n_stages"]) * known["n"]
                 options |= {"n_refinements": 0, "funnel": funnel}
             began = time.perf_counter()
             D = mine(method, X, known["n"], random_state=seed, **options)

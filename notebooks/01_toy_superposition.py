@@ -26,9 +26,9 @@
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
 n_subsets: int = 600  # random subsets drawn (at least 3 x n_directions)
 subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
-n_directions: int = 40  # directions (02: subsets) kept at most
 score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
 subsets: str = "coordinate"  # coordinate (rotated where too few) or rotated
+n_directions: int = 40  # directions (02: subsets) kept at most
 control: str = "none"  # none; gaussian: noise in place of activations; permuted: the truth shuffled
 n_seeds: int = 10  # toy models, each with its own subsets
 n_features: int = 20  # features of the toy model

@@ -17,11 +17,16 @@
 # %% [markdown]
 # # 04 · Do mined directions make better sparse autoencoders?
 #
-# The question of the report. Several SAEs are trained on the same activations in the same order and differ in one
-# thing only: the directions their latents start from. Mined directions (`rkcnn`) must beat three starts declared
-# beforehand: random directions; directions drawn with the activations' covariance, nothing mined (`covariance`); and the
-# *same* search and compute without RkCNN's scores (`rkcnn_unscored`). The other arms show what any data-driven start
-# gives: datapoints and k-means are sharpened by the same passes of sparse coding that end an RkCNN search (`_refined`).
+# The question of the report. SAEs are trained on the same activations in the same order and differ in one thing only: the
+# directions that their latents start from. Four claims were declared beforehand, each judged on every measure below:
+#
+# * **H1** a mined start (`rkcnn`) beats a random one;
+# * **H1c** it beats directions that merely lie as the activations do (`covariance`): is mining needed at all?
+# * **H2** the score helps: it beats the *same* search, pool and compute without one (`rkcnn_unscored`);
+# * **H3** random subsets beat k-means, equally refined (`kmeans_refined`).
+#
+# The other arms are context: `active_subspace`, the published start against dead latents (Wang et al. 2025); datapoints and
+# plain k-means; `rkcnn_coordinate`, as the idea was first implemented.
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
@@ -32,23 +37,29 @@ hook: str = "mlp_out"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
 text: str = None  # None: the hub's list (atlas: its own); a .txt, .jsonl or .parquet file; "atlas"
 n_tokens: int = 2_000_000  # tokens to capture, 10 % of documents held out
 context_size: int = 128  # tokens in a context
-n_subsets: int = 9600  # random subsets drawn (at least 3 x n_directions)
+n_subsets: int = None  # random subsets drawn in each round; None: 36 for each latent in all
 subset_size: int = None  # coordinates in a subset; None: round(sqrt(width))
-n_directions: int = 3072  # directions (02: subsets) kept at most
 score: str = "neighbours"  # neighbours, kurtosis, logcosh or skew
 subsets: str = "coordinate"  # coordinate (rotated where too few) or rotated
-arms: list = ["random", "covariance", "datapoint_refined", "kmeans_refined", "rkcnn", "rkcnn_unscored"]  # starts
+rule: str = "separation"  # separation, votes or cover
+n_stages: int = 12  # rounds, each on what those before it leave unexplained
+n_neighbours: int = 16  # rows of a subset's pseudo-class
+n_shifts: int = 3  # mean shifts that lift it
+n_refinements: int = 3  # passes of sparse coding that end rkcnn and the refined rivals alike
+arms: list = ["random", "covariance", "active_subspace", "datapoint_refined", "kmeans", "kmeans_refined", "rkcnn_coordinate", "rkcnn", "rkcnn_unscored"]  # starts
 variants: list = ["rkcnn_decoder_only", "random_frozen_decoder"]  # none, or those of 04's default
-n_seeds: int = 5  # below 5 every verdict is inconclusive
+n_seeds: int = 5  # below 5 every verdict is undecided
 architecture: str = "topk"  # topk, batchtopk or relu
 expansion: float = 8.0  # latents: expansion x width
 k: int = 32  # active latents a token; relu: searched for by its penalty
 l1: float = None  # relu only: this penalty, instead of the search for k active latents
-aux_k: int = None  # dead latents in the auxiliary loss, for all arms or (None) for none
+aux_k: int = 256  # dead latents in the auxiliary loss, for all arms or (None, and relu) for none
+encoder: str = "fitted"  # of all starts: tied to the decoder, or fitted to its codes
 steps: int = 2300  # training steps
 batch_size: int = 4096  # tokens a step
 lr: float = 0.0004  # learning rate
-fraction_mined: float = 0.5  # share of latents that start from mined directions, if the supply allows
+lr_search: list = []  # rates of which each arm gets its best, found on other seeds; []: lr
+budgets: list = [0.125, 0.25, 0.5]  # shares of the steps that arms are trained for too
 mining_rows: int = 100_000  # rows each seed mines, from its own documents
 heldout_rows: int = 100_000  # held-out rows for explained variance and dead latents
 splice_contexts: int = 64  # held-out contexts on which the SAE replaces the activations in the model
@@ -56,6 +67,8 @@ delta_dead: float = 0.01  # margin: share of dead latents
 delta_ev: float = 0.005  # margin: explained variance
 delta_ce: float = 0.01  # margin: cross-entropy, nats a token
 delta_mcc: float = 0.02  # margin: agreement of seeds (PW-MCC)
+delta_tokens: float = 0.1  # margin: tokens to random's quality, as a share of the training
+delta_recovery: float = 0.02  # margin: share of true directions recovered
 published: list = []  # SAEs in SAELens's format, judged too: folders, or "owner/repository:path"
 front_k: list = [16, 64]  # further k of the compared arms: the front of L0; [] for none
 other_architecture: str = "relu"  # whose seeds' agreement is shown beside, at equal L0; None: none
@@ -68,7 +81,6 @@ force: bool = False  # go on although an earlier gate failed
 n_jobs: int = None  # processes at once; None: one a core, or one where there is a GPU
 
 # %%
-import pandas as pd
 from IPython.display import display
 
 from rkcnn_lib import figures
@@ -86,13 +98,10 @@ from rkcnn_lib.studies import (
     sae_panels,
     sae_titles,
     seed_study,
+    verdicts,
 )
-from rkcnn_lib.studies.verdicts import verdict_title
 
 run = start_run("04_sae_compare", globals())
-
-# %% [markdown]
-# ## The activations
 
 # %%
 others = open_published(run.p, activations.width(run.p))
@@ -100,96 +109,116 @@ store = activations.open_store(run)
 activations.describe(store)
 
 # %% [markdown]
-# ## Mining, training, measuring
+# ## Was the treatment applied? The funnel
 #
-# For each seed: every arm mines the same rows (documents of that seed's own, never trained on), all arms start from
-# the same number of mined directions (the smallest supply among them) and the same random fill, tied weights, one
-# scale chosen in closed form, the geometric median as bias; all train on the same tokens in the same order and are
-# judged on the same held-out documents. A finished SAE is read from disk, not trained again.
+# For each seed every arm mines the same rows (documents of that seed's own, never trained on) and supplies as many
+# directions as there are latents; what it cannot supply is filled with the same draws from the activations' covariance in
+# all arms. Refinement, a few passes of sparse coding, is given to every data-driven arm that is judged, or it would be what
+# is compared. All start with the same kind of encoder, one scale chosen in closed form and the geometric median as bias, train
+# on the same tokens in the same order, and are judged on the same held-out documents.
 
 # %%
 compared = comparison.compare(store, run.p, run.device)
 run.note(seeds=list(range(run.p.n_seeds)), units=comparison.unit_list(compared))
 run.metrics(compared.metrics)
-sae_panels.funnel(compared.supply)
+run.metrics(compared.budgets.assign(metric="budget_" + compared.budgets["metric"]))
+sae_panels.funnel(compared)
 
 # %% [markdown]
-# The table is the funnel, means over seeds: subsets drawn in all rounds, the distinct directions they led to (candidates),
-# how many of those could be kept (places), how many candidates there were for a place in the tightest round, what was kept,
-# and what was left of it as distinct directions after refinement (supply) of those wanted. With fewer than three candidates
-# a place the score would select nothing, and the run is refused. Every arm is held to the smallest supply.
+# Means over seeds: subsets drawn in all rounds, the distinct directions they led to (candidates), how many of those could be
+# kept (places), candidates for a place in the tightest round, what was kept, started and lives after training. Below three
+# candidates a place the score would select nothing, and the run is refused.
+
+# %%
+compared.rates.round(
+    4
+) if run.p.lr_search else f"All arms train at learning rate {run.p.lr:g}; lr_search would find each arm's best."
+
+# %% [markdown]
+# ## Before training: how good are the directions themselves?
 #
-# ## Before any training: how good are the directions themselves?
-#
-# The frozen-dictionary test codes held-out activations with each arm's initial dictionary by one and the same sparse
-# coder (one-sided orthogonal matching pursuit). Nothing is learned, so nothing but the directions can differ.
+# Held-out activations are coded with each arm's directions by one and the same sparse coder (one-sided orthogonal matching
+# pursuit). Nothing is learned, so nothing but the directions can differ. *As mined* is an arm before its refinement.
 
 # %%
 frozen = sae_panels.frozen_dictionaries(compared, store, run)
 run.metrics(frozen.rename(columns={"k": "frozen_k"}).assign(metric="frozen_ev"))
 figures.show(
     figures.frozen_dictionary(frozen, title=sae_titles.frozen_title(frozen)),
-    f"Explained variance with k atoms a token, {run.p.frozen_rows} held-out rows; the random arm is the chance level. Lines "
-    f"are means, bands the range over {run.p.n_seeds} seeds.",
+    f"Explained variance with k directions a token, {run.p.frozen_rows} held-out rows; the random arm is the chance level. "
+    f"Lines are means, bands the range over {run.p.n_seeds} seeds.",
 )
 
 # %% [markdown]
-# ## After training
+# ## Training: how far, and how soon?
 #
-# Explained variance (as it is, and with every dimension standardised), dead latents, sparsity, and what replacing the
-# activations by their reconstruction does to the model's loss. The same SAEs before any training step are the reference:
-# what an arm has there is its start's, not training's. Variants may stand beside the arms: `rkcnn_decoder_only` has
-# the mined directions in the decoder alone, as RkCNN's first use for SAEs had it (the encoder stays random, so a latent
-# fires on something else than what it writes), and `random_frozen_decoder` is a reference whose random decoder is never
-# trained: what lies between it and `random` is what learning directions is worth. Read the margins with the intervals: a difference smaller than
-# its margin is nothing, however significant.
+# Every arm is also trained for shorter budgets, each a training of its own with its learning-rate decay: a point early in a
+# long training is not a short training. How much random's explained variance still gains by the last doubling says whether
+# these SAEs are finished.
+
+# %%
+figures.show(
+    figures.training_curves(compared.budgets, title=sae_titles.budget_title(compared.budgets), x="tokens"),
+    f"Held-out documents, mean and range over {run.p.n_seeds} seeds; choose the metric at the top.",
+)
+
+# %%
+ahead = sae_panels.advantage(compared)
+figures.show(
+    figures.training_curves(ahead, title=sae_titles.advantage_title(ahead), x="tokens"),
+    f"rkcnn less each rival, seed by seed, positive is better; mean and range over {run.p.n_seeds} seeds. An advantage that "
+    "shrinks with training was speed, not quality.",
+)
+
+# %%
+needed_tokens = sae_panels.tokens_to_quality(compared, run.p)
+run.metrics(needed_tokens)
+sae_panels.tokens_table(needed_tokens)
+
+# %% [markdown]
+# The share of the full training after which an arm explains what random explains at its end (trained), and what its mining
+# took in the same unit (the tokens that training sees in that time). An arm that is better at the smallest budget already has
+# that budget's share: less of a difference than there is, never more.
+#
+# ## At the end of training
+#
+# Explained variance as it is and with every dimension standardised (one loud dimension can hold half of the raw one), latents
+# that live, and what replacing the activations by their reconstruction does to the model's loss, on rows that SAEs are trained
+# on: position 0 and special tokens stay as they are.
 
 # %%
 judged = published_saes.judge_published(others, store, run)
 run.metrics(judged)
-shown = sae_panels.shown_metrics(pd.concat([compared.metrics, judged]))
+other = agreement.other_architecture(store, run)
+shown = sae_panels.shown_metrics(compared.metrics, judged, sae_panels.of_other(other, run))
 figures.show(
     figures.arm_metrics(shown, title=sae_titles.metrics_title(compared.metrics)),
-    f"{run.p.n_seeds} seeds, held-out documents. Dots are seeds, bars 95 % t intervals of the mean over seeds; "
-    "choose the metric at the top. L0 is fixed by k, so it is a check here, not a result. Published SAEs, where there "
-    "are any, have an L0 and training data of their own and enter no contrast.",
+    f"{run.p.n_seeds} seeds, held-out documents. Dots are seeds, bars 95 % t intervals of the mean over seeds; choose the metric "
+    "at the top. L0 is fixed by k, or matched by the penalty, so it is a check here. Published SAEs, where there are any, have an "
+    "L0 and training data of their own and enter no contrast.",
 )
-
-# %%
-figures.show(
-    figures.training_curves(compared.history, title=sae_titles.history_title(compared.history)),
-    f"Training curves, mean and range over {run.p.n_seeds} seeds. An advantage that is gone at the last step was speed, not quality.",
-)
-
-# %%
-not_fired = sae_panels.dead_curves(compared)
-figures.show(
-    figures.dead_curve(not_fired, title=sae_titles.dead_title(not_fired)),
-    f"Share of latents that have not fired yet against the number of held-out tokens looked at; mean and range over "
-    f"{run.p.n_seeds} seeds.",
-)
-sae_panels.dead_by_origin(compared)
 
 # %% [markdown]
-# Above, the latents that never fire by origin and by time, shares of the latents of that origin, means over seeds. What is
-# dead *at the start* was so before the first step, and TopK gives it no gradient: that number is the fill's, not what
-# training made of mined directions. Compare *died*.
+# Latents that never fire on the held-out tokens, by where they started (the arm's own directions, or the fill) and when they
+# fell silent, as shares of the latents of that origin; means over seeds. What is dead *at the start* was so before the first
+# step.
+
+# %%
+sae_panels.dead_by_origin(compared)
 
 # %%
 rates = sae_panels.densities(compared)
 figures.show(
     figures.density(rates, title=sae_titles.density_title(rates)),
-    f"Histogram of the share of held-out tokens on which a latent is active, all {run.p.n_seeds} seeds, log axis; those that never "
-    "fire have their own bar.",
+    f"Share of held-out tokens on which a latent is active, all {run.p.n_seeds} seeds, log axis; those that never fire have "
+    "their own bar.",
 )
 
 # %% [markdown]
 # ## How many active latents does it take?
 #
-# TopK fixes L0, so the hypothesis of fewer active latents needs a front: the compared arms at several k. An arm's *L0 at
-# equal explained variance* is where its line (linear in log L0) crosses what the random arm of the same seed explains at
-# this notebook's `k`; an arm that is better or worse over the whole front is cut off at its end, which makes the
-# difference look smaller, never larger. Where a rival stands near the smallest k of the front, little is left to gain.
+# TopK fixes L0, so this needs a front: the judged arms at several k. An arm's *L0 at equal explained variance* is where its
+# line (linear in log L0) crosses what the random arm of the same seed explains at this notebook's `k`.
 
 # %%
 front_table = front.front(store, run)
@@ -204,17 +233,13 @@ if run.p.front_k:
 
 # %% [markdown]
 # ## Do mined directions survive training?
-#
-# For each latent, the cosine between its decoder row now and at the start. Mined latents that move as far as random ones
-# were merely overwritten. Staying alone shows little: a latent that never fires does not move either, so the map of
-# latents below shows movement beside firing rate.
 
 # %%
 moved = sae_panels.moved(compared)
 figures.show(
     figures.cosine_histograms(moved, title=sae_titles.moved_title(moved)),
-    f"rkcnn, all {run.p.n_seeds} seeds: cosine of each latent with its own start, mined latents beside the randomly filled ones "
-    "of the same SAE; the slider goes through training.",
+    f"rkcnn, all {run.p.n_seeds} seeds: cosine of each latent with its own start; the slider goes through training. A latent that "
+    "never fires does not move either: the map of latents below shows movement beside firing rate.",
 )
 
 # %% [markdown]
@@ -222,12 +247,10 @@ figures.show(
 #
 # Each seed has its own documents, subsets and order of tokens. PW-MCC is the mean cosine of optimally matched decoder
 # rows over pairs of seeds, live latents only. Chance is the same statistic on random dictionaries of the same size, drawn
-# with the activations' covariance (the table also gives the easier level of directions from anywhere): where activations
-# fill few of their dimensions, any two dictionaries agree well. Agreement before training is shown as well: a shared start
-# is not stability.
+# with the activations' covariance (the table also gives the easier level of directions from anywhere). Agreement before
+# training is shown as well: a shared start is not stability.
 
 # %%
-other = agreement.other_architecture(store, run)
 agreed = agreement.agreement(compared, store, run.p, other)
 run.metrics(agreed.table)
 if run.p.n_seeds > 1:
@@ -240,19 +263,6 @@ if run.p.n_seeds > 1:
     display(agreed.summary)
 else:
     print("One seed has no other to agree with: run with -p n_seeds 5 to see whether seeds find the same latents.")
-
-# %% [markdown]
-# The bootstrap resamples seeds and is short with few of them; the verdict rests on the jackknife. The older PWMCC lets
-# several latents share a partner and ignores signs: it is kept because earlier studies report it, and because it is cheap
-# enough to follow through training.
-
-# %%
-run.metrics(agreed.along)
-if run.p.n_seeds > 1:
-    figures.show(
-        figures.training_curves(agreed.along, title=sae_titles.along_title(agreed.along)),
-        f"{run.p.n_seeds} seeds. Older PWMCC over all latents at the start, 1/16, 1/4 and the end of training; grey: chance level.",
-    )
 
 # %% [markdown]
 # ## What do single latents say?
@@ -290,6 +300,7 @@ if truth is not None:
         figures.recovery_by_miner(truth.rename(columns={"arm": "miner"}), title=sae_titles.recovery_title(truth)),
         f"Trained decoders of {run.p.n_seeds} seeds against the true directions, one-to-one and signed; grey: chance with as many random ones.",
     )
+    display(sae_panels.recovery_by_rate(compared, store))
 else:
     print(f"{run.p.model}: no true directions are known here. Run with -p model planted (or toy) to see them.")
 
@@ -355,28 +366,28 @@ if world is not None and run.p.n_seeds > 1:
 # %% [markdown]
 # ## The verdicts
 #
-# Three contrasts were declared beforehand for each hypothesis. *Supported*: all Holm-adjusted 95 % paired intervals lie
-# wholly beyond the margin. *Not supported*: one lies wholly short of it. Else, and always below 5 seeds,
-# *inconclusive*. Differences are signed so that positive means `rkcnn` is better; p is Holm-adjusted and tests a
-# difference of zero, while the verdict asks for more than the margin.
+# A row a hypothesis, a column a measure. *Better*: the interval of the difference, paired by seed and adjusted over the
+# measures of a hypothesis, lies wholly above the margin; *equivalent*: wholly within it; *worse*: wholly below minus the
+# margin; else, and always below 5 seeds, *undecided*. Positive means that `rkcnn` is better.
 
 # %%
-verdicts = run.verdicts(sae_panels.verdicts(compared.metrics, needed, agreed, run.p))
+everything = sae_panels.measured(compared, needed, agreed.by_seed, *([] if truth is None else [truth]), p=run.p)
+table = run.verdicts(verdicts.judge_arms(everything, run.p))
 figures.show(
-    figures.paired_differences(verdicts, title=verdict_title(verdicts)),
-    f"Holm-adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the shaded strip is the margin. Choose the metric at the top.",
+    figures.paired_differences(table, title=verdicts.verdict_title(table)),
+    f"Adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the shaded strip is the margin. Choose the measure at the top.",
 )
-verdicts[["hypothesis", "contrast", "difference", "low", "high", "delta", "p", "contrast_verdict", "verdict"]].round(4)
+table.pivot(index="hypothesis", columns="metric", values="verdict")
 
 # %% [markdown]
-# Which start is best, then? For each hypothesis the other start with the best mean, picked after the fact; its intervals
-# hold for all other starts at once (Bonferroni). No verdict rests on this table.
+# Which start is best, then? For each measure the other start with the best mean, picked after the fact; its intervals hold
+# for all other starts at once (Bonferroni). No verdict rests on this table.
 
 # %%
-strongest = sae_panels.strongest(compared.metrics, needed, agreed, run.p)
-run.note(strongest=strongest.to_dict("records"), remarks=sae_panels.remarks(compared, agreed))
+strongest = verdicts.strongest_others(everything, run.p)
+run.note(strongest=strongest.to_dict("records"))
 strongest.round(4)
 
 # %%
 run.gate(sae_panels.checks(compared, run.p))
-run.finish(sae_panels.headline(verdicts, run))
+run.finish(sae_panels.headline(table, run))

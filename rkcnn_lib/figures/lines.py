@@ -150,15 +150,16 @@ def recovery_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     return finish(chosen(choices), title, height=430, legend="right", yaxis=y_axis)
 
 
-def training_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def training_curves(table: pd.DataFrame, title: str | None = None, x: str = "step") -> go.Figure:
     """Metrics during training: the mean over seeds as a line, the range of the seeds as a band.
 
-    Columns arm, seed, step, metric, value.
+    Columns arm, seed, metric, value and ``x``, "step" or "tokens".
     """
-    table = checked(table, ["arm", "seed", "step", "metric", "value"], ["step", "value"], "training_curves")
-    fig = _by_metric(table, "step")
-    scale_buttons(fig, "xaxis", "log" if table["step"].min() > 0 else "linear")
-    return finish(fig, title, height=430, legend="right", xaxis={"title": "training step"})
+    table = checked(table, ["arm", "seed", x, "metric", "value"], [x, "value"], "training_curves")
+    fig = _by_metric(table, x)
+    scale_buttons(fig, "xaxis", "log" if table[x].min() > 0 else "linear")
+    axis = "training step" if x == "step" else "tokens trained on"
+    return finish(fig, title, height=430, legend="right", xaxis={"title": axis})
 
 
 def quality_front(table: pd.DataFrame, title: str | None = None) -> go.Figure:

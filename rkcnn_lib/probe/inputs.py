@@ -127,3 +127,8 @@ def centred(X: torch.Tensor, columns: torch.Tensor, normalise: bool) -> tuple[to
         work /= work.norm(dim=1, keepdim=True).clamp_min(1e-9)
         work -= work.mean(0)
     return work, mean * unit
+
+
+def all_centred(X: torch.Tensor) -> torch.Tensor:
+    """All columns of X (n, d), centred and at unit mean square, float32: what `mine` works on."""
+    return centred(X, torch.arange(X.shape[1], device=X.device), normalise=False)[0]

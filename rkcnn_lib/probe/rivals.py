@@ -14,7 +14,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.inputs import centred, check_random_state, result_dtype
+from rkcnn_lib.probe.inputs import all_centred, check_random_state, result_dtype
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.nulls import surrogate
@@ -172,7 +172,7 @@ def mine(
     check_parameters({"n_directions": n_directions} | options)
     rng = check_random_state(random_state)
     given = as_matrix(X, least=2)
-    data, _ = centred(given, torch.arange(given.shape[1], device=given.device), normalise=False)
+    data = all_centred(given)
     if not bool(data.any()):
         raise ValueError("X does not vary: its rows are all the same, and point nowhere")
     try:

@@ -140,8 +140,10 @@ def _check_sizes(p: Any, d: int, rows: int) -> None:
     if isinstance(p, Comparison):
         latents = round(p.expansion * d)
         size = f"expansion = {p.expansion:g} gives {latents} latents at width {d}"
-        require(round(p.fraction_mined * latents) >= 1, p, "expansion fraction_mined", f"{size}, and no mined one")
-        for name in ("k", "aux_k", "front_k", "frozen_k"):
+        require(latents >= 1, p, "expansion", size)
+        why = f"{size}, and the score selects nothing from fewer than 3 subsets for each"
+        require(p.n_subsets is None or p.n_subsets >= 3 * latents, p, "n_subsets expansion", why)
+        for name in ("k", "front_k", "frozen_k"):
             asked = getattr(p, name, None) or []
             most = max(asked if isinstance(asked, list) else [asked], default=0)
             require(most <= latents or (name == "k" and p.l1 is not None), p, name, size)
@@ -205,7 +207,8 @@ def _bytes(p: Any, d: int) -> dict[str, float]:
     if isinstance(p, ProbeValidation):
         needs["n_contexts"] = 1.0 * ATLAS_CONTEXT * p.n_contexts * (150 + 12 * d)
     if isinstance(p, Mining):
-        h, m = max(p.n_subsets, *getattr(p, "curve_n_subsets", []), 0), p.subset_size or round(d**0.5)
+        drawn = p.subsets_for(round(p.expansion * d)) if isinstance(p, Comparison) else p.n_subsets
+        h, m = max(drawn, *getattr(p, "curve_n_subsets", []), 0), p.subset_size or round(d**0.5)
         basis = 12.0 * m * d if getattr(p, "subsets", "") == "rotated" else 8.0 * m
         needs["n_subsets subset_size"] = h * (basis + 8 * d + 300)
     if hasattr(p, "n_tokens"):

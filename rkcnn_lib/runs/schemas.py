@@ -12,22 +12,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from rkcnn_lib.files import plain_name
 from rkcnn_lib.runs.fields import Checked, at_least, param, require, several, with_defaults
+from rkcnn_lib.vocabulary import ARMS, MINED, UNMINED, VARIANTS
 
-ARMS = (
-    "random", "covariance", "datapoint", "pca", "ica", "kmeans", "datapoint_refined", "kmeans_refined",
-    "rkcnn_coordinate", "rkcnn", "rkcnn_unscored", "rkcnn_worst", "rkcnn_null",
-)  # fmt: skip
-
-
-def searches(arm: str) -> bool:
-    """Say whether an arm's directions come from a search by random subsets, scored or not."""
-    return arm.startswith(("rkcnn", "lift"))
-
-
-# What takes an arm's directions and changes one thing else: the first starts the decoder only (the encoder stays
-# random, as in the first implementation), the second, a reference, never trains its random decoder.
-VARIANTS = {"rkcnn_decoder_only": "rkcnn", "random_frozen_decoder": "random"}
-Arm = Literal[ARMS]  # type: ignore[valid-type]
+Arm = Literal[(*ARMS,)]  # type: ignore[valid-type]
 Variant = Literal[(*VARIANTS,)]  # type: ignore[valid-type]
 Hook = Literal["resid_pre", "resid_post", "mlp_out", "mlp_post", "attn_out"]
 Architecture = Literal["topk", "batchtopk", "relu"]
@@ -74,14 +61,19 @@ class Captured(Model):
 
 
 class Mining(Parameters):
-    """Random-subset probing: how many subsets are drawn, how large, how many directions are kept."""
+    """Random-subset probing: how many subsets are drawn, and how large they are."""
 
     n_subsets: at_least(3) = param(600, "random subsets drawn (at least 3 x n_directions)")
     subset_size: at_least(2) | None = param(None, "coordinates in a subset; None: round(sqrt(width))")
+
+
+class Selected(Mining):
+    """How many directions, or in 02 subsets, are kept."""
+
     n_directions: Count = param(200, "directions (02: subsets) kept at most")
 
     @model_validator(mode="after")
-    def _selection_selects(self) -> Mining:
+    def _selection_selects(self) -> Selected:
         least = 3 * self.n_directions
         why = f"n_subsets must be at least 3 x n_directions = {least}, or the score selects nothing"
         require(self.n_subsets >= least, self, "n_subsets n_directions", why)
@@ -89,13 +81,23 @@ class Mining(Parameters):
 
 
 class Unlabelled(Mining):
-    """Mining without labels: the contrast that is climbed, where subsets lie and the null that calibrates."""
+    """Mining without labels: the contrast that is climbed and where subsets lie."""
 
     score: Literal["neighbours", "kurtosis", "logcosh", "skew"] = param("neighbours")
     subsets: Literal["coordinate", "rotated"] = param("coordinate", "coordinate (rotated where too few) or rotated")
 
 
-class Toy(Mining):
+class Ruled(Unlabelled):
+    """The rule by which directions are selected, as it was frozen (see `benchmarks/choose_rule.py`)."""
+
+    rule: Literal["separation", "votes", "cover"] = param("separation", "separation, votes or cover")
+    n_stages: at_least(1, 1000) = param(12, "rounds, each on what those before it leave unexplained")
+    n_neighbours: at_least(2, 10_000) = param(16, "rows of a subset's pseudo-class")
+    n_shifts: at_least(0, 100) = param(3, "mean shifts that lift it")
+    n_refinements: at_least(0, 100) = param(3, "passes of sparse coding that end rkcnn and the refined rivals alike")
+
+
+class Toy(Selected):
     """What 01 and 02 share: a toy model whose features are known, and the controls that must fail."""
 
     control: Literal["none", "gaussian", "permuted"] = param(
@@ -193,26 +195,27 @@ class Cache(Captured, OneLayer):
     n_statistics: at_least(1000) = param(100_000, "rows used for spectra and kurtosis")
 
 
-@with_defaults(n_subsets=9600, n_directions=3072)
-class Comparison(Unlabelled, Captured):
+class Comparison(Ruled, Captured):
     """What 04 and 05 share: the arms, the SAE, its training and the margins of the verdicts."""
 
+    n_subsets: at_least(3) | None = param(None, "random subsets drawn in each round; None: 36 for each latent in all")
     arms: several(Arm, 2) = param(
-        ["random", "covariance", "datapoint_refined", "kmeans_refined", "rkcnn", "rkcnn_unscored"], "starts"
-    )
-    variants: several(Variant) = param(
-        ["rkcnn_decoder_only", "random_frozen_decoder"], "none, or those of 04's default"
-    )
-    n_seeds: Seeds = param(5, "below 5 every verdict is inconclusive")
+        ["random", "covariance", "active_subspace", "datapoint_refined", "kmeans", "kmeans_refined", "rkcnn_coordinate",
+         "rkcnn", "rkcnn_unscored"], "starts",
+    )  # fmt: skip
+    variants: several(Variant) = param([*VARIANTS], "none, or those of 04's default")
+    n_seeds: Seeds = param(5, "below 5 every verdict is undecided")
     architecture: Architecture = param("topk")
     expansion: Expansion = param(8.0, "latents: expansion x width")
     k: Count = param(32, "active latents a token; relu: searched for by its penalty")
     l1: Positive | None = param(None, "relu only: this penalty, instead of the search for k active latents")
-    aux_k: Count | None = param(None, "dead latents in the auxiliary loss, for all arms or (None) for none")
+    aux_k: Count | None = param(256, "dead latents in the auxiliary loss, for all arms or (None, and relu) for none")
+    encoder: Literal["tied", "fitted"] = param("fitted", "of all starts: tied to the decoder, or fitted to its codes")
     steps: Count = param(2300, "training steps")
     batch_size: Count = param(4096, "tokens a step")
     lr: Positive = param(4e-4, "learning rate")
-    fraction_mined: Share = param(0.5, "share of latents that start from mined directions, if the supply allows")
+    lr_search: several(Positive) = param([], "rates of which each arm gets its best, found on other seeds; []: lr")
+    budgets: several(Share) = param([0.125, 0.25, 0.5], "shares of the steps that arms are trained for too")
     mining_rows: at_least(200) = param(100_000, "rows each seed mines, from its own documents")
     heldout_rows: at_least(200) = param(100_000, "held-out rows for explained variance and dead latents")
     splice_contexts: Count = param(64, "held-out contexts on which the SAE replaces the activations in the model")
@@ -220,14 +223,19 @@ class Comparison(Unlabelled, Captured):
     delta_ev: Margin = param(0.005, "margin: explained variance")
     delta_ce: Margin = param(0.01, "margin: cross-entropy, nats a token")
     delta_mcc: Margin = param(0.02, "margin: agreement of seeds (PW-MCC)")
+    delta_tokens: Margin = param(0.1, "margin: tokens to random's quality, as a share of the training")
+    delta_recovery: Margin = param(0.02, "margin: share of true directions recovered")
     n_jobs: Jobs | None = param(None, "processes at once; None: one a core, or one where there is a GPU")
+
+    def subsets_for(self, n_latents: int) -> int:
+        """Return how many subsets a round draws, at least three for each latent."""
+        return self.n_subsets or max(3, 36 // self.n_stages) * n_latents
 
     @model_validator(mode="after")
     def _arms_can_be_compared(self) -> Comparison:
-        missing = {"random", "rkcnn"} - set(self.arms)
+        missing = {UNMINED, MINED} - set(self.arms)
         require(not missing, self, "arms", f"must hold {' and '.join(sorted(missing))}, which are compared")
         relu = self.architecture == "relu"
-        require(self.aux_k is None or not relu, self, "aux_k", "architecture relu has no AuxK; give aux_k = None")
         why = f"architecture {self.architecture} has no L1 penalty; give l1 = None"
         require(self.l1 is None or relu, self, "l1", why)
         return self
@@ -261,8 +269,7 @@ class Layers(Model):
 
 @with_defaults(
     n_tokens=1_000_000, arms=["random", "covariance", "kmeans_refined", "rkcnn", "rkcnn_unscored"], variants=[],
-    expansion=4.0, steps=4000, n_subsets=4800, n_directions=1536, mining_rows=50_000, heldout_rows=50_000,
-    splice_contexts=32,
+    expansion=4.0, steps=4000, mining_rows=50_000, heldout_rows=50_000, splice_contexts=32, budgets=[],
 )  # fmt: skip
 class Multilayer(Comparison, Layers):
     """05: does it hold across layers?"""
@@ -278,7 +285,7 @@ class Multilayer(Comparison, Layers):
 
 
 @with_defaults(layer=9, hook="resid_post", n_tokens=500_000, n_subsets=2400, n_directions=800)
-class CausalChecks(Unlabelled, Captured, OneLayer):
+class CausalChecks(Selected, Ruled, Captured, OneLayer):
     """06: does the model use what the directions point at?"""
 
     context_size: at_least(2) = param(128, "tokens in a context")

@@ -56,7 +56,9 @@ def invented_store(model: str, n_rows: int) -> MemoryStore:
     if model == "planted":
         world = PlantedDictionary(**PLANTED, random_state=0)
         X, _ = world.sample(n_rows)
-        return MemoryStore(X, name="planted", truth=world.directions, **PLANTED)
+        store = MemoryStore(X, name="planted", truth=world.directions, **PLANTED)
+        store.rates = world.rates  # of each true direction, for recovery by rate
+        return store
     from rkcnn_lib.studies.toy import train_space
 
     toy = train_space(**TOY, seed=0)

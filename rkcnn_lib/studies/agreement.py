@@ -28,9 +28,8 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
-from rkcnn_lib.studies.cells import MINED, UNMINED
 from rkcnn_lib.studies.comparison import Compared, compare
-from rkcnn_lib.studies.verdicts import Values
+from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 
 BEFORE, AFTER = "before training", "after training"
 PW_MCC = "PW-MCC"
@@ -40,19 +39,19 @@ SHARED = "shared latents"
 SPAN = "span of the busiest latents"
 LEVELS = ("as activations lie", "any directions")
 SPREAD_ROWS = 8192  # activations whose covariance the first level has
-OTHER_ARMS = (UNMINED, MINED)  # trained with the other architecture too
+OTHER_ARMS = (*RIVALS, MINED)  # trained with the other architecture too
 BYTES_FIXED, BYTES_A_PAIR = 7e8, 32.0  # a process that has torch; matrices of latents x latents while it matches
 BUSIEST = 1 / 8  # of the width: how many latents that span is of
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the panel shows, and jackknife pseudo-values of PW-MCC a seed for the paired tests."""
+    """What the panel shows, and jackknife pseudo-values of PW-MCC a seed for the verdicts."""
 
     table: pd.DataFrame  # arm, seed, metric, value (mean over the seed's pairs), chance_mean, _upper and _any
     along: pd.DataFrame  # the same for the snapshots of training, with step
     summary: pd.DataFrame  # one row an arm
-    by_seed: Values
+    by_seed: pd.DataFrame  # arm, seed, metric ``pw_mcc``, value
     title: str
 
 
@@ -67,11 +66,11 @@ class _Seed:
 
 
 def other_architecture(store: Any, run: Run) -> Compared | None:
-    """Train the random and the mined arm with ``other_architecture`` at the same L0; None where none is asked for."""
+    """Train the judged arms with ``other_architecture`` at the same L0; None where none is asked for."""
     name = run.p.other_architecture
     if name is None:
         return None
-    p = run.p.model_copy(update={"architecture": name, "l1": None, "aux_k": None})
+    p = run.p.model_copy(update={"architecture": name, "l1": None, "budgets": []})
     return compare(store, p, run.device, trained=OTHER_ARMS)
 
 
@@ -82,7 +81,7 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     """
     if p.n_seeds < 2:
         nothing = pd.DataFrame(columns=["arm", "seed", "metric", "value", "step"])
-        return Agreement(nothing, nothing, pd.DataFrame(), {}, "One seed: nothing to agree with")
+        return Agreement(nothing, nothing, pd.DataFrame(), nothing, "One seed: nothing to agree with")
     spread = spread_of(store)
     arms = _folders(compared) | {f"{arm}, {p.other_architecture}": f for arm, f in _folders(other).items()}
     steps = sorted(
@@ -105,9 +104,12 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
         for arm in arms for step in steps for row in _by_seed(found[arm, step], OLDER)
     ]  # fmt: skip
     cosines = {arm: found[arm, AFTER].arrays[PW_MCC].numpy() for arm in arms}
-    by_seed = {arm: dict(enumerate(jackknife_pairs(m))) for arm, m in cosines.items() if len(m) >= 3}
-    if not matched_exactly(largest):
-        by_seed = {}  # how far the match falls short may differ from arm to arm: shown, not judged
+    by_seed = pd.DataFrame([
+        {"arm": arm, "seed": seed, "metric": "pw_mcc", "value": float(value)}
+        for arm, matrix in cosines.items()
+        if len(matrix) >= 3 and matched_exactly(largest)  # how far a match falls short may differ from arm to arm
+        for seed, value in enumerate(jackknife_pairs(matrix))
+    ])  # fmt: skip
     table = pd.DataFrame(rows)
     l0 = {arm: np.mean([unit_scalars(folder)["l0"] for folder in folders]) for arm, folders in arms.items()}
     return Agreement(table, pd.DataFrame(along), _summary(table, cosines, l0), by_seed, _title(table))
@@ -247,28 +249,4 @@ def _title(table: pd.DataFrame) -> str:
     after = table[table["metric"] == f"{PW_MCC} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
     return "Seeds agree at " + ", ".join(
         f"{after['value'][arm]:.2f} for {arm} (chance {after['chance_mean'][arm]:.2f})" for arm in (MINED, UNMINED)
-    )
-
-
-def agreement_remark(table: pd.DataFrame, n_latents: int) -> str:
-    """Return what the agreement of live latents must be read with: its chance level, and dead latents counted as 0."""
-    wide = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean()
-    arms = [arm for arm in (MINED, "rkcnn_unscored", UNMINED) if (f"{TOTAL} {AFTER}", arm) in wide.index]
-    live, total = (wide["value"][f"{name} {AFTER}"] for name in (PW_MCC, TOTAL))
-    chance = wide["chance_mean"][f"{PW_MCC} {AFTER}"]
-    beside = ", ".join(f"{arm} {live[arm]:.2f} (chance {chance[arm]:.2f})" for arm in arms)
-    counted = ", ".join(f"{arm} {total[arm]:.2f}" for arm in arms)
-    gap = (
-        f": {total[MINED] - total[UNMINED]:+.2f} against {UNMINED} in place of {live[MINED] - live[UNMINED]:+.2f}"
-        if {MINED, UNMINED} <= set(arms)
-        else ""
-    )
-    bound = (
-        " Matched among nearest latents only, a lower bound as is its chance, and not judged."
-        if n_latents > EXACT_UP_TO
-        else ""
-    )
-    return (
-        f"Beside chance, which is what directions reach that merely lie as the activations do: {beside}. With dead "
-        f"latents counted as 0: {counted}{gap}.{bound}"
     )

@@ -1,7 +1,7 @@
 """One cell of a comparison: an arm's directions and the SAE trained from them, each a finished unit on disk.
 
-Two kinds of unit: ``directions`` (arm x seed: what a miner supplies and what it cost) and ``saes`` (arm x seed: the
-SAE trained from them and its held-out quality).
+Three kinds of unit: ``directions`` (arm x seed: what a miner supplies and what it cost), ``saes`` (arm x seed: the SAE
+trained from them and its held-out quality) and ``learning_rates`` (arm x rate: its quality on other seeds).
 """
 
 from __future__ import annotations
@@ -21,31 +21,29 @@ import torch
 from rkcnn_lib.measure import quality
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.found import SelectionWarning, selects_nothing
+from rkcnn_lib.probe.inputs import all_centred
+from rkcnn_lib.probe.refine import refine
 from rkcnn_lib.runs.params import ParameterError
-from rkcnn_lib.runs.schemas import VARIANTS, CausalChecks, Comparison, searches
+from rkcnn_lib.runs.schemas import CausalChecks, Comparison
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, save_saelens, train_sae
+from rkcnn_lib.vocabulary import ARMS, DECODER_ONLY, FROZEN_DECODER, UNMINED, base_arm
 from rkcnn_lib.worlds import load_model
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 LONG = 2000  # steps from which a training shows a progress bar of its own
-UNMINED = "random"  # the arm without mined directions: every latent starts from the shared random fill
-MINED = "rkcnn"  # the arm that the question is about
-DECODER_ONLY, FROZEN_DECODER = VARIANTS
 L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
 FIRST_L1 = 3.0  # where the search for a sparsity penalty begins, for inputs of mean norm sqrt(d)
 MOST_TRIALS = 8
-
-
-def base_arm(arm: str) -> str:
-    """Return the arm whose directions an arm starts from: itself, except for the variants."""
-    return VARIANTS.get(arm, arm)
+SEARCH_SEED = 1000  # learning rates are chosen on a seed that no verdict uses
 
 
 def sae_config(p: Comparison, d_in: int) -> SAEConfig:
     """Return the SAE every arm trains; ``d_sae`` is ``expansion`` x ``d_in``."""
     sparsity = {"l1": p.l1 or FIRST_L1} if p.architecture == "relu" else {"k": p.k}
-    return SAEConfig(d_in, round(p.expansion * d_in), architecture=p.architecture, aux_k=p.aux_k, **sparsity)
+    d_sae = round(p.expansion * d_in)
+    aux_k = None if p.aux_k is None or p.architecture == "relu" else min(p.aux_k, d_sae)
+    return SAEConfig(d_in, d_sae, architecture=p.architecture, aux_k=aux_k, **sparsity)
 
 
 def train_config(p: Comparison, arm: str, seed: int) -> TrainConfig:
@@ -58,25 +56,26 @@ def train_config(p: Comparison, arm: str, seed: int) -> TrainConfig:
 
 
 def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
-    """Return an arm's directions for one seed: as many as it is to start latents from."""
-    arm = base_arm(arm)
-    wanted = round(p.fraction_mined * round(p.expansion * store.d_in))
-    if searches(arm):
-        wanted = min(wanted, p.n_directions)
-    return directions_unit(store, p, arm, wanted, seed, device)
+    """Return an arm's directions for one seed: as many as there are latents, where it can supply them."""
+    return directions_unit(store, p, base_arm(arm), round(p.expansion * store.d_in), seed, device)
 
 
 def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: int, seed: int, device: str) -> Unit:
-    """Return at most ``wanted`` directions of an arm, mined on that seed's own documents and subsets (cached)."""
-    options: dict[str, Any] = {}
-    selects = searches(arm)
-    if selects:
-        options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
-        if arm != "rkcnn_coordinate":
-            options["score"] = p.score
+    """Return at most ``wanted`` directions of an arm, mined on that seed's own documents and subsets (cached).
+
+    Arrays: ``directions``, and ``mined``, what they were before refinement where the arm has it.
+    """
+    how, options = ARMS[arm], {}
+    if how.searches:
+        n_subsets = p.subsets_for(wanted) if isinstance(p, Comparison) else p.n_subsets
+        options = {"n_subsets": n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
+    if how.searches and how.refined:
+        options |= {name: getattr(p, name) for name in ("score", "rule", "n_stages", "n_neighbours", "n_shifts")}
+        options["n_refinements"] = 0  # they follow below, as for the rivals
+    n_refinements = p.n_refinements if how.refined else 0
     inputs = {
-        "data": store.key, "arm": arm, "seed": seed, "wanted": wanted, "rows": p.mining_rows, "options": options,
-        "device": device,
+        "data": store.key, "method": how.method, "seed": seed, "wanted": wanted, "rows": p.mining_rows,
+        "options": options, "n_refinements": n_refinements, "device": device,
     }  # fmt: skip
 
     def compute(scratch: Path) -> Unit:
@@ -84,17 +83,16 @@ def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: 
         began, funnel = time.perf_counter(), []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SelectionWarning)  # refused below, also where the unit is only read
-            told = {"funnel": funnel} if selects else {}
-            directions = mine(arm, X, n_directions=wanted, random_state=seed, **options, **told)
+            told = {"funnel": funnel} if how.searches else {}
+            mined = mine(how.method, X, n_directions=wanted, random_state=seed, **options, **told)
+        directions = refine(all_centred(X), mined, n_refinements)
         seconds = time.perf_counter() - began
         scalars = {"supply": len(directions), "wanted": wanted, "seconds": seconds, "rows": len(X)}
-        return Unit(
-            scalars=scalars, arrays={"directions": directions.float()},
-            tables={"funnel": pd.DataFrame(funnel)} if selects else {},
-        )  # fmt: skip
+        arrays = {"directions": directions.float()} | ({"mined": mined.float()} if how.refined else {})
+        return Unit(scalars, {"funnel": pd.DataFrame(funnel)} if how.searches else {}, arrays)
 
     unit = cached_unit("directions", inputs, compute)
-    if selects:
+    if how.searches:
         check_funnel(unit.tables["funnel"], arm, seed)
     return unit
 
@@ -112,18 +110,41 @@ def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
         raise ParameterError(f"{arm}, seed {seed}: {problem} (n_subsets, mining_rows, n_directions)")
 
 
-def initial_sae(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> SAE:
-    """Return an arm's SAE before training, all through one function and with the same random fill."""
+def initial_sae(store: Any, p: Comparison, arm: str, seed: int, device: str) -> SAE:
+    """Return an arm's SAE before training, all through one function; what an arm cannot supply is the same for all."""
     X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
-    config, mined = sae_config(p, store.d_in), None
+    directions = None
     if base_arm(arm) != UNMINED:
-        mined = mined_unit(store, p, arm, seed, device).arrays["directions"][:n_mined].to(device)
-    return init_from_directions(
-        config, mined, X=X, encoder="random" if arm == DECODER_ONLY else "tied", random_state=seed
-    )
+        directions = mined_unit(store, p, arm, seed, device).arrays["directions"].to(device)
+    encoder = "random" if arm == DECODER_ONLY else p.encoder
+    return init_from_directions(sae_config(p, store.d_in), directions, X=X, encoder=encoder, random_state=seed)
 
 
-def matched_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Unit:
+def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
+    """Return how well an arm does with the learning rate ``p.lr`` on a seed of its own (cached).
+
+    It is judged on documents that seed's SAE was not trained on; held-out ones are left for the verdicts.
+    """
+    config, training = sae_config(p, store.d_in), train_config(p, arm, SEARCH_SEED)
+    mined = None
+    if base_arm(arm) != UNMINED:
+        mined = mined_unit(store, p, arm, SEARCH_SEED, device).folder.name
+    inputs = {
+        "data": store.key, "arm": arm, "mined": mined, "encoder": p.encoder, "config": asdict(config),
+        "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
+    }  # fmt: skip
+
+    def compute(scratch: Path) -> Unit:
+        start = initial_sae(store, p, arm, SEARCH_SEED, device)
+        checkpoint = scratch / "checkpoint"
+        sae = train_sae(store, config, training, init=start, checkpoint=checkpoint, device=device, progress=False)
+        rows = store.matrix("mine", seed=SEARCH_SEED, n_rows=p.mining_rows).to(device)
+        return Unit(scalars={"explained_variance": quality(sae, rows)["explained_variance"]})
+
+    return cached_unit("learning_rates", inputs, compute)
+
+
+def matched_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
     """Return the trained SAE of a cell with ``k`` active latents a token on held-out text.
 
     TopK and BatchTopK have them by construction. A ReLU SAE with ``l1 = None`` is trained at several penalties until
@@ -131,11 +152,11 @@ def matched_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, d
     or a larger penalty no longer lowers L0 (training too short to become sparse).
     """
     if p.architecture != "relu" or p.l1 is not None:
-        return sae_unit(store, p, arm, seed, n_mined, device)
+        return sae_unit(store, p, arm, seed, device)
     tried: list[tuple[float, float, Unit]] = []
     while len(tried) < MOST_TRIALS:
         l1 = next_penalty([point[:2] for point in tried], p.k)
-        unit = sae_unit(store, p.model_copy(update={"l1": l1}), arm, seed, n_mined, device)
+        unit = sae_unit(store, p.model_copy(update={"l1": l1}), arm, seed, device)
         tried.append((l1, unit.scalars["l0"], unit))
         if abs(tried[-1][1] / p.k - 1) <= L0_TOLERANCE / 2:
             return unit
@@ -170,18 +191,21 @@ def next_penalty(tried: list[tuple[float, float]], target: float) -> float:
     return math.exp(x + float(np.clip(-y / min(slope, -0.1), -math.log(8), math.log(8))))
 
 
-def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Unit:
+def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
     """Return one trained SAE with its history, its start and its held-out quality; computed once."""
     config, training = sae_config(p, store.d_in), train_config(p, arm, seed)
-    mined = None if base_arm(arm) == UNMINED else mined_unit(store, p, arm, seed, device).folder.name
+    mined, n_mined = None, 0
+    if base_arm(arm) != UNMINED:
+        unit = mined_unit(store, p, arm, seed, device)
+        mined, n_mined = unit.folder.name, int(unit.scalars["supply"])
     inputs = {
-        "data": store.key, "arm": arm, "seed": seed, "mined": mined, "n_mined": 0 if mined is None else n_mined,
+        "data": store.key, "arm": arm, "seed": seed, "mined": mined, "encoder": p.encoder,
         "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
         "heldout": p.heldout_rows, "splice": None if p.model in INVENTED_MODELS else p.splice_contexts,
     }  # fmt: skip
 
     def compute(scratch: Path) -> Unit:
-        start = initial_sae(store, p, arm, seed, n_mined, device)
+        start = initial_sae(store, p, arm, seed, device)
         began = time.perf_counter()
         sae = train_sae(
             store,
@@ -196,8 +220,9 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, devic
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
         found = quality(sae, held_out, **splice(store, p, device))
         untrained = quality(start, held_out)
-        found["untrained_explained_variance"] = untrained["explained_variance"]
-        found |= dead_latents(untrained["density"], found["density"], inputs["n_mined"])
+        for name in ("explained_variance", "explained_variance_standardised"):
+            found[f"untrained_{name}"] = untrained[name]
+        found |= dead_latents(untrained["density"], found["density"], n_mined)
         curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
         arrays = {
             "density": found.pop("density"),
@@ -206,7 +231,7 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, devic
         }
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
         return Unit(
-            scalars=found | {"seconds": seconds, "n_mined": inputs["n_mined"]} | ({"l1": p.l1} if p.l1 else {}),
+            scalars=found | {"seconds": seconds, "n_mined": n_mined, "lr": p.lr} | ({"l1": p.l1} if p.l1 else {}),
             tables={"history": pd.DataFrame(sae.history), "dead_curve": curve},
             arrays=arrays,
             save_extra=lambda folder: save_saelens(sae, folder / "sae", _about(store, arm, seed)),
@@ -223,7 +248,7 @@ def dead_latents(start: torch.Tensor, end: torch.Tensor, n_mined: int) -> dict[s
     start, end : (d_sae,) tensors
         Firing rates before and after training, on the same tokens.
     n_mined : int
-        The first latents started from mined directions, the others are the fill.
+        The first latents started from the arm's own directions, the others are the fill.
 
     Returns
     -------
@@ -253,8 +278,8 @@ def _about(store: Any, arm: str, seed: int) -> dict[str, Any]:
 
 
 def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
-    """Return what puts an SAE back into the model: nothing where the activations have no model."""
-    if p.model in INVENTED_MODELS:
+    """Return what puts an SAE back into the model: nothing where the activations have no model, or none is asked."""
+    if p.model in INVENTED_MODELS or not p.splice_contexts:
         return {}
     tokens, mask = (of("heldout")[: p.splice_contexts] for of in (store.contexts, store.context_mask))
     return {"lm": model_of(p, device), "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}

@@ -1,7 +1,7 @@
 """The comparison of initialisations that 04 and 05 run: mine, initialise, train, measure, one unit a cell.
 
-All arms of a seed share the mined rows, the order of training tokens, the held-out rows, the random fill and the
-*number* of mined latents, which is the smallest supply among the arms.
+All arms of a seed share the rows that are mined, the order of training tokens, the held-out rows, and what fills the
+latents that an arm cannot supply; each has the learning rate that suits it best on a seed of its own.
 """
 
 from __future__ import annotations
@@ -17,18 +17,28 @@ import torch
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.schemas import Comparison, SaeCompare
-from rkcnn_lib.runs.units import Unit, load_unit
+from rkcnn_lib.runs.units import Unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
-from rkcnn_lib.studies.cells import UNMINED, matched_unit, mined_unit
+from rkcnn_lib.studies.cells import matched_unit, mined_unit, rate_unit
+from rkcnn_lib.vocabulary import UNMINED, base_arm
 
-# The contrasts declared beforehand, rkcnn minus each of these: is mining needed, or do directions do that merely
-# lie as the activations do; and what does the score add to the same search?
-BASELINES = ("random", "covariance", "rkcnn_unscored")
+QUALITIES = ("explained_variance", "explained_variance_standardised", "dead", "live")  # shown along the budgets
 
 
-def run_grid(
-    stores: dict[int, Any], p: Comparison, device: str, trained: Sequence[str] | None = None
-) -> tuple[pd.DataFrame, dict[tuple[int, str, int], Path]]:
+@dataclass(frozen=True)
+class Grid:
+    """What a grid of cells left."""
+
+    supply: pd.DataFrame
+    """layer, arm, seed, supply, wanted, seconds, rows; of the arms that select also their funnel, summed over rounds
+    (drawn, candidates, places, kept) and candidates_a_place, in the tightest round."""
+    folders: dict[tuple[int, str, int], Path]
+    """(layer, arm, seed) to the folder of its finished SAE unit."""
+    rates: pd.DataFrame
+    """layer, arm, lr, explained_variance, chosen: the search for each arm's learning rate; empty without one."""
+
+
+def run_grid(stores: dict[int, Any], p: Comparison, device: str, trained: Sequence[str] | None = None) -> Grid:
     """Mine, train and measure every layer, seed and arm, several processes at once; finished units are only read.
 
     Parameters
@@ -40,40 +50,46 @@ def run_grid(
     device : str
         Where each cell computes.
     trained : sequence of str, optional
-        The arms and variants that are trained, if not all; how many latents are mined still depends on all.
-
-    Returns
-    -------
-    supply : DataFrame
-        layer, arm, seed, supply, wanted, seconds, rows; of the arms that select also their funnel, summed over rounds
-        (drawn, candidates, places, kept) and candidates_a_place, in the tightest round.
-    folders : dict
-        (layer, arm, seed) to the folder of its finished SAE unit.
+        The arms and variants that are trained, if not all.
     """
-    n_jobs = process_count(p.n_jobs, device)
-    grid = [(layer, seed, arm) for layer in stores for seed in range(p.n_seeds) for arm in (*p.arms, *p.variants)]
-    to_mine = [cell for cell in grid if cell[2] in p.arms and cell[2] != UNMINED]
-    cells = [(stores[layer], p, arm, seed, device) for layer, seed, arm in to_mine]
-    mined = run_cells(_mine_cell, cells, n_jobs, "mining")
+    arms = [arm for arm in (*p.arms, *p.variants) if trained is None or arm in trained]
+    rates = _search_rates(stores, p, arms, device)
+    own = {(row.layer, row.arm): p.model_copy(update={"lr": row.lr}) for row in rates[rates["chosen"]].itertuples()}
+    grid = [(layer, arm, seed) for layer in stores for seed in range(p.n_seeds) for arm in arms]
+    cells = [(stores[layer], own.get((layer, arm), p), arm, seed, device) for layer, arm, seed in grid]
+    done = run_cells(_cell, cells, process_count(p.n_jobs, device), "SAEs")
     supply = pd.DataFrame([
-        {"layer": layer, "arm": arm, "seed": seed} | scalars
-        for (layer, seed, arm), scalars in zip(to_mine, mined, strict=True)
+        {"layer": layer, "arm": arm, "seed": seed} | supplied
+        for (layer, arm, seed), (_, supplied) in zip(grid, done, strict=True) if arm in p.arms and supplied
     ])  # fmt: skip
-    n_mined = mined_counts(supply)
-    grid = [cell for cell in grid if trained is None or cell[2] in trained]
-    cells = [(stores[layer], p, arm, seed, n_mined[layer, seed], device) for layer, seed, arm in grid]
-    folders = run_cells(_sae_cell, cells, n_jobs, "SAEs")
-    return supply, {(layer, arm, seed): folder for (layer, seed, arm), folder in zip(grid, folders, strict=True)}
+    return Grid(supply, dict(zip(grid, (folder for folder, _ in done), strict=True)), rates)
 
 
-def mined_counts(supply: pd.DataFrame) -> dict[tuple[int, int], int]:
-    """Return for each layer and seed how many mined latents every arm gets: the smallest supply among its arms."""
-    return supply.groupby(["layer", "seed"])["supply"].min().astype(int).to_dict()
+def _search_rates(stores: dict[int, Any], p: Comparison, arms: list[str], device: str) -> pd.DataFrame:
+    """Try every learning rate with every arm and layer on a seed of its own (see :attr:`Grid.rates`).
+
+    A ReLU SAE's variance depends on its L0, which the penalty sets: it trains with ``lr``.
+    """
+    columns = ["layer", "arm", "lr", "explained_variance", "chosen"]
+    tried = [] if p.architecture == "relu" else p.lr_search
+    grid = [(layer, arm, lr) for layer in stores for arm in arms for lr in tried]
+    cells = [(stores[layer], p.model_copy(update={"lr": lr}), arm, device) for layer, arm, lr in grid]
+    found = run_cells(_rate_cell, cells, process_count(p.n_jobs, device), "learning rates")
+    rates = pd.DataFrame([(*cell, value, False) for cell, value in zip(grid, found, strict=True)], columns=columns)
+    rates.loc[rates.groupby(["layer", "arm"])["explained_variance"].idxmax(), "chosen"] = True
+    return rates.astype({"chosen": bool})
 
 
-def _mine_cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> dict[str, Any]:
-    unit = mined_unit(store, p, arm, seed, device)
-    return unit.scalars | _selection(unit.tables.get("funnel"))
+def _rate_cell(store: Any, p: Comparison, arm: str, device: str) -> float:
+    return rate_unit(store, p, arm, device).scalars["explained_variance"]
+
+
+def _cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> tuple[Path, dict[str, Any]]:
+    folder = matched_unit(store, p, arm, seed, device).folder
+    if base_arm(arm) == UNMINED:
+        return folder, {}
+    mined = mined_unit(store, p, arm, seed, device)
+    return folder, mined.scalars | _selection(mined.tables.get("funnel"))
 
 
 def _selection(funnel: pd.DataFrame | None) -> dict[str, Any]:
@@ -84,10 +100,6 @@ def _selection(funnel: pd.DataFrame | None) -> dict[str, Any]:
     return sums | {"candidates_a_place": float((funnel["candidates"] / funnel["places"]).min())}
 
 
-def _sae_cell(store: Any, p: Comparison, arm: str, seed: int, n_mined: int, device: str) -> Path:
-    return matched_unit(store, p, arm, seed, n_mined, device).folder
-
-
 @dataclass(frozen=True)
 class Compared:
     """Everything a comparison found: units by (arm, seed) and tidy tables of them."""
@@ -96,7 +108,8 @@ class Compared:
     supply: pd.DataFrame
     metrics: pd.DataFrame  # arm, seed, metric, value
     history: pd.DataFrame  # arm, seed, step, metric, value
-    n_mined: dict[int, int]
+    rates: pd.DataFrame  # arm, lr, explained_variance, chosen
+    budgets: pd.DataFrame  # arm, seed, tokens, metric, value: trainings of several lengths, the full one last
 
     def decoders(self, arm: str) -> list[torch.Tensor]:
         """Return an arm's trained decoders (d_sae, d_in), one a seed."""
@@ -110,12 +123,26 @@ class Compared:
 
 
 def compare(store: Any, p: SaeCompare, device: str, trained: Sequence[str] | None = None) -> Compared:
-    """Run the grid of one layer (see `run_grid`) and read back everything it left."""
-    supply, folders = run_grid({p.layer: store}, p, device, trained)
-    units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in folders.items()}
-    metrics = tidy({(p.layer, *cell): unit.scalars for cell, unit in units.items()})
-    n_mined = {seed: count for (_, seed), count in mined_counts(supply).items()}
-    return Compared(units, supply.drop(columns="layer"), metrics.drop(columns="layer"), _histories(units), n_mined)
+    """Run the grid of one layer (see `run_grid`), once for each budget, and read back everything it left."""
+    stores = {p.layer: store}
+    grid = run_grid(stores, p, device, trained)
+    units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in grid.folders.items()}
+    metrics = tidy({(p.layer, *cell): unit.scalars for cell, unit in units.items()}).drop(columns="layer")
+    full = metrics[metrics["metric"].isin(QUALITIES)].assign(tokens=p.steps * p.batch_size)
+    shorter = [_shorter(stores, p, share, device, trained) for share in sorted(p.budgets) if share < 1]
+    drop = [table.drop(columns="layer") for table in (grid.supply, grid.rates)]
+    return Compared(units, drop[0], metrics, _histories(units), drop[1], pd.concat([*shorter, full], ignore_index=True))
+
+
+def _shorter(
+    stores: dict[int, Any], p: SaeCompare, share: float, device: str, trained: Sequence[str] | None
+) -> pd.DataFrame:
+    """Train all arms for a share of the steps, learning-rate decay and all: arm, seed, metric, value, tokens."""
+    steps = max(1, round(share * p.steps))
+    arms = [arm for arm in p.arms if trained is None or arm in trained]
+    grid = run_grid(stores, p.model_copy(update={"steps": steps, "splice_contexts": 0}), device, arms)
+    found = tidy({cell: unit_scalars(folder) for cell, folder in grid.folders.items()}).drop(columns="layer")
+    return found[found["metric"].isin(QUALITIES)].assign(tokens=steps * p.batch_size)
 
 
 def tidy(found: dict[tuple[int, str, int], dict[str, Any]]) -> pd.DataFrame:

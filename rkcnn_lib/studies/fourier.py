@@ -35,8 +35,9 @@ from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.studies.agreement import Agreement
-from rkcnn_lib.studies.cells import MINED, UNMINED, model_of
+from rkcnn_lib.studies.cells import model_of
 from rkcnn_lib.studies.comparison import Compared
+from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds import hook_name
 from rkcnn_lib.worlds.models import modadd
 

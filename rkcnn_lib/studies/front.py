@@ -16,13 +16,12 @@ import pandas as pd
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import unit_scalars
-from rkcnn_lib.studies.cells import MINED, UNMINED
-from rkcnn_lib.studies.comparison import BASELINES, run_grid, tidy
-from rkcnn_lib.studies.sae_panels import FRONT_HYPOTHESIS
+from rkcnn_lib.studies.comparison import run_grid, tidy
+from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 
-ARMS = (*BASELINES, MINED)
-(METRIC,) = FRONT_HYPOTHESIS
-SHOWN = ("explained_variance", "live", "delta_ce", "kl", "dead", "untrained_dead")
+COMPARED = (*RIVALS, MINED)  # the arms trained at every k
+METRIC = "l0_at_equal_ev"
+SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta_ce", "kl", "dead", "untrained_dead")
 
 
 def front(store: Any, run: Run) -> pd.DataFrame:
@@ -35,9 +34,9 @@ def front(store: Any, run: Run) -> pd.DataFrame:
     """
     parts = []
     for k in sorted({*run.p.front_k, run.p.k} if run.p.front_k else ()):
-        arms = [arm for arm in ARMS if arm in run.p.arms]
-        _, folders = run_grid({run.p.layer: store}, run.p.model_copy(update={"k": k}), run.device, trained=arms)
-        found = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}).drop(columns="layer")
+        arms = [arm for arm in COMPARED if arm in run.p.arms]
+        grid = run_grid({run.p.layer: store}, run.p.model_copy(update={"k": k}), run.device, trained=arms)
+        found = tidy({cell: unit_scalars(folder) for cell, folder in grid.folders.items()}).drop(columns="layer")
         l0 = found[found["metric"] == "l0"].set_index(["arm", "seed"])["value"].rename("l0")
         parts.append(found[found["metric"].isin(SHOWN)].join(l0, on=["arm", "seed"]).assign(k=k))
     if not parts:

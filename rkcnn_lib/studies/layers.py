@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,24 @@ import pandas as pd
 from scipy import stats
 
 from rkcnn_lib.measure.stability import jackknife_pairs
-from rkcnn_lib.measure.statistics import compare_arms
 from rkcnn_lib.runs.grid import run_cells
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.units import unit_scalars
 from rkcnn_lib.studies import agreement
-from rkcnn_lib.studies.cells import MINED
-from rkcnn_lib.studies.comparison import BASELINES, run_grid, tidy
-from rkcnn_lib.studies.sae_panels import HYPOTHESES, SHOWN, by_arm
-from rkcnn_lib.studies.verdicts import best_of, judge, seed_differences, sign_flips, verdict_title
+from rkcnn_lib.studies.comparison import run_grid, tidy
+from rkcnn_lib.studies.sae_panels import SHOWN
+from rkcnn_lib.studies.verdicts import (
+    best_of,
+    by_arm,
+    claims,
+    judge,
+    judge_arms,
+    seed_differences,
+    sign_flips,
+    verdict_title,
+)
+from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
@@ -33,8 +42,6 @@ MIN_LAYERS_FOR_CORRELATION = 4
 OVER_LAYERS = ", mean over layers"  # ends the name of each hypothesis that 05 judges
 SHUFFLES = 9999
 MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
-# The hypotheses of single SAEs, and the one about their seeds.
-JUDGED = HYPOTHESES | {"pw_mcc": ("seeds agree more", "delta_mcc", False)}
 
 
 def open_stores(run: Run) -> dict[str, dict[int, Any]]:
@@ -61,7 +68,8 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
         Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds
         is PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
     """
-    supply, folders = run_grid(stores, run.p, run.device)
+    grid = run_grid(stores, run.p, run.device)
+    folders = grid.folders
     cells = [
         ({cell: folder for cell, folder in folders.items() if cell[0] == layer}, agreement.spread_of(store))
         for layer, store in stores.items()
@@ -72,7 +80,7 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
     pseudo = agreed[agreed["metric"] == "pw_mcc"]
     summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
     metrics = pd.concat([metrics, pseudo[metrics.columns]], ignore_index=True) if len(pseudo) else metrics
-    return metrics, supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
+    return metrics, grid.supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
 
 
 def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd.DataFrame]:
@@ -130,42 +138,30 @@ def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def heatmap_title(metrics: pd.DataFrame) -> str:
     """Return the finding of the heat map, of the hook that is judged."""
     ev = metrics[metrics["metric"] == TITLED].groupby(["layer", "arm"])["value"].mean().unstack()
-    ahead = int((ev[MINED] > ev["random"]).sum())
+    ahead = int((ev[MINED] > ev[UNMINED]).sum())
     return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
 
 
-def _measured(metrics: pd.DataFrame) -> list[tuple[str, tuple[str, str, bool]]]:
-    """Return the hypotheses whose metric was measured (agreement needs seeds, loss needs a model)."""
-    there = set(metrics["metric"])
-    return [(metric, what) for metric, what in JUDGED.items() if metric in there]
-
-
-def _at_layer(arm: str, layer: int) -> str:
-    return f"{arm} at {layer}"
-
-
 def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
-    """Return layer, contrast, metric, difference, low, high, delta: Holm over all layers and contrasts of a metric.
+    """Return layer, contrast, metric, difference, low, high, delta, verdict: Holm over layers and rivals of a metric.
 
     The metric that the titles speak of comes first, and so is the first that a figure shows.
     """
-    rows = []
-    layers = sorted(metrics["layer"].unique())
-    baselines = [name for name in BASELINES if name in p.arms]
-    for metric, (_, margin, lower) in _measured(metrics):
-        values = {
-            _at_layer(arm, layer): seeds
-            for layer in layers
-            for arm, seeds in by_arm(metrics[metrics["layer"] == layer], metric).items()
-        }
-        where = [(layer, baseline) for layer in layers for baseline in baselines]
-        pairs = [(_at_layer(MINED, layer), _at_layer(baseline, layer)) for layer, baseline in where]
-        found = compare_arms(values, pairs, metric=metric, delta=getattr(p, margin), lower_is_better=lower)
-        rows += [
-            {"layer": layer, "contrast": f"{MINED} - {baseline}", "metric": metric, "difference": c.difference,
-             "low": c.low, "high": c.high, "delta": c.delta, "n_seeds": c.n_seeds, "verdict": c.verdict}
-            for (layer, baseline), c in zip(where, found, strict=True)
-        ]  # fmt: skip
+    placed = [
+        (layer, claim)
+        for layer in sorted(metrics["layer"].unique())
+        for claim in claims(metrics[metrics["layer"] == layer], p)
+    ]
+    declared = [
+        replace(claim, hypothesis=claim.metric, arm=f"{claim.arm} at {layer}", rival=f"{claim.rival} at {layer}")
+        for layer, claim in placed
+    ]
+    at_layers = metrics.assign(arm=metrics["arm"] + " at " + metrics["layer"].astype(str))
+    judged = judge(declared, {metric: by_arm(at_layers, metric) for metric in {claim.metric for claim in declared}})
+    rows = [
+        row | {"layer": layer, "contrast": f"{claim.arm} - {claim.rival}"}
+        for (layer, claim), row in zip(placed, judged, strict=True)
+    ]
     return pd.DataFrame(sorted(rows, key=lambda row: row["metric"] != TITLED))
 
 
@@ -174,18 +170,17 @@ def difference_title(table: pd.DataFrame) -> str:
     ev = table[table["metric"] == TITLED]
     told = []
     for contrast, rows in ev.groupby("contrast", sort=False):
-        beyond = (rows["verdict"] == "supported").sum()
+        beyond = (rows["verdict"] == "better").sum()
         told.append(f"than {contrast.split(' - ')[-1]} at {beyond} of {len(rows)} layers")
     return f"Explained variance, better by more than the margin: {', '.join(told)}"
 
 
 def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield metric, contrast and (layers, seeds) of rkcnn - baseline, positive meaning better."""
-    for metric, (_, _, lower) in _measured(metrics):
-        for baseline in (name for name in BASELINES if name in p.arms):
-            seeds = seed_differences(metrics, metric, MINED, baseline, lower, ["layer"])
-            if len(seeds):
-                yield metric, f"{MINED} - {baseline}", seeds
+    """Yield metric, contrast and (layers, seeds) of the mined arm less a rival, positive meaning better."""
+    for claim in claims(metrics, p):
+        seeds = seed_differences(metrics, claim.metric, MINED, claim.rival, claim.lower_is_better, ["layer"])
+        if len(seeds):
+            yield claim.metric, f"{MINED} - {claim.rival}", seeds
 
 
 def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
@@ -223,7 +218,7 @@ def against_gamma(per_layer: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFram
 
 def gamma_title(table: pd.DataFrame) -> str:
     """Return the finding: Spearman's rank correlation of the advantage in explained variance with gamma, and its p."""
-    rows = table[(table["metric"] == TITLED) & (table["contrast"] == f"{MINED} - {BASELINES[0]}")]
+    rows = table[(table["metric"] == TITLED) & (table["contrast"] == f"{MINED} - {RIVALS[0]}")]
     n = len(rows)
     if n < MIN_LAYERS_FOR_CORRELATION:
         return f"{n} layers are too few to say whether the advantage follows anisotropy"
@@ -232,28 +227,14 @@ def gamma_title(table: pd.DataFrame) -> str:
     shuffled = np.random.default_rng(0).permuted(np.tile(gain, (SHUFFLES, 1)), axis=1) @ gamma / n
     p = (1 + (np.abs(shuffled) >= abs(rho) - 1e-12).sum()) / (1 + SHUFFLES)
     return (
-        f"Over {n} layers the advantage in explained variance over {BASELINES[0]} has rank correlation {rho:.2f} with "
+        f"Over {n} layers the advantage in explained variance over {RIVALS[0]} has rank correlation {rho:.2f} with "
         f"gamma (p {p:.2f} under shuffled layers)"
     )
 
 
 def verdicts(metrics: pd.DataFrame, p: Multilayer) -> list[dict[str, Any]]:
-    """Judge each hypothesis on the differences averaged over layers, one value a seed."""
-    found = []
-    over_layers = metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
-    for metric, (hypothesis, margin, lower) in _measured(metrics):
-        values = by_arm(over_layers, metric)
-        delta = getattr(p, margin)
-        found += judge(
-            f"{hypothesis}{OVER_LAYERS}",
-            values,
-            MINED,
-            BASELINES,
-            metric=metric,
-            delta=delta,
-            lower_is_better=lower,
-        )
-    return found
+    """Judge each hypothesis on the values averaged over layers, one a seed."""
+    return judge_arms(metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index(), p, OVER_LAYERS)
 
 
 def checks(metrics: dict[str, pd.DataFrame], n_layers: int, p: Multilayer) -> list[Check]:
@@ -272,8 +253,7 @@ def checks(metrics: dict[str, pd.DataFrame], n_layers: int, p: Multilayer) -> li
 
 def headline(table: pd.DataFrame, per_layer: pd.DataFrame, run: Run) -> str:
     """Return one sentence that answers 05's question."""
-    named = table.assign(hypothesis=table["hypothesis"].str.removesuffix(OVER_LAYERS))
     return (
         f"In the mean over {per_layer['layer'].nunique()} layers of {run.p.model} ({run.p.hook}, {run.p.n_seeds} "
-        f"seeds) {verdict_title(named)}. {difference_title(per_layer)}."
+        f"seeds) {verdict_title(table)}. {difference_title(per_layer)}."
     )

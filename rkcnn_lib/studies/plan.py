@@ -14,7 +14,8 @@ import torch
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.probe.neighbours import MAX_ROWS
 from rkcnn_lib.runs.run import finished, run_key
-from rkcnn_lib.runs.schemas import Cache, Comparison, Multilayer, Parameters, SaeCompare, searches
+from rkcnn_lib.runs.schemas import Cache, Comparison, Multilayer, Parameters, SaeCompare
+from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, WIDTHS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rkcnn_lib.studies.sweep_file import Sweep
 
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
-SEARCH_PRODUCTS = 30  # of rows x d by d x subsets in a search: six rounds of two to find neighbours, three to lift
+SEARCH_PRODUCTS = 5  # of rows x d by d x subsets in a round: two to find neighbours, three to lift
 TOY_SECONDS = 60.0  # 01, 02 and 06 have no long part of their own: a minute each, as measured on 2 cores
 RELU_TRIALS = 4  # trainings until an L1 penalty gives the L0 asked for, as measured on falling curves: 2 to 5
 PARAMETERS_PER_BLOCK = 12  # x d_model^2 weights in a transformer block: 4 in attention, 8 in the MLP
@@ -107,23 +108,26 @@ def _grid_cost(values: Comparison, d_in: int, layers: int, device: str, rate: fl
     cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
     training = trained * values.steps * step_seconds(config, values.batch_size, device)
     rows = min(values.mining_rows, MAX_ROWS)
-    n_searches = sum(map(searches, values.arms)) * values.n_seeds * layers
-    mining = n_searches * 2.0 * rows * d_in * values.n_subsets * SEARCH_PRODUCTS / (0.5 * rate)
+    n_searches = sum(ARMS[arm].searches for arm in values.arms) * values.n_seeds * layers
+    n_subsets = values.subsets_for(config.d_sae)
+    mining = n_searches * 2.0 * rows * d_in * n_subsets * values.n_stages * SEARCH_PRODUCTS / (0.5 * rate)
     weights = 2.0 * d_in * config.d_sae * 4
     jobs = process_count(values.n_jobs, device)
     memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * config.d_sae * 3)
     return Estimate(cells + trained, (training + mining) / jobs, memory, trained * 5 * weights)
 
 
-def trainings(p: Comparison) -> int:
-    """Return how many SAEs a comparison trains a layer: arms and variants, the front, the other architecture."""
+def trainings(p: Comparison) -> float:
+    """Return how many full trainings a comparison takes a layer: arms and variants, budgets, the front and so on."""
     from rkcnn_lib.studies.agreement import OTHER_ARMS
-    from rkcnn_lib.studies.front import ARMS
+    from rkcnn_lib.studies.front import COMPARED
 
     trials = RELU_TRIALS if p.architecture == "relu" and p.l1 is None else 1
     count = (len(p.arms) + len(p.variants)) * trials
+    count += len(p.arms) * len(p.lr_search) / p.n_seeds
     if isinstance(p, SaeCompare):
-        count += len({*p.front_k} - {p.k}) * len(ARMS) * trials
+        count += len(p.arms) * sum(p.budgets) * trials
+        count += len({*p.front_k} - {p.k}) * len(COMPARED) * trials
         if p.other_architecture is not None:
             count += len(OTHER_ARMS) * (RELU_TRIALS if p.other_architecture == "relu" else 1)
     return count * p.n_seeds

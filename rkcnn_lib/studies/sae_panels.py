@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,90 +9,101 @@ import numpy as np
 import pandas as pd
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
+from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.probe.found import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import SaeCompare
-from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
-from rkcnn_lib.studies.agreement import Agreement, agreement_remark
-from rkcnn_lib.studies.cells import L0_TOLERANCE, MINED, UNMINED
-from rkcnn_lib.studies.comparison import BASELINES, Compared
-from rkcnn_lib.studies.verdicts import Values, judge, strongest_other, verdict_title
+from rkcnn_lib.runs.units import Unit, cached_unit
+from rkcnn_lib.sae import init_from_directions
+from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
+from rkcnn_lib.studies.comparison import QUALITIES, Compared
+from rkcnn_lib.studies.verdicts import verdict_title
+from rkcnn_lib.vocabulary import ARMS, MEASURES, MINED, RIVALS, UNMINED, base_arm
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
-# metric -> (hypothesis, name of the margin in the parameters, lower is better)
-HYPOTHESES = {
-    "dead": ("fewer dead latents", "delta_dead", True),
-    "explained_variance": ("more explained variance", "delta_ev", False),
-    "delta_ce": ("less loss when spliced in", "delta_ce", True),
-}
-BOUNDS = {"dead": 0.0, "explained_variance": 1.0, "delta_ce": 0.0}  # what no SAE surpasses
-FRONT_HYPOTHESIS = {"l0_at_equal_ev": ("fewer active latents for the same variance", "delta_l0", True)}
-AGREE = "seeds agree more"
-DEAD_TOLERANCE = 0.01  # of an arm's latents: mined ones that are dead at the start, beyond the fill
+LEAST_OWN = 0.5  # of an arm's latents: below, what is compared is mostly the fill
+RECOVERED = 0.9  # cosine from which a true direction counts as recovered
 MIN_FIRINGS = 100  # of the mean latent on the held-out tokens: one that fires a thirtieth as often is still seen
 SHOWN = (
-    "explained_variance", "untrained_explained_variance", "explained_variance_standardised", "live", "dead",
-    "untrained_dead", "died", "dead_mined", "dead_fill", "untrained_dead_mined", "untrained_dead_fill", "l0",
-    "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
+    "explained_variance", "explained_variance_standardised", "untrained_explained_variance",
+    "untrained_explained_variance_standardised", "live", "dead", "untrained_dead", "died", "revived", "l0", "delta_ce",
+    "kl", "ce_score_zero", "ce_score_mean", "seconds",
 )  # fmt: skip
+FILL = "fill"
+UNREFINED = ", as mined"  # behind an arm's name: its directions before the passes of sparse coding
 
 
 def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
-    """Code held-out rows with every arm's initial dictionary (variants have their arm's): arm, seed, k, value (EV)."""
-    units = {cell: unit for cell, unit in compared.units.items() if cell[0] in run.p.arms}
-    cells = [(store, unit.folder, run.p, run.device) for unit in units.values()]
-    found = run_cells(_frozen_cell, cells, process_count(run.p.n_jobs, run.device), "dictionaries")
+    """Code held-out rows with every arm's directions, refined and as they were mined: arm, seed, k, value (EV)."""
+    cells = [
+        (arm, seed, refined)
+        for arm, seed in compared.units if arm in run.p.arms
+        for refined in ((True, False) if ARMS[arm].refined else (True,))
+    ]  # fmt: skip
+    work = [(store, run.p, arm, seed, refined, run.device) for arm, seed, refined in cells]
+    found = run_cells(_frozen_cell, work, process_count(run.p.n_jobs, run.device), "dictionaries")
     return pd.DataFrame([
-        {"arm": arm, "seed": seed, "k": int(k), "value": value}
-        for (arm, seed), scalars in zip(units, found, strict=True)
+        {"arm": arm if refined else arm + UNREFINED, "seed": seed, "k": int(k), "value": value}
+        for (arm, seed, refined), scalars in zip(cells, found, strict=True)
         for k, value in scalars.items()
     ])  # fmt: skip
 
 
-def _frozen_cell(store: Any, sae_folder: Path, p: SaeCompare, device: str) -> dict[str, float]:
+def _frozen_cell(store: Any, p: SaeCompare, arm: str, seed: int, refined: bool, device: str) -> dict[str, float]:
+    mined = None if arm == UNMINED else mined_unit(store, p, arm, seed, device)
+
     def compute(scratch: Path) -> Unit:
         held_out = store.matrix("heldout", n_rows=p.frozen_rows).to(device)
-        dictionary = load_unit(sae_folder).arrays["W_dec_start"].to(device)
-        found = frozen_dictionary_ev(held_out, dictionary, ks=tuple(p.frozen_k))
+        directions = None if mined is None else mined.arrays["directions" if refined else "mined"]
+        X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
+        sae = init_from_directions(sae_config(p, store.d_in), directions, X=X, random_state=seed)
+        found = frozen_dictionary_ev(held_out, sae.W_dec.data, ks=tuple(p.frozen_k))
         return Unit(scalars={str(k): value for k, value in found.items()})
 
-    inputs = {"unit": sae_folder.name, "ks": list(p.frozen_k), "rows": p.frozen_rows}
+    inputs = {
+        "data": store.key, "mined": mined and mined.folder.name, "seed": seed, "refined": refined, "device": device,
+        "latents": round(p.expansion * store.d_in), "mining_rows": p.mining_rows, "ks": list(p.frozen_k),
+        "rows": p.frozen_rows,
+    }  # fmt: skip
     return cached_unit("frozen", inputs, compute).scalars
 
 
-def shown_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
+def shown_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
     """Keep the metrics that the figure offers, in order."""
-    found = metrics[metrics["metric"].isin(SHOWN)]
-    order = found["metric"].map({name: i for i, name in enumerate(SHOWN)})
-    return found.loc[order.sort_values(kind="stable").index]
+    metrics = pd.concat([table for table in tables if len(table)])
+    metrics = metrics[metrics["metric"].isin(SHOWN)]
+    order = metrics["metric"].map({name: i for i, name in enumerate(SHOWN)})
+    return metrics.loc[order.sort_values(kind="stable").index]
 
 
-def dead_curves(compared: Compared) -> pd.DataFrame:
-    """Return arm, seed, tokens, share: how many latents still look dead after so many held-out tokens."""
-    return pd.concat(
-        [unit.tables["dead_curve"].assign(arm=arm, seed=seed) for (arm, seed), unit in compared.units.items()],
-        ignore_index=True,
-    )
+def of_other(other: Compared | None, run: Run) -> pd.DataFrame:
+    """Return the metrics of the other architecture's SAEs, its name behind the arms'; empty where there are none."""
+    if other is None:
+        return pd.DataFrame()
+    return other.metrics.assign(arm=other.metrics["arm"] + f", {run.p.other_architecture}")
 
 
 def dead_by_origin(compared: Compared) -> pd.DataFrame:
-    """Return a row an arm and origin (mined, fill): latents, and shares dead at the start, died, revived, dead; means.
+    """Return a row an arm and origin (own, fill): latents, and shares dead at the start, died, revived, dead; means.
 
     A latent that is dead before the first step gets no gradient from TopK: that measures the start, not training.
     """
     rows = []
     for (arm, _), unit in compared.units.items():
-        n_mined, n = int(unit.scalars["n_mined"]), len(unit.arrays["density"])
-        for origin, latents in (("mined", n_mined), ("fill", n - n_mined)):
-            shares = {
-                name: unit.scalars.get(f"{name}_{origin}") for name in ("untrained_dead", "died", "revived", "dead")
-            }
+        n, own = len(unit.arrays["density"]), _own(arm, unit)
+        for origin, part, latents in (("own", "_mined" if arm != UNMINED else "", own), ("fill", "_fill", n - own)):
             if latents:
+                shares = {name: unit.scalars[name + part] for name in ("untrained_dead", "died", "revived", "dead")}
                 rows.append({"arm": arm, "origin": origin, "latents": latents} | shares)
     found = pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean()
     named = {"untrained_dead": "dead at the start", "dead": "dead at the end"}
     return found.rename(columns=named).round(3).astype({"latents": int})
+
+
+def _own(arm: str, unit: Unit) -> int:
+    """Return how many latents started from the arm's own directions."""
+    return len(unit.arrays["density"]) if base_arm(arm) == UNMINED else int(unit.scalars["n_mined"])
 
 
 def densities(compared: Compared) -> dict[str, np.ndarray]:
@@ -115,9 +125,9 @@ def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
         steps = sorted(int(name.rpartition("_")[2]) for name in unit.arrays if name.startswith("W_dec_step_"))
         for step in steps:
             cosines = (unit.arrays[f"W_dec_step_{step}"] * start).sum(1).numpy()
-            frame = frames.setdefault(f"step {step}", {"mined": [], "random fill": []})
+            frame = frames.setdefault(f"step {step}", {"mined": [], FILL: []})
             frame["mined"].append(cosines[:n_mined])
-            frame["random fill"].append(cosines[n_mined:])
+            frame[FILL].append(cosines[n_mined:])
     return {step: {group: np.concatenate(parts) for group, parts in f.items()} for step, f in frames.items()}
 
 
@@ -137,84 +147,90 @@ def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
     return pd.DataFrame(rows)
 
 
-def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
-    """Return one metric as {arm: {seed: value}}, the form the paired tests take."""
-    rows = metrics[metrics["metric"] == metric]
-    return {arm: dict(zip(g["seed"], g["value"], strict=True)) for arm, g in rows.groupby("arm")}
+def recovery_by_rate(compared: Compared, store: Any) -> pd.DataFrame:
+    """Return a row an arm: the share of true directions recovered at 0.9, in each tenth of them by firing rate.
 
-
-def _hypotheses(
-    metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p: SaeCompare
-) -> Iterator[tuple[str, Values, dict[str, Any]]]:
-    """Yield what is claimed, the numbers of every arm, and the metric with its margin and direction."""
-    measured = pd.concat([metrics, needed], ignore_index=True)
-    for metric, (hypothesis, margin, lower) in (HYPOTHESES | FRONT_HYPOTHESIS).items():
-        values = by_arm(measured, metric)
-        if values:
-            bound = BOUNDS.get(metric, min([p.k, *p.front_k]))  # no arm is looked at below the front's smallest k
-            yield hypothesis, values, {
-                "metric": metric, "delta": getattr(p, margin), "lower_is_better": lower, "bound": bound,
-            }  # fmt: skip
-    if agreed.by_seed:  # pseudo-values of pairs need three seeds
-        yield AGREE, agreed.by_seed, {
-            "metric": "PW-MCC", "delta": p.delta_mcc, "lower_is_better": False, "bound": 1.0,
-        }  # fmt: skip
-
-
-def verdicts(metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p: SaeCompare) -> list[dict[str, Any]]:
-    """Judge every hypothesis whose metric was measured, by the declared contrasts.
-
-    ``metrics`` and ``needed`` (L0 at equal explained variance, see :mod:`~rkcnn_lib.studies.front`) are tidy.
+    Columns 1 (rarest) to 10; means over seeds. Empty where the rates are not known.
     """
-    return [
-        row
-        for hypothesis, values, measure in _hypotheses(metrics, needed, agreed, p)
-        for row in judge(hypothesis, values, MINED, BASELINES, **measure)
-    ]
-
-
-def strongest(metrics: pd.DataFrame, needed: pd.DataFrame, agreed: Agreement, p: SaeCompare) -> pd.DataFrame:
-    """Return for each hypothesis the best of the other starts and the mined arm's difference from it, no verdict."""
+    rates = getattr(store, "rates", None)
+    if rates is None:
+        return pd.DataFrame()
+    tenths = np.array_split(np.argsort(rates, kind="stable"), 10)
     rows = []
-    for hypothesis, values, measure in _hypotheses(metrics, needed, agreed, p):
-        starts = {arm: numbers for arm, numbers in values.items() if arm in p.arms}
-        found = strongest_other(starts, MINED, lower_is_better=measure["lower_is_better"])
-        if found:
-            rows.append({"hypothesis": hypothesis, "metric": measure["metric"]} | found)
-    return pd.DataFrame(rows)
+    for arm in dict.fromkeys(arm for arm, _ in compared.units):
+        for decoder, live in zip(compared.decoders(arm), compared.live(arm), strict=True):
+            pairs = match(decoder[live], store.truth)
+            hit = np.zeros(len(store.truth), dtype=bool)
+            hit[pairs.columns[np.asarray(pairs.cosines) >= RECOVERED]] = True
+            rows.append({"arm": arm} | {tenth + 1: hit[part].mean() for tenth, part in enumerate(tenths)})
+    return pd.DataFrame(rows).groupby("arm", sort=False).mean().round(3)
 
 
-def remarks(compared: Compared, agreed: Agreement) -> dict[str, str]:
-    """Return, by hypothesis, what its numbers must be read with."""
-    silent: dict[str, list[np.ndarray]] = {"mined": [], "fill": [], UNMINED: []}
-    for (arm, _), unit in compared.units.items():
-        never = unit.arrays["density"].numpy() == 0
-        n_mined = int(unit.scalars["n_mined"])
-        if arm == MINED:
-            silent["mined"].append(never[:n_mined])
-            silent["fill"].append(never[n_mined:])
-        elif arm == UNMINED:
-            silent[UNMINED].append(never)
-    share = {name: np.concatenate(parts).mean() if parts else np.nan for name, parts in silent.items()}
-    supplied = np.mean([len(part) for part in silent["mined"]])
-    found = {
-        HYPOTHESES["dead"][0]: f"{MINED} starts {supplied:.0f} of its {len(never)} latents from mined "
-        f"directions, the rest at random: {share['mined']:.0%} of the mined ones and {share['fill']:.0%} of the rest "
-        f"never fire; of {UNMINED}'s latents {share[UNMINED]:.0%}."
-    }
-    if len(agreed.table):
-        found[AGREE] = agreement_remark(agreed.table, n_latents=len(never))
-    return found
+def measured(compared: Compared, *others: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
+    """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed."""
+    columns = ["arm", "seed", "metric", "value"]
+    tables = [compared.metrics, tokens_to_quality(compared, p), *others]
+    return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
 
 
-def funnel(supply: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an arm, means over seeds: what was drawn, could be chosen, was chosen, was supplied.
+def tokens_to_quality(compared: Compared, p: SaeCompare) -> pd.DataFrame:
+    """Return arm, seed, metric, value: the share of the full training after which an arm is as good as random's end.
 
-    ``supply`` is that of `comparison.run_grid`, layers aside.
+    Between budgets explained variance is taken to be linear in log tokens. An arm that is better at the smallest budget
+    already has that budget's share, one that never is has 1 (``cut`` is then "at most" or "at least", else empty):
+    less of a difference than there is, never more. What mining took is added, as the tokens that training would have
+    seen in that time.
     """
+    full = p.steps * p.batch_size
+    ev = compared.budgets[compared.budgets["metric"] == "explained_variance"]
+    seconds = compared.metrics[compared.metrics["metric"] == "seconds"].set_index(["arm", "seed"])["value"]
+    mining = compared.supply.set_index(["arm", "seed"])["seconds"]
+    rows = []
+    for (arm, seed), line in ev.groupby(["arm", "seed"]) if ev["tokens"].nunique() > 1 else ():
+        line = line.sort_values("tokens")
+        target = ev[(ev["arm"] == UNMINED) & (ev["seed"] == seed) & (ev["tokens"] == full)]["value"].item()
+        best = np.maximum.accumulate(line["value"].to_numpy())  # a dip is noise: more training never explains less
+        share = np.exp(np.interp(target, best, np.log(line["tokens"].to_numpy() / full)))
+        cut = "at most" if target < best[0] else "at least" if target > best[-1] else ""
+        mined = mining.get((arm, seed), 0.0) / seconds[arm, seed]
+        rows.append({"arm": arm, "seed": seed, "metric": "tokens_to_quality", "value": float(share + mined),
+                     "trained": float(share), "mining": float(mined), "cut": cut})  # fmt: skip
+    columns = ["arm", "seed", "metric", "value", "trained", "mining", "cut"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def tokens_table(needed: pd.DataFrame) -> pd.DataFrame:
+    """Return a row an arm, means over seeds: the share trained, mining, their sum, and how often a share was cut."""
+    if needed.empty:
+        return needed
+    by_arm = needed.groupby("arm", sort=False)
+    cuts = by_arm["cut"].agg(lambda cut: ", ".join(f"{n} {word}" for word, n in cut[cut != ""].value_counts().items()))
+    return by_arm[["trained", "mining", "value"]].mean().round(3).join(cuts).rename(columns={"value": "together"})
+
+
+def advantage(compared: Compared) -> pd.DataFrame:
+    """Return arm (a rival), seed, tokens, metric, value: how far rkcnn is ahead of each rival after each budget."""
+    wide = compared.budgets.pivot_table(index=["metric", "tokens", "seed"], columns="arm", values="value")
+    lower = {name: -1.0 if MEASURES[name].lower_is_better else 1.0 for name in QUALITIES if name in MEASURES}
+    ahead = pd.concat(
+        [
+            (wide[MINED] - wide[rival]).rename("value").reset_index().assign(arm=rival)
+            for rival in RIVALS
+            if rival in wide
+        ]
+    )
+    ahead = ahead[ahead["metric"].isin(lower)]
+    return ahead.assign(value=ahead["value"] * ahead["metric"].map(lower))
+
+
+def funnel(compared: Compared) -> pd.DataFrame:
+    """Return a row an arm, means over seeds: what was drawn, could be chosen, was chosen, was started, lives."""
     columns = ["drawn", "candidates", "places", "candidates_a_place", "kept", "supply", "wanted", "rows", "seconds"]
-    there = [name for name in columns if name in supply]
-    return supply.groupby("arm", sort=False)[there].mean().round(1).astype(object).fillna("")
+    there = [name for name in columns if name in compared.supply]
+    table = compared.supply.groupby("arm", sort=False)[there].mean()
+    live = compared.metrics[compared.metrics["metric"] == "live"].groupby("arm")["value"].mean()
+    table = table.join(live.rename("live after training")).rename(columns={"supply": "started"})
+    return table.round(1).astype(object).fillna("")
 
 
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
@@ -222,7 +238,7 @@ def checks(compared: Compared, p: SaeCompare) -> list[Check]:
     metrics = compared.metrics
     equal = {name: _spread(compared, name) for name in ("rows mined", "tokens trained on", "held-out tokens")}
     tightest = float(compared.supply.get("candidates_a_place", pd.Series(dtype=float)).min())
-    over_fill = _dead_beyond_fill(compared, p)
+    own = float((compared.supply["supply"] / compared.supply["wanted"]).min())
     firings = metrics[metrics["metric"] == "n_tokens"]["value"].min() * p.k / _n_latents(compared)
     ev = metrics[metrics["metric"] == "explained_variance"]["value"]
     l0 = metrics[metrics["metric"] == "l0"].groupby("arm")["value"].mean()
@@ -247,10 +263,10 @@ def checks(compared: Compared, p: SaeCompare) -> list[Check]:
             for name, (low, high) in equal.items()
         ),
         Check(
-            "share of any arm's latents that is dead before training, beyond its fill",
-            over_fill,
-            f"<= {DEAD_TOLERANCE}",
-            over_fill <= DEAD_TOLERANCE,
+            "smallest share of an arm's latents that start from its own directions",
+            own,
+            f">= {LEAST_OWN} (else the fill is compared)",
+            own >= LEAST_OWN,
         ),
         Check(
             "times that the mean latent fires on the held-out tokens",
@@ -280,20 +296,7 @@ def _spread(compared: Compared, what: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _dead_beyond_fill(compared: Compared, p: SaeCompare) -> float:
-    """Return the largest share of an arm's latents that is dead before training, less its random fill; seeds' mean."""
-    beyond: dict[str, list[float]] = {}
-    for (arm, _), unit in compared.units.items():
-        if arm in p.arms:
-            fill = 1 - unit.scalars["n_mined"] / len(unit.arrays["density"])
-            beyond.setdefault(arm, []).append(unit.scalars["untrained_dead"] - fill)
-    return float(max(np.mean(values) for values in beyond.values()))
-
-
 def headline(table: pd.DataFrame, run: Run) -> str:
     """Return one sentence that answers 04's question."""
     where = f"{run.p.model}" + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
-    return (
-        f"On {where}, {run.p.n_seeds} seeds, {run.p.steps:,} training steps, SAEs that start from mined directions "
-        f"against random and unselected starts. {verdict_title(table).capitalize()}."
-    )
+    return f"On {where}, {run.p.n_seeds} seeds, {run.p.steps:,} training steps: {verdict_title(table)}."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.studies.cells import MINED, UNMINED
+from rkcnn_lib.vocabulary import MINED, UNMINED
 
 
 def frozen_title(frozen: pd.DataFrame) -> str:
@@ -27,24 +27,13 @@ def metrics_title(metrics: pd.DataFrame) -> str:
     return f"After training, explained variance runs from {means.iloc[0]:.3f} ({means.index[0]}) to {means.iloc[-1]:.3f} ({means.index[-1]})"  # noqa: E501
 
 
-def history_title(history: pd.DataFrame) -> str:
-    """Return what a start buys at the first logged step of training, and what is left of it at the last."""
-    loss = history[history["metric"] == "loss"].groupby(["step", "arm"])["value"].mean().unstack()
-    first, last = loss.iloc[0], loss.iloc[-1]
-    told = [f"{arm} {first[arm]:.3g} and {last[arm]:.3g}" for arm in (MINED, UNMINED)]
-    return f"Training loss at steps {loss.index[0]} and {loss.index[-1]}: {', '.join(told)}"
-
-
-def dead_title(curves: pd.DataFrame) -> str:
-    """Return how many latents have not fired after a tenth and after all of the held-out tokens."""
-    most = curves["tokens"].max()
-    shares = curves.groupby(["arm", "tokens"])["share"].mean()
-    told = []
-    for arm in (MINED, UNMINED):
-        of_arm = shares[arm]
-        tenth = of_arm[of_arm.index >= most / 10].iloc[0]
-        told.append(f"{arm} {tenth:.0%} and {of_arm.iloc[-1]:.0%}")
-    return f"Latents that have not fired after a tenth and after all of {most:,} tokens: {', '.join(told)}"
+def advantage_title(ahead: pd.DataFrame) -> str:
+    """Return what the advantage in explained variance is after the smallest and the largest budget, by rival."""
+    means = (
+        ahead[ahead["metric"] == "explained_variance"].groupby(["arm", "tokens"], sort=False)["value"].mean().unstack()
+    )
+    told = [f"{first:+.4f} to {last:+.4f} over {rival}" for rival, first, last in means.iloc[:, [0, -1]].itertuples()]
+    return f"With training the advantage in explained variance goes from {', '.join(told)}"
 
 
 def density_title(densities: dict[str, np.ndarray]) -> str:
@@ -58,7 +47,7 @@ def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
     """Return the finding of the figure of how far latents moved."""
     last = list(frames.values())[-1]
     medians = {group: np.median(values) if len(values) else float("nan") for group, values in last.items()}
-    return f"Median cosine with the start: mined {medians['mined']:.2f}, random fill {medians['random fill']:.2f}"
+    return "Median cosine with the start: " + ", ".join(f"{group} {median:.2f}" for group, median in medians.items())
 
 
 def recovery_title(truth: pd.DataFrame) -> str:
@@ -67,12 +56,10 @@ def recovery_title(truth: pd.DataFrame) -> str:
     return f"True directions recovered at cosine 0.9: {MINED} {means[MINED]:.0%}, {UNMINED} {means[UNMINED]:.0%}"
 
 
-def along_title(along: pd.DataFrame) -> str:
-    """Return how the older PWMCC goes from the start to the end of training, beside chance."""
-    steps = along.groupby(["step", "arm"])[["value", "chance_mean"]].mean()
-    first, last = steps.xs(along["step"].min()), steps.xs(along["step"].max())
-    told = [
-        f"from {first['value'][arm]:.2f} to {last['value'][arm]:.2f} for {arm} (chance {last['chance_mean'][arm]:.2f})"
-        for arm in (MINED, UNMINED)
-    ]
-    return f"While they train, the agreement of seeds goes {', '.join(told)}"
+def budget_title(budgets: pd.DataFrame) -> str:
+    """Return by how much the last doubling of the training still moves random's explained variance."""
+    of_random = budgets[(budgets["metric"] == "explained_variance") & (budgets["arm"] == UNMINED)]
+    means = of_random.groupby("tokens")["value"].mean()
+    if len(means) < 2:
+        return "One length of training: whether it was long enough is not known"
+    return f"From {means.index[-2]:,} to {means.index[-1]:,} tokens {UNMINED} still gains {means.diff().iloc[-1]:.4f}"

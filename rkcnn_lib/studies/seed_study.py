@@ -20,6 +20,7 @@ from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.found import SelectionWarning
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
+from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
 from rkcnn_lib.worlds.toy.geometry import true_directions
 
@@ -80,7 +81,7 @@ def _train(
         if start == "truth":
             directions = truth
         elif start != "random":
-            options = {"n_subsets": 60, "score": "neighbours"} if "lift" in start else {}
+            options = {"n_subsets": 60} if ARMS[start].searches else {}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SelectionWarning)  # a plane has room for few distinct directions
                 directions = mine(start, X, n_directions=N_LATENTS, random_state=seed, **options)

@@ -18,8 +18,9 @@ from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.found import SelectionWarning
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.runs.run import Check, Run
-from rkcnn_lib.runs.schemas import NOT_DECIDING, ToySuperposition, searches
+from rkcnn_lib.runs.schemas import NOT_DECIDING, ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
+from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
 from rkcnn_lib.worlds.toy.geometry import true_directions
 
@@ -105,7 +106,7 @@ def mine_one(X: torch.Tensor, p: ToySuperposition, miner: str, seed: int) -> tor
     """Return one miner's directions; all return what they are asked for but the calibrated one."""
     method = COMPARED if miner == JUDGED else miner
     options: dict[str, Any] = {}
-    if searches(miner):
+    if ARMS[miner].searches:
         options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
         if method != "rkcnn_coordinate":
             options |= {"score": p.score}

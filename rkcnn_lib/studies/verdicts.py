@@ -1,69 +1,99 @@
-"""From numbers per arm and seed to a hypothesis's verdict, by the one rule of the report."""
+"""From numbers per arm and seed to the verdict of each hypothesis on each measure, by the one rule of the report."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.measure.statistics import compare_arms, hypothesis_verdict, paired_interval
+from rkcnn_lib.measure.statistics import paired_interval, verdict_table
+from rkcnn_lib.vocabulary import HYPOTHESES, MEASURES, MINED
 
 Values = dict[str, dict[int, float]]  # {arm: {seed: value}}
 
 
-def judge(
-    hypothesis: str,
-    values: Values,
-    arm: str,
-    baselines: tuple[str, ...],
-    *,
-    metric: str,
-    delta: float,
-    lower_is_better: bool = False,
-    bound: float | None = None,
-) -> list[dict[str, Any]]:
-    """Return the contrasts declared beforehand for one hypothesis, Holm-adjusted, each with its verdict.
+@dataclass(frozen=True)
+class Claim:
+    """That an arm beats a rival on one measure: a row of the table of verdicts."""
+
+    hypothesis: str
+    arm: str
+    rival: str
+    metric: str
+    delta: float
+    """The margin that an advantage must exceed."""
+    lower_is_better: bool = False
+    bound: float | None = None
+    """What no arm can surpass: where a rival leaves less room than the margin, nothing could be better there."""
+
+
+def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
+    """Return one metric as {arm: {seed: value}}."""
+    rows = metrics[metrics["metric"] == metric]
+    return {arm: dict(zip(g["seed"], g["value"], strict=True)) for arm, g in rows.groupby("arm")}
+
+
+def claims(metrics: pd.DataFrame, margins: Any, where: str = "") -> list[Claim]:
+    """Return the hypotheses declared beforehand, each on every measure that was taken of both its arms.
+
+    ``margins`` are the parameters of the run; ``where`` ends the name of each hypothesis.
+    """
+    there = set(map(tuple, metrics[["metric", "arm"]].drop_duplicates().to_numpy()))
+    return [
+        Claim(f"{name}: {claim}{where}", MINED, rival, metric, getattr(margins, measure.margin),
+              measure.lower_is_better, measure.bound)
+        for name, (claim, rival) in HYPOTHESES.items()
+        for metric, measure in MEASURES.items()
+        if {(metric, MINED), (metric, rival)} <= there and hasattr(margins, measure.margin)
+    ]  # fmt: skip
+
+
+def judge(declared: Iterable[Claim], values: Mapping[str, Values]) -> list[dict[str, Any]]:
+    """Return a row a claim: the difference, paired by seed, its interval, and the verdict by the report's one rule.
 
     Parameters
     ----------
-    hypothesis : str
-        What is claimed, in words.
-    values : dict
-        {arm: {seed: value}}; arms are paired by seed.
-    arm, baselines : str, tuple of str
-        The contrasts are ``arm - baseline`` for each baseline. One that was not run leaves the hypothesis
-        *inconclusive*, whatever the others say.
-    metric, delta, lower_is_better
-        What is compared, the margin an advantage must exceed, and the direction of better. Differences are
-        signed so that positive means ``arm`` is better.
-    bound : float, optional
-        What no arm can surpass, such as 0 dead latents. A contrast then says how much room its baseline leaves: where
-        that is less than the margin, the hypothesis could not have been supported.
+    declared : iterable of Claim
+        Those of a hypothesis are adjusted together.
+    values : mapping
+        {metric: {arm: {seed: value}}}.
+
+    Returns
+    -------
+    list of dict
+        hypothesis, contrast, metric, difference (positive: the arm is better), low, high, p, n_seeds, delta, verdict,
+        own and baseline (means), room (how much better than the rival an arm can be; None where nothing bounds it).
     """
-    present = [(arm, baseline) for baseline in baselines if baseline in values]
-    found = compare_arms(values, present, metric=metric, delta=delta, lower_is_better=lower_is_better)
-    overall = hypothesis_verdict(found) if len(found) == len(baselines) else "inconclusive"
-    return [
-        {
-            "hypothesis": hypothesis,
-            "contrast": f"{contrast.arm} - {contrast.baseline}",
-            "metric": metric,
-            "difference": contrast.difference,
-            "low": contrast.low,
-            "high": contrast.high,
-            "p": contrast.p,
-            "p_sign_flip": contrast.p_sign_flip,
-            "n_seeds": contrast.n_seeds,
-            "delta": contrast.delta,
-            "contrast_verdict": contrast.verdict,
-            "verdict": overall,
-            "own": _mean(values[arm]),
-            "baseline": _mean(values[contrast.baseline]),
-            "room": None if bound is None else abs(bound - _mean(values[contrast.baseline])),
-        }
-        for contrast in found
-    ]
+    declared = list(declared)
+    differences = [
+        {"hypothesis": claim.hypothesis, "measure": (claim.metric, claim.rival), "seed": seed, "delta": claim.delta,
+         "difference": (values[claim.metric][claim.arm][seed] - rival) * (-1 if claim.lower_is_better else 1)}
+        for claim in declared
+        for seed, rival in values[claim.metric][claim.rival].items()
+    ]  # fmt: skip
+    if not differences:
+        return []
+    table = verdict_table(pd.DataFrame(differences)).set_index(["hypothesis", "measure"])
+    rows = []
+    for claim in declared:
+        judged = table.loc[(claim.hypothesis, (claim.metric, claim.rival))]
+        own, baseline = (_mean(values[claim.metric][arm]) for arm in (claim.arm, claim.rival))
+        rows.append({
+            "hypothesis": claim.hypothesis, "contrast": f"{claim.arm} - {claim.rival}", "metric": claim.metric,
+            **{name: float(judged[name]) for name in ("difference", "low", "high", "p", "delta")},
+            "n_seeds": int(judged["n_seeds"]), "verdict": judged["word"], "own": own, "baseline": baseline,
+            "room": None if claim.bound is None else abs(claim.bound - baseline),
+        })  # fmt: skip
+    return rows
+
+
+def judge_arms(metrics: pd.DataFrame, margins: Any, where: str = "") -> list[dict[str, Any]]:
+    """Judge the declared hypotheses on tidy ``metrics`` (arm, seed, metric, value); see `claims` and `judge`."""
+    declared = claims(metrics, margins, where)
+    return judge(declared, {metric: by_arm(metrics, metric) for metric in {claim.metric for claim in declared}})
 
 
 def _mean(by_seed: dict[int, float]) -> float:
@@ -94,6 +124,17 @@ def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) 
         "strongest": best, "value": means[best], "own": means[arm], "difference": found.difference,
         "low": found.low, "high": found.high, "n_others": len(others), "n_seeds": len(seeds),
     }  # fmt: skip
+
+
+def strongest_others(metrics: pd.DataFrame, p: Any) -> pd.DataFrame:
+    """Return for each measure the best of the other starts and the mined arm's difference from it, no verdict."""
+    rows = []
+    for metric, measure in MEASURES.items():
+        starts = {arm: values for arm, values in by_arm(metrics, metric).items() if arm in p.arms}
+        strongest = strongest_other(starts, MINED, lower_is_better=measure.lower_is_better) if MINED in starts else None
+        if strongest:
+            rows.append({"metric": metric} | strongest)
+    return pd.DataFrame(rows)
 
 
 EXACT_SEEDS = 11  # up to so many seeds all patterns of signs are tried; beyond, as many at random
@@ -163,7 +204,12 @@ def seed_differences(
 
 
 def verdict_title(table: pd.DataFrame) -> str:
-    """Return all verdicts in one line, hypotheses of the same verdict together."""
-    unique = table.drop_duplicates("hypothesis")
-    groups = unique.groupby("verdict", sort=False)["hypothesis"].agg(", ".join)
-    return "; ".join(f"{verdict}: {hypotheses}" for verdict, hypotheses in groups.items())
+    """Return every hypothesis with its verdicts, measures of the same verdict together."""
+    parts = []
+    for hypothesis, rows in table.groupby("hypothesis", sort=False):
+        words = [
+            f"{word} on {', '.join(MEASURES[m].words if m in MEASURES else m for m in part['metric'])}"
+            for word, part in rows.groupby("verdict", sort=False)
+        ]
+        parts.append(f"{hypothesis.split(':')[0]} {'; '.join(words)}")
+    return ". ".join(parts)

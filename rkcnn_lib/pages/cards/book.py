@@ -19,9 +19,9 @@ from IPython.display import display
 from rkcnn_lib.pages.cards import CARDS
 from rkcnn_lib.pages.cards.reader import FILL_GROUP, MINED_GROUP, Card, Context, Pairs, Reader
 from rkcnn_lib.runs.run import Run
-from rkcnn_lib.studies.cells import MINED, UNMINED
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.studies.tokens import readable, token_text
+from rkcnn_lib.vocabulary import MINED, UNMINED
 
 FORMAT = 1
 ARMS = (MINED, UNMINED)  # whose latents get cards; both are in every comparison
@@ -147,7 +147,7 @@ def _rounded(value: float) -> float:
 
 def title(book: Book) -> str:
     """Return the finding of the latent map."""
-    names = {MINED_GROUP: "mined latents", FILL_GROUP: "random fill", UNMINED: "the random arm"}
+    names = {MINED_GROUP: "mined latents", FILL_GROUP: "fill", UNMINED: "the random arm"}
     medians = book.table[book.table["rate"] > 0].groupby("group")["cosine"].median()
     told = [f"{name} {medians[group]:.2f}" for group, name in names.items() if group in medians]
     return f"Median cosine of live latents with their start: {', '.join(told)}" if told else "No latent fires"

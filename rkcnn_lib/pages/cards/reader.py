@@ -15,9 +15,10 @@ from rkcnn_lib.measure.recovery import random_directions
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.studies.agreement import spread_of
-from rkcnn_lib.studies.cells import MINED, mined_unit, model_of
+from rkcnn_lib.studies.cells import mined_unit, model_of
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.tensors import chance_level
+from rkcnn_lib.vocabulary import MINED
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
 QUANTILES = (1.0, 1.0, 0.9, 0.75, 0.5, 0.25, 0.1)  # of a latent's positive activations: one context each
@@ -27,7 +28,7 @@ N_TOKENS = 5  # most raised and most lowered tokens
 ROWS = 50_000  # held-out rows in which contexts are looked for
 BATCH = 4096  # rows encoded at once
 ON_TOKEN = 2000  # rows of one token that a search looks at
-MINED_GROUP, FILL_GROUP = "mined", "random fill"
+MINED_GROUP, FILL_GROUP = "mined", "fill"
 Pairs = list[tuple[int, float]]
 
 
