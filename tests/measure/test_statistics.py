@@ -17,6 +17,7 @@ from rkcnn_lib.measure.statistics import (
     hypothesis_verdict,
     mean_interval,
     paired_interval,
+    seed_document_interval,
     sign_flip_p,
 )
 
@@ -63,6 +64,45 @@ def test_intervals_cover_the_truth_at_their_level():
     draws = np.random.default_rng(0).normal(0.3, 1, size=(2000, 5))
     covered = [(i := paired_interval(d, 0.9)).low <= 0.3 <= i.high for d in draws]
     assert np.mean(covered) == pytest.approx(0.9, abs=0.02)
+
+
+def simulated(rng: np.random.Generator, n_seeds: int = 6, n_documents: int = 40, **sd: float) -> np.ndarray:
+    """Differences (n_seeds, n_documents) with mean 0.3: a seed's own, a document's own in all seeds, and noise."""
+    seeds, documents = rng.normal(size=(n_seeds, 1)), rng.normal(size=(1, n_documents))
+    noise = rng.normal(size=(n_seeds, n_documents))
+    return 0.3 + sd["seed"] * seeds + sd["document"] * documents + sd["noise"] * noise
+
+
+@pytest.mark.parametrize(
+    "sd",
+    [
+        {"seed": 0.02, "document": 1.0, "noise": 0.3},
+        {"seed": 0.3, "document": 1.0, "noise": 0.3},
+        {"seed": 0.3, "document": 0.0, "noise": 0.0},
+        {"seed": 0.0, "document": 0.0, "noise": 1.0},
+    ],
+    ids=["documents", "both", "seeds", "noise"],
+)
+def test_intervals_over_seeds_and_documents_cover_the_truth_whatever_varies(sd):
+    rng = np.random.default_rng(0)
+    intervals = [seed_document_interval(simulated(rng, **sd)) for _ in range(600)]
+    assert np.mean([i.low <= 0.3 <= i.high for i in intervals]) >= 0.925
+
+
+def test_seeds_alone_do_not_cover_the_truth_when_they_share_documents():
+    rng = np.random.default_rng(0)
+    drawn = [simulated(rng, seed=0.02, document=1.0, noise=0.3) for _ in range(300)]
+    alone = [seed_document_interval(d, shared=False) for d in drawn]
+    assert np.mean([i.low <= 0.3 <= i.high for i in alone]) < 0.7
+    assert alone[0] == mean_interval(drawn[0].mean(1))
+
+
+def test_documents_that_agree_leave_the_interval_over_seeds_and_few_of_either_leave_none():
+    d = np.repeat(np.random.default_rng(0).normal(size=(6, 1)), 5, axis=1)
+    assert seed_document_interval(d) == pytest.approx(mean_interval(d[:, 0]))
+    assert seed_document_interval(np.full((3, 4), 0.25)) == (0.25, 0.25, 0.25)
+    for few in (d[:1], d[:, :1]):
+        assert seed_document_interval(few)[1:] == (-math.inf, math.inf)
 
 
 def test_holm_matches_a_worked_example():
@@ -176,6 +216,8 @@ def test_hypothesis_needs_every_contrast_and_falls_with_one():
         (lambda: mean_interval([]), "one number per seed"),
         (lambda: mean_interval([1.0, math.nan]), "finite"),
         (lambda: mean_interval([1.0, 2.0], level=95), "level"),
+        (lambda: seed_document_interval([0.1, 0.2]), "n_seeds, n_documents"),
+        (lambda: seed_document_interval([[0.1, math.nan]] * 2), "finite"),
         (lambda: holm([0.1, 1.2]), "p-values"),
         (lambda: one(shift(0.1), delta=-1.0), "delta"),
         (lambda: one({"a": {0: 1.0}}, delta=0.0), "no values for arm 'b'"),
