@@ -131,7 +131,7 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, random_state: int = 0
         return 1.0
     return float(
         stats.permutation_test(
-            (d,), np.mean, permutation_type="samples", n_resamples=2**16, vectorized=True, rng=random_state
+            (d,), np.mean, permutation_type="samples", n_resamples=2**16, vectorized=True, random_state=random_state
         ).pvalue
     )
 
@@ -280,3 +280,49 @@ def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"all values must be finite, got {array.tolist()}")
     return array
+
+
+class TokensToQuality(NamedTuple):
+    """Tokens at which an arm reaches what random starts reach at full budget, as a share of that budget."""
+
+    ratio: float
+    """Below 1: the arm is cheaper. Where ``bound`` is not "=" this is the limit to which the budgets tell."""
+    bound: str
+    """"=" between two budgets; "<=" already reached at the smallest one; ">" not reached at the largest."""
+
+
+def tokens_to_quality(
+    curve_arm: Mapping[int, float],
+    curve_random: Mapping[int, float],
+    *,
+    mining_tokens: float = 0.0,
+    lower_is_better: bool = False,
+) -> TokensToQuality:
+    """Compare how many tokens an arm needs for the quality that the random arm has at full budget.
+
+    ``curve_arm`` and ``curve_random`` are {tokens: value}: separate runs at 1/8, 1/4, 1/2 and 1 of the budget, each
+    with a learning rate that decays to its own end; an intermediate value of one long run, whose rate is still high,
+    would not do. Between the first budget that reaches the value and the one before, the value is taken as linear in
+    the logarithm of tokens; beyond the budgets nothing is extrapolated. ``mining_tokens`` is what mining cost, its
+    seconds times the tokens that training sees in a second, and is added to the arm's. ValueError for fewer than two
+    budgets, arms of different full budgets, or values that are not finite.
+    """
+    if len(curve_arm) < 2 or min([*curve_arm, *curve_random], default=0) <= 0:
+        raise ValueError(f"at least two budgets above 0 are needed, got {sorted(curve_arm)} and {sorted(curve_random)}")
+    full = max(curve_random)
+    if max(curve_arm) != full:
+        raise ValueError(f"the full budgets differ: {max(curve_arm)} tokens against {full}")
+    number("mining_tokens", mining_tokens, "[0, inf)")
+    sign, budgets = (-1 if lower_is_better else 1), sorted(curve_arm)
+    _finite([*curve_arm.values(), *curve_random.values()])
+    short = [sign * (curve_random[full] - curve_arm[budget]) for budget in budgets]  # of the value; reached at 0
+    first = next((i for i, by in enumerate(short) if by <= 0), None)
+    if first is None:
+        tokens, bound = float(full), ">"
+    elif first == 0:
+        tokens, bound = float(budgets[0]), "<="
+    else:
+        before, after = short[first - 1], short[first]
+        part = before / (before - after)
+        tokens, bound = budgets[first - 1] * (budgets[first] / budgets[first - 1]) ** part, "="
+    return TokensToQuality((tokens + mining_tokens) / full, bound)
