@@ -20,6 +20,7 @@ from rkcnn_lib.measure import (
     effects,
     fourier,
     fourier_planes,
+    probing,
     recovery,
     splice,
     stability,
@@ -167,6 +168,15 @@ def decoders() -> list[torch.Tensor]:
     return [one.W_dec for one in seeds()]
 
 
+def covariance() -> torch.Tensor:
+    return X().T.cov()
+
+
+def split_up() -> probing.Hierarchy:
+    Z, parent = trained().encode(X()), X()[:, 0] > X()[:, 0].median()
+    return probing.splitting_and_absorption(Z, X(), parent, Z, X(), parent, trained().W_dec, X() > 0, n_permutations=2)
+
+
 def live() -> list[torch.Tensor]:
     return [torch.arange(32, device="cuda") > 3] * 3
 
@@ -222,6 +232,7 @@ CALLS: dict[str, Callable] = {
     "measure.circuit": lambda: fourier.circuit(embedding(), turning(), table(), counted(), 2),
     "measure.clean_logits": lambda: causal.clean_logits(lm(), pairs()).is_cuda,
     "measure.covariance_factor": lambda: recovery.covariance_factor(X()),
+    "measure.detection": lambda: probing.detection(X().relu(), X() > 0, X().relu(), X() > 0, n_permutations=2),
     "measure.donor_activations": lambda: causal.donor_activations(lm(), pairs(), HOOK).is_cuda,
     "measure.edited_logits": lambda: causal.edited_logits(lm(), pairs(), HOOK, lambda x, here: 2 * x).is_cuda,
     "measure.effects": lambda: effects.effects(*answers(), pairs())["kl"].is_cuda,
@@ -239,6 +250,9 @@ CALLS: dict[str, Callable] = {
     "measure.interchange_shares": lambda: effects.interchange_shares(*drops(), drops()[1]).is_cuda,
     "measure.jackknife_pairs": lambda: stability.jackknife_pairs(np.eye(4)),
     "measure.key_frequencies": lambda: fourier.key_frequencies(embedding()) == KEYS,
+    "measure.k_sparse_probing": lambda: probing.k_sparse_probing(
+        X().relu(), labels(), X().relu(), labels(), X_train=X(), X_test=X(), n_permutations=2
+    ),
     "measure.latent_attribution": lambda: effects.latent_attribution(lm(), pairs(), HOOK, trained()),
     "measure.latent_fit": lambda: fourier_planes.latent_fit(turning(), sums(), turning(), sums(), KEYS, P),
     "measure.latents_part": lambda: causal.latents_part(trained(), torch.tensor([0, 1]))(X()).is_cuda,
@@ -276,6 +290,7 @@ CALLS: dict[str, Callable] = {
     "measure.shared_latents": lambda: measure.shared_latents(seeds(), live=live()),
     "measure.shared_latents_chance": lambda: stability.shared_latents_chance(8, D, n_draws=2, spread=X()),
     "measure.span_energy": lambda: fourier_planes.span_energy(turning()[:5], planes()),
+    "measure.splitting_and_absorption": split_up,
     "measure.splice_losses": lambda: splice.splice_losses(trained(), lm(), tokens(), HOOK, X().mean(0)),
     "measure.steered_continuation": lambda: len(
         causal.steered_continuation(lm(), torch.arange(3), HOOK, torch.ones(D), 2.0, 4)
@@ -287,6 +302,7 @@ CALLS: dict[str, Callable] = {
     "measure.tells_apart": told_apart,
     "measure.token_set_logits": lambda: effects.token_set_logits(answers()[0], pairs().answer).is_cuda,
     "measure.unit_pair": lambda: recovery.unit_pair(unit(), unit()),
+    "measure.whitened_agreement": lambda: stability.whitened_agreement(decoders(), covariance(), live(), n_draws=2),
     "measure.waves": lambda: fourier.waves(sums(), KEYS, P),
 }  # fmt: skip
 

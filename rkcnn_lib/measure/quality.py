@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from rkcnn_lib.measure.splice import splice_losses
-from rkcnn_lib.tensors import as_matrix, as_numbers, check_widths, exponent, unit_rows, whole
+from rkcnn_lib.measure.variance import Moments
+from rkcnn_lib.tensors import as_matrix, whole
 
 N_CURVE_POINTS = 50
+DENSE = 0.1  # a latent that fires on a larger share of tokens is dense
 
 
 def quality(
@@ -58,12 +60,16 @@ def quality(
     dict
         n_tokens; l0 (mean active latents a token); live (latents that fire at all, a count); dead (share of latents
         that never fire on these rows: look at 100k or more); dead_curve ({"tokens": [...], "dead": [...]}, that share
-        after so many tokens); density ((d_sae,) float64 tensor, share of tokens on which each latent fires);
-        explained_variance ``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)``; explained_variance_standardised, the mean
-        over dimensions of the same quantity for each (dimensions that never vary left out).
+        after so many tokens); density ((d_sae,) float64 tensor, share of tokens on which each latent fires); dense
+        (share of latents whose density is above 0.1); explained_variance
+        ``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)``; explained_variance_standardised, the mean over dimensions of
+        the same quantity for each (dimensions that never vary left out); l2_ratio ``E||x_hat|| / E||x||``;
+        relative_reconstruction_bias, the g that minimises ``E||x_hat / g - x||^2`` (Rajamanoharan et al. 2024,
+        arXiv:2404.16014): both are 1 without shrinkage.
         With `lm`, in nats: ce_clean, ce_sae, ce_zero, ce_mean (activations replaced by 0, by the mean of X),
         delta_ce = ce_sae - ce_clean, kl = mean KL(clean || spliced); and the scores ce_score_zero,
-        ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm.
+        ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm;
+        ce_by_context, the (n_contexts,) float64 tensor of each context's own mean ce_sae, NaN where none counts.
         explained_variance_in_model is measured on what passes the hook: far from explained_variance when X
         comes from another place than `hook_name`.
 
@@ -78,44 +84,25 @@ def quality(
         raise ValueError('lm needs tokens and hook_name as well, such as hook_name="blocks.6.hook_mlp_out"')
     if lm is None and not (tokens is None and mask is None and hook_name is None):
         raise ValueError("tokens, mask or hook_name were given without lm")
-    stream = _Moments()
+    stream = _Stream()
     for x in _batches(X, batch_size, split):
-        stream.add(sae, x)
+        stream.read(sae, x)
     result = stream.compute()
     if lm is not None:
         result |= splice_losses(sae, lm, tokens, hook_name, stream.mean(), mask, contexts_per_batch)
     return result
 
 
-def explained_variance(X: Tensor | np.ndarray, X_hat: Tensor | np.ndarray) -> float:
-    """``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)`` for rows X and reconstructions X_hat, both (n, d).
-
-    At most 1; 0 for the mean as reconstruction, below for worse. ValueError where X does not vary.
-    """
-    X, X_hat = as_matrix(X), as_matrix(X_hat, "X_hat")
-    if X.shape != X_hat.shape:
-        raise ValueError(
-            f"X is {tuple(X.shape)}, X_hat {tuple(X_hat.shape)}; they must be the same rows in the same order"
-        )
-    moments = _Moments()
-    unit = 2.0 ** exponent(X, X_hat)  # squares of 1e300 are no numbers
-    moments.add_rows(X.double() / unit, X_hat.double() / unit)
-    return moments.explained_variance()
-
-
-class _Moments:
-    """Sums over rows seen so far, in float64."""
+class _Stream(Moments):
+    """Moments of the rows seen so far and of what an SAE makes of them, and which latents fired."""
 
     def __init__(self) -> None:
-        self.n = 0
-        self.total: Tensor | None = None  # (d,) sum of x
-        self.square: Tensor | None = None  # (d,) sum of x^2
-        self.error: Tensor | None = None  # (d,) sum of (x - x_hat)^2
+        super().__init__()
         self.fired: Tensor | None = None  # (d_sae,) tokens on which a latent fired
         self.first: Tensor | None = None  # (d_sae,) number of the first such token, counted from 1; inf: none
 
     @torch.no_grad()
-    def add(self, sae: Any, x: Tensor) -> None:
+    def read(self, sae: Any, x: Tensor) -> None:
         d_in = sae.W_dec.shape[1] if hasattr(sae, "W_dec") else None
         if x.ndim != 2 or (d_in is not None and x.shape[1] != d_in):
             raise ValueError(f"held-out rows have shape {tuple(x.shape)}; the SAE reads (n, {d_in or 'd_in'})")
@@ -127,41 +114,12 @@ class _Moments:
             self.first = torch.full((d_sae,), math.inf, dtype=torch.float64, device=x_hat.device)
         self.fired += torch.bincount(latents, minlength=d_sae)
         self.first.scatter_reduce_(0, latents, (self.n + 1 + tokens).double(), "amin")
-        self.add_rows(x, x_hat)
-
-    def add_rows(self, x: Tensor, x_hat: Tensor) -> None:
-        if x_hat.shape != x.shape:
-            raise ValueError(f"rows {tuple(x.shape)} were reconstructed as {tuple(x_hat.shape)}")
-        x = x.double()
-        error = (x - x_hat.double()).square().sum(0)
-        if not (torch.isfinite(x).all() and torch.isfinite(error).all()):
-            raise ValueError("NaN or infinite values in the held-out rows or in their reconstruction")
-        if self.total is None:
-            self.total, self.square, self.error = (torch.zeros_like(error) for _ in range(3))
-        self.n += len(x)
-        self.total += x.sum(0)
-        self.square += x.square().sum(0)
-        self.error += error
-
-    def mean(self) -> Tensor:
-        """(d,) float64: E x."""
-        self._check_seen()
-        return self.total / self.n
-
-    def explained_variance(self) -> float:
-        variance = (self.square / self.n - self.mean().square()).sum()
-        if not variance > 1e-12 * self.square.sum() / self.n:
-            raise ValueError("the held-out rows do not vary; there is no variance to explain")
-        return float(1 - (self.error / self.n).sum() / variance)
-
-    def explained_variance_standardised(self) -> float:
-        variance = self.square / self.n - self.mean().square()
-        varies = variance > 1e-12 * self.square / self.n
-        return float(1 - (self.error[varies] / self.n / variance[varies]).mean())
+        self.add(x, x_hat)
 
     def compute(self) -> dict[str, Any]:
-        self._check_seen()
+        self.check_seen()
         counts = np.unique(np.geomspace(1, self.n, N_CURVE_POINTS).round().astype(int))
+        density = (self.fired.double() / self.n).cpu()
         return {
             "n_tokens": self.n,
             "l0": float(self.fired.sum() / self.n),
@@ -171,14 +129,13 @@ class _Moments:
                 "tokens": counts.tolist(),
                 "dead": [float((self.first > count).double().mean()) for count in counts],
             },
-            "density": (self.fired.double() / self.n).cpu(),
+            "density": density,
+            "dense": float((density > DENSE).double().mean()),
             "explained_variance": self.explained_variance(),
             "explained_variance_standardised": self.explained_variance_standardised(),
+            "l2_ratio": self.l2_ratio(),
+            "relative_reconstruction_bias": self.relative_reconstruction_bias(),
         }
-
-    def _check_seen(self) -> None:
-        if self.n == 0:
-            raise ValueError("there are no held-out rows to measure on")
 
 
 def _reconstruct(sae: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -201,67 +158,3 @@ def _batches(X: Any, batch_size: int, split: str) -> Iterator[Tensor]:
         yield from (as_matrix(batch, "a batch of X") for batch in X)
     else:
         raise ValueError(f"X is a {type(X).__name__}; give a tensor (n, d_in), batches, or an activation store")
-
-
-@torch.no_grad()
-def frozen_dictionary_ev(
-    X: Tensor | np.ndarray,
-    D: Tensor | np.ndarray,
-    ks: tuple[int, ...] = (8, 16, 32),
-    bias: Tensor | np.ndarray | None = None,
-    batch_size: int = 512,
-) -> dict[int, float]:
-    """Explained variance {k: share} of X (n, d) coded with fixed directions D (r, d) by one-sided matching pursuit.
-
-    Each step picks, for each token, the direction with the largest *positive* inner product with the residual and
-    refits all picked coefficients by least squares; a token stops when no inner product is positive. It asks how good
-    the directions themselves are, before any training. (Orthogonal matching pursuit: Pati, Rezaiifar & Krishnaprasad
-    1993; a new direction is orthogonalised against those picked, twice, which equals the refit.)
-
-    `X` are held-out activations, `D` signed, made unit length, and `ks` the numbers of directions a token at which to
-    report, at least 1. `bias` (d,) is taken from each row first; None is the mean of X. `batch_size` tokens are coded
-    at once, each with a (max(ks), d) basis. ValueError on mismatched widths, NaN, a zero direction or X without
-    variance.
-    """
-    ks = [whole("ks", k) for k in ks]
-    if not ks:
-        raise ValueError("ks is empty; give numbers of directions a token, at least 1")
-    X, D = as_matrix(X), unit_rows(D, "D", least=1).float()
-    check_widths(X, D, ("X", "D"))
-    D, unit = D.to(X.device), 2.0 ** exponent(X)
-    X = (X.double() / unit).float()
-    centre = X.double().mean(0)
-    bias = centre.float() if bias is None else (as_numbers(bias, "bias").double() / unit).to(X)
-    if bias.shape != centre.shape:
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; {tuple(centre.shape)} is needed")
-    total = float((X.double() - centre).square().sum())
-    if total == 0:
-        raise ValueError("X does not vary; there is no variance to explain")
-    steps = {k: min(k, len(D)) for k in ks}  # then all are picked
-    left = dict.fromkeys(steps.values(), 0.0)
-    for x in X.split(whole("batch_size", batch_size)):
-        for k, residual in _pursue(x - bias, D, max(left)):
-            if k in left:
-                left[k] += float(residual.double().square().sum())
-    return {k: 1 - left[steps[k]] / total for k in ks}
-
-
-def _pursue(residual: Tensor, D: Tensor, k_max: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (k, residual (n, d)) after each of k_max steps of matching pursuit with orthonormal bases."""
-    n, d = residual.shape
-    basis = residual.new_zeros(n, k_max, d)
-    picked = torch.zeros(n, len(D), dtype=torch.bool, device=residual.device)
-    floor = 1e-6 * residual.norm(dim=1)
-    for k in range(1, k_max + 1):
-        products = (residual @ D.t()).masked_fill_(picked, -math.inf)
-        best, which = products.max(dim=1)
-        picked[torch.arange(n, device=residual.device), which] = True
-        new = D[which]
-        for _ in range(2):  # the second pass removes what rounding left of the first
-            new = new - torch.einsum("nkd,nk->nd", basis, torch.einsum("nkd,nd->nk", basis, new))
-        length = new.norm(dim=1)
-        usable = (best > floor) & (length > 1e-4)  # else the token is done, or the direction adds nothing new
-        new = torch.where(usable[:, None], new / length.clamp_min(1e-12)[:, None], 0.0)
-        residual = residual - new * (new * residual).sum(1, keepdim=True)
-        basis[:, k - 1] = new
-        yield k, residual

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rkcnn_lib.measure.causal import run_edited
+from rkcnn_lib.measure.variance import Moments
 from rkcnn_lib.tensors import Asked, asked, bool_mask, fingerprint, rows_that_count, to_model
 
 
@@ -23,7 +24,7 @@ def splice_losses(
     mean: Tensor,
     mask: Tensor | None = None,
     contexts_per_batch: int = 8,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Cross entropy and KL in nats with activations at a hook clean, reconstructed, zeroed and at their mean.
 
     What SAEs are not trained on, position 0 and special tokens, is never replaced and is no target: `mask` says which
@@ -36,7 +37,8 @@ def splice_losses(
         mask = bool_mask("mask", mask, tuple(tokens.shape))
     tokens = to_model(lm, tokens)
     mask = rows_that_count(lm, tokens) if mask is None else mask.to(tokens.device)
-    watch, sums, n_predictions = _Watch(sae), dict.fromkeys(("clean", "sae", "kl"), 0.0), 0
+    watch, sums = _Watch(sae), dict.fromkeys(("clean", "sae", "kl"), 0.0)
+    n_predictions, by_context = 0, []
     for batch, counts in zip(tokens.split(contexts_per_batch), mask.split(contexts_per_batch), strict=True):
         right = asked(lm, batch, counts)
         n_predictions += int(right.counted.sum())
@@ -44,14 +46,16 @@ def splice_losses(
         if not watch.passed:
             raise ValueError(f"no activation passed hook_name={hook_name!r}; this model has no such hook")
         spliced = _log_probs(lm, batch, right, hook_name, counts, lambda x: _reconstructed(sae, x))
-        sums["clean"] += _cross_entropy(clean, right)
-        sums["sae"] += _cross_entropy(spliced, right)
+        sums["clean"] += float(_cross_entropies(clean, right).nansum())
+        by_context.append(_cross_entropies(spliced, right))
+        sums["sae"] += float(by_context[-1].nansum())
         sums["kl"] += float((clean.exp() * (clean - spliced)).sum(-1).double().sum())
-    if not n_predictions or not watch.seen:
+    if not n_predictions or not watch.moments.n:
         raise ValueError("mask leaves no row and no target of these tokens: there is nothing to measure on")
     sums |= _ablated(lm, tokens, mask, hook_name, mean, contexts_per_batch, sums["clean"])
     return _scores({name: total / n_predictions for name, total in sums.items()}) | {
-        "explained_variance_in_model": watch.explained_variance()
+        "explained_variance_in_model": watch.explained_variance(),
+        "ce_by_context": torch.cat([losses.nanmean(1) for losses in by_context]).cpu(),
     }
 
 
@@ -75,7 +79,8 @@ def _ablated(
         for batch, counts in zip(tokens.split(contexts_per_batch), mask.split(contexts_per_batch), strict=True):
             right = asked(lm, batch, counts)
             for name, function in ways.items():
-                sums[name] += _cross_entropy(_log_probs(lm, batch, right, hook_name, counts, function), right)
+                ablated = _log_probs(lm, batch, right, hook_name, counts, function)
+                sums[name] += float(_cross_entropies(ablated, right).nansum())
         known[key] = (clean, sums)
     return known[key][1]
 
@@ -97,10 +102,13 @@ def _log_probs(
     return logits[:, right.where][right.counted.to(logits.device)].float().log_softmax(-1)
 
 
-def _cross_entropy(log_probs: Tensor, right: Asked) -> float:
-    """Sum over the answers that count of minus the log-probability of the token that is right."""
-    tokens = right.right[right.counted].to(log_probs.device)
-    return -float(log_probs.gather(-1, tokens[:, None]).double().sum())
+def _cross_entropies(log_probs: Tensor, right: Asked) -> Tensor:
+    """(contexts, n) float64: minus the log-probability of the token that is right, NaN where none counts."""
+    counted = right.counted.to(log_probs.device)
+    tokens = right.right.to(log_probs.device)[counted]
+    losses = torch.full(counted.shape, math.nan, dtype=torch.float64, device=log_probs.device)
+    losses[counted] = -log_probs.gather(-1, tokens[:, None])[:, 0].double()
+    return losses
 
 
 def _reconstructed(sae: Any, x: Tensor) -> Tensor:
@@ -115,10 +123,7 @@ class _Watch:
     def __init__(self, sae: Any) -> None:
         self.sae = sae
         self.passed = False
-        self.seen = 0
-        self.total: Tensor | float = 0.0
-        self.square = 0.0
-        self.error = 0.0
+        self.moments = Moments()
 
     def __call__(self, x: Tensor) -> Tensor:
         self.passed = True
@@ -127,12 +132,11 @@ class _Watch:
             raise ValueError(
                 f"activations at the hook are {tuple(x.shape[1:])} wide; the SAE reads (contexts, positions, {d_in})"
             )
-        self.error += float((x - _reconstructed(self.sae, x)).double().square().sum())
-        self.total = self.total + x.double().sum(0)
-        self.square += float(x.double().square().sum())
-        self.seen += len(x)
+        self.moments.add(x, _reconstructed(self.sae, x))
         return x
 
     def explained_variance(self) -> float:
-        variance = self.square / self.seen - float((self.total / self.seen).square().sum())
-        return 1 - self.error / self.seen / variance if variance > 0 else math.nan
+        try:
+            return self.moments.explained_variance()
+        except ValueError:  # one row, say, does not vary
+            return math.nan

@@ -7,19 +7,20 @@ dictionaries of 1024 latents in 128 dimensions score 0.27 (`pw_mcc`) and 0.30 (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rkcnn_lib.measure.recovery import Chance, chance, match
+from rkcnn_lib.measure.recovery import Chance, chance, match, random_directions
 from rkcnn_lib.measure.subspaces import orthonormal_basis
-from rkcnn_lib.tensors import bool_mask, check_widths, number, unit_rows, whole
+from rkcnn_lib.tensors import as_matrix, bool_mask, check_widths, number, unit_rows, whole
 
 Matrix = Tensor | np.ndarray
+VARIES = 1e-6  # of the largest variance: a direction with less counts as one that does not vary
 
 
 def pw_mcc(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> float:
@@ -32,14 +33,12 @@ def pw_mcc(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> 
     all by default. 0 for a pair in which one seed has no live latent. ValueError for shapes or masks that do not fit,
     or NaN.
     """
-    return _mean_over_pairs(_live_rows(decoders, live), lambda a, b: _mean(_cosines(a, b)))
+    return _agreement(_live_rows(decoders, live), len(decoders[0]))[0]
 
 
 def pw_mcc_total(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> float:
     """As `pw_mcc`, but the sum of matched cosines divided by d_sae: a dead latent counts as agreement 0."""
-    rows = _live_rows(decoders, live)
-    d_sae = len(decoders[0])
-    return _mean_over_pairs(rows, lambda a, b: float(_cosines(a, b).sum()) / d_sae)
+    return _agreement(_live_rows(decoders, live), len(decoders[0]))[1]
 
 
 def pw_max_cosine(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> float:
@@ -48,13 +47,61 @@ def pw_max_cosine(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = No
     Several latents may choose the same partner, so it is at least as large as `pw_mcc`. In [0, 1].
     """
 
-    def both_ways(a: Tensor, b: Tensor) -> float:
-        if not len(a) or not len(b):
-            return 0.0
-        cosines = (a @ b.t()).abs_()
-        return float((cosines.amax(0).mean() + cosines.amax(1).mean()) / 2)
+    pairs = combinations(_live_rows(decoders, live), 2)
+    cosines = ((a @ b.t()).abs_() if len(a) and len(b) else torch.zeros(1, 1) for a, b in pairs)
+    return float(np.mean([float(c.amax(0).mean() + c.amax(1).mean()) / 2 for c in cosines]))
 
-    return _mean_over_pairs(_live_rows(decoders, live), both_ways)
+
+class WhitenedAgreement(NamedTuple):
+    """Agreement of seeds once every direction of the activations varies alike, each beside its chance level."""
+
+    live: float
+    """`pw_mcc` of live latents' whitened decoder rows."""
+    total: float
+    """`pw_mcc_total` of them."""
+    chance: Chance
+    """Of ``live``: as many latents drawn as the activations lie, which is any direction at all once they are white."""
+    chance_total: Chance
+    """Of ``total``."""
+
+
+def whitened_agreement(
+    decoders: Sequence[Matrix],
+    covariance: Matrix,
+    live: Sequence[Matrix] | None = None,
+    *,
+    n_draws: int = 20,
+    random_state: int = 0,
+) -> WhitenedAgreement:
+    """Agreement of seeds on decoder rows w whitened, ``C^-1/2 w``, where leading directions cannot flatter it.
+
+    Where data fill few dimensions any two dictionaries made of them agree: after whitening that is gone, and chance is
+    that of random directions. `covariance` C (d, d) is that of the activations; dimensions with less than 1e-6 of the
+    largest variance are left out, since their noise would be all that counts. `decoders`, `live` as in `pw_mcc`.
+    ValueError for a covariance that is not (d, d), symmetric and positive, or a row outside of what varies.
+    """
+    C = as_matrix(covariance, "covariance").cpu().double()
+    if C.shape != (decoders[0].shape[1],) * 2 or not torch.allclose(C, C.T, atol=1e-6 * float(C.abs().max())):
+        raise ValueError(f"covariance is {tuple(C.shape)}; a symmetric matrix of {decoders[0].shape[1]} rows is needed")
+    values, vectors = torch.linalg.eigh(C)
+    kept = values > VARIES * values[-1].clamp_min(0)
+    if not kept.any():
+        raise ValueError("covariance has no positive variance: nothing to whiten by")
+    whitening = vectors[:, kept] / values[kept].sqrt()
+    rows = [unit_rows(decoder, f"decoders[{i}]", 1) @ whitening for i, decoder in enumerate(decoders)]
+    n_live, d_sae = [len(r) for r in _live_rows(rows, live)], len(rows[0])
+    rng, drawn = np.random.default_rng(random_state), []
+    for _ in range(whole("n_draws", n_draws)):
+        random = [torch.from_numpy(random_directions(rng, n, whitening.shape[1])) for n in n_live]
+        drawn.append(_agreement(random, d_sae))
+    live_level, total_level = (Chance.of(draws) for draws in zip(*drawn, strict=True))
+    return WhitenedAgreement(*_agreement(_live_rows(rows, live), d_sae), live_level, total_level)
+
+
+def _agreement(rows: list[Tensor], d_sae: int) -> tuple[float, float]:
+    """`pw_mcc` and `pw_mcc_total` of unit rows, each pair of seeds matched once."""
+    cosines = [_cosines(a, b) for a, b in combinations(rows, 2)]
+    return float(np.mean([_mean(c) for c in cosines])), float(np.mean([c.sum() / d_sae for c in cosines]))
 
 
 def shared_latents(saes: Sequence[Any], threshold: float = 0.7, live: Sequence[Matrix] | None = None) -> float:
@@ -123,10 +170,6 @@ def _live_rows(dictionaries: Sequence[Matrix], live: Sequence[Matrix] | None, na
         raise ValueError(f"live holds {len(live)} masks for {len(rows)} dictionaries; give each its own")
     masks = [bool_mask(f"live[{i}]", mask, (len(rows[0]),)) for i, mask in enumerate(live)]
     return [r[mask.cpu()] for r, mask in zip(rows, masks, strict=True)]
-
-
-def _mean_over_pairs(rows: list[Tensor], agreement: Callable[[Tensor, Tensor], float]) -> float:
-    return float(np.mean([agreement(a, b) for a, b in combinations(rows, 2)]))
 
 
 def _cosines(a: Tensor, b: Tensor) -> np.ndarray:

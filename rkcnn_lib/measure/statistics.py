@@ -1,7 +1,8 @@
 """Paired comparisons of arms over seeds: intervals, tests and verdicts.
 
-Arms are compared seed by seed, because a seed fixes data order, held-out rows and random fill for all arms.
-The unit of replication is the seed; tokens and latents within a run are not independent and never counted.
+Arms are compared seed by seed, because a seed fixes data order, held-out rows and the fill for all arms.
+The unit of replication is the seed (and the document, where seeds share them); tokens and latents within a run are not
+independent and never counted.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from rkcnn_lib.tensors import number
+
 MIN_SEEDS_FOR_VERDICT = 5
 # At n seeds the exact sign-flip p cannot go below 2 ** (1 - n): 0.0625 at 5, 0.002 at 10.
 MIN_SEEDS_FOR_SIGN_FLIP = 10
-MAX_SEEDS_FOR_EXACT_SIGN_FLIP = 16
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 
@@ -77,8 +79,7 @@ def paired_interval(differences: Sequence[float] | np.ndarray, level: float = 0.
     are not finite, or ``level`` outside (0, 1).
     """
     d = _finite(differences)
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    number("level", level, "(0, 1)")
     n, mean = len(d), float(d.mean())
     if n == 1:
         return PairedInterval(mean, -math.inf, math.inf, 1.0)
@@ -90,23 +91,49 @@ def paired_interval(differences: Sequence[float] | np.ndarray, level: float = 0.
     return PairedInterval(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
 
 
+def seed_document_interval(
+    differences: Sequence[Sequence[float]] | np.ndarray, level: float = 0.95, *, shared: bool = True
+) -> MeanInterval:
+    """Mean of paired differences (n_seeds, n_documents) with an interval over seeds *and* documents.
+
+    Seeds that are judged on the same documents are not independent evidence: what is special about a document is
+    special in all of them. Both are resampled by the delete-one jackknife, each seed left out with all its documents
+    and each document with all its seeds, and the two variances are added (their overlap, the noise of single entries,
+    is counted twice, so the interval is rather too wide; Owen 2007, "The pigeonhole bootstrap", Annals of Applied
+    Statistics 1:386-411). Student's t with Satterthwaite's degrees of freedom. With ``shared=False`` each seed has
+    documents of its own (column j is another one in every row): seed means are then independent and hold both.
+    One seed or one shared document: infinite. ValueError for another shape, or values that are not finite.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim != 2 or not d.size:
+        raise ValueError(f"differences must be (n_seeds, n_documents), got shape {d.shape}")
+    d_seeds, d_documents = _finite(d.mean(1)), d.mean(0)
+    if not shared:
+        return mean_interval(d_seeds, level)
+    sizes = np.array(d.shape)
+    if sizes.min() == 1:
+        return MeanInterval(float(d.mean()), -math.inf, math.inf)
+    # the delete-one jackknife of a mean of rows, or of columns, is their variance over their number
+    variances = np.array([d_seeds.var(ddof=1), d_documents.var(ddof=1)]) / sizes
+    total = variances.sum()
+    freedom = total**2 / (variances**2 / (sizes - 1)).sum() if total > 0 else 1
+    half = float(stats.t.ppf((1 + number("level", level, "(0, 1)")) / 2, freedom)) * math.sqrt(total)
+    return MeanInterval(float(d.mean()), float(d.mean()) - half, float(d.mean()) + half)
+
+
 def sign_flip_p(differences: Sequence[float] | np.ndarray, random_state: int = 0) -> float:
     """Two-sided p of the sign-flip (one-sample permutation) test that ``differences`` are symmetric about 0.
 
-    The share of all 2 ** n sign patterns whose mean is as far from zero as the observed one: exact up to 16
-    seeds, and from 65,536 random patterns (the observed one added, so never 0) beyond.
+    Exact over all 2 ** n sign patterns up to 16 seeds, from 65,536 random patterns (never 0) beyond.
     """
     d = _finite(differences)
-    n = len(d)
-    observed = abs(d.sum())
-    exact = n <= MAX_SEEDS_FOR_EXACT_SIGN_FLIP
-    if exact:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng(random_state).choice([-1, 1], (2**MAX_SEEDS_FOR_EXACT_SIGN_FLIP, n))
-    # Patterns that tie with the observed one must count although their sums round differently.
-    extreme = np.abs(signs @ d) >= observed - 1e-12 * np.abs(d).sum()
-    return float(extreme.mean()) if exact else float((extreme.sum() + 1) / (len(signs) + 1))
+    if len(d) == 1:
+        return 1.0
+    return float(
+        stats.permutation_test(
+            (d,), np.mean, permutation_type="samples", n_resamples=2**16, vectorized=True, random_state=random_state
+        ).pvalue
+    )
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -145,6 +172,23 @@ def holm_levels(p_values: Sequence[float] | np.ndarray, level: float = 0.95) -> 
     return levels
 
 
+def holm_intervals(differences: Sequence[np.ndarray], level: float = 0.95) -> list[PairedInterval]:
+    """Interval of each of several vectors of paired differences (n_seeds,), p Holm-adjusted within them.
+
+    What the intervals promise. Each one is the paired-t interval at the level of :func:`holm_levels`. (1) Each one, by
+    itself, covers its true difference with at least ``level``, since its level is never lower. (2) An interval excludes
+    zero exactly where Holm's adjusted p is at most 1 - level, so the chance that any interval excludes zero wrongly is
+    at most 1 - level. (3) They are *not* a joint confidence region: that all of them cover at once has no better
+    guarantee than 1 - m (1 - level); a joint region would need 1 - (1 - level) / m for every one (Bonferroni). All this
+    under normal differences that are independent between seeds.
+    """
+    p_values = [paired_interval(d, level).p for d in differences]
+    return [
+        paired_interval(d, own_level)._replace(p=float(p))
+        for d, p, own_level in zip(differences, holm(p_values), holm_levels(p_values, level), strict=True)
+    ]
+
+
 def compare_arms(
     values: Mapping[str, Mapping[int, float]],
     contrasts: Sequence[tuple[str, str]],
@@ -154,22 +198,14 @@ def compare_arms(
     lower_is_better: bool = False,
     level: float = 0.95,
 ) -> list[Contrast]:
-    """Compare arms with baselines, paired by seed, Holm-adjusted within the list of contrasts.
-
-    What the intervals promise. Each contrast's interval is the paired-t interval at the level of :func:`holm_levels`.
-    (1) Each one, by itself, covers its true difference with at least ``level``, since its level is never lower. (2) An
-    interval excludes zero exactly where Holm's adjusted p is at most 1 - level, so the chance that any interval
-    excludes zero wrongly is at most 1 - level. (3) They are *not* a joint confidence region: that all of them cover at
-    once has no better guarantee than 1 - m (1 - level); a joint region would need 1 - (1 - level) / m for every
-    contrast (Bonferroni). All this under normal differences that are independent between seeds.
+    """Compare arms with baselines, paired by seed, Holm-adjusted within the list of contrasts: `holm_intervals`.
 
     ``values`` are arm -> {seed: value}, ``contrasts`` (arm, baseline), declared beforehand, of arms with the same
     seeds; ``delta`` is the verdict's margin in units of the metric, 0 or more; ``lower_is_better`` turns the sign of
     the differences. ValueError for no contrasts or one given twice, unknown arms, seeds that differ between arms,
     values that are not finite, a negative ``delta`` or ``level`` outside (0, 1).
     """
-    if not 0 <= delta < math.inf:
-        raise ValueError(f"delta must be finite and 0 or more, got {delta}")
+    number("delta", delta, "[0, inf)")
     contrasts = [(arm, baseline) for arm, baseline in contrasts]  # lists, as parameter files give them
     _check_contrasts(values, contrasts)
     sign = -1 if lower_is_better else 1
@@ -177,27 +213,22 @@ def compare_arms(
         sign * np.array([values[arm][seed] - values[baseline][seed] for seed in sorted(values[arm])])
         for arm, baseline in contrasts
     ]
-    p_values = [paired_interval(d, level).p for d in differences]
-    adjusted, levels = holm(p_values), holm_levels(p_values, level)
-    result = []
-    for (arm, baseline), d, p, own_level in zip(contrasts, differences, adjusted, levels, strict=True):
-        difference, low, high, _ = paired_interval(d, own_level)
-        result.append(
-            Contrast(
-                arm=arm,
-                baseline=baseline,
-                metric=metric,
-                difference=difference,
-                low=low,
-                high=high,
-                p=float(p),
-                p_sign_flip=sign_flip_p(d) if len(d) >= MIN_SEEDS_FOR_SIGN_FLIP else None,
-                n_seeds=len(d),
-                delta=delta,
-                verdict=_verdict(low, high, delta, len(d)),
-            )
+    return [
+        Contrast(
+            arm=arm,
+            baseline=baseline,
+            metric=metric,
+            difference=interval.difference,
+            low=interval.low,
+            high=interval.high,
+            p=interval.p,
+            p_sign_flip=sign_flip_p(d) if len(d) >= MIN_SEEDS_FOR_SIGN_FLIP else None,
+            n_seeds=len(d),
+            delta=delta,
+            verdict=_verdict(interval.low, interval.high, delta, len(d)),
         )
-    return result
+        for (arm, baseline), d, interval in zip(contrasts, differences, holm_intervals(differences, level), strict=True)
+    ]
 
 
 def hypothesis_verdict(contrasts: Sequence[Contrast]) -> str:
@@ -249,3 +280,49 @@ def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"all values must be finite, got {array.tolist()}")
     return array
+
+
+class TokensToQuality(NamedTuple):
+    """Tokens at which an arm reaches what random starts reach at full budget, as a share of that budget."""
+
+    ratio: float
+    """Below 1: the arm is cheaper. Where ``bound`` is not "=" this is the limit to which the budgets tell."""
+    bound: str
+    """"=" between two budgets; "<=" already reached at the smallest one; ">" not reached at the largest."""
+
+
+def tokens_to_quality(
+    curve_arm: Mapping[int, float],
+    curve_random: Mapping[int, float],
+    *,
+    mining_tokens: float = 0.0,
+    lower_is_better: bool = False,
+) -> TokensToQuality:
+    """Compare how many tokens an arm needs for the quality that the random arm has at full budget.
+
+    ``curve_arm`` and ``curve_random`` are {tokens: value}: separate runs at 1/8, 1/4, 1/2 and 1 of the budget, each
+    with a learning rate that decays to its own end; an intermediate value of one long run, whose rate is still high,
+    would not do. Between the first budget that reaches the value and the one before, the value is taken as linear in
+    the logarithm of tokens; beyond the budgets nothing is extrapolated. ``mining_tokens`` is what mining cost, its
+    seconds times the tokens that training sees in a second, and is added to the arm's. ValueError for fewer than two
+    budgets, arms of different full budgets, or values that are not finite.
+    """
+    if len(curve_arm) < 2 or min([*curve_arm, *curve_random], default=0) <= 0:
+        raise ValueError(f"at least two budgets above 0 are needed, got {sorted(curve_arm)} and {sorted(curve_random)}")
+    full = max(curve_random)
+    if max(curve_arm) != full:
+        raise ValueError(f"the full budgets differ: {max(curve_arm)} tokens against {full}")
+    number("mining_tokens", mining_tokens, "[0, inf)")
+    sign, budgets = (-1 if lower_is_better else 1), sorted(curve_arm)
+    _finite([*curve_arm.values(), *curve_random.values()])
+    short = [sign * (curve_random[full] - curve_arm[budget]) for budget in budgets]  # of the value; reached at 0
+    first = next((i for i, by in enumerate(short) if by <= 0), None)
+    if first is None:
+        tokens, bound = float(full), ">"
+    elif first == 0:
+        tokens, bound = float(budgets[0]), "<="
+    else:
+        before, after = short[first - 1], short[first]
+        part = before / (before - after)
+        tokens, bound = budgets[first - 1] * (budgets[first] / budgets[first - 1]) ** part, "="
+    return TokensToQuality((tokens + mining_tokens) / full, bound)

@@ -229,6 +229,8 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
             "density_start": untrained["density"],
             "W_dec_start": start.W_dec.data,
         }
+        if "ce_by_context" in found:
+            arrays["ce_by_context"] = found.pop("ce_by_context")
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
         return Unit(
             scalars=found | {"seconds": seconds, "n_mined": n_mined, "lr": p.lr} | ({"l1": p.l1} if p.l1 else {}),

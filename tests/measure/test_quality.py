@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from transformer_lens import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rkcnn_lib.measure import splice
-from rkcnn_lib.measure.quality import explained_variance, frozen_dictionary_ev, quality
+from rkcnn_lib.measure.quality import quality
+from rkcnn_lib.measure.variance import explained_variance, frozen_dictionary_ev
 from rkcnn_lib.sae import SAE, SAEConfig
 
 D = 8
@@ -70,6 +72,24 @@ def test_explained_variance_equals_the_definition_however_it_is_streamed():
     assert explained_variance(X, sae(X).detach()) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("shrunk", [0.5, 1.0, 2.0])
+def test_shrinkage_is_found_by_both_ratios(shrunk):
+    sae = perfect_sae()
+    with torch.no_grad():
+        sae.W_dec.mul_(shrunk)
+    result = quality(sae, rows(), batch_size=700)
+    assert result["l2_ratio"] == pytest.approx(shrunk) == result["relative_reconstruction_bias"]
+
+
+def test_reconstruction_bias_is_the_scale_that_minimises_the_error():
+    X, sae = rows(), SAE(SAEConfig(D, 32, k=3))
+    x, x_hat = X.double(), sae(X).detach().double()
+    best = minimize_scalar(lambda g: float((x_hat / g - x).square().sum()), bracket=(0.5, 1.5)).x
+    result = quality(sae, X, batch_size=700)
+    assert result["relative_reconstruction_bias"] == pytest.approx(best, rel=1e-5)
+    assert result["l2_ratio"] == pytest.approx(float(x_hat.norm(dim=1).mean() / x.norm(dim=1).mean()), rel=1e-6)
+
+
 def test_one_large_dimension_does_not_hide_the_others_when_standardised():
     X = rows()
     X[:, 0] *= 1000
@@ -103,7 +123,7 @@ def test_firing_is_counted_latent_by_latent():
     result = quality(sae, X, batch_size=64)
     assert result["density"].tolist() == [1.0, 0.1, 0.001, 0.0]
     assert result["l0"] == pytest.approx(1.101)
-    assert result["dead"] == 0.25 and result["live"] == 3
+    assert result["dead"] == 0.25 and result["live"] == 3 and result["dense"] == 0.25  # a tenth is not above it
     for n, dead in zip(result["dead_curve"]["tokens"], result["dead_curve"]["dead"], strict=True):
         assert dead == (0.5 if n < 500 else 0.25)
     assert result["dead_curve"]["tokens"][0] == 1 and result["dead_curve"]["tokens"][-1] == 1000
@@ -250,6 +270,20 @@ def test_clean_loss_is_the_models_own(lm, inside):
     with torch.no_grad():
         own = float(lm(tokens, return_type="loss"))
     assert result["ce_clean"] == pytest.approx(own, abs=1e-5)
+
+
+def test_losses_by_context_are_each_contexts_own_and_make_up_the_whole(lm, inside):
+    tokens, X = inside
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[3, :], mask[5, 4:] = False, False
+    options = {"lm": lm, "hook_name": HOOK}
+    sae = SAE(SAEConfig(16, 32, k=4))
+    result = quality(sae, X, tokens=tokens, mask=mask, contexts_per_batch=5, **options)
+    losses, targets = result["ce_by_context"], mask[:, 1:].sum(1)
+    assert losses.shape == (12,) and losses[3].isnan() and losses.isfinite().sum() == 11
+    assert float((losses.nan_to_num() * targets).sum() / targets.sum()) == pytest.approx(result["ce_sae"])
+    alone = quality(sae, X, tokens=tokens[5:6], mask=mask[5:6], **options)
+    assert alone["ce_sae"] == pytest.approx(float(losses[5]), abs=1e-6)
 
 
 def test_empty_sae_equals_the_ablations(lm, inside):

@@ -17,7 +17,9 @@ from rkcnn_lib.measure.statistics import (
     hypothesis_verdict,
     mean_interval,
     paired_interval,
+    seed_document_interval,
     sign_flip_p,
+    tokens_to_quality,
 )
 
 
@@ -63,6 +65,45 @@ def test_intervals_cover_the_truth_at_their_level():
     draws = np.random.default_rng(0).normal(0.3, 1, size=(2000, 5))
     covered = [(i := paired_interval(d, 0.9)).low <= 0.3 <= i.high for d in draws]
     assert np.mean(covered) == pytest.approx(0.9, abs=0.02)
+
+
+def simulated(rng: np.random.Generator, n_seeds: int = 6, n_documents: int = 40, **sd: float) -> np.ndarray:
+    """Differences (n_seeds, n_documents) with mean 0.3: a seed's own, a document's own in all seeds, and noise."""
+    seeds, documents = rng.normal(size=(n_seeds, 1)), rng.normal(size=(1, n_documents))
+    noise = rng.normal(size=(n_seeds, n_documents))
+    return 0.3 + sd["seed"] * seeds + sd["document"] * documents + sd["noise"] * noise
+
+
+@pytest.mark.parametrize(
+    "sd",
+    [
+        {"seed": 0.02, "document": 1.0, "noise": 0.3},
+        {"seed": 0.3, "document": 1.0, "noise": 0.3},
+        {"seed": 0.3, "document": 0.0, "noise": 0.0},
+        {"seed": 0.0, "document": 0.0, "noise": 1.0},
+    ],
+    ids=["documents", "both", "seeds", "noise"],
+)
+def test_intervals_over_seeds_and_documents_cover_the_truth_whatever_varies(sd):
+    rng = np.random.default_rng(0)
+    intervals = [seed_document_interval(simulated(rng, **sd)) for _ in range(600)]
+    assert np.mean([i.low <= 0.3 <= i.high for i in intervals]) >= 0.925
+
+
+def test_seeds_alone_do_not_cover_the_truth_when_they_share_documents():
+    rng = np.random.default_rng(0)
+    drawn = [simulated(rng, seed=0.02, document=1.0, noise=0.3) for _ in range(300)]
+    alone = [seed_document_interval(d, shared=False) for d in drawn]
+    assert np.mean([i.low <= 0.3 <= i.high for i in alone]) < 0.7
+    assert alone[0] == mean_interval(drawn[0].mean(1))
+
+
+def test_documents_that_agree_leave_the_interval_over_seeds_and_few_of_either_leave_none():
+    d = np.repeat(np.random.default_rng(0).normal(size=(6, 1)), 5, axis=1)
+    assert seed_document_interval(d) == pytest.approx(mean_interval(d[:, 0]))
+    assert seed_document_interval(np.full((3, 4), 0.25)) == (0.25, 0.25, 0.25)
+    for few in (d[:1], d[:, :1]):
+        assert seed_document_interval(few)[1:] == (-math.inf, math.inf)
 
 
 def test_holm_matches_a_worked_example():
@@ -170,12 +211,48 @@ def test_hypothesis_needs_every_contrast_and_falls_with_one():
     assert hypothesis_verdict([no, few]) == "inconclusive"
 
 
+BUDGETS = (1000, 2000, 4000, 8000)
+
+
+def curve(*values: float) -> dict[int, float]:
+    return dict(zip(BUDGETS, values, strict=True))
+
+
+def test_tokens_to_quality_are_found_between_budgets_on_a_logarithmic_scale():
+    random = curve(0.5, 0.6, 0.7, 0.8)  # linear in log tokens
+    twice_as_fast = {n: 0.5 + 0.1 * math.log2(2 * n / 1000) for n in BUDGETS}
+    assert tokens_to_quality(twice_as_fast, random) == (pytest.approx(0.5), "=")
+    between = {n: 0.5 + 0.1 * math.log2(3 * n / 1000) for n in BUDGETS}
+    assert tokens_to_quality(between, random) == (pytest.approx(1 / 3), "=")
+    assert tokens_to_quality(random, random) == (pytest.approx(1.0), "=")
+    losses = [{n: -value for n, value in arm.items()} for arm in (between, random)]
+    assert tokens_to_quality(*losses, lower_is_better=True) == (pytest.approx(1 / 3), "=")
+
+
+def test_tokens_to_quality_are_never_extrapolated():
+    random = curve(0.5, 0.6, 0.7, 0.8)
+    assert tokens_to_quality(curve(0.5, 0.6, 0.7, 0.79), random) == (1.0, ">")
+    assert tokens_to_quality(curve(0.85, 0.86, 0.87, 0.88), random) == (1 / 8, "<=")
+    assert tokens_to_quality(curve(0.7, 0.9, 0.75, 0.9), random).ratio < 2 / 8, "the first crossing counts"
+
+
+def test_mining_is_paid_for_in_tokens():
+    random, fast = curve(0.5, 0.6, 0.7, 0.8), curve(0.6, 0.7, 0.8, 0.9)
+    assert tokens_to_quality(fast, random, mining_tokens=2000) == (pytest.approx(0.5 + 0.25), "=")
+    assert tokens_to_quality(curve(0.1, 0.1, 0.1, 0.1), random, mining_tokens=800) == (pytest.approx(1.1), ">")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: mean_interval([]), "one number per seed"),
         (lambda: mean_interval([1.0, math.nan]), "finite"),
         (lambda: mean_interval([1.0, 2.0], level=95), "level"),
+        (lambda: seed_document_interval([0.1, 0.2]), "n_seeds, n_documents"),
+        (lambda: seed_document_interval([[0.1, math.nan]] * 2), "finite"),
+        (lambda: tokens_to_quality({8000: 0.8}, curve(0.5, 0.6, 0.7, 0.8)), "two budgets"),
+        (lambda: tokens_to_quality({1000: 0.5, 4000: 0.8}, {1000: 0.5, 8000: 0.8}), "full budgets differ"),
+        (lambda: tokens_to_quality(curve(0.1, 0.2, 0.3, math.nan), curve(0.5, 0.6, 0.7, 0.8)), "finite"),
         (lambda: holm([0.1, 1.2]), "p-values"),
         (lambda: one(shift(0.1), delta=-1.0), "delta"),
         (lambda: one({"a": {0: 1.0}}, delta=0.0), "no values for arm 'b'"),
