@@ -171,14 +171,14 @@ figures.show(
 )
 
 # %%
-needed_tokens = sae_panels.tokens_to_quality(compared, run.p)
+needed_tokens = sae_panels.needed_tokens(compared)
 run.metrics(needed_tokens)
 sae_panels.tokens_table(needed_tokens)
 
 # %% [markdown]
-# The share of the full training after which an arm explains what random explains at its end (trained), and what its mining
-# took in the same unit (the tokens that training sees in that time). An arm that is better at the smallest budget already has
-# that budget's share: less of a difference than there is, never more.
+# Means over seeds: after what share of the tokens of a full training an arm explains what random explains at its end. It
+# counts what mining took, as the tokens that training sees in that time. For each seed the bound says whether the arm got
+# there between two budgets (=), before the smallest (<=) or not at all (>): beyond the budgets nothing is extrapolated.
 #
 # ## At the end of training
 #
@@ -371,7 +371,7 @@ if world is not None and run.p.n_seeds > 1:
 # margin; else, and always below 5 seeds, *undecided*. Positive means that `rkcnn` is better.
 
 # %%
-everything = sae_panels.measured(compared, needed, agreed.by_seed, *([] if truth is None else [truth]), p=run.p)
+everything = sae_panels.measured(compared, needed, agreed.by_seed, *([] if truth is None else [truth]))
 table = run.verdicts(verdicts.judge_arms(everything, run.p))
 figures.show(
     figures.paired_differences(table, title=verdicts.verdict_title(table)),

@@ -99,7 +99,10 @@ def covariance_draws(X: Tensor, n: int, random_state: int = 0) -> Tensor:
 
 @torch.no_grad()
 def fit_encoder(sae: SAE, X: Tensor) -> None:
-    """Give `sae` the affine encoder that best predicts sparse codes of the rows X (n, d_in) with its decoder."""
+    """Give `sae` the affine encoder that best predicts sparse codes of the rows X (n, d_in) with its decoder.
+
+    A latent that no row is coded with keeps the encoder it has.
+    """
     D, d = sae.W_dec, sae.W_dec.shape[1]
     n_steps = sae.config.k or default_steps(d)
     gram = D @ D.T
@@ -115,8 +118,9 @@ def fit_encoder(sae: SAE, X: Tensor) -> None:
     ridge = RIDGE * second.diagonal()[:d].mean()
     second.diagonal()[:d].add_(ridge)
     solved = torch.linalg.solve(second, product.T).to(D.dtype)
-    sae.W_enc.copy_(solved[:d])
-    sae.b_enc.copy_(solved[d])
+    coded = product.any(1)  # the others would be blind for ever: they stay tied
+    sae.W_enc[:, coded] = solved[:d, coded]
+    sae.b_enc[coded] = solved[d, coded]
 
 
 def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *, d_in: int) -> Tensor:

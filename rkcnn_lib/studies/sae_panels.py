@@ -10,6 +10,7 @@ import pandas as pd
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
 from rkcnn_lib.measure.recovery import match
+from rkcnn_lib.measure.statistics import tokens_to_quality
 from rkcnn_lib.probe.found import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
@@ -18,7 +19,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import init_from_directions
 from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import QUALITIES, Compared
-from rkcnn_lib.studies.verdicts import verdict_title
+from rkcnn_lib.studies.verdicts import by_arm, verdict_title
 from rkcnn_lib.vocabulary import ARMS, MEASURES, MINED, RIVALS, UNMINED, base_arm
 from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
 
@@ -125,9 +126,10 @@ def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
         steps = sorted(int(name.rpartition("_")[2]) for name in unit.arrays if name.startswith("W_dec_step_"))
         for step in steps:
             cosines = (unit.arrays[f"W_dec_step_{step}"] * start).sum(1).numpy()
-            frame = frames.setdefault(f"step {step}", {"mined": [], FILL: []})
-            frame["mined"].append(cosines[:n_mined])
-            frame[FILL].append(cosines[n_mined:])
+            frame = frames.setdefault(f"step {step}", {})
+            frame.setdefault("mined", []).append(cosines[:n_mined])
+            if n_mined < len(cosines):
+                frame.setdefault(FILL, []).append(cosines[n_mined:])
     return {step: {group: np.concatenate(parts) for group, parts in f.items()} for step, f in frames.items()}
 
 
@@ -166,46 +168,38 @@ def recovery_by_rate(compared: Compared, store: Any) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby("arm", sort=False).mean().round(3)
 
 
-def measured(compared: Compared, *others: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
+def measured(compared: Compared, *others: pd.DataFrame) -> pd.DataFrame:
     """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed."""
     columns = ["arm", "seed", "metric", "value"]
-    tables = [compared.metrics, tokens_to_quality(compared, p), *others]
+    tables = [compared.metrics, needed_tokens(compared), *others]
     return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
 
 
-def tokens_to_quality(compared: Compared, p: SaeCompare) -> pd.DataFrame:
-    """Return arm, seed, metric, value: the share of the full training after which an arm is as good as random's end.
+def needed_tokens(compared: Compared) -> pd.DataFrame:
+    """Return arm, seed, metric, value, mining, bound: the share of the tokens by which an arm is where random ends.
 
-    Between budgets explained variance is taken to be linear in log tokens. An arm that is better at the smallest budget
-    already has that budget's share, one that never is has 1 (``cut`` is then "at most" or "at least", else empty):
-    less of a difference than there is, never more. What mining took is added, as the tokens that training would have
-    seen in that time.
+    See `rkcnn_lib.measure.statistics.tokens_to_quality`; ``value`` counts ``mining``, the tokens that training would
+    have seen in the time that mining took. Empty without budgets.
     """
-    full = p.steps * p.batch_size
     ev = compared.budgets[compared.budgets["metric"] == "explained_variance"]
-    seconds = compared.metrics[compared.metrics["metric"] == "seconds"].set_index(["arm", "seed"])["value"]
-    mining = compared.supply.set_index(["arm", "seed"])["seconds"]
+    curves = {cell: dict(zip(line["tokens"], line["value"], strict=True)) for cell, line in ev.groupby(["arm", "seed"])}
+    seconds = by_arm(compared.metrics, "seconds")
+    mining = compared.supply.set_index(["arm", "seed"])["seconds"].to_dict()
+    full = ev["tokens"].max()
     rows = []
-    for (arm, seed), line in ev.groupby(["arm", "seed"]) if ev["tokens"].nunique() > 1 else ():
-        line = line.sort_values("tokens")
-        target = ev[(ev["arm"] == UNMINED) & (ev["seed"] == seed) & (ev["tokens"] == full)]["value"].item()
-        best = np.maximum.accumulate(line["value"].to_numpy())  # a dip is noise: more training never explains less
-        share = np.exp(np.interp(target, best, np.log(line["tokens"].to_numpy() / full)))
-        cut = "at most" if target < best[0] else "at least" if target > best[-1] else ""
-        mined = mining.get((arm, seed), 0.0) / seconds[arm, seed]
-        rows.append({"arm": arm, "seed": seed, "metric": "tokens_to_quality", "value": float(share + mined),
-                     "trained": float(share), "mining": float(mined), "cut": cut})  # fmt: skip
-    columns = ["arm", "seed", "metric", "value", "trained", "mining", "cut"]
-    return pd.DataFrame(rows, columns=columns)
+    for (arm, seed), curve in curves.items():
+        if len(curve) < 2:  # variants, and runs without budgets
+            continue
+        share = mining.get((arm, seed), 0.0) / seconds[arm][seed]
+        found = tokens_to_quality(curve, curves[UNMINED, seed], mining_tokens=share * full)
+        rows.append((arm, seed, "tokens_to_quality", found.ratio, share, found.bound))
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "mining", "bound"])
 
 
 def tokens_table(needed: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an arm, means over seeds: the share trained, mining, their sum, and how often a share was cut."""
-    if needed.empty:
-        return needed
-    by_arm = needed.groupby("arm", sort=False)
-    cuts = by_arm["cut"].agg(lambda cut: ", ".join(f"{n} {word}" for word, n in cut[cut != ""].value_counts().items()))
-    return by_arm[["trained", "mining", "value"]].mean().round(3).join(cuts).rename(columns={"value": "together"})
+    """Return a row an arm, means over seeds: the share of the tokens, what mining is of it, and which way it is cut."""
+    grouped = needed.groupby("arm", sort=False)
+    return grouped.agg({"value": "mean", "mining": "mean", "bound": lambda bounds: " ".join(bounds)}).round(3)
 
 
 def advantage(compared: Compared) -> pd.DataFrame:

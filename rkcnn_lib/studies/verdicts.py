@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.measure.statistics import paired_interval, verdict_table
+from rkcnn_lib.measure.statistics import paired_interval
+from rkcnn_lib.measure.verdict import verdict_table
 from rkcnn_lib.vocabulary import HYPOTHESES, MEASURES, MINED
 
 Values = dict[str, dict[int, float]]  # {arm: {seed: value}}
@@ -28,6 +29,11 @@ class Claim:
     lower_is_better: bool = False
     bound: float | None = None
     """What no arm can surpass: where a rival leaves less room than the margin, nothing could be better there."""
+
+    @property
+    def measure(self) -> str:
+        """What tells the claims of one hypothesis apart."""
+        return f"{self.metric}, {self.arm} - {self.rival}"
 
 
 def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
@@ -68,18 +74,19 @@ def judge(declared: Iterable[Claim], values: Mapping[str, Values]) -> list[dict[
         own and baseline (means), room (how much better than the rival an arm can be; None where nothing bounds it).
     """
     declared = list(declared)
-    differences = [
-        {"hypothesis": claim.hypothesis, "measure": (claim.metric, claim.rival), "seed": seed, "delta": claim.delta,
+    if not declared:
+        return []
+    differences = pd.DataFrame([
+        {"hypothesis": claim.hypothesis, "measure": claim.measure, "seed": seed,
          "difference": (values[claim.metric][claim.arm][seed] - rival) * (-1 if claim.lower_is_better else 1)}
         for claim in declared
         for seed, rival in values[claim.metric][claim.rival].items()
-    ]  # fmt: skip
-    if not differences:
-        return []
-    table = verdict_table(pd.DataFrame(differences)).set_index(["hypothesis", "measure"])
+    ])  # fmt: skip
+    table = verdict_table(differences, {claim.measure: claim.delta for claim in declared})
+    table = table.set_index(["hypothesis", "measure"])
     rows = []
     for claim in declared:
-        judged = table.loc[(claim.hypothesis, (claim.metric, claim.rival))]
+        judged = table.loc[(claim.hypothesis, claim.measure)]
         own, baseline = (_mean(values[claim.metric][arm]) for arm in (claim.arm, claim.rival))
         rows.append({
             "hypothesis": claim.hypothesis, "contrast": f"{claim.arm} - {claim.rival}", "metric": claim.metric,

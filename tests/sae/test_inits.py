@@ -64,9 +64,11 @@ def test_a_fitted_encoder_is_the_ridge_regression_of_the_codes():
     centred, mean = x.double() - x.double().mean(0), codes.double().mean(0)
     ridge = 1e-3 * x.double().square().sum(0).mean() * torch.eye(32, dtype=torch.float64)
     W = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (codes.double() - mean))
-    scale = float(sae.W_enc.detach().norm() / W.norm())
-    torch.testing.assert_close(sae.W_enc.detach().double() / scale, W, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(sae.b_enc.detach().double() / scale, mean - x.double().mean(0) @ W, atol=1e-3, rtol=1e-3)
+    coded = codes.any(0)
+    scale = float(sae.W_enc.detach()[:, coded].norm() / W[:, coded].norm())
+    fitted, bias = sae.W_enc.detach().double() / scale, sae.b_enc.detach().double() / scale
+    torch.testing.assert_close(fitted[:, coded], W[:, coded], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(bias[coded], (mean - x.double().mean(0) @ W)[coded], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("config", [CONFIG, SAEConfig(32, 64, "relu", l1=1.0), SAEConfig(32, 64, "batchtopk", k=3)])
@@ -90,6 +92,15 @@ def test_batchtopk_starts_with_a_threshold_that_lets_k_latents_through():
     assert (sae.encode(X) > 0).sum() == 3 * len(X)
     few = init_from_directions(SAEConfig(32, 64, "batchtopk", k=60), TRUTH, X=X)
     assert not few.threshold.any() and (few.encode(X) > 0).sum() < 60 * len(X)  # no more than are positive
+
+
+def test_a_latent_that_no_row_is_coded_with_stays_tied():
+    still = X * (torch.arange(32) < 31)  # the last dimension says nothing
+    silent = torch.eye(32)[31:]
+    sae = init_from_directions(CONFIG, torch.cat([TRUTH, silent]), X=still, encoder="fitted")
+    column = sae.W_enc[:, len(TRUTH)].detach()
+    torch.testing.assert_close(column / column.norm(), silent[0])
+    assert sae.b_enc[len(TRUTH)] == 0 and sae.W_enc.norm(dim=0).min() > 0
 
 
 def test_geometric_median_is_where_the_sum_of_distances_is_least():
