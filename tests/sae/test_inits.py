@@ -95,9 +95,9 @@ def test_batchtopk_starts_with_a_threshold_that_lets_k_latents_through():
 
 
 def test_a_latent_that_no_row_is_coded_with_stays_tied():
-    still = X * (torch.arange(32) < 31)  # the last dimension says nothing
+    moves = (torch.arange(32) < 31).float()  # the last dimension says nothing
     silent = torch.eye(32)[31:]
-    sae = init_from_directions(CONFIG, torch.cat([TRUTH, silent]), X=still, encoder="fitted")
+    sae = init_from_directions(CONFIG, torch.cat([TRUTH * moves, silent]), X=X * moves, encoder="fitted")
     column = sae.W_enc[:, len(TRUTH)].detach()
     torch.testing.assert_close(column / column.norm(), silent[0])
     assert sae.b_enc[len(TRUTH)] == 0 and sae.W_enc.norm(dim=0).min() > 0
