@@ -1,4 +1,4 @@
-"""Atlas's documents: their tokens, their exact probabilities, and the ground truth of every token."""
+"""Atlas's documents: their tokens, their exact probabilities, and the ground truth of every token; what it knows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from itertools import islice
 import numpy as np
 import torch
 
-from rkcnn_lib.worlds.atlas.grammar import Grammar
+from rkcnn_lib.worlds.atlas.grammar import BOS, Grammar
 from rkcnn_lib.worlds.atlas.patterns import Step
-from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, SINGULAR_WORDS, make_world
+from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, TABLES, make_world
+from rkcnn_lib.worlds.prompts.base import Prompt
 
 LABELS = ("topic", "entity", "kind", "number", "owed", "in_quotes", "in_brackets", "fact", "fact_subject")
 
@@ -183,3 +184,45 @@ def labelled_contexts(
     token_ids = torch.from_numpy(arrays.pop("ids"))
     document_ids = arrays.pop("document")
     return LabelledContexts(token_ids, arrays, label_names(), document_ids)
+
+
+def relations() -> tuple[str, ...]:
+    """Names of the relations; each reads SUBJECT_OBJECT, as in ``landmark_city``."""
+    return tuple(RELATIONS)
+
+
+def facts(relation: str) -> dict[str, str]:
+    """{subject: object} of a relation; ValueError, with those there are, for an unknown one."""
+    if relation not in RELATIONS:
+        raise ValueError(f"unknown relation {relation!r}: choose one of {', '.join(RELATIONS)}")
+    return dict(grammar().world.facts[relation])
+
+
+def fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
+    """Every subject of a relation in each pattern that no document has it in (or, ``held_out=False``, has).
+
+    Ordered by template, then subject: each subject once among the held-out ones, which evaluate, three times among the
+    others, of which the first screens. All prompts of a template (their ``family``) have the same length.
+    """
+    known, prompts, answers, met = grammar(), [], facts(relation), set()
+    for pattern, text in enumerate(TABLES["facts"][relation]):
+        symbols = text.split()[:-2]  # without the answer and the full stop
+        slot = f"${RELATIONS[relation][0]}"
+        for subject, answer in answers.items():
+            if (known.held_out(relation, subject) == pattern) != held_out:
+                continue
+            words = [subject if symbol == slot else symbol for symbol in symbols]
+            prompts.append(
+                Prompt(
+                    entity=subject,
+                    text=" ".join(words),
+                    ids=tuple(known.ids[word] for word in (BOS, *words)),
+                    answer=answer,
+                    answer_ids=(known.ids[answer],),
+                    family=" ".join(symbols).replace(slot, "{}"),
+                    entity_position=1 + symbols.index(slot),
+                    role="evaluation" if held_out else "selection" if subject in met else "screening",
+                )
+            )
+            met.add(subject)
+    return prompts
