@@ -32,7 +32,7 @@ from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import RandomKCNNClassifier, RkCNNMiner, mine, surrogate
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.toy.geometry import true_directions
+from rkcnn_lib.worlds.toy.models import true_directions
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 from rkcnn_lib.worlds.toy.synthetic import lu_gweon_classes
 

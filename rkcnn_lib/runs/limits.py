@@ -20,7 +20,7 @@ from rkcnn_lib.runs.schemas import (
     ToySuperposition,
 )
 from rkcnn_lib.runs.yaml_values import ParameterError
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, WIDTHS
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
 
 if TYPE_CHECKING:
     from rkcnn_lib.worlds import ModelFacts

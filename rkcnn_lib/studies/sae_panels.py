@@ -19,7 +19,7 @@ from rkcnn_lib.studies.agreement import Agreement, agreement_remark
 from rkcnn_lib.studies.cells import L0_TOLERANCE, MINED, UNMINED
 from rkcnn_lib.studies.comparison import BASELINES, Compared
 from rkcnn_lib.studies.verdicts import Values, judge, strongest_other, verdict_title
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 # metric -> (hypothesis, name of the margin in the parameters, lower is better)
 HYPOTHESES = {

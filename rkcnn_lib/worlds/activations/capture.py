@@ -28,7 +28,6 @@ from rkcnn_lib.worlds.activations.capture_job import (
 from rkcnn_lib.worlds.activations.manifest import FORMAT_VERSION
 from rkcnn_lib.worlds.activations.store import ActivationStore
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.models.facts import ModelFacts
 from rkcnn_lib.worlds.models.hooks import (
     activations,
     check_hook,
@@ -38,7 +37,7 @@ from rkcnn_lib.worlds.models.hooks import (
     hook_width,
     own_layers,
 )
-from rkcnn_lib.worlds.models.load import check_layer, load_model, model_facts
+from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.text.packing import Packed
 from rkcnn_lib.worlds.text.sources import WAYS_ON, TextUnavailable, text_sources
 

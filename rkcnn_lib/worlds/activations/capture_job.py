@@ -36,9 +36,8 @@ from rkcnn_lib.worlds.activations.manifest import (
     shard_file,
 )
 from rkcnn_lib.worlds.activations.store import ActivationStore
-from rkcnn_lib.worlds.models.facts import ModelFacts
 from rkcnn_lib.worlds.models.hooks import contexts_at_once, hook_name, hook_width
-from rkcnn_lib.worlds.models.load import bos_token_id
+from rkcnn_lib.worlds.models.load import ModelFacts, bos_token_id
 from rkcnn_lib.worlds.text.packing import Packed, pack, tokenize, without_halves
 from rkcnn_lib.worlds.text.sources import TextSource
 

@@ -1,7 +1,7 @@
 """The fixed world that Atlas's documents are about: places, people, facts and the words of each topic.
 
-Its tables are in ``assets/atlas/world.toml``. Seventeen countries are real and three (Valdoria, Norvane, Kestria) are invented, and so are the people. Facts
-about the real places are roughly true; what matters is that they are fixed, so that a model can know them.
+Its tables are in ``assets/atlas/world.toml``. Seventeen countries are real and three (Valdoria, Norvane, Kestria)
+invented, and so are the people. Facts about the real places are roughly true; what matters is that they are fixed.
 """
 
 from __future__ import annotations

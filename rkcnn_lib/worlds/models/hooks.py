@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rkcnn_lib.worlds.models.facts import ModelFacts
+from rkcnn_lib.worlds.models.load import ModelFacts
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -31,7 +31,7 @@ HUB_TEXTS = (
 )
 WAYS_ON = "Ways on without the hub: a local file, `text: /path/file.txt` (or .jsonl, .parquet), or `text: atlas`."
 SILENT_SECONDS = 60.0  # without a byte from the hub's text, at its beginning or later: it is given up
-READER = Path(__file__).with_name("hub_rows.py")
+READER = Path(__file__).with_name("files.py")
 
 
 class TextUnavailable(RuntimeError):
