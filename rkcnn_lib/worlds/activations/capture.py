@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from rkcnn_lib.files import outputs_root
+from rkcnn_lib.protocols import LanguageModel
 from rkcnn_lib.worlds.activations.capture_job import (
     DTYPES,
     MIN_CONTEXTS,
@@ -41,9 +42,6 @@ from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, mo
 from rkcnn_lib.worlds.text.packing import Packed
 from rkcnn_lib.worlds.text.sources import WAYS_ON, TextUnavailable, text_sources
 
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
-
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
     """Raise ValueError if the contexts are too long for the model or too few to be split by document."""
@@ -59,7 +57,7 @@ def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
 
 
 def capture(
-    lm: TransformerBridge,
+    lm: LanguageModel,
     token_ids: torch.Tensor,
     layer: int = 6,
     hook: str = "mlp_out",
@@ -127,7 +125,7 @@ def capture_layers(
     revision: str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    lm: TransformerBridge | None = None,
+    lm: LanguageModel | None = None,
 ) -> dict[tuple[int, str], ActivationStore]:
     """Open the caches of several hooks at several blocks; one pass of the model fills those that are missing.
 
@@ -206,7 +204,7 @@ def capture_layers(
     raise TextUnavailable("\n".join(["no text to be had:", *(f"  {line}" for line in failed), WAYS_ON]))
 
 
-def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device: Any) -> None:
+def _fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str | torch.device | None) -> None:
     """Capture the stores that are missing, in one pass."""
     if not missing:
         return
@@ -231,7 +229,7 @@ def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device:
             target.finish(manifest)
 
 
-def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed) -> None:
+def _run(missing: list[Target], job: Job, lm: LanguageModel, packed: Packed) -> None:
     """Run the model over all contexts that some target still needs."""
     names, per_shard = [target.name for target in missing], job.shard_contexts
     n_shards, done = -(-len(packed.tokens) // per_shard), min(len(target.shards) for target in missing)
@@ -253,7 +251,7 @@ def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed)
                 target.write(shard, torch.cat(parts[target.name]))
 
 
-def _check_model(lm: TransformerBridge, facts: ModelFacts) -> None:
+def _check_model(lm: LanguageModel, facts: ModelFacts) -> None:
     sizes = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
     if sizes != (facts.n_layers, facts.d_model, facts.vocab_size):
         raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {facts.name}")

@@ -8,14 +8,18 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rkcnn_lib.files import read_json
+from rkcnn_lib.protocols import LanguageModel
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
-def boot(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def boot(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
     """Return the model of a folder as a ``TransformerBridge`` in evaluation mode.
 
     Raises
@@ -31,18 +35,16 @@ def boot(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> A
     with _quiet():
         tokenizer = _tokenizer(folder)
         has_bos = tokenizer.bos_token is not None
-        try:
+        with _refused_as(called):
             lacking = _lacking(folder)
-            if not lacking:
-                lm = TransformerBridge.boot_transformers(
-                    str(folder), device=device, dtype=dtype, tokenizer=tokenizer, trust_remote_code=False
-                ).eval()
-                is_causal = _is_causal(lm)
-        except Exception as error:
-            raise ValueError(f"{called} cannot be run by TransformerBridge: {_words(error)}") from error
-    if lacking:
-        named = ", ".join(lacking[:3]) + " ..." * (len(lacking) > 3)
-        raise ValueError(f"{called}: the weights in {folder} lack {named}, which would be left random")
+        if lacking:
+            named = ", ".join(lacking[:3]) + " ..." * (len(lacking) > 3)
+            raise ValueError(f"{called}: the weights in {folder} lack {named}, which would be left random")
+        with _refused_as(called):
+            lm = TransformerBridge.boot_transformers(
+                str(folder), device=device, dtype=dtype, tokenizer=tokenizer, trust_remote_code=False
+            ).eval()
+            is_causal = _is_causal(lm)
     if not is_causal:
         raise ValueError(f"{called} reads later tokens: no causal language model")
     if not has_bos:
@@ -56,13 +58,14 @@ def _lacking(folder: Path) -> list[str]:
     """Return the names of weights that the model has and the files have not, or in another shape; none are read."""
     from transformers import AutoModelForCausalLM
 
-    _, loading = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, device_map="meta", output_loading_info=True, local_files_only=True, trust_remote_code=False
     )
+    _, loading = loaded
     return sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind])
 
 
-def _is_causal(lm: Any) -> bool:
+def _is_causal(lm: LanguageModel) -> bool:
     """Whether what is said of early tokens is the same whatever the last one; so the model runs at all, too."""
     ids = torch.tensor([[2, 3, 4, 5], [2, 3, 4, 6]], device=lm.cfg.device) % lm.cfg.d_vocab
     with torch.no_grad():
@@ -82,6 +85,14 @@ def _tokenizer(folder: Path) -> Any:
             return AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:
         raise ValueError(f"the tokenizer in {folder} cannot be read: {_words(error)}") from error
+
+
+@contextlib.contextmanager
+def _refused_as(called: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{called} cannot be run by TransformerBridge: {_words(error)}") from error
 
 
 def _words(error: Exception) -> str:

@@ -126,7 +126,11 @@ def refusal(error: Exception, name: str, revision: str | None = None, kind: str 
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the hub's {kind} {name} has no revision {revision or 'main'}: {page}/tree/main lists what it has"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
-        error = error.__cause__ or error  # what the hub said; the error itself is about the empty cache
+        return _words(error.__cause__ or error)  # what the hub said; the error itself is about the empty cache
+    return _words(error)
+
+
+def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

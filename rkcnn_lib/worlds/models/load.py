@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rkcnn_lib.files import read_json
+from rkcnn_lib.protocols import LanguageModel
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.bridge import boot, pick_device
 from rkcnn_lib.worlds.models.hub import LONGEST_NAME, TOKENIZERS, check_folder, gemma_folder, has_tokenizer, hub_folder
@@ -145,7 +146,7 @@ def load_model(
         return boot(name, folder, place, precision)
 
 
-def bos_token_id(lm: TransformerBridge) -> int | None:
+def bos_token_id(lm: LanguageModel) -> int | None:
     """Return the id of the model's beginning-of-sequence token, or None (GPT-2's is ``<|endoftext|>``)."""
     bos = None if lm.tokenizer is None else lm.tokenizer.bos_token_id
     return bos if bos is not None and 0 <= bos < lm.cfg.d_vocab else None

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from rkcnn_lib.protocols import LanguageModel
+
 Role = Literal["screening", "selection", "evaluation"]
 ROLES: tuple[Role, ...] = ("screening", "selection", "evaluation")
 Sides = tuple[set[str], set[str]]  # entities to choose on, entities to judge on
@@ -78,7 +80,7 @@ def written_prompt(
 
 
 @torch.no_grad()
-def screen(lm: Any, prompts: list[Prompt], batch_size: int = 16) -> list[Prompt]:
+def screen(lm: LanguageModel, prompts: list[Prompt], batch_size: int = 16) -> list[Prompt]:
     """Keep the prompts that the model answers correctly (its most likely token counts as the answer)."""
     device = next(lm.parameters()).device
     kept = []

@@ -172,6 +172,7 @@ def _rows(name: str, words: list[str]) -> Iterator[str]:
     """Yield the rows of a hub dataset, read by a process that is ended with the iterator or when nothing comes."""
     command = [sys.executable, "-P", str(READER), *words]
     reader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert reader.stdout is not None
     count, held = 0, b""
     try:
         while True:

@@ -105,7 +105,7 @@ class PlantedDictionary:
         for rows, (block, block_codes) in zip(X.split(BLOCK_ROWS), self.stream(n), strict=True):
             rows.copy_(block)
             codes.append(block_codes)
-        return X, vstack(codes, format="csr")
+        return X, csr_array(vstack(codes, format="csr"))
 
     def _block(self, n: int) -> tuple[torch.Tensor, csr_array]:
         topics = self._rng.integers(len(self._root_rates), size=n)

@@ -241,8 +241,9 @@ def lu_gweon_classes(
 
 def floats(given: ArrayLike, name: str) -> torch.Tensor:
     """A tensor of floats as it is, with its history and unread; all else as `as_numbers` takes or refuses it."""
-    plain = isinstance(given, torch.Tensor) and given.layout == torch.strided and given.is_floating_point()
-    return given if plain else as_numbers(given, name)
+    if isinstance(given, torch.Tensor) and given.layout == torch.strided and given.is_floating_point():
+        return given
+    return as_numbers(given, name)
 
 
 def _probabilities(p: ArrayLike, n_features: int) -> torch.Tensor:
