@@ -93,16 +93,8 @@ class Store(ABC):
     def rows(self, split: str, seed: int = 0) -> np.ndarray:
         """Return the row numbers of a split in token order, without position 0 and special tokens.
 
-        Parameters
-        ----------
-        split : {"train", "mine", "heldout"}
-        seed : int
-            Which documents are mined on (the held-out ones are the same for every seed).
-
-        Raises
-        ------
-        ValueError
-            If the split is unknown or holds no row.
+        ``split`` is "train", "mine" or "heldout"; ``seed`` decides which documents are mined on (the held-out ones are
+        the same for every seed). ValueError if the split holds no row.
         """
         rows = np.flatnonzero(self.mask & self._in_split(split, seed))
         if not len(rows):
@@ -113,11 +105,8 @@ class Store(ABC):
     def matrix(self, split: str, seed: int = 0, n_rows: int | None = None) -> torch.Tensor:
         """Return rows of a split as one (n, d_in) float32 tensor.
 
-        Parameters
-        ----------
-        n_rows : int, optional
-            Drawn at random without replacement under ``seed`` (a smaller draw is the beginning of a larger one);
-            all of them, in token order, if None. Asking for more than there are gives all of them and a warning.
+        ``n_rows`` are drawn at random without replacement under ``seed`` (a smaller draw is the beginning of a larger
+        one); None gives all, in token order. Asking for more than there are gives all of them and a warning.
         """
         rows = self.rows(split, seed)
         if n_rows is not None:
@@ -133,17 +122,9 @@ class Store(ABC):
     ) -> Iterator[torch.Tensor]:
         """Yield (batch_size, d_in) float32 batches of a split, every row once an epoch, in an order of its own.
 
-        Parameters
-        ----------
-        batch_size : int
-        seed : int
-            Decides the split's documents and the order; equal seeds give equal batches.
-        split : {"train", "mine", "heldout"}
-        epochs : int, optional
-            None: endless. Rows that do not fill a batch at an epoch's end are left out when endless (all batches
-            are equally large) and come as a smaller last batch when finite (every row is seen).
-        start : int
-            Batches to skip, without reading them.
+        ``seed`` decides the split's documents and the order; ``start`` batches are skipped without being read. Without
+        ``epochs`` it is endless: rows that do not fill a batch at an epoch's end are left out, and all batches are
+        equally large. Else they come as a smaller last batch, and every row is seen.
         """
         rows = self.rows(split, seed)
         if not 1 <= batch_size <= len(rows):
@@ -165,10 +146,7 @@ class Store(ABC):
     def contexts(self, split: str = "heldout", seed: int = 0) -> torch.Tensor:
         """Return the (n_contexts, context_size) token ids of the contexts that hold documents of one split only.
 
-        Raises
-        ------
-        ValueError
-            If the rows are no tokens, or no context belongs wholly to the split.
+        ValueError if the rows are no tokens, or no context belongs wholly to the split.
         """
         return torch.from_numpy(self._whole_contexts(self.tokens, split, seed).astype(np.int64))
 
@@ -195,18 +173,10 @@ class Store(ABC):
 
 
 class ActivationStore(Store):
-    """A captured cache on disk (see :func:`rkcnn_lib.worlds.open_or_capture`).
+    """A captured cache in a folder (see :func:`rkcnn_lib.worlds.open_or_capture`).
 
-    Parameters
-    ----------
-    folder : str or Path
-        Holds ``manifest.json``.
-
-    Raises
-    ------
-    CacheError
-        If the folder is no such cache or a file is missing or short; on reading, if a checksum differs. The
-        message names the file and what to do.
+    CacheError, naming the file and what to do, if the folder is no such cache or a file is missing or short; on
+    reading, if a checksum differs.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -263,19 +233,8 @@ def _opened(folder: Path) -> ActivationStore:
 class MemoryStore(Store):
     """The interface of :class:`ActivationStore` over a tensor, for data that come from no language model.
 
-    Parameters
-    ----------
-    X : (n, d) tensor or array
-        Kept as float32.
-    block : int
-        Consecutive rows that count as one document for the splits.
-    name : str
-        What the rows are, for the manifest.
-    truth : (n_true, d) tensor, optional
-        True directions, where they are known.
-    held_out_share : float
-    **facts
-        More entries for the manifest.
+    ``X`` (n, d) is kept as float32; ``block`` consecutive rows count as one document for the splits. ``name`` says what
+    the rows are and ``facts`` more, for the manifest; ``truth`` (n_true, d) are the true directions, where known.
     """
 
     def __init__(

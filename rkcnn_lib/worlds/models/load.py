@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rkcnn_lib.files import read_json
+from rkcnn_lib.files import read_json, sha256_of
 from rkcnn_lib.protocols import LanguageModel
+from rkcnn_lib.strings import cut
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.bridge import boot, pick_device
 from rkcnn_lib.worlds.models.hub import LONGEST_NAME, TOKENIZERS, check_folder, gemma_folder, has_tokenizer, hub_folder
@@ -48,49 +49,26 @@ CONTEXT_UNSAID = 2048  # where a configuration names no longest context (BLOOM, 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's configuration and files say about it, without its weights being loaded.
+    """What a model's configuration and files say about it, without its weights being loaded."""
 
-    Attributes
-    ----------
-    name : str
-        As given to :func:`load_model`.
-    title : str
-        For headings and provenance cards.
-    source : {"hub", "folder", "embedded"}
-        Where the files come from (``gemma``, built once on this machine, counts as a folder).
-    identity : str
-        ``commit:...`` for a hub model, else ``sha256:...`` over its configuration, weights and tokenizer files.
-    n_layers, d_model, d_mlp, n_ctx, vocab_size : int
-        Blocks, residual width, MLP width, longest context and vocabulary size.
-    task : {"next token", "modular addition"}
-        What the model was trained on; a modular-addition model reads its own pairs and nothing else.
-    n_experts : int
-        Experts of a mixture, 0 for a model whose blocks have one MLP each.
-    """
-
-    name: str
-    title: str
-    source: str
-    identity: str
+    name: str  # as given to `load_model`
+    title: str  # for headings and provenance cards
+    source: str  # of the files: "hub", "folder" (so is ``gemma``, built once on this machine) or "embedded"
+    identity: str  # "commit:..." for a hub model, else "sha256:..." over configuration, weights and tokenizer files
     n_layers: int
     d_model: int
     d_mlp: int
-    n_ctx: int
+    n_ctx: int  # longest context
     vocab_size: int
-    task: str = "next token"
-    n_experts: int = 0
+    task: str = "next token"  # or "modular addition": such a model reads its own pairs and nothing else
+    n_experts: int = 0  # of a mixture; 0 where blocks have one MLP each
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelFacts:
     """Return what is known of a model, named as for :func:`load_model`, from its configuration and its files' hashes.
 
-    Raises
-    ------
-    ModelUnavailable
-        If the files are not here and cannot be had from the hub.
-    ValueError
-        If the name is no folder and no possible hub name, the configuration is no causal language model's, or a file
-        is damaged or may not be read: in one line that names it.
+    ModelUnavailable if the files are not here and cannot be had from the hub; ValueError, in one line, for a name that
+    can be none, a configuration that is no causal language model's, a file that is damaged or may not be read.
     """
     with _one_line(name):
         folder, source, adds = _find(name, revision, weights=False)
@@ -188,7 +166,7 @@ def _folder(name: str, revision: str | None, weights: bool) -> tuple[Path, str]:
     if name.startswith(("/", ".", "~")):
         raise ValueError(f"model = {name!r}: there is no such folder")
     if len(name) > LONGEST_NAME or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ValueError(f"model = {_short(name)!r}: neither a folder nor a possible hub name (owner/name)")
+        raise ValueError(f"model = {cut(name)!r}: neither a folder nor a possible hub name (owner/name)")
     return hub_folder(name, revision, weights), "hub"
 
 
@@ -198,12 +176,8 @@ def _one_line(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        at = "" if error.filename is None else f": {_short(str(error.filename))}"
-        raise ValueError(f"model = {_short(name)!r}: {error.strerror or error}{at}") from None
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
+        at = "" if error.filename is None else f": {cut(str(error.filename))}"
+        raise ValueError(f"model = {cut(name)!r}: {error.strerror or error}{at}") from None
 
 
 def _hash_folder(folder: Path) -> str:
@@ -219,8 +193,7 @@ def _hash_folder(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import select
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from rkcnn_lib.files import sha256_of
 from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
 from rkcnn_lib.worlds.text.files import by_heading, check_file, file_documents, local_file, readable
 
@@ -52,17 +52,12 @@ class TextSource:
 
     Attributes
     ----------
-    name : str
-        For the manifest, such as ``"hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"``.
-    identity : str
-        What the cache key holds: the file's SHA-256, the dataset's name and (pinned) commit, or the generator's seed.
-    open : callable
-        Returns an iterator over :class:`Document`; raises :class:`TextUnavailable` with one line.
-    continued : bool
-        Whether a document cut at a context's end goes on in the next one. Not so for atlas, whose contexts always
-        begin with a document.
-    pin : callable, optional
-        See :meth:`pinned`.
+    name : for the manifest, such as ``"hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"``.
+    identity : in the cache key: the file's SHA-256, the dataset's name and (pinned) commit, or the generator's seed.
+    open : returns the documents; raises :class:`TextUnavailable` with one line.
+    continued : whether a document cut at a context's end goes on in the next one (not atlas's, whose contexts always
+        begin with a document).
+    pin : see :meth:`pinned`.
     """
 
     name: str
@@ -102,8 +97,8 @@ def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource
         problem = functools.cache(hub_problem)  # the hub is asked once, and only if a source must be opened
         return [_hub(*entry, problem) for entry in HUB_TEXTS]
     path = local_file(text)
-    with readable(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with readable(path):
+        digest = sha256_of(path)
     return [TextSource(f"file: {path.name}", f"sha256:{digest}", functools.partial(_open, path))]
 
 
