@@ -332,10 +332,10 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: atlas.generate_documents(0, seed=0), "n_documents is 0"),
-        (lambda: atlas.labelled_contexts(0), "n_contexts is 0"),
-        (lambda: atlas.labelled_contexts(1, context_size=129), "context_size is 129"),
-        (lambda: atlas.fact_prompts("landmark_colour"), "unknown relation 'landmark_colour'"),
+        (lambda: atlas.generate_documents(0, seed=0), "n_documents=0"),
+        (lambda: atlas.labelled_contexts(0), "n_contexts=0"),
+        (lambda: atlas.labelled_contexts(1, context_size=129), "context_size=129"),
+        (lambda: atlas.fact_prompts("landmark_colour"), "relation='landmark_colour' is unknown"),
         (lambda: entropy([]), "at least one document"),
         (lambda: training.train(atlas.FOLDER / "none", steps=0), "steps is 0"),
         (lambda: training.check(atlas.FOLDER / "none"), "no trained model"),

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.protocols import LanguageModel
+from rkcnn_lib.tensors import number, one_of, whole
 from rkcnn_lib.worlds.activations.capture_job import (
     DTYPES,
     MIN_CONTEXTS,
@@ -63,29 +64,14 @@ def capture(
     hook: str = "mlp_out",
     batch_size: int | None = None,
 ) -> torch.Tensor:
-    """Return the activations at one hook for given token ids.
+    """Return the activations of ``lm`` at one hook for ``token_ids`` (batch, position), read as they are.
 
-    Parameters
-    ----------
-    lm : TransformerBridge
-        From :func:`rkcnn_lib.worlds.load_model`.
-    token_ids : (batch, position) long tensor
-        Read as they are: nothing is prepended.
-    layer, hook
-        Block (negative numbers count from the end) and one of :data:`rkcnn_lib.worlds.HOOKS`.
-    batch_size : int, optional
-        Contexts run at a time; chosen to fit if None.
+    ``layer`` (negative numbers count from the end) and ``hook`` are a block and one of :data:`rkcnn_lib.worlds.HOOKS`;
+    ``batch_size`` contexts run at a time, chosen to fit if None.
 
-    Returns
-    -------
-    (batch * position, d) float32 tensor on the CPU
-        Every position; row ``b * position + p`` is position ``p`` of sequence ``b``.
-
-    Raises
-    ------
-    ValueError
-        For what does not exist in the model, a hook that does not hold there what its name says, and sequences that
-        are too long.
+    Returns a (batch * position, d) float32 tensor on the CPU; row ``b * position + p`` is position ``p`` of sequence
+    ``b``. ValueError for what does not exist in the model, a hook that does not hold there what its name says, and
+    sequences that are too long.
     """
     n_layers, ids = lm.cfg.n_layers, torch.as_tensor(token_ids)
     if not -n_layers <= layer < n_layers:
@@ -158,10 +144,7 @@ def capture_layers(
     lm : TransformerBridge, optional
         The model, if it is loaded already.
 
-    Returns
-    -------
-    dict
-        (block counted from the start, hook) to :class:`~rkcnn_lib.worlds.activations.store.ActivationStore`.
+    Returns {(block counted from the start, hook): :class:`~rkcnn_lib.worlds.activations.store.ActivationStore`}.
 
     Raises
     ------
@@ -179,11 +162,11 @@ def capture_layers(
     if adds := facts.task == "modular addition":
         modadd.check_hooks(hooks)
     check_sizes(facts, n_tokens, context_size)
-    if not wanted or dtype not in DTYPES or not 0 < held_out_share < 1 or (batch_size is not None and batch_size < 1):
-        raise ValueError(
-            f"layers = {layers}, hooks = {hooks}, dtype = {dtype!r}, held_out_share = {held_out_share}, batch_size = "
-            f"{batch_size}: expected at least one of each, {' or '.join(DTYPES)}, within (0, 1), at least 1"
-        )
+    if not wanted:
+        raise ValueError(f"layers = {layers}, hooks = {hooks}: expected at least one of each")
+    one_of("dtype", dtype, DTYPES)
+    held_out_share = number("held_out_share", held_out_share, "(0, 1)")
+    batch_size = None if batch_size is None else whole("batch_size", batch_size)
     root = outputs_root() / "cache" if root is None else Path(root)
     failed: list[str] = []
     for source in [modadd.source(facts.vocab_size - 1, text, seed)] if adds else text_sources(text, facts.name, seed):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rkcnn_lib.tensors import number, one_of, whole
 from rkcnn_lib.worlds.activations.manifest import (
     CacheError,
     check_size,
@@ -110,9 +111,7 @@ class Store(ABC):
         """
         rows = self.rows(split, seed)
         if n_rows is not None:
-            if n_rows < 1:
-                raise ValueError(f"n_rows = {n_rows}: expected at least 1")
-            if n_rows > len(rows):
+            if whole("n_rows", n_rows) > len(rows):
                 warnings.warn(f"{n_rows} rows asked of split {split!r}, which has {len(rows)}", stacklevel=2)
             rows = _generator(seed, split, "matrix").permutation(rows)[:n_rows]
         return self.take(rows)
@@ -129,8 +128,7 @@ class Store(ABC):
         rows = self.rows(split, seed)
         if not 1 <= batch_size <= len(rows):
             raise ValueError(f"batch_size = {batch_size}: split {split!r} has {len(rows)} rows, allowed are 1 to that")
-        if start < 0:
-            raise ValueError(f"start = {start}: expected at least 0")
+        start = whole("start", start, 0)
         per_epoch = len(rows) // batch_size if epochs is None else -(-len(rows) // batch_size)
 
         def drawn() -> Iterator[torch.Tensor]:
@@ -167,8 +165,7 @@ class Store(ABC):
         return column.reshape(-1, self.context_size)[ours]
 
     def _in_split(self, split: str, seed: int) -> np.ndarray:
-        if split not in SPLITS:
-            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
+        one_of("split", split, SPLITS)
         return (split_of(self.document_hashes, seed, self.manifest["held_out_share"]) == split)[self.document_ids]
 
 
@@ -249,8 +246,7 @@ class MemoryStore(Store):
         X = torch.as_tensor(X)
         if X.ndim != 2 or not len(X):
             raise ValueError(f"X has shape {tuple(X.shape)}: expected (n, d) with n > 0")
-        if block < 1 or not 0 < held_out_share < 1:
-            raise ValueError(f"block = {block}, held_out_share = {held_out_share}: expected >= 1 and within (0, 1)")
+        block, held_out_share = whole("block", block), number("held_out_share", held_out_share, "(0, 1)")
         self.X, self.truth = X.detach().to("cpu", torch.float32).contiguous(), truth
         n, self.d_in = self.X.shape
         self.document_ids, self.positions = np.divmod(np.arange(n), block)

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 def boot(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
     """Return the model of a folder as a ``TransformerBridge`` in evaluation mode.
 
-    Raises
-    ------
-    ValueError
-        If the tokenizer cannot be read, the files lack weights of the model (which would be left random), the bridge
-        cannot run its architecture, or it reads later tokens.
+    ValueError if the tokenizer cannot be read, the files lack weights of the model (which would be left random), the
+    bridge cannot run its architecture, or it reads later tokens.
     """
     from transformer_lens import TransformerBridge
 
@@ -120,12 +117,8 @@ def _quiet() -> Iterator[None]:
 def pick_device(device: str | torch.device | None = None) -> torch.device:
     """Return the device to compute on; None: the GPU if there is one, else the CPU. ``"cpu"`` is always obeyed.
 
-    Raises
-    ------
-    RuntimeError
-        If CUDA is asked for, or a GPU is there, and torch cannot use it: the message gives torch's reason.
-    ValueError
-        If the name is no device.
+    RuntimeError, with torch's reason, if CUDA is asked for, or a GPU is there, and torch cannot use it; ValueError if
+    the name is no device.
     """
     if device is None:
         if not _gpu_there() and not torch.cuda.is_available():

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from rkcnn_lib.protocols import LanguageModel
+from rkcnn_lib.tensors import one_of
 from rkcnn_lib.worlds.models.load import ModelFacts
 
 # Plain name -> TransformerLens hook point, and the width it has.
@@ -44,9 +45,7 @@ ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 def check_hook(hook: str) -> str:
     """Return the hook's plain name; raise ValueError if there is no such hook."""
-    if hook not in HOOKS:
-        raise ValueError(f"hook = {hook!r}: allowed are {', '.join(HOOKS)}")
-    return hook
+    return one_of("hook", hook, HOOKS)
 
 
 def hook_name(hook: str, layer: int) -> str:

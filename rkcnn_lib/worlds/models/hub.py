@@ -143,18 +143,9 @@ def fetched(
 ) -> Path:
     """Return a model repository's snapshot with the files that match, completed from the hub if need be.
 
-    Parameters
-    ----------
-    wanted, ignored : sequence of str
-        Patterns of file names. The cache is asked with the same as the hub: without them it calls every snapshot
-        incomplete of which files are left out.
-    lack : callable
-        Says of a folder in the cache which needed file it lacks, or None.
-
-    Raises
-    ------
-    ModelUnavailable
-        If the snapshot is not whole here and cannot be had, with the reason in one line.
+    ``wanted`` and ``ignored`` are patterns of file names. The cache is asked with the same as the hub: without them it
+    calls every snapshot incomplete of which files are left out. ``lack`` says of a folder in the cache which needed
+    file it lacks, or None. ModelUnavailable, with the reason in one line, if it is not whole here and cannot be had.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -251,13 +242,8 @@ def gemma_folder(root: str | Path | None = None) -> Path:
 
     The packages hold 4-bit weights in GGUF format. The first call dequantises them into an ordinary Hugging Face folder
     (about 1.2 GB, some minutes) in ``root``, ``models`` under the outputs folder unless said.
-
-    Raises
-    ------
-    ModelUnavailable
-        If the packages are not installed.
-    RuntimeError
-        If the tokenizer or the model fails the known answer: some transformers releases break this tokenizer.
+    ModelUnavailable if they are not installed; RuntimeError if the tokenizer or the model fails the known answer: some
+    transformers releases break this tokenizer.
     """
     folder = (outputs_root() / "models" if root is None else Path(root)) / "gemma-3-270m"
     if (folder / "config.json").is_file():

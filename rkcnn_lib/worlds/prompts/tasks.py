@@ -53,18 +53,11 @@ def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = No
     ``"atlas"`` has facts, sentences and verbs of its own; every other model gets the written ones, without the words
     that are not one token of its ``tokenizer`` where one is needed.
 
-    Parameters
-    ----------
-    task : str
-        A relation of facts, ``"agreement"`` (a verb owes its subject a number, across a noun of the other number),
-        ``"ioi"`` (indirect-object identification; not for atlas) or ``"sum"`` (modular addition; for its models only).
-    sides : pair of sets, optional
-        The entities to choose and to judge on, for a second relation of the same entities; facts only.
+    ``task`` is a relation of facts, ``"agreement"`` (a verb owes its subject a number, across a noun of the other
+    number), ``"ioi"`` (indirect-object identification; not for atlas) or ``"sum"`` (modular addition; for its models
+    only). ``sides`` are the entities to choose and to judge on, for a second relation of the same entities; facts only.
 
-    Raises
-    ------
-    ValueError
-        For an unknown task (the message lists the known ones), or one without a prompt for this tokenizer.
+    ValueError for an unknown task (the message lists the known ones), or one without a prompt for this tokenizer.
     """
     if task == SUM:
         prompts = _sum_prompts(tokenizer)

@@ -74,22 +74,14 @@ class TextSource:
 def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource]:
     """Return the sources to try, in this order.
 
-    Parameters
-    ----------
-    text : str or None
-        None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
-        parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016),
-        streamed. These three were tried against a stand-in of the hub and not the hub itself, for want of a
-        network. ``"atlas"``: atlas's generator. Else a local file in UTF-8: ``.txt``
-        (a document starts at a heading `` = Title = `` where there are such, else at a blank line), ``.jsonl``
-        (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
-    model, seed
-        Atlas takes the generator's own token ids, drawn under the seed.
+    ``text`` None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
+    parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016), streamed.
+    These three were tried against a stand-in of the hub and not the hub itself, for want of a network.
+    ``"atlas"``: atlas's generator, drawn under ``seed``, whose own token ids the model atlas takes. Else a local file,
+    UTF-8: ``.txt`` (a document starts at a heading `` = Title = `` where there are such, else at a blank line),
+    ``.jsonl`` (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
 
-    Raises
-    ------
-    ValueError
-        If the text is none of these, or the file is not there or cannot be read.
+    ValueError if the text is none of these, or the file is not there or cannot be read.
     """
     if text == "atlas" or (text in (None, "auto") and model == "atlas"):
         return [_atlas(model, seed)]

@@ -45,13 +45,10 @@ class ParallelToyModel:
 
     Parameters
     ----------
-    n_instances, n_features, n_hidden : int
-    probabilities : float or array, default 0.05
+    probabilities : float or array
         Probability that a feature is active: one number, one per instance ``(n_instances,)``, or
         ``(n_instances, n_features)``; for one per feature pass ``(1, n_features)``.
-    importance : float or array (n_features,), default 1.0
-        Weight of each feature in the loss.
-    k_active, correlated_pairs, anticorrelated_pairs
+    importance, k_active, correlated_pairs, anticorrelated_pairs
         As in :class:`rkcnn_lib.worlds.toy.synthetic.SyntheticSparseDataGenerator`. Values are one-sided: a ReLU
         readout cannot return negative ones.
     random_state, device
