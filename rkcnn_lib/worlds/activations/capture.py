@@ -123,26 +123,20 @@ def capture_layers(
         Blocks (negative numbers count from the end), and of :data:`rkcnn_lib.worlds.HOOKS`.
     n_tokens : int
         Rows to keep, rounded down to whole contexts. A text that ends earlier gives fewer, with a warning.
-    text : str, optional
-        See ``text_sources``. Of the hub's list the first that is already cached, or can be read, is used; the
+    text, seed : optional
+        See `text_sources`. Of the hub's list the first that is already cached, or can be read, is used; the
         manifest names those that failed before it. Modular addition reads its own pairs only.
     root : str or Path, optional
         Where caches are kept; ``cache`` under the outputs folder if None.
-    context_size : int
-        Tokens a context, with the beginning-of-sequence token at position 0.
-    held_out_share : float
-        Share of documents held out, packed into contexts of their own.
+    context_size, held_out_share : int, float
+        Tokens a context, the beginning-of-sequence token at position 0; share of documents held out, in contexts of
+        their own.
     dtype : {"float16", "bfloat16"}
         On disk. A dimension whose values are beyond float16's range (65504), or too small for it, is stored at a
         scale of its own.
-    device : str or torch.device, optional
-        See :func:`rkcnn_lib.worlds.pick_device`.
-    batch_size : int, optional
-        Contexts run at a time; chosen to fit if None.
-    seed : int
-        For atlas's generator.
-    lm : TransformerBridge, optional
-        The model, if it is loaded already.
+    device, batch_size, lm : optional
+        See :func:`rkcnn_lib.worlds.pick_device`; contexts run at a time, chosen to fit if None; the model, if it is
+        loaded already.
 
     Returns {(block counted from the start, hook): :class:`~rkcnn_lib.worlds.activations.store.ActivationStore`}.
 

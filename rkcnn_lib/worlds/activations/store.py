@@ -33,29 +33,15 @@ COLUMNS = ("tokens", "positions", "document_ids", "mask", "document_hashes")  # 
 
 
 class Store(ABC):
-    """Rows of activations with their documents; what :class:`ActivationStore` and :class:`MemoryStore` share.
+    """Rows of activations with their documents; what :class:`ActivationStore` and :class:`MemoryStore` share."""
 
-    Attributes
-    ----------
-    manifest : dict
-        What the rows are and where they come from.
-    d_in : int
-        Width of a row.
-    tokens, positions, document_ids : (n,) integer arrays
-        Token id, position in its context and document number of each row (tokens -1: rows are no tokens).
-    document_hashes : (n_documents,) int64 array
-        Decide the splits.
-    mask : (n,) bool array
-        False at position 0 and at special tokens: such rows are kept but belong to no split.
-    """
-
-    manifest: dict[str, Any]
-    d_in: int
-    tokens: np.ndarray
-    positions: np.ndarray
-    document_ids: np.ndarray
-    document_hashes: np.ndarray
-    mask: np.ndarray
+    manifest: dict[str, Any]  # what the rows are and where they come from
+    d_in: int  # width of a row
+    tokens: np.ndarray  # (n,) token id of each row, -1 where rows are no tokens
+    positions: np.ndarray  # (n,) position of each row in its context
+    document_ids: np.ndarray  # (n,) number of each row's document
+    document_hashes: np.ndarray  # (n_documents,) int64: decide the splits
+    mask: np.ndarray  # (n,) bool; False at position 0 and at special tokens: rows that are kept but in no split
 
     @abstractmethod
     def take(self, rows: np.ndarray) -> torch.Tensor:

@@ -31,19 +31,11 @@ class Topic:
 
 @dataclass(frozen=True)
 class World:
-    """Entities, the facts that relate them, and the topics.
+    """Entities, the facts that relate them, and the topics."""
 
-    Attributes
-    ----------
-    entities : {kind: tuple of names}
-    facts : {relation: {subject: object}}
-    pronouns : {person: "She" | "He"}
-    topics : {name: Topic}
-    """
-
-    entities: dict[str, tuple[str, ...]]
-    facts: dict[str, dict[str, str]]
-    pronouns: dict[str, str]
+    entities: dict[str, tuple[str, ...]]  # kind -> names
+    facts: dict[str, dict[str, str]]  # relation -> {subject: object}
+    pronouns: dict[str, str]  # person -> "She" or "He"
     topics: dict[str, Topic]
 
     def country_of(self, name: str) -> str | None:

@@ -98,15 +98,10 @@ def load_model(
         model), or a hub name such as ``"gpt2"``.
     revision : str, optional
         Branch, tag or commit; hub models only.
-    device : str or torch.device, optional
-        See :func:`pick_device`.
-    dtype : str or torch.dtype, optional
-        Of the weights; float32 unless said.
+    device, dtype : optional
+        See :func:`pick_device`; of the weights, float32 unless said.
 
-    Returns
-    -------
-    TransformerBridge
-        In evaluation mode, with the model's own tokenizer; one that has no beginning-of-sequence token keeps none.
+    It is in evaluation mode, with the model's own tokenizer; one that has no beginning-of-sequence token keeps none.
 
     Raises
     ------

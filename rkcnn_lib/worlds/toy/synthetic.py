@@ -185,39 +185,6 @@ def topic_rates(p: np.ndarray, n_topics: int, structure: float) -> tuple[np.ndar
     return np.where(is_own, own, p * (1 - structure)), feature_topics
 
 
-def lu_gweon_classes(
-    n: int,
-    n_noise: int,
-    *,
-    n_informative: int = 20,
-    n_classes: int = 2,
-    shift: float = 1.0,
-    random_state: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class data with few informative columns among many of noise, after Lu & Gweon 2025.
-
-    From their simulation (PeerJ Computer Science 11:e2497, doi 10.7717/peerj-cs.2497) we take the idea: 20
-    informative features, a growing number of noise features, and the question how fast a classifier decays.
-    The rest is ours, so numbers from here are not comparable with theirs: independent unit-variance Gaussian
-    columns; each informative column marks one class (column j marks class j mod n_classes) by a mean raised
-    by ``shift``; noise columns are standard normal for all classes; classes are of equal size.
-
-    With the defaults and no noise columns the Bayes error is Phi(-sqrt(20) / 2), about 1.3 %. At least ``n_classes``
-    rows and informative columns; a ``shift`` of 0 makes every column noise.
-
-    Returns X (n, n_informative + n_noise), float64, informative columns first, and y (n,), int64: class sizes differ by
-    at most one, rows are in random order.
-    """
-    n_classes, n_noise = whole("n_classes", n_classes, 2), whole("n_noise", n_noise, 0)
-    n, n_informative = whole("n", n, n_classes), whole("n_informative", n_informative, n_classes)
-    shift = number("shift", shift, "(-inf, inf)")
-    rng = np.random.default_rng(whole("random_state", random_state, 0))
-    y = rng.permutation(np.arange(n) % n_classes)
-    X = rng.standard_normal((n, n_informative + n_noise))
-    X[:, :n_informative] += shift * (np.arange(n_informative) % n_classes == y[:, None])
-    return X, y
-
-
 def floats(given: ArrayLike, name: str) -> torch.Tensor:
     """A tensor of floats as it is, with its history and unread; all else as `as_numbers` takes or refuses it."""
     if isinstance(given, torch.Tensor) and given.layout == torch.strided and given.is_floating_point():
