@@ -24,6 +24,7 @@ class Store(Protocol):
     ) -> Iterator[torch.Tensor]: ...
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """A model with named hooks, as a ``TransformerBridge`` is one."""
 
@@ -42,6 +43,7 @@ class LanguageModel(Protocol):
     def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
+@runtime_checkable
 class SparseCoder(Protocol):
     """A sparse autoencoder, as :class:`rkcnn_lib.sae.SAE` is one: rows (n, d_in) to latents (n, d_sae) and back."""
 

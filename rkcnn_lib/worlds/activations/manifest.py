@@ -81,10 +81,10 @@ def check_sum(folder: Path, record: dict[str, Any]) -> None:
     """Raise CacheError unless a file is there and its content is the one recorded."""
     check_size(folder, record)
     try:
-        found = sha256_of(folder / record["file"])
+        digest = sha256_of(folder / record["file"])
     except OSError as error:
         raise damaged(folder, record["file"], f"cannot be read ({error.strerror})") from None
-    if found != record["sha256"]:
+    if digest != record["sha256"]:
         raise damaged(folder, record["file"], "differs from its checksum in manifest.json")
 
 
@@ -97,8 +97,8 @@ def load_checked(folder: Path, record: dict[str, Any], names: Iterable[str]) -> 
 def load_tensors(folder: Path, file: str, names: Iterable[str]) -> list[torch.Tensor]:
     """Map a file's tensors of these names into memory; CacheError if that cannot be done."""
     try:
-        found = load_file(folder / file)
-        return [found[name] for name in names]
+        tensors = load_file(folder / file)
+        return [tensors[name] for name in names]
     except (SafetensorError, OSError, KeyError) as error:
         raise damaged(folder, file, f"cannot be read ({error})") from None
 

@@ -179,7 +179,7 @@ def fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
     Ordered by template, then subject: each subject once among the held-out ones, which evaluate, three times among the
     others, of which the first screens. All prompts of a template (their ``family``) have the same length.
     """
-    known, prompts, answers, met = grammar(), [], facts(relation), set()
+    known, prompts, answers, screened = grammar(), [], facts(relation), set()
     for pattern, text in enumerate(TABLES["facts"][relation]):
         symbols = text.split()[:-2]  # without the answer and the full stop
         slot = f"${RELATIONS[relation][0]}"
@@ -196,8 +196,8 @@ def fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
                     answer_ids=(known.ids[answer],),
                     family=" ".join(symbols).replace(slot, "{}"),
                     entity_position=1 + symbols.index(slot),
-                    role="evaluation" if held_out else "selection" if subject in met else "screening",
+                    role="evaluation" if held_out else "selection" if subject in screened else "screening",
                 )
             )
-            met.add(subject)
+            screened.add(subject)
     return prompts

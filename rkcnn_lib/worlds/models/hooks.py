@@ -160,13 +160,13 @@ def _close(own: torch.Tensor, rebuilt: torch.Tensor) -> bool:
 def _unwrapped(lm: LanguageModel) -> Iterator[None]:
     from transformer_lens.model_bridge.generalized_components import AttentionBridge, NormalizationBridge
 
-    ways = {AttentionBridge: AttentionBridge.forward, NormalizationBridge: _normalise}
-    changed = [(part, way) for part in lm.modules() for kind, way in ways.items() if isinstance(part, kind)]
+    forwards = {AttentionBridge: AttentionBridge.forward, NormalizationBridge: _normalise}
+    changed = [(part, forward) for part in lm.modules() for kind, forward in forwards.items() if isinstance(part, kind)]
     model: Any = lm.original_model
     before = model.config._attn_implementation
     try:
-        for part, way in changed:
-            part.__dict__["forward"] = functools.partial(way, part)  # setattr would reach the layer within
+        for part, forward in changed:
+            part.__dict__["forward"] = functools.partial(forward, part)  # setattr would reach the layer within
         model.set_attn_implementation("sdpa")
         yield
     finally:
@@ -229,9 +229,9 @@ def _content_problem(hook: str, acts: dict[str, torch.Tensor], plain: Sequence[t
         if projection is None or "mlp.out.hook_out" not in acts:
             return "its MLP has no output projection of its own (the experts of a mixture have one each)"
         with torch.no_grad():
-            made = projection(x)
+            projected = projection(x)
         ends = (acts[end] for end in ("mlp.hook_out", "hook_mlp_out") if end in acts)
-        through = _same(made, acts["mlp.out.hook_out"]) and any(_same(made, end) for end in ends)
+        through = _same(projected, acts["mlp.out.hook_out"]) and any(_same(projected, end) for end in ends)
         return None if through else "the MLP's output projection does not make the MLP's output of it"
     points = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
     if all(point in acts for point in points):

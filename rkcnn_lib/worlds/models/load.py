@@ -192,11 +192,11 @@ def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     named = str("float32" if dtype is None else dtype).removeprefix("torch.")
-    if named not in known:
-        raise ValueError(f"dtype = {dtype!r}: allowed are {', '.join(known)}")
-    return known[named]
+    if named not in dtypes:
+        raise ValueError(f"dtype = {dtype!r}: allowed are {', '.join(dtypes)}")
+    return dtypes[named]
 
 
 def read_sizes(folder: Path) -> dict[str, int]:

@@ -191,10 +191,10 @@ def _sum_prompts(tokenizer: Any) -> list[Prompt]:
     generator, prompts = torch.Generator().manual_seed(0), []
     roles: tuple[tuple[Role, bool], ...] = (("selection", False), ("evaluation", True))
     for role, side in roles:
-        mine = pairs[(held_out == side) & (pairs[:, 0] < pairs[:, 1])]
-        mine = mine[torch.randperm(len(mine), generator=generator)]
+        drawn = pairs[(held_out == side) & (pairs[:, 0] < pairs[:, 1])]
+        drawn = drawn[torch.randperm(len(drawn), generator=generator)]
         count: dict[int, int] = {}
-        for a, b in mine.tolist():
+        for a, b in drawn.tolist():
             answer = (a + b) % p
             if count.setdefault(answer, 0) < PAIRS_EACH:
                 count[answer] += 1

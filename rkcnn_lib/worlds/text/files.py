@@ -119,24 +119,24 @@ READERS = {".txt": _lines, ".jsonl": _json_texts, ".parquet": _column}
 
 def by_heading(lines: Iterable[str]) -> Iterator[str]:
     """Cut a wikitext into articles; what stands before the first heading is a document of its own."""
-    held: list[str] = []
+    lines_of_document: list[str] = []
     for line in lines:
-        if HEADING.match(line.rstrip("\n")) and "".join(held).strip():
-            yield "".join(held)
-            held = []
-        held.append(line)
-    if "".join(held).strip():
-        yield "".join(held)
+        if HEADING.match(line.rstrip("\n")) and "".join(lines_of_document).strip():
+            yield "".join(lines_of_document)
+            lines_of_document = []
+        lines_of_document.append(line)
+    if "".join(lines_of_document).strip():
+        yield "".join(lines_of_document)
 
 
 def _by_blank_line(lines: Iterable[str]) -> Iterator[str]:
-    held: list[str] = []
+    lines_of_document: list[str] = []
     for line in chain(lines, [""]):
         if line.strip():
-            held.append(line)
-        elif held:
-            yield "".join(held)
-            held = []
+            lines_of_document.append(line)
+        elif lines_of_document:
+            yield "".join(lines_of_document)
+            lines_of_document = []
 
 
 def write_hub_rows(dataset: str, config: str, commit: str) -> None:

@@ -134,13 +134,13 @@ def _commit(name: str, dataset: str, revision: str | None, problem: Callable[[],
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionResolutionError
 
-    asked = {"repo_id": dataset, "repo_type": "dataset", "revision": revision}
+    repository = {"repo_id": dataset, "repo_type": "dataset", "revision": revision}
     with contextlib.suppress(RevisionResolutionError):
-        return HfApi().resolve_revision(**asked, local_files_only=True).resolved
+        return HfApi().resolve_revision(**repository, local_files_only=True).resolved
     if problem():
         raise TextUnavailable(f"{name}: {problem()}")
     try:
-        return patiently(lambda: HfApi().resolve_revision(**asked)).resolved  # noted beside the hub's cached files
+        return patiently(lambda: HfApi().resolve_revision(**repository)).resolved  # noted beside the hub's cached files
     except Exception as error:
         raise TextUnavailable(f"{name}: {refusal(error, dataset, revision, 'dataset')}") from None
 
@@ -160,7 +160,7 @@ def _rows(name: str, words: list[str]) -> Iterator[str]:
     command = [sys.executable, "-P", str(READER), *words]
     reader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert reader.stdout is not None
-    count, held = 0, b""
+    count, rest = 0, b""
     try:
         while True:
             is_ready, _, _ = select.select([reader.stdout], [], [], SILENT_SECONDS)
@@ -169,7 +169,7 @@ def _rows(name: str, words: list[str]) -> Iterator[str]:
             raw = os.read(reader.stdout.fileno(), 2**16)
             if not raw:
                 raise _broken(name, count, f"its reader ended with {reader.wait()}")
-            *lines, held = (held + raw).split(b"\n")
+            *lines, rest = (rest + raw).split(b"\n")
             for row in map(json.loads, lines):
                 if isinstance(row, dict) and row["end"]:
                     raise _broken(name, count, row["end"])
