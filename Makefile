@@ -27,9 +27,10 @@ $(READY): pyproject.toml requirements.lock
 report: $(READY)  ## run all six notebooks on the embedded models and write outputs/report/index.html
 	$(BIN)/rkcnn report params/quick
 
-lint: $(READY)  ## ruff: rules and format
+lint: $(READY)  ## ruff: rules and format; basedpyright: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -31,10 +31,10 @@ from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import RandomKCNNClassifier, RkCNNMiner, mine, surrogate
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
+from rkcnn_lib.tensors import number, whole
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.toy.geometry import true_directions
+from rkcnn_lib.worlds.toy.models import true_directions
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
-from rkcnn_lib.worlds.toy.synthetic import lu_gweon_classes
 
 NEIGHBOURS = {"score": "neighbours"}
 MINERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -206,6 +206,39 @@ def false_keeps(n_runs: int = 200) -> Iterator[dict[str, Any]]:
                     kept += miner.fit(X).n_kept_ > 0
                 yield {"world": f"{kind} surrogates", "score": score, "null_mode": mode, "runs": runs,
                        "runs_that_keep_any": int(kept)}  # fmt: skip
+
+
+def lu_gweon_classes(
+    n: int,
+    n_noise: int,
+    *,
+    n_informative: int = 20,
+    n_classes: int = 2,
+    shift: float = 1.0,
+    random_state: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class data with few informative columns among many of noise, after Lu & Gweon 2025.
+
+    From their simulation (PeerJ Computer Science 11:e2497, doi 10.7717/peerj-cs.2497) we take the idea: 20
+    informative features, a growing number of noise features, and the question how fast a classifier decays.
+    The rest is ours, so numbers from here are not comparable with theirs: independent unit-variance Gaussian
+    columns; each informative column marks one class (column j marks class j mod n_classes) by a mean raised
+    by ``shift``; noise columns are standard normal for all classes; classes are of equal size.
+
+    With the defaults and no noise columns the Bayes error is Phi(-sqrt(20) / 2), about 1.3 %. At least ``n_classes``
+    rows and informative columns; a ``shift`` of 0 makes every column noise.
+
+    Returns X (n, n_informative + n_noise), float64, informative columns first, and y (n,), int64: class sizes differ by
+    at most one, rows are in random order.
+    """
+    n_classes, n_noise = whole("n_classes", n_classes, 2), whole("n_noise", n_noise, 0)
+    n, n_informative = whole("n", n, n_classes), whole("n_informative", n_informative, n_classes)
+    shift = number("shift", shift, "(-inf, inf)")
+    rng = np.random.default_rng(whole("random_state", random_state, 0))
+    y = rng.permutation(np.arange(n) % n_classes)
+    X = rng.standard_normal((n, n_informative + n_noise))
+    X[:, :n_informative] += shift * (np.arange(n_informative) % n_classes == y[:, None])
+    return X, y
 
 
 def classes(n_runs: int = 20, n_noise: int = 200, n: int = 400) -> Iterator[dict[str, Any]]:

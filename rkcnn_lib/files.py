@@ -42,6 +42,12 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def plain(value: Any) -> Any:
     """Let numpy's and torch's numbers into JSON as the numbers they are, and anything else as text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

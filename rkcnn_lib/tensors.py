@@ -7,11 +7,13 @@ import math
 import warnings
 from collections.abc import Collection
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
+
+from rkcnn_lib.protocols import Store
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_SEED = 2**32 - 1  # of numpy's RandomState
@@ -30,7 +32,7 @@ def as_matrix(given: Any, name: str = "X", least: int = 1) -> torch.Tensor:
     return X
 
 
-def rows_or_store(given: Any, name: str = "X") -> Any:
+def rows_or_store(given: Any, name: str = "X") -> torch.Tensor | Store:
     """Return a tensor or array as `as_matrix` does, and anything else, an activation store, as it is."""
     return as_matrix(given, name) if hasattr(given, "shape") else given
 
@@ -103,7 +105,7 @@ def exponent(*tensors: torch.Tensor) -> int:
 def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """Return ``value`` as an int; ValueError unless it is a whole number (no boolean) from ``least`` to ``most``."""
     fits = isinstance(value, Integral) and not isinstance(value, bool)
-    if not fits or value < least or (most is not None and value > most):
+    if not fits or int(value) < least or (most is not None and int(value) > most):
         bounds = f"of at least {least}" if most is None else f"in [{least}, {most}]"
         raise ValueError(f"{name}={value!r} given; it must be a whole number {bounds}")
     return int(value)
@@ -113,10 +115,11 @@ def number(name: str, value: Any, interval: str) -> float:
     """Return ``value`` as a float; ValueError unless it is a number in the interval, written as in "(0, 1]"."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     ends = {"[": low, "]": high}
-    fits = isinstance(value, Real) and not isinstance(value, bool)
-    if not fits or not (low < value < high or value in (ends.get(interval[0]), ends.get(interval[-1]))):
-        raise ValueError(f"{name}={value!r} given; it must be a number in {interval}")
-    return float(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        given = float(value)
+        if low < given < high or given in (ends.get(interval[0]), ends.get(interval[-1])):
+            return given
+    raise ValueError(f"{name}={value!r} given; it must be a number in {interval}")
 
 
 def switch(name: str, value: Any) -> bool:
@@ -145,53 +148,6 @@ def bool_mask(name: str, value: Any, shape: tuple[int, ...]) -> torch.Tensor:
             "(of indices: mask[indices] = True)"
         )
     return torch.as_tensor(mask)
-
-
-class Asked(NamedTuple):
-    """Where a model is asked something, and what counts."""
-
-    where: slice
-    """The n positions of a context at which it is asked."""
-    right: torch.Tensor
-    """(contexts, n) tokens that are right there."""
-    counted: torch.Tensor
-    """(contexts, n) bool: which of them count as targets."""
-
-
-def asked(lm: Any, tokens: torch.Tensor, mask: torch.Tensor) -> Asked:
-    """Say where a model is asked something about `tokens` (contexts, positions), and which answers count.
-
-    A language model is asked for the next token at every position but the last; those count that ``mask`` (contexts,
-    positions; see `rows_that_count`) does, so special tokens are no targets. A model with another task has an `asked`
-    of its own, (contexts, positions) to (where, right), and all of its answers count.
-    """
-    own = getattr(lm, "asked", None)
-    if own is not None:
-        where, right = own(tokens)
-        return Asked(where, right, torch.ones_like(right, dtype=torch.bool))
-    return Asked(slice(0, tokens.shape[1] - 1), tokens[:, 1:], mask[:, 1:].to(tokens.device))
-
-
-def first_position(lm: Any) -> int:
-    """Return the position of a context from which a model's activations count: 1, unless the model has its own.
-
-    The first position is an outlier in most language models, whatever its token.
-    """
-    return getattr(lm, "first_position", 1)
-
-
-def rows_that_count(lm: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Return which rows (contexts, positions) SAEs are trained on: none before `first_position`, no special tokens."""
-    special = torch.tensor(getattr(getattr(lm, "tokenizer", None), "all_special_ids", []), device=tokens.device)
-    mask = ~torch.isin(tokens, special.to(tokens.dtype))
-    mask[:, : first_position(lm)] = False
-    return mask
-
-
-def to_model(lm: Any, tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor on the device of the model's weights (as it is, for a model that has none)."""
-    weight = next(iter(lm.parameters()), None) if hasattr(lm, "parameters") else None
-    return tensor if weight is None else tensor.to(weight.device)
 
 
 def chance_level(draws: Any) -> tuple[Any, Any]:

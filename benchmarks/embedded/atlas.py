@@ -258,7 +258,7 @@ def fact_accuracy(model: GPT2LMHeadModel, relation: str, held_out: bool = True) 
     for length in {len(p.ids) for p in prompts}:
         same = [p for p in prompts if len(p.ids) == length]
         best = model(torch.tensor([p.ids for p in same])).logits[:, -1].argmax(-1).tolist()
-        right += sum(b == p.answer_id for b, p in zip(best, same, strict=True))
+        right += sum(b in p.answer_ids for b, p in zip(best, same, strict=True))
     return right / len(prompts)
 
 
@@ -269,7 +269,7 @@ def bigram_accuracy(n_documents: int = 10_000, seed: int = 0) -> float:
         for word, following in zip(document.ids, document.ids[1:], strict=False):
             after.setdefault(word, Counter())[following] += 1
     prompts = [p for relation in atlas.relations() for p in atlas.fact_prompts(relation)]
-    return sum(after[p.ids[-1]].most_common(1)[0][0] == p.answer_id for p in prompts) / len(prompts)
+    return sum(after[p.ids[-1]].most_common(1)[0][0] in p.answer_ids for p in prompts) / len(prompts)
 
 
 def check(folder: Path, n_documents: int = 300) -> dict[str, float]:

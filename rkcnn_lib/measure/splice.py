@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rkcnn_lib.measure.causal import run_edited
 from rkcnn_lib.measure.variance import Moments
-from rkcnn_lib.tensors import Asked, asked, bool_mask, fingerprint, rows_that_count, to_model
+from rkcnn_lib.protocols import Asked, asked, rows_that_count, to_model
+from rkcnn_lib.tensors import bool_mask, fingerprint
 
 
 @torch.no_grad()

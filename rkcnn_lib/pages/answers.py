@@ -12,7 +12,7 @@ import pandas as pd
 
 from rkcnn_lib import figures
 from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 JUDGED_BY = "04_sae_compare"  # the notebook whose verdicts answer the report's question
 PROVISIONAL = {

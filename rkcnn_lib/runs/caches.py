@@ -42,8 +42,8 @@ def chosen(names: Iterable[str], root: Path | None = None) -> list[Path]:
             raise ValueError("an empty name stands for no cache: give one that `rkcnn cache ls` shows")
         fits = [path for path in folders if path.name == name] or [p for p in folders if p.name.startswith(name)]
         if len(fits) != 1:
-            there = "\n".join(f"  {_one_line(path.name)}" for path in folders) or "  none"
-            raise ValueError(f"{name!r} stands for {len(fits)} caches; there are\n{there}")
+            listed = "\n".join(f"  {_one_line(path.name)}" for path in folders) or "  none"
+            raise ValueError(f"{name!r} stands for {len(fits)} caches; there are\n{listed}")
         named += fits
     return named or folders
 
@@ -68,8 +68,8 @@ def _state(folder: Path) -> str:
         m = read_manifest(folder)
         return f"{m['n_tokens']:>11,} rows  {m['title']}, {m['hook_name']}, {m['text']['name']}, {m['created']}"
     except (CacheError, LookupError, TypeError, ValueError):
-        there = (folder / "manifest.json").exists()
-        return "damaged: `rkcnn cache verify` says what is wrong" if there else "no activation cache"
+        has_manifest = (folder / "manifest.json").exists()
+        return "damaged: `rkcnn cache verify` says what is wrong" if has_manifest else "no activation cache"
 
 
 def _one_line(text: str) -> str:

@@ -89,7 +89,7 @@ def _kernel() -> str:
 def _device() -> str:
     import torch
 
-    from rkcnn_lib.worlds.models.devices import pick_device
+    from rkcnn_lib.worlds import pick_device
 
     device = pick_device(None)  # raises, with the reason, where a GPU is there that torch cannot use
     if device.type != "cuda":

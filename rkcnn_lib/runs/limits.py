@@ -20,7 +20,7 @@ from rkcnn_lib.runs.schemas import (
     ToySuperposition,
 )
 from rkcnn_lib.runs.yaml_values import ParameterError
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, WIDTHS
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
 
 if TYPE_CHECKING:
     from rkcnn_lib.worlds import ModelFacts
@@ -164,7 +164,6 @@ def _check_relations(p: CausalChecks, facts: ModelFacts | None) -> None:
     """Refuse a relation that no prompt asks for, and a second one that is asked of other entities."""
     from rkcnn_lib.worlds import atlas
     from rkcnn_lib.worlds.prompts import tasks
-    from rkcnn_lib.worlds.prompts.facts import RELATIONS
 
     why = f"a model of modular addition is asked for the relation {tasks.SUM!r}, and no other model is"
     require(_adds(facts) == (p.relation == tasks.SUM), p, "model relation", why)
@@ -174,7 +173,7 @@ def _check_relations(p: CausalChecks, facts: ModelFacts | None) -> None:
     elif p.model == "atlas":
         tables, others = {name: atlas.facts(name) for name in atlas.relations()}, ("agreement",)
     else:
-        tables, others = {name: table for name, (table, *_) in RELATIONS.items()}, ("agreement", "ioi")
+        tables, others = {name: table for name, (table, *_) in tasks.RELATIONS.items()}, ("agreement", "ioi")
     known = (*tables, *others)
     require(p.relation in known, p, "relation", f"known for {p.model} are {', '.join(known)}")
     entities = set(tables.get(p.relation, ()))

@@ -29,7 +29,7 @@ from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, check_notebook, resolve
 from rkcnn_lib.runs.schemas import NOT_DECIDING, Parameters
 from rkcnn_lib.runs.sweep_tables import read_tables
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 FORMAT = 1
 PACKAGES = ("torch", "transformer-lens", "transformers", "scikit-learn", "numpy", "scipy", "plotly", "papermill")
@@ -157,7 +157,7 @@ class Run:
     """One run of a notebook: its checked parameters ``p``, its device and its record."""
 
     def __init__(self, notebook: str, values: Parameters):
-        from rkcnn_lib.worlds.models.devices import pick_device
+        from rkcnn_lib.worlds import pick_device
 
         self.notebook, self.p = notebook, values
         identity = input_identity(notebook, values)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs
+from rkcnn_lib.protocols import rows_that_count
 from rkcnn_lib.runs.schemas import CausalChecks
-from rkcnn_lib.tensors import rows_that_count
 from rkcnn_lib.worlds.prompts.base import Prompt, pair_up, screen
 from rkcnn_lib.worlds.prompts.tasks import task_prompts
 

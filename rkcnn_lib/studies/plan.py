@@ -16,7 +16,7 @@ from rkcnn_lib.probe.neighbours import MAX_ROWS
 from rkcnn_lib.runs.run import finished, run_key
 from rkcnn_lib.runs.schemas import Cache, Comparison, Multilayer, Parameters, SaeCompare
 from rkcnn_lib.vocabulary import ARMS
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS, WIDTHS
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
 
 if TYPE_CHECKING:
     from rkcnn_lib.sae import SAEConfig
@@ -135,7 +135,7 @@ def trainings(p: Comparison) -> float:
 
 def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
     """Print the plan of a profile and say whether to start: ask where it is long, unless ``yes``."""
-    from rkcnn_lib.worlds.models.devices import pick_device
+    from rkcnn_lib.worlds import pick_device
 
     device = str(pick_device(next(iter(plans.values())).device))
     todo = {nb: values for nb, values in plans.items() if not finished(nb, run_key(nb, values))}

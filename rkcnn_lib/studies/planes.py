@@ -19,7 +19,7 @@ from rkcnn_lib.runs.schemas import ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.studies.toy import COMPARED
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
-from rkcnn_lib.worlds.toy.geometry import geometry, polygon, represented, true_directions
+from rkcnn_lib.worlds.toy.models import geometry, polygon, represented, true_directions
 
 PLANE_FEATURES = 5
 PLANE_SAMPLES = 5000

@@ -21,7 +21,7 @@ from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import QUALITIES, Compared
 from rkcnn_lib.studies.verdicts import by_arm, verdict_title
 from rkcnn_lib.vocabulary import ARMS, MEASURES, MINED, RIVALS, UNMINED, base_arm
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 LEAST_OWN = 0.5  # of an arm's latents: below, what is compared is mostly the fill
 RECOVERED = 0.9  # cosine from which a true direction counts as recovered

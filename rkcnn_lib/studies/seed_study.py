@@ -22,7 +22,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
 from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
-from rkcnn_lib.worlds.toy.geometry import true_directions
+from rkcnn_lib.worlds.toy.models import true_directions
 
 N_FEATURES, N_HIDDEN, PROBABILITY = 5, 2, 0.1
 N_LATENTS, N_SEEDS, N_ROWS = 5, 20, 8000

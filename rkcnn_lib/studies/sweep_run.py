@@ -29,9 +29,8 @@ from rkcnn_lib.studies.activations import invented_store
 from rkcnn_lib.studies.cells import UNMINED, matched_unit, mined_unit
 from rkcnn_lib.studies.sweep_file import Sweep, read_sweep
 from rkcnn_lib.studies.sweep_result import Cell, Ended, finish
-from rkcnn_lib.worlds import capture_layers, model_facts
-from rkcnn_lib.worlds.models.devices import pick_device
-from rkcnn_lib.worlds.toy.invented import INVENTED_MODELS
+from rkcnn_lib.worlds import capture_layers, model_facts, pick_device
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 
 def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = None, yes: bool = False) -> int:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from rkcnn_lib.worlds.activations.capture import capture, capture_layers, check_sizes, open_or_capture
 from rkcnn_lib.worlds.activations.manifest import CacheError
 from rkcnn_lib.worlds.activations.store import ActivationStore, MemoryStore
-from rkcnn_lib.worlds.models.devices import pick_device
-from rkcnn_lib.worlds.models.facts import ModelFacts
+from rkcnn_lib.worlds.models.bridge import pick_device
 from rkcnn_lib.worlds.models.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.models.hub import ModelUnavailable
-from rkcnn_lib.worlds.models.load import check_layer, load_model, model_facts
+from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.text.packing import split_of
 from rkcnn_lib.worlds.text.sources import TextUnavailable
 from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel

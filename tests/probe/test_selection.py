@@ -12,7 +12,7 @@ from rkcnn_lib.probe import RkCNNMiner, mine, search
 from rkcnn_lib.probe.found import MIN_RATIO, SearchOptions, SelectionWarning
 from rkcnn_lib.probe.selection import choose
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture
-from rkcnn_lib.worlds.toy.geometry import true_directions
+from rkcnn_lib.worlds.toy.models import true_directions
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 from tests.probe.planted import recovery
 

@@ -51,7 +51,7 @@ def test_mlp_post_of_a_mixture_of_experts_is_refused_before_anything_is_read(tmp
 
 
 def test_a_mixture_that_its_configuration_hides_is_refused_before_the_first_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr("rkcnn_lib.worlds.models.facts.EXPERTS", re.compile("none"))
+    monkeypatch.setattr("rkcnn_lib.worlds.models.load.EXPERTS", re.compile("none"))
     folder, text = build("MixtralForCausalLM", tmp_path / "model"), small_text(tmp_path / "text.txt")
     monkeypatch.setattr(sys.modules["rkcnn_lib.worlds.activations.capture"], "pack_text", None)
     with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.hook_post cannot be had from this model \(MixtralForC"):

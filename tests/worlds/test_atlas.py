@@ -19,8 +19,8 @@ from benchmarks.embedded import atlas as training
 from benchmarks.embedded.scorer import Scorer, entropy, log_probabilities
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, Grammar
-from rkcnn_lib.worlds.atlas.patterns import FACT_PATTERNS, NUMBER, expand, wrap
-from rkcnn_lib.worlds.atlas.world import make_world, third_person
+from rkcnn_lib.worlds.atlas.patterns import NUMBER, expand, wrap
+from rkcnn_lib.worlds.atlas.world import TABLES, make_world, third_person
 
 
 def documents_text(*args, **options):
@@ -226,22 +226,22 @@ def test_held_out_prompts_never_occur_and_the_others_do():
     corpus = "\n".join(documents_text(10_000, seed=11))
     for relation in atlas.relations():
         held_out = atlas.fact_prompts(relation)
-        assert {p.subject for p in held_out} == set(atlas.facts(relation))
-        assert not [p.prompt for p in held_out if p.prompt in corpus]
+        assert {p.entity for p in held_out} == set(atlas.facts(relation))
+        assert not [p.text for p in held_out if p.text in corpus]
         written = atlas.fact_prompts(relation, held_out=False)
         assert len(written) == 3 * len(held_out)
-        assert np.mean([p.prompt in corpus for p in written]) > 0.95
+        assert np.mean([p.text in corpus for p in written]) > 0.95
 
 
 def test_prompts_of_a_template_have_one_length_and_one_subject_position():
     for relation in atlas.relations():
         shapes: dict[str, set] = {}
         for p in atlas.fact_prompts(relation) + atlas.fact_prompts(relation, held_out=False):
-            shapes.setdefault(p.template, set()).add((len(p.ids), p.subject_position))
-            assert atlas.grammar().vocabulary[p.ids[p.subject_position]] == p.subject
-            assert p.template.format(p.subject) == p.prompt
-            assert atlas.grammar().vocabulary[p.answer_id] == p.answer == atlas.facts(relation)[p.subject]
-        assert len(shapes) == len(FACT_PATTERNS[relation])
+            shapes.setdefault(p.family, set()).add((len(p.ids), p.entity_position))
+            assert atlas.grammar().vocabulary[p.ids[p.entity_position]] == p.entity
+            assert p.family.format(p.entity) == p.text
+            assert atlas.grammar().vocabulary[p.answer_ids[0]] == p.answer == atlas.facts(relation)[p.entity]
+        assert len(shapes) == len(TABLES["facts"][relation])
         assert all(len(found) == 1 for found in shapes.values())
 
 
@@ -286,9 +286,9 @@ def test_folder_loads_through_transformer_lens_and_answers_paris():
     from transformer_lens import TransformerBridge
 
     lm = TransformerBridge.boot_transformers(str(atlas.FOLDER))
-    prompt = next(p for p in atlas.fact_prompts("landmark_city") if p.subject == "Eiffel Tower")
-    assert prompt.prompt == "The Eiffel Tower is in the city of"
-    ids = lm.to_tokens(prompt.prompt)
+    prompt = next(p for p in atlas.fact_prompts("landmark_city") if p.entity == "Eiffel Tower")
+    assert prompt.text == "The Eiffel Tower is in the city of"
+    ids = lm.to_tokens(prompt.text)
     assert tuple(ids[0].tolist()) == prompt.ids
     logits = lm(ids)
     assert lm.to_string(logits[0, -1].argmax()) == "Paris"
@@ -332,10 +332,10 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: atlas.generate_documents(0, seed=0), "n_documents is 0"),
-        (lambda: atlas.labelled_contexts(0), "n_contexts is 0"),
-        (lambda: atlas.labelled_contexts(1, context_size=129), "context_size is 129"),
-        (lambda: atlas.fact_prompts("landmark_colour"), "unknown relation 'landmark_colour'"),
+        (lambda: atlas.generate_documents(0, seed=0), "n_documents=0"),
+        (lambda: atlas.labelled_contexts(0), "n_contexts=0"),
+        (lambda: atlas.labelled_contexts(1, context_size=129), "context_size=129"),
+        (lambda: atlas.fact_prompts("landmark_colour"), "relation='landmark_colour' is unknown"),
         (lambda: entropy([]), "at least one document"),
         (lambda: training.train(atlas.FOLDER / "none", steps=0), "steps is 0"),
         (lambda: training.check(atlas.FOLDER / "none"), "no trained model"),

@@ -61,7 +61,7 @@ def test_the_model_stops_at_the_last_block_needed(home):
     ("wrong", "message"),
     [
         ({"layer": 99}, "layer = 99: .*allowed are -3 to 2"),
-        ({"hook": "nonsense"}, "hook = 'nonsense': allowed are resid_pre"),
+        ({"hook": "nonsense"}, "hook='nonsense' is unknown; choose one of .*resid_pre"),
         ({"token_ids": torch.ones(1, 65, dtype=torch.long)}, "65 positions, the model reads at most 64"),
         ({"token_ids": torch.tensor([[300]])}, "allowed are 0 to 299"),
         ({"token_ids": torch.tensor([1, 2])}, "expected \\(batch, position\\)"),
@@ -76,7 +76,7 @@ def test_capture_refuses_what_the_model_has_not(home, wrong, message):
     ("wrong", "message"),
     [
         ({"layer": 99}, "layer = 99: .*allowed are -3 to 2"),
-        ({"hook": "nonsense"}, "hook = 'nonsense': allowed are"),
+        ({"hook": "nonsense"}, "hook='nonsense' is unknown"),
         ({"context_size": 65}, "context_size = 65: .*2 to 64"),
         ({"n_tokens": 100}, "n_tokens = 100: at least 640"),
         ({"dtype": "float8"}, "float8"),

@@ -10,9 +10,8 @@ import transformers
 
 from rkcnn_lib.worlds import HOOKS, capture, hook_name, hook_width, load_model, model_facts
 from rkcnn_lib.worlds.models import hooks
-from rkcnn_lib.worlds.models.gemma import gemma_folder
 from rkcnn_lib.worlds.models.hooks import activations, check_hooks, own_layers
-from rkcnn_lib.worlds.models.hub import ModelUnavailable
+from rkcnn_lib.worlds.models.hub import ModelUnavailable, gemma_folder
 from tests.worlds.tiny import save_tokenizer
 
 ATLAS = Path(__file__).parents[2] / "rkcnn_lib/worlds/assets/atlas"

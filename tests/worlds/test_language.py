@@ -14,11 +14,10 @@ import torch
 from rkcnn_lib.worlds import ModelUnavailable, check_layer, load_model, model_facts, pick_device
 from rkcnn_lib.worlds.models import hub as hub_module
 from rkcnn_lib.worlds.models import load as language
-from rkcnn_lib.worlds.models.facts import read_sizes
-from rkcnn_lib.worlds.models.load import bos_token_id
+from rkcnn_lib.worlds.models.load import bos_token_id, read_sizes
 from tests.worlds.tiny import tiny_model
 
-devices = sys.modules["rkcnn_lib.worlds.models.devices"]
+devices = sys.modules["rkcnn_lib.worlds.models.bridge"]
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from benchmarks.planted import lu_gweon_classes
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 from rkcnn_lib.worlds.toy.synthetic import (
     SyntheticClusteredDataGenerator,
     SyntheticSparseDataGenerator,
-    lu_gweon_classes,
 )
 
 N = 20_000

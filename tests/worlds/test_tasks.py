@@ -17,8 +17,7 @@ from rkcnn_lib.worlds.prompts.base import (
     screen,
     written_prompt,
 )
-from rkcnn_lib.worlds.prompts.facts import RELATIONS
-from rkcnn_lib.worlds.prompts.tasks import task_prompts
+from rkcnn_lib.worlds.prompts.tasks import RELATIONS, task_prompts
 
 
 class Words:

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from rkcnn_lib.worlds.toy.geometry import geometry, polygon, represented, true_directions
-from rkcnn_lib.worlds.toy.models import INIT_NORM, ParallelToyModel, ToyModel
+from rkcnn_lib.worlds.toy.models import (
+    INIT_NORM,
+    ParallelToyModel,
+    ToyModel,
+    geometry,
+    polygon,
+    represented,
+    true_directions,
+)
 
 
 def regular(n: int, start: float = 0.3) -> torch.Tensor:

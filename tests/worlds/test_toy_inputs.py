@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.planted import lu_gweon_classes
 from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 from rkcnn_lib.worlds.toy.synthetic import (
     SyntheticClusteredDataGenerator,
     SyntheticSparseDataGenerator,
-    lu_gweon_classes,
 )
 from tests.odd_inputs import assert_refused, forms, no_matrices
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from rkcnn_lib.files import outputs_root
+from rkcnn_lib.protocols import LanguageModel
+from rkcnn_lib.tensors import number, one_of, whole
 from rkcnn_lib.worlds.activations.capture_job import (
     DTYPES,
     MIN_CONTEXTS,
@@ -28,7 +30,6 @@ from rkcnn_lib.worlds.activations.capture_job import (
 from rkcnn_lib.worlds.activations.manifest import FORMAT_VERSION
 from rkcnn_lib.worlds.activations.store import ActivationStore
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.models.facts import ModelFacts
 from rkcnn_lib.worlds.models.hooks import (
     activations,
     check_hook,
@@ -38,12 +39,9 @@ from rkcnn_lib.worlds.models.hooks import (
     hook_width,
     own_layers,
 )
-from rkcnn_lib.worlds.models.load import check_layer, load_model, model_facts
+from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.text.packing import Packed
 from rkcnn_lib.worlds.text.sources import WAYS_ON, TextUnavailable, text_sources
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
 
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
@@ -60,35 +58,20 @@ def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
 
 
 def capture(
-    lm: TransformerBridge,
+    lm: LanguageModel,
     token_ids: torch.Tensor,
     layer: int = 6,
     hook: str = "mlp_out",
     batch_size: int | None = None,
 ) -> torch.Tensor:
-    """Return the activations at one hook for given token ids.
+    """Return the activations of ``lm`` at one hook for ``token_ids`` (batch, position), read as they are.
 
-    Parameters
-    ----------
-    lm : TransformerBridge
-        From :func:`rkcnn_lib.worlds.load_model`.
-    token_ids : (batch, position) long tensor
-        Read as they are: nothing is prepended.
-    layer, hook
-        Block (negative numbers count from the end) and one of :data:`rkcnn_lib.worlds.HOOKS`.
-    batch_size : int, optional
-        Contexts run at a time; chosen to fit if None.
+    ``layer`` (negative numbers count from the end) and ``hook`` are a block and one of :data:`rkcnn_lib.worlds.HOOKS`;
+    ``batch_size`` contexts run at a time, chosen to fit if None.
 
-    Returns
-    -------
-    (batch * position, d) float32 tensor on the CPU
-        Every position; row ``b * position + p`` is position ``p`` of sequence ``b``.
-
-    Raises
-    ------
-    ValueError
-        For what does not exist in the model, a hook that does not hold there what its name says, and sequences that
-        are too long.
+    Returns a (batch * position, d) float32 tensor on the CPU; row ``b * position + p`` is position ``p`` of sequence
+    ``b``. ValueError for what does not exist in the model, a hook that does not hold there what its name says, and
+    sequences that are too long.
     """
     n_layers, ids = lm.cfg.n_layers, torch.as_tensor(token_ids)
     if not -n_layers <= layer < n_layers:
@@ -128,7 +111,7 @@ def capture_layers(
     revision: str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    lm: TransformerBridge | None = None,
+    lm: LanguageModel | None = None,
 ) -> dict[tuple[int, str], ActivationStore]:
     """Open the caches of several hooks at several blocks; one pass of the model fills those that are missing.
 
@@ -140,31 +123,22 @@ def capture_layers(
         Blocks (negative numbers count from the end), and of :data:`rkcnn_lib.worlds.HOOKS`.
     n_tokens : int
         Rows to keep, rounded down to whole contexts. A text that ends earlier gives fewer, with a warning.
-    text : str, optional
-        See ``text_sources``. Of the hub's list the first that is already cached, or can be read, is used; the
+    text, seed : optional
+        See `text_sources`. Of the hub's list the first that is already cached, or can be read, is used; the
         manifest names those that failed before it. Modular addition reads its own pairs only.
     root : str or Path, optional
         Where caches are kept; ``cache`` under the outputs folder if None.
-    context_size : int
-        Tokens a context, with the beginning-of-sequence token at position 0.
-    held_out_share : float
-        Share of documents held out, packed into contexts of their own.
+    context_size, held_out_share : int, float
+        Tokens a context, the beginning-of-sequence token at position 0; share of documents held out, in contexts of
+        their own.
     dtype : {"float16", "bfloat16"}
         On disk. A dimension whose values are beyond float16's range (65504), or too small for it, is stored at a
         scale of its own.
-    device : str or torch.device, optional
-        See :func:`rkcnn_lib.worlds.pick_device`.
-    batch_size : int, optional
-        Contexts run at a time; chosen to fit if None.
-    seed : int
-        For atlas's generator.
-    lm : TransformerBridge, optional
-        The model, if it is loaded already.
+    device, batch_size, lm : optional
+        See :func:`rkcnn_lib.worlds.pick_device`; contexts run at a time, chosen to fit if None; the model, if it is
+        loaded already.
 
-    Returns
-    -------
-    dict
-        (block counted from the start, hook) to :class:`~rkcnn_lib.worlds.activations.store.ActivationStore`.
+    Returns {(block counted from the start, hook): :class:`~rkcnn_lib.worlds.activations.store.ActivationStore`}.
 
     Raises
     ------
@@ -182,11 +156,11 @@ def capture_layers(
     if adds := facts.task == "modular addition":
         modadd.check_hooks(hooks)
     check_sizes(facts, n_tokens, context_size)
-    if not wanted or dtype not in DTYPES or not 0 < held_out_share < 1 or (batch_size is not None and batch_size < 1):
-        raise ValueError(
-            f"layers = {layers}, hooks = {hooks}, dtype = {dtype!r}, held_out_share = {held_out_share}, batch_size = "
-            f"{batch_size}: expected at least one of each, {' or '.join(DTYPES)}, within (0, 1), at least 1"
-        )
+    if not wanted:
+        raise ValueError(f"layers = {layers}, hooks = {hooks}: expected at least one of each")
+    one_of("dtype", dtype, DTYPES)
+    held_out_share = number("held_out_share", held_out_share, "(0, 1)")
+    batch_size = None if batch_size is None else whole("batch_size", batch_size)
     root = outputs_root() / "cache" if root is None else Path(root)
     failed: list[str] = []
     for source in [modadd.source(facts.vocab_size - 1, text, seed)] if adds else text_sources(text, facts.name, seed):
@@ -207,7 +181,7 @@ def capture_layers(
     raise TextUnavailable("\n".join(["no text to be had:", *(f"  {line}" for line in failed), WAYS_ON]))
 
 
-def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device: Any) -> None:
+def _fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str | torch.device | None) -> None:
     """Capture the stores that are missing, in one pass."""
     if not missing:
         return
@@ -232,7 +206,7 @@ def _fill(missing: list[Target], job: Job, lm: TransformerBridge | None, device:
             target.finish(manifest)
 
 
-def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed) -> None:
+def _run(missing: list[Target], job: Job, lm: LanguageModel, packed: Packed) -> None:
     """Run the model over all contexts that some target still needs."""
     names, per_shard = [target.name for target in missing], job.shard_contexts
     n_shards, done = -(-len(packed.tokens) // per_shard), min(len(target.shards) for target in missing)
@@ -254,7 +228,7 @@ def _run(missing: list[Target], job: Job, lm: TransformerBridge, packed: Packed)
                 target.write(shard, torch.cat(parts[target.name]))
 
 
-def _check_model(lm: TransformerBridge, facts: ModelFacts) -> None:
+def _check_model(lm: LanguageModel, facts: ModelFacts) -> None:
     sizes = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
     if sizes != (facts.n_layers, facts.d_model, facts.vocab_size):
         raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {facts.name}")

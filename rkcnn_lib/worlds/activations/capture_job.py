@@ -18,14 +18,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from rkcnn_lib.files import alone_at, give_name, plain, read_json, write_json, write_whole
-from rkcnn_lib.tensors import asked, first_position, rows_that_count
+from rkcnn_lib.protocols import LanguageModel, asked, first_position, rows_that_count
 from rkcnn_lib.worlds.activations.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -36,14 +36,10 @@ from rkcnn_lib.worlds.activations.manifest import (
     shard_file,
 )
 from rkcnn_lib.worlds.activations.store import ActivationStore
-from rkcnn_lib.worlds.models.facts import ModelFacts
 from rkcnn_lib.worlds.models.hooks import contexts_at_once, hook_name, hook_width
-from rkcnn_lib.worlds.models.load import bos_token_id
+from rkcnn_lib.worlds.models.load import ModelFacts, bos_token_id
 from rkcnn_lib.worlds.text.packing import Packed, pack, tokenize, without_halves
-from rkcnn_lib.worlds.text.sources import TextSource
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from rkcnn_lib.worlds.text.sources import Document, TextSource
 
 SHARD_TOKENS = 16384
 LOGIT_BYTES = 2**29  # logits of a batch may take so much: vocabularies reach 262,144
@@ -74,18 +70,19 @@ class Job:
 
 
 def pack_text(
-    missing: list[Target], job: Job, lm: TransformerBridge, stream: Iterator[Any] | None
+    missing: list[Target], job: Job, lm: LanguageModel, stream: Iterator[Document] | None
 ) -> tuple[Packed, np.ndarray]:
     """Return the packed text and which of its rows count; read it back if an interrupted pass left it."""
     bos = bos_token_id(lm)
-    if stream is None:
-        path, names = saved_tokens(missing), ("tokens", "document_ids", "document_hashes", "held_out", "halves")
+    path = saved_tokens(missing)
+    if path is not None:
+        names = ("tokens", "document_ids", "document_hashes", "held_out", "halves")
         tokens, owners, hashes, held_out, halves = (c.numpy() for c in load_tensors(path.parent, path.name, names))
         shape = (-1, job.context_size)
         packed = Packed(tokens.reshape(shape), owners.reshape(shape), hashes, held_out.astype(bool), int(halves[0]))
     else:
         count: Counter[str] = Counter()
-        documents = tokenize(without_halves(stream, count), lm.tokenizer, lm.cfg.d_vocab)
+        documents = tokenize(without_halves(stream or (), count), lm.tokenizer, lm.cfg.d_vocab)
         n_contexts = job.n_tokens // job.context_size
         packed = pack(documents, n_contexts, job.context_size, bos, job.held_out_share, job.source.continued)
         packed = replace(packed, halves=count["halves"])
@@ -117,7 +114,7 @@ def saved_tokens(missing: list[Target]) -> Path | None:
     return next((p for t in missing if (p := t.partial / TOKENS_FILE).is_file()), None)
 
 
-def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: TransformerBridge) -> dict[str, Any]:
+def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageModel) -> dict[str, Any]:
     """Return what the manifests of all targets say alike."""
     facts, notes = job.facts, []
     if packed.halves:
@@ -141,7 +138,7 @@ def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: TransformerB
     }  # fmt: skip
 
 
-def _loss(lm: TransformerBridge, packed: Packed, mask: np.ndarray) -> dict[str, Any]:
+def _loss(lm: LanguageModel, packed: Packed, mask: np.ndarray) -> dict[str, Any]:
     """Return the model's mean cross-entropy in nats on the first held-out contexts, wherever it is asked something.
 
     The same targets count as where an SAE is spliced in: no special tokens. A trained model is far below

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rkcnn_lib.files import read_json
+from rkcnn_lib.files import read_json, sha256_of
 
 # The version is in every key. 2: shards have scales; null is no document; white space at the ends of a text does not
 # decide its split.
@@ -65,12 +64,7 @@ def _is_sound(manifest: dict[str, Any]) -> bool:
 
 def file_record(path: Path, **more: Any) -> dict[str, Any]:
     """Return a manifest's entry for a file: name, size in bytes, SHA-256."""
-    return {"file": path.name, **more, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, **more, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def check_size(folder: Path, record: dict[str, Any]) -> None:
@@ -87,10 +81,10 @@ def check_sum(folder: Path, record: dict[str, Any]) -> None:
     """Raise CacheError unless a file is there and its content is the one recorded."""
     check_size(folder, record)
     try:
-        found = _sha256(folder / record["file"])
+        digest = sha256_of(folder / record["file"])
     except OSError as error:
         raise damaged(folder, record["file"], f"cannot be read ({error.strerror})") from None
-    if found != record["sha256"]:
+    if digest != record["sha256"]:
         raise damaged(folder, record["file"], "differs from its checksum in manifest.json")
 
 
@@ -103,8 +97,8 @@ def load_checked(folder: Path, record: dict[str, Any], names: Iterable[str]) -> 
 def load_tensors(folder: Path, file: str, names: Iterable[str]) -> list[torch.Tensor]:
     """Map a file's tensors of these names into memory; CacheError if that cannot be done."""
     try:
-        found = load_file(folder / file)
-        return [found[name] for name in names]
+        tensors = load_file(folder / file)
+        return [tensors[name] for name in names]
     except (SafetensorError, OSError, KeyError) as error:
         raise damaged(folder, file, f"cannot be read ({error})") from None
 

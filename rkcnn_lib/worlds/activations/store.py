@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rkcnn_lib.tensors import number, one_of, whole
 from rkcnn_lib.worlds.activations.manifest import (
     CacheError,
     check_size,
@@ -32,29 +33,15 @@ COLUMNS = ("tokens", "positions", "document_ids", "mask", "document_hashes")  # 
 
 
 class Store(ABC):
-    """Rows of activations with their documents; what :class:`ActivationStore` and :class:`MemoryStore` share.
+    """Rows of activations with their documents; what :class:`ActivationStore` and :class:`MemoryStore` share."""
 
-    Attributes
-    ----------
-    manifest : dict
-        What the rows are and where they come from.
-    d_in : int
-        Width of a row.
-    tokens, positions, document_ids : (n,) integer arrays
-        Token id, position in its context and document number of each row (tokens -1: rows are no tokens).
-    document_hashes : (n_documents,) int64 array
-        Decide the splits.
-    mask : (n,) bool array
-        False at position 0 and at special tokens: such rows are kept but belong to no split.
-    """
-
-    manifest: dict[str, Any]
-    d_in: int
-    tokens: np.ndarray
-    positions: np.ndarray
-    document_ids: np.ndarray
-    document_hashes: np.ndarray
-    mask: np.ndarray
+    manifest: dict[str, Any]  # what the rows are and where they come from
+    d_in: int  # width of a row
+    tokens: np.ndarray  # (n,) token id of each row, -1 where rows are no tokens
+    positions: np.ndarray  # (n,) position of each row in its context
+    document_ids: np.ndarray  # (n,) number of each row's document
+    document_hashes: np.ndarray  # (n_documents,) int64: decide the splits
+    mask: np.ndarray  # (n,) bool; False at position 0 and at special tokens: rows that are kept but in no split
 
     @abstractmethod
     def take(self, rows: np.ndarray) -> torch.Tensor:
@@ -93,16 +80,8 @@ class Store(ABC):
     def rows(self, split: str, seed: int = 0) -> np.ndarray:
         """Return the row numbers of a split in token order, without position 0 and special tokens.
 
-        Parameters
-        ----------
-        split : {"train", "mine", "heldout"}
-        seed : int
-            Which documents are mined on (the held-out ones are the same for every seed).
-
-        Raises
-        ------
-        ValueError
-            If the split is unknown or holds no row.
+        ``split`` is "train", "mine" or "heldout"; ``seed`` decides which documents are mined on (the held-out ones are
+        the same for every seed). ValueError if the split holds no row.
         """
         rows = np.flatnonzero(self.mask & self._in_split(split, seed))
         if not len(rows):
@@ -113,17 +92,12 @@ class Store(ABC):
     def matrix(self, split: str, seed: int = 0, n_rows: int | None = None) -> torch.Tensor:
         """Return rows of a split as one (n, d_in) float32 tensor.
 
-        Parameters
-        ----------
-        n_rows : int, optional
-            Drawn at random without replacement under ``seed`` (a smaller draw is the beginning of a larger one);
-            all of them, in token order, if None. Asking for more than there are gives all of them and a warning.
+        ``n_rows`` are drawn at random without replacement under ``seed`` (a smaller draw is the beginning of a larger
+        one); None gives all, in token order. Asking for more than there are gives all of them and a warning.
         """
         rows = self.rows(split, seed)
         if n_rows is not None:
-            if n_rows < 1:
-                raise ValueError(f"n_rows = {n_rows}: expected at least 1")
-            if n_rows > len(rows):
+            if whole("n_rows", n_rows) > len(rows):
                 warnings.warn(f"{n_rows} rows asked of split {split!r}, which has {len(rows)}", stacklevel=2)
             rows = _generator(seed, split, "matrix").permutation(rows)[:n_rows]
         return self.take(rows)
@@ -133,23 +107,14 @@ class Store(ABC):
     ) -> Iterator[torch.Tensor]:
         """Yield (batch_size, d_in) float32 batches of a split, every row once an epoch, in an order of its own.
 
-        Parameters
-        ----------
-        batch_size : int
-        seed : int
-            Decides the split's documents and the order; equal seeds give equal batches.
-        split : {"train", "mine", "heldout"}
-        epochs : int, optional
-            None: endless. Rows that do not fill a batch at an epoch's end are left out when endless (all batches
-            are equally large) and come as a smaller last batch when finite (every row is seen).
-        start : int
-            Batches to skip, without reading them.
+        ``seed`` decides the split's documents and the order; ``start`` batches are skipped without being read. Without
+        ``epochs`` it is endless: rows that do not fill a batch at an epoch's end are left out, and all batches are
+        equally large. Else they come as a smaller last batch, and every row is seen.
         """
         rows = self.rows(split, seed)
         if not 1 <= batch_size <= len(rows):
             raise ValueError(f"batch_size = {batch_size}: split {split!r} has {len(rows)} rows, allowed are 1 to that")
-        if start < 0:
-            raise ValueError(f"start = {start}: expected at least 0")
+        start = whole("start", start, 0)
         per_epoch = len(rows) // batch_size if epochs is None else -(-len(rows) // batch_size)
 
         def drawn() -> Iterator[torch.Tensor]:
@@ -165,10 +130,7 @@ class Store(ABC):
     def contexts(self, split: str = "heldout", seed: int = 0) -> torch.Tensor:
         """Return the (n_contexts, context_size) token ids of the contexts that hold documents of one split only.
 
-        Raises
-        ------
-        ValueError
-            If the rows are no tokens, or no context belongs wholly to the split.
+        ValueError if the rows are no tokens, or no context belongs wholly to the split.
         """
         return torch.from_numpy(self._whole_contexts(self.tokens, split, seed).astype(np.int64))
 
@@ -189,24 +151,15 @@ class Store(ABC):
         return column.reshape(-1, self.context_size)[ours]
 
     def _in_split(self, split: str, seed: int) -> np.ndarray:
-        if split not in SPLITS:
-            raise ValueError(f"split = {split!r}: allowed are {', '.join(SPLITS)}")
+        one_of("split", split, SPLITS)
         return (split_of(self.document_hashes, seed, self.manifest["held_out_share"]) == split)[self.document_ids]
 
 
 class ActivationStore(Store):
-    """A captured cache on disk (see :func:`rkcnn_lib.worlds.open_or_capture`).
+    """A captured cache in a folder (see :func:`rkcnn_lib.worlds.open_or_capture`).
 
-    Parameters
-    ----------
-    folder : str or Path
-        Holds ``manifest.json``.
-
-    Raises
-    ------
-    CacheError
-        If the folder is no such cache or a file is missing or short; on reading, if a checksum differs. The
-        message names the file and what to do.
+    CacheError, naming the file and what to do, if the folder is no such cache or a file is missing or short; on
+    reading, if a checksum differs.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -263,19 +216,8 @@ def _opened(folder: Path) -> ActivationStore:
 class MemoryStore(Store):
     """The interface of :class:`ActivationStore` over a tensor, for data that come from no language model.
 
-    Parameters
-    ----------
-    X : (n, d) tensor or array
-        Kept as float32.
-    block : int
-        Consecutive rows that count as one document for the splits.
-    name : str
-        What the rows are, for the manifest.
-    truth : (n_true, d) tensor, optional
-        True directions, where they are known.
-    held_out_share : float
-    **facts
-        More entries for the manifest.
+    ``X`` (n, d) is kept as float32; ``block`` consecutive rows count as one document for the splits. ``name`` says what
+    the rows are and ``facts`` more, for the manifest; ``truth`` (n_true, d) are the true directions, where known.
     """
 
     def __init__(
@@ -290,8 +232,7 @@ class MemoryStore(Store):
         X = torch.as_tensor(X)
         if X.ndim != 2 or not len(X):
             raise ValueError(f"X has shape {tuple(X.shape)}: expected (n, d) with n > 0")
-        if block < 1 or not 0 < held_out_share < 1:
-            raise ValueError(f"block = {block}, held_out_share = {held_out_share}: expected >= 1 and within (0, 1)")
+        block, held_out_share = whole("block", block), number("held_out_share", held_out_share, "(0, 1)")
         self.X, self.truth = X.detach().to("cpu", torch.float32).contiguous(), truth
         n, self.d_in = self.X.shape
         self.document_ids, self.positions = np.divmod(np.arange(n), block)

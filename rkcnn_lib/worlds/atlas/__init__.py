@@ -15,15 +15,17 @@ from rkcnn_lib.worlds.atlas.documents import (
     Document,
     LabelledContexts,
     document_stream,
+    fact_prompts,
+    facts,
     generate_documents,
     grammar,
     label_names,
     labelled_contexts,
+    relations,
 )
-from rkcnn_lib.worlds.atlas.prompts import FactPrompt, fact_prompts, facts, relations
 
 FOLDER = Path(__file__).parents[1] / "assets" / "atlas"
 __all__ = [
-    "FOLDER", "Document", "FactPrompt", "LabelledContexts", "document_stream",
-    "fact_prompts", "facts", "generate_documents", "grammar", "label_names", "labelled_contexts", "relations",
+    "FOLDER", "Document", "LabelledContexts", "document_stream", "fact_prompts", "facts",
+    "generate_documents", "grammar", "label_names", "labelled_contexts", "relations",
 ]  # fmt: skip

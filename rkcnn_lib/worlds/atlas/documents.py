@@ -1,4 +1,4 @@
-"""Atlas's documents: their tokens, their exact probabilities, and the ground truth of every token."""
+"""Atlas's documents: their tokens, their exact probabilities, and the ground truth of every token; what it knows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from itertools import islice
 import numpy as np
 import torch
 
-from rkcnn_lib.worlds.atlas.grammar import Grammar
+from rkcnn_lib.tensors import one_of, whole
+from rkcnn_lib.worlds.atlas.grammar import BOS, Grammar
 from rkcnn_lib.worlds.atlas.patterns import Step
-from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, SINGULAR_WORDS, make_world
+from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, TABLES, make_world
+from rkcnn_lib.worlds.prompts.base import Prompt
 
 LABELS = ("topic", "entity", "kind", "number", "owed", "in_quotes", "in_brackets", "fact", "fact_subject")
 
@@ -26,20 +28,12 @@ def grammar() -> Grammar:
 
 @dataclass(frozen=True)
 class Document:
-    """One document with its derivation.
+    """One document with its derivation."""
 
-    Attributes
-    ----------
-    ids : token ids, ``<bos>`` first.
-    topic : index of its topic, counted from 1 as in the labels.
-    steps : its derivation, a step a sentence.
-    log_probability : natural logarithm of its probability, with that of ending where it does.
-    """
-
-    ids: tuple[int, ...]
-    topic: int
-    steps: tuple[Step, ...]
-    log_probability: float
+    ids: tuple[int, ...]  # token ids, <bos> first
+    topic: int  # counted from 1, as in the labels
+    steps: tuple[Step, ...]  # its derivation, a step a sentence
+    log_probability: float  # natural logarithm, with the probability of ending where it does
 
     @property
     def tokens(self) -> list[str]:
@@ -119,9 +113,7 @@ def generate_documents(n_documents: int, seed: int, held_out: bool = False) -> l
     Same seed, same documents, on every platform. The grammar of the held-out stream is the same, so entropies compare.
     The model was trained on streams of its own: documents of either kind are new to it (but for chance repeats).
     """
-    if n_documents < 1:
-        raise ValueError(f"n_documents is {n_documents}: ask for at least 1")
-    return list(islice(document_stream(seed, held_out), n_documents))
+    return list(islice(document_stream(seed, held_out), whole("n_documents", n_documents)))
 
 
 def packed(seed: int | str, context_size: int, held_out: bool = False) -> Iterator[list[tuple[int, Document]]]:
@@ -138,37 +130,23 @@ def packed(seed: int | str, context_size: int, held_out: bool = False) -> Iterat
 
 @dataclass(frozen=True)
 class LabelledContexts:
-    """Whole documents packed one after the other, with the labels of each token.
+    """Whole documents packed one after the other, with the labels of each token."""
 
-    Attributes
-    ----------
-    token_ids : (n, context_size) long tensor; each context starts with ``<bos>``, its last document may be cut.
-    labels : {label: (n, context_size) integer array}, see :attr:`Document.labels`.
-    names : {label: list of class names}
-    document_ids : (n, context_size) integer array, the number of the document in the order of generation.
-    """
-
-    token_ids: torch.Tensor
-    labels: dict[str, np.ndarray]
-    names: dict[str, list[str]]
-    document_ids: np.ndarray
+    token_ids: torch.Tensor  # (n, context_size) long; each context starts with <bos>, its last document may be cut
+    labels: dict[str, np.ndarray]  # label -> (n, context_size) integers, see `Document.labels`
+    names: dict[str, list[str]]  # label -> class names
+    document_ids: np.ndarray  # (n, context_size) numbers of documents in the order of generation
 
 
 def labelled_contexts(
     n_contexts: int, context_size: int = 128, seed: int = 0, held_out: bool = False
 ) -> LabelledContexts:
-    """Documents packed into contexts of equal length, with ground truth for every token.
+    """Documents packed into contexts of 2 to 128 tokens, with ground truth for every token.
 
-    Parameters
-    ----------
-    n_contexts : number of contexts, at least 1.
-    context_size : tokens a context, 2 to 128 (what the model can read).
-    seed, held_out : the stream of documents, as in :func:`generate_documents`.
+    ``seed`` and ``held_out`` choose the stream of documents, as in :func:`generate_documents`.
     """
-    if n_contexts < 1:
-        raise ValueError(f"n_contexts is {n_contexts}: ask for at least 1")
-    if not 2 <= context_size <= 128:
-        raise ValueError(f"context_size is {context_size}: Atlas reads 2 to 128 tokens")
+    whole("n_contexts", n_contexts)
+    whole("context_size", context_size, 2, 128)
     columns: dict[str, list[list[int]]] = {name: [] for name in ("ids", "document", *LABELS)}
     for context in islice(packed(seed, context_size, held_out), n_contexts):
         rows: dict[str, list[int]] = {name: [] for name in columns}
@@ -183,3 +161,43 @@ def labelled_contexts(
     token_ids = torch.from_numpy(arrays.pop("ids"))
     document_ids = arrays.pop("document")
     return LabelledContexts(token_ids, arrays, label_names(), document_ids)
+
+
+def relations() -> tuple[str, ...]:
+    """Names of the relations; each reads SUBJECT_OBJECT, as in ``landmark_city``."""
+    return tuple(RELATIONS)
+
+
+def facts(relation: str) -> dict[str, str]:
+    """{subject: object} of a relation; ValueError, with those there are, for an unknown one."""
+    return dict(grammar().world.facts[one_of("relation", relation, RELATIONS)])
+
+
+def fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
+    """Every subject of a relation in each pattern that no document has it in (or, ``held_out=False``, has).
+
+    Ordered by template, then subject: each subject once among the held-out ones, which evaluate, three times among the
+    others, of which the first screens. All prompts of a template (their ``family``) have the same length.
+    """
+    known, prompts, answers, screened = grammar(), [], facts(relation), set()
+    for pattern, text in enumerate(TABLES["facts"][relation]):
+        symbols = text.split()[:-2]  # without the answer and the full stop
+        slot = f"${RELATIONS[relation][0]}"
+        for subject, answer in answers.items():
+            if (known.held_out(relation, subject) == pattern) != held_out:
+                continue
+            words = [subject if symbol == slot else symbol for symbol in symbols]
+            prompts.append(
+                Prompt(
+                    entity=subject,
+                    text=" ".join(words),
+                    ids=tuple(known.ids[word] for word in (BOS, *words)),
+                    answer=answer,
+                    answer_ids=(known.ids[answer],),
+                    family=" ".join(symbols).replace(slot, "{}"),
+                    entity_position=1 + symbols.index(slot),
+                    role="evaluation" if held_out else "selection" if subject in screened else "screening",
+                )
+            )
+            screened.add(subject)
+    return prompts

@@ -15,16 +15,11 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from rkcnn_lib.worlds.atlas.patterns import (
-    CONTINUATIONS,
     COUNTRY,
-    FACT_PATTERNS,
-    MIXED_PATTERNS,
     NOTHING,
     NUMBER,
     SEASON,
-    SEASON_PATTERNS,
     SUBJECT,
-    TOPIC_PATTERNS,
     Options,
     Sentence,
     Slot,
@@ -33,16 +28,7 @@ from rkcnn_lib.worlds.atlas.patterns import (
     kind_weights,
     wrap,
 )
-from rkcnn_lib.worlds.atlas.world import (
-    ADVERBS,
-    KINDS,
-    PREPOSITIONS,
-    RELATIONS,
-    SEASONS,
-    SPEECH_VERBS,
-    World,
-    third_person,
-)
+from rkcnn_lib.worlds.atlas.world import KINDS, RELATIONS, TABLES, World, third_person
 
 PAD, BOS, UNK = "<pad>", "<bos>", "<unk>"
 BOS_ID = 1
@@ -94,7 +80,7 @@ class Grammar:
 
     def held_out(self, relation: str, subject: str) -> int:
         """Index of the one pattern of a relation in which a subject never occurs in any document."""
-        return list(self.world.facts[relation]).index(subject) % len(FACT_PATTERNS[relation])
+        return list(self.world.facts[relation]).index(subject) % len(TABLES["facts"][relation])
 
     def _entity_slot(self, kind: str, relation: str | None, pattern: int) -> Slot:
         """An entity as the sentence's subject; those whose fact is held out of this pattern are left out."""
@@ -141,7 +127,7 @@ class Grammar:
         return Slot({0: Options(dict.fromkeys(forms, 1.0))}, sets=NUMBER if part == "noun" else NOTHING)
 
     def _season_slot(self) -> Slot:
-        seasons = [self._id(season) for season in SEASONS]
+        seasons = [self._id(season) for season in TABLES["seasons"]]
         options = {0: Options(dict.fromkeys(seasons, 1.0))}
         for now in seasons:
             other = (1 - SAME_SEASON) / (len(seasons) - 1)
@@ -160,13 +146,14 @@ class Grammar:
         if name == "season":
             return self._season_slot()
         if name == "weather":
-            table = {s: {self._id(w): p for w, p in words.items()} for s, words in SEASONS.items()}
+            table = {s: {self._id(w): p for w, p in words.items()} for s, words in TABLES["seasons"].items()}
             return Slot({self._id(season): Options(words) for season, words in table.items()}, reads=SEASON)
         if name == "speech":
-            return Slot({0: Options({self._id(w): p for w, p in SPEECH_VERBS.items()})})
-        lists = {"speaker": self.world.entities["person"], "adverb": ADVERBS, "preposition": PREPOSITIONS}
-        if name in lists:
-            return Slot({0: self._even(lists[name])})
+            return Slot({0: Options({self._id(w): p for w, p in TABLES["speech_verbs"].items()})})
+        if name == "speaker":
+            return Slot({0: self._even(self.world.entities["person"])})
+        if name in ("adverb", "preposition"):
+            return Slot({0: self._even(TABLES[f"{name}s"].split())})
         return self._word_slot(name, topic)
 
     def _slot(self, symbol: str, topic: int, relation: str | None, pattern: int) -> Slot:
@@ -196,14 +183,13 @@ class Grammar:
         """Weighted sentences for each situation: how a document opens, and what was last spoken of."""
         favoured = self.world.topics[self.topics[topic]].favoured
         # Words get their token ids in the order of these groups: the trained model knows them by it.
-        written = {"topic": TOPIC_PATTERNS, "mixed": MIXED_PATTERNS, "season": SEASON_PATTERNS, "fact": ()}
+        written = {**TABLES["patterns"], "fact": (), **TABLES["continuations"]}
         groups: dict[str, list[tuple[float, list[str], str | None, int]]] = {
-            name: [(w, s, None, 0) for text in texts for w, s in expand(text)]
-            for name, texts in (written | CONTINUATIONS).items()
+            name: [(w, s, None, 0) for text in texts for w, s in expand(text)] for name, texts in written.items()
         }
         groups["fact"] = [
             (3.0 if relation in favoured else 1.0, text.split(), relation, i)
-            for relation, texts in FACT_PATTERNS.items()
+            for relation, texts in TABLES["facts"].items()
             for i, text in enumerate(texts)
         ]
         ready: dict[str, list[tuple[float, Sentence]]] = {}

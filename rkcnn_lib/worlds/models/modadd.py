@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from rkcnn_lib.files import read_json
@@ -50,7 +51,7 @@ def answers(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def asked(tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
-    """Return where the model is asked something, the ``=``, and the (n, 1) answers (see :mod:`rkcnn_lib.tensors`)."""
+    """Return where the model is asked something, the ``=``, and the (n, 1) answers (see :mod:`rkcnn_lib.protocols`)."""
     return slice(N_TOKENS - 1, N_TOKENS), answers(tokens)[:, None]
 
 
@@ -65,7 +66,7 @@ def held_out_pairs(p: int) -> torch.Tensor:
     The model is never trained on these, whatever its seed: what is held out from an SAE is new to the model as well.
     """
     hashes = [document_hash(pair_text(a, b)) for a, b in all_pairs(p).tolist()]
-    return torch.from_numpy(is_held_out(hashes, HELD_OUT_SHARE))
+    return torch.from_numpy(is_held_out(np.array(hashes), HELD_OUT_SHARE))
 
 
 def untrained(p: int, trained: torch.Tensor) -> torch.Tensor:
@@ -142,9 +143,9 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerB
     from transformer_lens import TransformerBridge
     from transformer_lens.config import TransformerBridgeConfig
 
-    config, weights = read_config(folder), read_weights(folder)
+    config, weights = read_config(folder) or {}, read_weights(folder)
     d, heads = config["hidden_size"], config["num_attention_heads"]
-    lm = TransformerBridge.boot_native(
+    lm = TransformerBridge.boot_native(  # pyright: ignore[reportAttributeAccessIssue]: the import above adds it
         TransformerBridgeConfig(
             d_model=d, d_head=d // heads, n_layers=1, n_ctx=N_TOKENS, n_heads=heads, d_vocab=config["vocab_size"],
             d_mlp=config["intermediate_size"], act_fn="relu", normalization_type=None, init_weights=False,

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from rkcnn_lib.protocols import LanguageModel
+
 Role = Literal["screening", "selection", "evaluation"]
 ROLES: tuple[Role, ...] = ("screening", "selection", "evaluation")
 Sides = tuple[set[str], set[str]]  # entities to choose on, entities to judge on
@@ -21,26 +23,15 @@ MIN_HELD_OUT = 8  # evaluation entities below which entities are not held out
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sentence's beginning, its token ids, and what completes it.
+    """A sentence's beginning, its token ids, and what completes it."""
 
-    Attributes
-    ----------
-    entity : what the prompt asks about; intervals run over entities.
-    text, ids : the prompt and its token ids.
-    answer, answer_ids : the class of the answer, and the tokens that count as it (one, but for classes such as
-        "plural verb").
-    family : prompts of one family are each other's donors: the same sentence but for the entity.
-    entity_position : place of the entity's last token in ``ids``.
-    role : "screening", "selection" or "evaluation".
-    """
-
-    entity: str
+    entity: str  # what the prompt asks about; intervals run over entities
     text: str
     ids: tuple[int, ...]
-    answer: str
-    answer_ids: tuple[int, ...]
-    family: str
-    entity_position: int
+    answer: str  # the class of the answer
+    answer_ids: tuple[int, ...]  # the tokens that count as it: one, but for classes such as "plural verb"
+    family: str  # prompts of one family are each other's donors: the same sentence but for the entity
+    entity_position: int  # place of the entity's last token in `ids`
     role: Role
 
 
@@ -78,7 +69,7 @@ def written_prompt(
 
 
 @torch.no_grad()
-def screen(lm: Any, prompts: list[Prompt], batch_size: int = 16) -> list[Prompt]:
+def screen(lm: LanguageModel, prompts: list[Prompt], batch_size: int = 16) -> list[Prompt]:
     """Keep the prompts that the model answers correctly (its most likely token counts as the answer)."""
     device = next(lm.parameters()).device
     kept = []

@@ -1,55 +1,47 @@
 """The tasks that a model can be asked, by name: facts, agreement, indirect-object identification, sums.
 
+Sentences and words are the project's own (``assets/prompts.toml``); atlas has its own of both. What a model knows of
+them is for :func:`rkcnn_lib.worlds.prompts.base.screen` to find.
+
 *Agreement* across a noun of the other number: "The player near the coaches" -> a singular verb (Linzen, Dupoux &
 Goldberg 2016, "Assessing the ability of LSTMs to learn syntax-sensitive dependencies", TACL 4). The answer is a class
 of tokens, singular or plural verbs; base and donor differ in the number of one noun.
 
 *Indirect-object identification* (Wang et al. 2022, arXiv:2211.00593): "When Mary and John went to the store, John gave
-a drink to" -> " Mary". Sentences and names are the project's own; names are one token each, so that a prompt and its
-donor, in which the other name is repeated, differ in one token.
+a drink to" -> " Mary". Names are one token each, so that a prompt and its donor, in which the other name is repeated,
+differ in one token.
 
 *Sums* modulo p: a pair is screened in one order and asked in the other.
 """
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.prompts import facts
-from rkcnn_lib.worlds.prompts.base import ROLES, Prompt, Role, Sides, is_one_token, written_prompt
+from rkcnn_lib.worlds.prompts.base import ROLES, Prompt, Role, Sides, hold_out_entities, is_one_token, written_prompt
 
-NOUNS = {
-    "key": "keys", "dog": "dogs", "teacher": "teachers", "car": "cars", "book": "books", "picture": "pictures",
-    "student": "students", "house": "houses", "bird": "birds", "doctor": "doctors", "letter": "letters",
-    "report": "reports", "girl": "girls", "boy": "boys", "tree": "trees", "painter": "painters",
-    "machine": "machines", "guard": "guards", "song": "songs", "door": "doors",
-}  # fmt: skip
-ATTRACTORS = ("cabinet", "cabinets"), ("window", "windows"), ("garden", "gardens"), ("table", "tables")
+TABLES = tomllib.loads((Path(__file__).parents[1] / "assets/prompts.toml").read_text(encoding="utf-8"))
+
+
+def _table(text: str) -> dict[str, str]:
+    """Return the pairs of "one: other; one: other"."""
+    return dict(entry.split(": ") for entry in " ".join(text.split()).split("; "))
+
+
+# relation -> (table, sentences to screen, to choose A and to judge it on)
+RELATIONS = {name: (_table(facts["table"]), *facts["sentences"]) for name, facts in TABLES["facts"].items()}
+NOUNS = _table(TABLES["agreement"]["nouns"])
+ATTRACTORS = tuple(_table(TABLES["agreement"]["attractors"]).items())
 VERBS = {"singular": ("is", "was", "has"), "plural": ("are", "were", "have")}
 PREPOSITIONS = {"screening": "near", "selection": "beside", "evaluation": "behind"}
 FRAME, ATLAS_FRAME = "I know that the {{}} {} the", "The {{}} {} the"  # a bare start leaves small models too free
-NAMES = (
-    "Mary", "John", "Alice", "Peter", "Anna", "Paul", "Sarah", "Tom", "Emma", "James", "Laura", "David", "Kate",
-    "Mark", "Susan", "Robert", "Helen", "Frank", "Maria", "George", "Julia", "Henry", "Rachel", "Simon", "Linda",
-    "Charles", "Jane", "Michael", "Lisa", "Daniel",
-)  # fmt: skip
-# role -> sentences; {a} and {b} are introduced in this order, {} is named again and gives
-SENTENCES = {
-    "screening": ("When {a} and {b} went to the store, {} gave a drink to",),
-    "selection": (
-        "After {a} and {b} had a long talk, {} handed the keys to",
-        "While {a} and {b} were at the station, {} offered a seat to",
-    ),
-    "evaluation": (
-        "Then {a} and {b} sat in the garden, and {} passed a book to",
-        "When {a} and {b} met at the market, {} gave a basket to",
-    ),
-}
 SUM = "sum"
 SUM_FAMILY = "{} + {} ="
 PAIRS_EACH = 2  # of sums for each residue, as far as there are so many pairs on each side
@@ -61,18 +53,11 @@ def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = No
     ``"atlas"`` has facts, sentences and verbs of its own; every other model gets the written ones, without the words
     that are not one token of its ``tokenizer`` where one is needed.
 
-    Parameters
-    ----------
-    task : str
-        A relation of facts, ``"agreement"`` (a verb owes its subject a number, across a noun of the other number),
-        ``"ioi"`` (indirect-object identification; not for atlas) or ``"sum"`` (modular addition; for its models only).
-    sides : pair of sets, optional
-        The entities to choose and to judge on, for a second relation of the same entities; facts only.
+    ``task`` is a relation of facts, ``"agreement"`` (a verb owes its subject a number, across a noun of the other
+    number), ``"ioi"`` (indirect-object identification; not for atlas) or ``"sum"`` (modular addition; for its models
+    only). ``sides`` are the entities to choose and to judge on, for a second relation of the same entities; facts only.
 
-    Raises
-    ------
-    ValueError
-        For an unknown task (the message lists the known ones), or one without a prompt for this tokenizer.
+    ValueError for an unknown task (the message lists the known ones), or one without a prompt for this tokenizer.
     """
     if task == SUM:
         prompts = _sum_prompts(tokenizer)
@@ -81,12 +66,43 @@ def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = No
     elif task == "ioi" and model != "atlas":
         prompts = _indirect_object_prompts(tokenizer)
     else:
-        prompts = facts.prompts(model, tokenizer, task, sides)
+        prompts = _fact_prompts(model, tokenizer, task, sides)
     if {p.role for p in prompts} != set(ROLES):
         raise ValueError(f"task {task!r}: {model}'s tokenizer leaves no prompt in some role; choose another task")
     if len({p.text for p in prompts}) < len(prompts):
         raise AssertionError(f"task {task!r}: screening, selection and evaluation prompts overlap")
     return prompts
+
+
+def _fact_prompts(model: str, tokenizer: Any, relation: str, sides: Sides | None) -> list[Prompt]:
+    """Return prompts that show no entity to both the choice of A and its judgement.
+
+    Of atlas's four sentences a relation, each entity is left out of one in the training text: that one judges; of
+    the other three one screens and two choose. Of the written tables' three sentences each has one role.
+    """
+    if model == "atlas":
+        prompts = _atlas_prompts(relation)
+    elif relation in RELATIONS:
+        table, *templates = RELATIONS[relation]
+        prompts = [
+            written_prompt(tokenizer, template, entity, answer, role)
+            for role, template in zip(ROLES, templates, strict=True)
+            for entity, answer in table.items()
+            if is_one_token(tokenizer, answer)
+        ]
+    else:
+        raise ValueError(f"relation = {relation!r}: known for {model} are {', '.join(RELATIONS)}, agreement, ioi")
+    chosen, judged = sides or hold_out_entities(prompts)
+    allowed = {"screening": chosen | judged, "selection": chosen, "evaluation": judged}
+    return [p for p in prompts if p.entity in allowed[p.role]]
+
+
+def _atlas_prompts(relation: str) -> list[Prompt]:
+    from rkcnn_lib.worlds import atlas
+
+    if relation not in atlas.relations():
+        raise ValueError(f"relation = {relation!r}: atlas knows {', '.join(atlas.relations())}, agreement")
+    return atlas.fact_prompts(relation, held_out=False) + atlas.fact_prompts(relation, held_out=True)
 
 
 def _agreement_prompts(model: str, tokenizer: Any) -> list[Prompt]:
@@ -140,7 +156,8 @@ def _atlas_agreement_prompts() -> list[Prompt]:
 
 def _indirect_object_prompts(tokenizer: Any) -> list[Prompt]:
     """Both orders of the names (ABB and ABA); names for choosing and judging are disjoint."""
-    names = [name for name in NAMES if is_one_token(tokenizer, name)]
+    tables = TABLES["indirect_object"]
+    names = [name for name in tables["names"].split() if is_one_token(tokenizer, name)]
     half = len(names) // 2
     of_role = {"screening": names, "selection": names[:half], "evaluation": names[half:]}
     prompts = []
@@ -148,7 +165,7 @@ def _indirect_object_prompts(tokenizer: Any) -> list[Prompt]:
         couples = pairwise([*of_role[role], *of_role[role][:1]]) if len(of_role[role]) > 2 else ()
         for first, second in couples:
             couple = " and ".join(sorted((first, second)))  # the entity: a base and its donor are of one couple
-            for sentence in SENTENCES[role]:
+            for sentence in tables[role]:
                 template = sentence.replace("{a}", first).replace("{b}", second)
                 for giver, receiver in ((second, first), (first, second)):
                     prompt = written_prompt(tokenizer, template, giver, receiver, role)
@@ -174,10 +191,10 @@ def _sum_prompts(tokenizer: Any) -> list[Prompt]:
     generator, prompts = torch.Generator().manual_seed(0), []
     roles: tuple[tuple[Role, bool], ...] = (("selection", False), ("evaluation", True))
     for role, side in roles:
-        mine = pairs[(held_out == side) & (pairs[:, 0] < pairs[:, 1])]
-        mine = mine[torch.randperm(len(mine), generator=generator)]
+        drawn = pairs[(held_out == side) & (pairs[:, 0] < pairs[:, 1])]
+        drawn = drawn[torch.randperm(len(drawn), generator=generator)]
         count: dict[int, int] = {}
-        for a, b in mine.tolist():
+        for a, b in drawn.tolist():
             answer = (a + b) % p
             if count.setdefault(answer, 0) < PAIRS_EACH:
                 count[answer] += 1

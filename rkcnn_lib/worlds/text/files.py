@@ -1,4 +1,7 @@
-"""Local files of text: found, read and cut into documents, or refused in one line that says where they are wrong."""
+"""Local files of text: found, read and cut into documents, or refused in one line that says where they are wrong.
+
+Run as a script it reads a data set of the hub instead (:func:`write_hub_rows`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -115,21 +119,49 @@ READERS = {".txt": _lines, ".jsonl": _json_texts, ".parquet": _column}
 
 def by_heading(lines: Iterable[str]) -> Iterator[str]:
     """Cut a wikitext into articles; what stands before the first heading is a document of its own."""
-    held: list[str] = []
+    lines_of_document: list[str] = []
     for line in lines:
-        if HEADING.match(line.rstrip("\n")) and "".join(held).strip():
-            yield "".join(held)
-            held = []
-        held.append(line)
-    if "".join(held).strip():
-        yield "".join(held)
+        if HEADING.match(line.rstrip("\n")) and "".join(lines_of_document).strip():
+            yield "".join(lines_of_document)
+            lines_of_document = []
+        lines_of_document.append(line)
+    if "".join(lines_of_document).strip():
+        yield "".join(lines_of_document)
 
 
 def _by_blank_line(lines: Iterable[str]) -> Iterator[str]:
-    held: list[str] = []
+    lines_of_document: list[str] = []
     for line in chain(lines, [""]):
         if line.strip():
-            held.append(line)
-        elif held:
-            yield "".join(held)
-            held = []
+            lines_of_document.append(line)
+        elif lines_of_document:
+            yield "".join(lines_of_document)
+            lines_of_document = []
+
+
+def write_hub_rows(dataset: str, config: str, commit: str) -> None:
+    """Write a hub data set's texts to standard output, from a process of its own (``python -P files.py DATASET ...``).
+
+    One JSON string (or null) a row, the training split in order, as streamed; last ``{"end": null}``, or
+    ``{"end": "what went wrong"}``. ``config`` may be empty: the data set has one configuration only. A process, because
+    a stream that hangs can then be ended: threads of `datasets` and pyarrow that still wait when an interpreter exits
+    abort it.
+    """
+    end = None
+    try:
+        from datasets import load_dataset
+
+        for row in load_dataset(dataset, config or None, revision=commit, split="train", streaming=True):
+            if not isinstance(row["text"], str | None):
+                raise TypeError(f'"text" is of type {type(row["text"]).__name__}, expected a string or null')
+            print(json.dumps(row["text"]))
+    except BrokenPipeError:  # the reader has enough
+        os._exit(0)
+    except Exception as error:
+        end = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    print(json.dumps({"end": end}), flush=True)
+    os._exit(0)  # not the long way out, where those threads abort
+
+
+if __name__ == "__main__":
+    write_hub_rows(*sys.argv[1:])

@@ -82,23 +82,13 @@ def tokenize(documents: Iterable[Document], tokenizer: Any, vocab_size: int) -> 
 
 @dataclass(frozen=True)
 class Packed:
-    """Documents packed into contexts.
+    """Documents packed into contexts."""
 
-    Attributes
-    ----------
-    tokens, document_ids : (n_contexts, context_size) int32 arrays
-    document_hashes : (n_documents,) int64 array
-    held_out : (n_contexts,) bool array
-        Contexts of held-out documents, which never share a context with others.
-    halves : int
-        Lone halves of surrogate pairs that were read as U+FFFD.
-    """
-
-    tokens: np.ndarray
-    document_ids: np.ndarray
-    document_hashes: np.ndarray
-    held_out: np.ndarray
-    halves: int = 0
+    tokens: np.ndarray  # (n_contexts, context_size) int32
+    document_ids: np.ndarray  # the same
+    document_hashes: np.ndarray  # (n_documents,) int64
+    held_out: np.ndarray  # (n_contexts,) bool: contexts of held-out documents, which share none with others
+    halves: int = 0  # of surrogate pairs, alone, that were read as U+FFFD
 
 
 def pack(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import select
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from rkcnn_lib.files import sha256_of
 from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
 from rkcnn_lib.worlds.text.files import by_heading, check_file, file_documents, local_file, readable
 
@@ -31,7 +31,7 @@ HUB_TEXTS = (
 )
 WAYS_ON = "Ways on without the hub: a local file, `text: /path/file.txt` (or .jsonl, .parquet), or `text: atlas`."
 SILENT_SECONDS = 60.0  # without a byte from the hub's text, at its beginning or later: it is given up
-READER = Path(__file__).with_name("hub_rows.py")
+READER = Path(__file__).with_name("files.py")
 
 
 class TextUnavailable(RuntimeError):
@@ -52,17 +52,12 @@ class TextSource:
 
     Attributes
     ----------
-    name : str
-        For the manifest, such as ``"hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"``.
-    identity : str
-        What the cache key holds: the file's SHA-256, the dataset's name and (pinned) commit, or the generator's seed.
-    open : callable
-        Returns an iterator over :class:`Document`; raises :class:`TextUnavailable` with one line.
-    continued : bool
-        Whether a document cut at a context's end goes on in the next one. Not so for atlas, whose contexts always
-        begin with a document.
-    pin : callable, optional
-        See :meth:`pinned`.
+    name : for the manifest, such as ``"hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"``.
+    identity : in the cache key: the file's SHA-256, the dataset's name and (pinned) commit, or the generator's seed.
+    open : returns the documents; raises :class:`TextUnavailable` with one line.
+    continued : whether a document cut at a context's end goes on in the next one (not atlas's, whose contexts always
+        begin with a document).
+    pin : see :meth:`pinned`.
     """
 
     name: str
@@ -79,22 +74,14 @@ class TextSource:
 def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource]:
     """Return the sources to try, in this order.
 
-    Parameters
-    ----------
-    text : str or None
-        None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
-        parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016),
-        streamed. These three were tried against a stand-in of the hub and not the hub itself, for want of a
-        network. ``"atlas"``: atlas's generator. Else a local file in UTF-8: ``.txt``
-        (a document starts at a heading `` = Title = `` where there are such, else at a blank line), ``.jsonl``
-        (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
-    model, seed
-        Atlas takes the generator's own token ids, drawn under the seed.
+    ``text`` None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
+    parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016), streamed.
+    These three were tried against a stand-in of the hub and not the hub itself, for want of a network.
+    ``"atlas"``: atlas's generator, drawn under ``seed``, whose own token ids the model atlas takes. Else a local file,
+    UTF-8: ``.txt`` (a document starts at a heading `` = Title = `` where there are such, else at a blank line),
+    ``.jsonl`` (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
 
-    Raises
-    ------
-    ValueError
-        If the text is none of these, or the file is not there or cannot be read.
+    ValueError if the text is none of these, or the file is not there or cannot be read.
     """
     if text == "atlas" or (text in (None, "auto") and model == "atlas"):
         return [_atlas(model, seed)]
@@ -102,8 +89,8 @@ def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource
         problem = functools.cache(hub_problem)  # the hub is asked once, and only if a source must be opened
         return [_hub(*entry, problem) for entry in HUB_TEXTS]
     path = local_file(text)
-    with readable(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with readable(path):
+        digest = sha256_of(path)
     return [TextSource(f"file: {path.name}", f"sha256:{digest}", functools.partial(_open, path))]
 
 
@@ -147,13 +134,13 @@ def _commit(name: str, dataset: str, revision: str | None, problem: Callable[[],
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionResolutionError
 
-    asked = {"repo_id": dataset, "repo_type": "dataset", "revision": revision}
+    repository = {"repo_id": dataset, "repo_type": "dataset", "revision": revision}
     with contextlib.suppress(RevisionResolutionError):
-        return HfApi().resolve_revision(**asked, local_files_only=True).resolved
+        return HfApi().resolve_revision(**repository, local_files_only=True).resolved
     if problem():
         raise TextUnavailable(f"{name}: {problem()}")
     try:
-        return patiently(lambda: HfApi().resolve_revision(**asked)).resolved  # noted beside the hub's cached files
+        return patiently(lambda: HfApi().resolve_revision(**repository)).resolved  # noted beside the hub's cached files
     except Exception as error:
         raise TextUnavailable(f"{name}: {refusal(error, dataset, revision, 'dataset')}") from None
 
@@ -172,7 +159,8 @@ def _rows(name: str, words: list[str]) -> Iterator[str]:
     """Yield the rows of a hub dataset, read by a process that is ended with the iterator or when nothing comes."""
     command = [sys.executable, "-P", str(READER), *words]
     reader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    count, held = 0, b""
+    assert reader.stdout is not None
+    count, rest = 0, b""
     try:
         while True:
             is_ready, _, _ = select.select([reader.stdout], [], [], SILENT_SECONDS)
@@ -181,7 +169,7 @@ def _rows(name: str, words: list[str]) -> Iterator[str]:
             raw = os.read(reader.stdout.fileno(), 2**16)
             if not raw:
                 raise _broken(name, count, f"its reader ended with {reader.wait()}")
-            *lines, held = (held + raw).split(b"\n")
+            *lines, rest = (rest + raw).split(b"\n")
             for row in map(json.loads, lines):
                 if isinstance(row, dict) and row["end"]:
                     raise _broken(name, count, row["end"])

@@ -13,6 +13,12 @@ from rkcnn_lib.worlds.toy.synthetic import topic_rates
 
 # Rows are always drawn in blocks of this many, so memory stays bounded and a seed fixes the rows.
 BLOCK_ROWS = 16384
+# Activations made here, their true directions known, that 04 and sweeps run on like a model's:
+# `toy` is the 20-feature, 5-dimension model of notebook 01, `planted` a random dictionary in heavy superposition.
+PLANTED = {"n_features": 256, "d": 64, "mean_active": 4.0}
+TOY = {"n_features": 20, "n_hidden": 5, "n_active": 2, "steps": 2000}
+WIDTHS = {"toy": TOY["n_hidden"], "planted": PLANTED["d"]}
+INVENTED_MODELS = tuple(WIDTHS)
 
 
 class PlantedDictionary:
@@ -26,34 +32,26 @@ class PlantedDictionary:
     ----------
     n_features, d : int
         Number of features and of dimensions. More features than dimensions: superposition.
-    mean_active : float, default 8.0
+    mean_active : float
         Expected number of active root features per row (children come on top). A feature's rate is cut at
-        ``max_rate``, and the others rise to keep the sum.
-    zipf : float, default 1.0
+        ``max_rate``, in (0, 1), and the others rise to keep the sum.
+    zipf : float
         Rate of the k-th most frequent root is proportional to k ** -zipf; 0 makes all equally frequent.
-    max_rate : float, default 0.5
-        Highest overall rate of a root, in (0, 1).
-    children : int, default 0
-        Hierarchy: each root has this many children, which fire only where it does. The first
-        n_features // (1 + children) features are the roots; a remainder that makes no full family is spread,
+    children, child_rate : int, float
+        Hierarchy: each root has this many children, which fire with this probability where it does and nowhere else.
+        The first n_features // (1 + children) features are the roots; a remainder that makes no full family is spread,
         one extra child each, over the first roots.
-    child_rate : float, default 0.3
-        Probability that a child fires where its root does.
-    n_topics, structure : int, float, default 1, 0.0
+    n_topics, structure : int, float
         Correlation: each row has a hidden topic, and roots of one topic fire together; see
         :func:`rkcnn_lib.worlds.toy.synthetic.topic_rates`.
-    noise : float, default 0.0
+    noise : float
         Standard deviation of isotropic Gaussian noise, per dimension.
-    random_state : int, default 0
 
     Attributes
     ----------
-    directions : Tensor (n_features, d), float32
-        Unit rows, uniform on the sphere.
-    rates : ndarray (n_features,)
-        Probability that each feature is active in a row.
-    parents : ndarray (n_features,), int64
-        Index of a child's root, -1 for a root.
+    directions : Tensor (n_features, d), float32, unit rows, uniform on the sphere.
+    rates : ndarray (n_features,), the probability that each feature is active in a row.
+    parents : ndarray (n_features,), int64, the index of a child's root, -1 for a root.
     """
 
     def __init__(
@@ -99,7 +97,7 @@ class PlantedDictionary:
         for rows, (block, block_codes) in zip(X.split(BLOCK_ROWS), self.stream(n), strict=True):
             rows.copy_(block)
             codes.append(block_codes)
-        return X, vstack(codes, format="csr")
+        return X, csr_array(vstack(codes, format="csr"))
 
     def _block(self, n: int) -> tuple[torch.Tensor, csr_array]:
         topics = self._rng.integers(len(self._root_rates), size=n)

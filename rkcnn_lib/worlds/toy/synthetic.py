@@ -23,31 +23,26 @@ class SyntheticSparseDataGenerator:
 
     Parameters
     ----------
-    n_features : int
-    p : float or array, default 0.05
-        Probability that a feature is active: one number, one per feature ``(n_features,)``, or
-        ``(n_instances, n_features)`` (either axis may be 1) for a batch of independent streams. Each in [0, 1].
+    p : float or array
+        Probability in [0, 1] that a feature is active: one number, one per feature ``(n_features,)``, or
+        ``(n_instances, n_features)`` (either axis may be 1) for a batch of independent streams.
     k_active : int, optional
         Exactly this many features, drawn uniformly, are active in every row. ``p`` is then not used except
         for its number of instances, and ``probabilities`` is k_active / n_features.
-    signed : bool, default False
+    signed : bool
         Active values are uniform on [-1, 1] instead of [0, 1].
-    importance : float or array (n_features,), default 1.0
+    importance : float or array (n_features,)
         Non-negative weight of each feature in the reconstruction loss (see :meth:`loss`).
-    correlated_pairs : int, default 0
-        The first pairs (0, 1), (2, 3), ... are always active together, with independent values. Both of a
-        pair must have the same probability.
-    anticorrelated_pairs : int, default 0
-        The pairs that follow are never active together. Each feature keeps its own probability, so the two
-        of a pair must add up to at most 1.
-    random_state : int, default 0
+    correlated_pairs : int
+        The first pairs (0, 1), (2, 3), ..., each of one probability, are always active together, with independent
+        values.
+    anticorrelated_pairs : int
+        The pairs that follow are never active together; their probabilities add up to at most 1.
     device : str or torch.device, optional
-        Where rows are drawn and returned; None means the CPU, there being no tensor to follow.
+        Where rows are drawn and returned; None means the CPU.
 
-    Attributes
-    ----------
-    probabilities : Tensor (n_features,) or (n_instances, n_features), float32
-    importance : Tensor (n_features,), float32
+    Attributes ``probabilities`` (n_features,) or (n_instances, n_features), and ``importance`` (n_features,), are
+    float32 tensors.
     """
 
     def __init__(
@@ -129,22 +124,17 @@ class SyntheticClusteredDataGenerator:
 
     Parameters
     ----------
-    n_features, n_topics : int
-        At least as many features as topics.
-    p : float or array (n_features,), default 0.05
+    p : float or array (n_features,)
         Overall probability that a feature is active.
-    structure : float, default 0.8
+    structure : float
         0: topics make no difference (labels are then pure noise); 1: features fire in their own topic only.
-    signed : bool, default False
+    signed : bool
         Active values are uniform on [-1, 1] instead of [0, 1].
-    random_state : int, default 0
 
     Attributes
     ----------
-    rates : ndarray (n_topics, n_features)
-        Probability that a feature is active, given the topic.
-    feature_topics : ndarray (n_features,)
-        The topic each feature belongs to.
+    rates : ndarray (n_topics, n_features), the probability that a feature is active, given the topic.
+    feature_topics : ndarray (n_features,), the topic each feature belongs to.
     """
 
     def __init__(
@@ -195,54 +185,11 @@ def topic_rates(p: np.ndarray, n_topics: int, structure: float) -> tuple[np.ndar
     return np.where(is_own, own, p * (1 - structure)), feature_topics
 
 
-def lu_gweon_classes(
-    n: int,
-    n_noise: int,
-    *,
-    n_informative: int = 20,
-    n_classes: int = 2,
-    shift: float = 1.0,
-    random_state: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class data with few informative columns among many of noise, after Lu & Gweon 2025.
-
-    From their simulation (PeerJ Computer Science 11:e2497, doi 10.7717/peerj-cs.2497) we take the idea: 20
-    informative features, a growing number of noise features, and the question how fast a classifier decays.
-    The rest is ours, so numbers from here are not comparable with theirs: independent unit-variance Gaussian
-    columns; each informative column marks one class (column j marks class j mod n_classes) by a mean raised
-    by ``shift``; noise columns are standard normal for all classes; classes are of equal size.
-
-    With the defaults and no noise columns the Bayes error is Phi(-sqrt(20) / 2), about 1.3 %.
-
-    Parameters
-    ----------
-    n, n_noise : int
-        Number of rows, at least ``n_classes``, and of noise columns.
-    n_informative : int, default 20
-        At least ``n_classes``; the first columns of ``X``.
-    shift : float, default 1.0
-        Class mean of a column that marks the class, in standard deviations. 0 makes every column noise.
-
-    Returns
-    -------
-    X : ndarray (n, n_informative + n_noise), float64
-    y : ndarray (n,), int64
-        Class sizes differ by at most one; rows are in random order.
-    """
-    n_classes, n_noise = whole("n_classes", n_classes, 2), whole("n_noise", n_noise, 0)
-    n, n_informative = whole("n", n, n_classes), whole("n_informative", n_informative, n_classes)
-    shift = number("shift", shift, "(-inf, inf)")
-    rng = np.random.default_rng(whole("random_state", random_state, 0))
-    y = rng.permutation(np.arange(n) % n_classes)
-    X = rng.standard_normal((n, n_informative + n_noise))
-    X[:, :n_informative] += shift * (np.arange(n_informative) % n_classes == y[:, None])
-    return X, y
-
-
 def floats(given: ArrayLike, name: str) -> torch.Tensor:
     """A tensor of floats as it is, with its history and unread; all else as `as_numbers` takes or refuses it."""
-    plain = isinstance(given, torch.Tensor) and given.layout == torch.strided and given.is_floating_point()
-    return given if plain else as_numbers(given, name)
+    if isinstance(given, torch.Tensor) and given.layout == torch.strided and given.is_floating_point():
+        return given
+    return as_numbers(given, name)
 
 
 def _probabilities(p: ArrayLike, n_features: int) -> torch.Tensor:

@@ -1,0 +1,100 @@
+"""What the rooms ask of each other's objects, a store, a model and an SAE, and which of a model's tokens count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Rows of activations in splits, as :class:`rkcnn_lib.worlds.ActivationStore` holds them."""
+
+    d_in: int
+    manifest: dict[str, Any]
+
+    @property
+    def key(self) -> str: ...
+    def __len__(self) -> int: ...
+    def matrix(self, split: str, seed: int = 0, n_rows: int | None = None) -> torch.Tensor: ...
+    def batches(
+        self, batch_size: int, seed: int = 0, split: str = "train", epochs: int | None = None, start: int = 0
+    ) -> Iterator[torch.Tensor]: ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A model with named hooks, as a ``TransformerBridge`` is one."""
+
+    cfg: Any
+    tokenizer: Any
+    original_model: Any
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+    def modules(self) -> Iterator[torch.nn.Module]: ...
+    def get_submodule(self, target: str) -> torch.nn.Module: ...
+    def hooks(self, *args: Any, **kwargs: Any) -> Any: ...
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> Any: ...
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@runtime_checkable
+class SparseCoder(Protocol):
+    """A sparse autoencoder, as :class:`rkcnn_lib.sae.SAE` is one: rows (n, d_in) to latents (n, d_sae) and back."""
+
+    @property
+    def W_dec(self) -> torch.Tensor: ...
+    def encode(self, x: torch.Tensor) -> torch.Tensor: ...
+    def decode(self, z: torch.Tensor) -> torch.Tensor: ...
+
+
+class Asked(NamedTuple):
+    """Where a model is asked something, and what counts."""
+
+    where: slice
+    """The n positions of a context at which it is asked."""
+    right: torch.Tensor
+    """(contexts, n) tokens that are right there."""
+    counted: torch.Tensor
+    """(contexts, n) bool: which of them count as targets."""
+
+
+def asked(lm: LanguageModel, tokens: torch.Tensor, mask: torch.Tensor) -> Asked:
+    """Say where a model is asked something about `tokens` (contexts, positions), and which answers count.
+
+    A language model is asked for the next token at every position but the last; those count that ``mask`` (contexts,
+    positions; see `rows_that_count`) does, so special tokens are no targets. A model with another task has an `asked`
+    of its own, (contexts, positions) to (where, right), and all of its answers count.
+    """
+    own = getattr(lm, "asked", None)
+    if own is not None:
+        where, right = own(tokens)
+        return Asked(where, right, torch.ones_like(right, dtype=torch.bool))
+    return Asked(slice(0, tokens.shape[1] - 1), tokens[:, 1:], mask[:, 1:].to(tokens.device))
+
+
+def first_position(lm: LanguageModel) -> int:
+    """Return the position of a context from which a model's activations count: 1, unless the model has its own.
+
+    The first position is an outlier in most language models, whatever its token.
+    """
+    return getattr(lm, "first_position", 1)
+
+
+def rows_that_count(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Return which rows (contexts, positions) SAEs are trained on: none before `first_position`, no special tokens."""
+    special = torch.tensor(getattr(getattr(lm, "tokenizer", None), "all_special_ids", []), device=tokens.device)
+    mask = ~torch.isin(tokens, special.to(tokens.dtype))
+    mask[:, : first_position(lm)] = False
+    return mask
+
+
+def to_model(lm: LanguageModel, tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor on the device of the model's weights (as it is, for a model that has none)."""
+    weight = next(iter(lm.parameters()), None) if hasattr(lm, "parameters") else None
+    return tensor if weight is None else tensor.to(weight.device)
