@@ -39,7 +39,7 @@ def test_every_profile_has_all_six_notebooks(profile):
         ("04_sae_compare", {"layr": 8}, ["layr = 8", "did you mean 'layer'"]),
         ("04_sae_compare", {"k": 0}, ["k = 0", "greater than or equal to 1"]),
         ("04_sae_compare", {"hook": "nonsense"}, ["hook = 'nonsense'", "'resid_pre'", "'attn_out'"]),
-        ("04_sae_compare", {"n_subsets": 100, "n_directions": 50}, ["n_subsets = 100", "150"]),
+        ("06_causal_checks", {"n_subsets": 100, "n_directions": 50}, ["n_subsets = 100", "150"]),
         ("01_toy_superposition", {"n_subsets": 100, "n_directions": 50}, ["n_subsets = 100", "150"]),
         ("04_sae_compare", {"arms": ["random", "rkcnn_lyft"]}, ["rkcnn_lyft"]),
         (
@@ -144,11 +144,6 @@ def test_a_number_is_finite_and_no_yes_or_no_and_a_list_names_each_value_once(no
         for one in bad:
             with pytest.raises(ParameterError, match=name):
                 resolve(notebook, {name: one})
-
-
-def test_relu_has_no_auxk():
-    with pytest.raises(ParameterError, match="aux_k = 8: architecture relu has no AuxK"):
-        resolve("04_sae_compare", {"architecture": "relu", "aux_k": 8})
 
 
 def test_without_any_curve_01_is_refused():

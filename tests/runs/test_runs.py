@@ -102,9 +102,9 @@ TOO_MUCH = {
         "text": ["/absent.txt", "wiki.csv", "/", "x" * 5000 + ".txt"], "revision": ["main"],
     },
     "04_sae_compare": {
-        "k": [257], "aux_k": [257], "front_k": [[4, 257]], "frozen_k": [[4, 100_000]], "batch_size": [60_000, 10**12],
-        "subset_size": [129], "expansion": [1e-9, 1e-3], "fraction_mined": [1e-9], "published": [["/absent"], ["toy"]],
-        "text": ["/absent.txt", "wiki"], "n_subsets": [10**12], "layer": [99, -5],
+        "k": [257], "front_k": [[4, 257]], "frozen_k": [[4, 100_000]], "batch_size": [60_000, 10**12],
+        "subset_size": [129], "expansion": [1e-9, 1e-3], "published": [["/absent"], ["toy"]],
+        "text": ["/absent.txt", "wiki"], "n_subsets": [100, 10**12], "layer": [99, -5],
         "n_tokens": [10**12], 
     },
     "05_multilayer": {

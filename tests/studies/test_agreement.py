@@ -12,8 +12,8 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
 from rkcnn_lib.studies import agreement as study
 from rkcnn_lib.studies.agreement import AFTER, BEFORE, OLDER, PW_MCC, SHARED, SPAN, TOTAL, agreement
-from rkcnn_lib.studies.cells import MINED, UNMINED
 from rkcnn_lib.studies.comparison import Compared
+from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds.activations.store import MemoryStore
 
 D, N = 32, 64
@@ -52,7 +52,7 @@ def panel(request, tmp_path, monkeypatch):
             same.W_enc.copy_(same.W_enc[:, order])
         units[MINED, seed] = unit(MINED, seed, same, N)
         units[UNMINED, seed] = unit(UNMINED, seed, other, N // 2)
-    return agreement(Compared(units, *[pd.DataFrame()] * 3, {}), request.param, P)
+    return agreement(Compared(units, *[pd.DataFrame()] * 5), request.param, P)
 
 
 def mean(panel, metric, arm, column="value"):
@@ -103,4 +103,4 @@ def test_no_more_processes_match_at_once_than_memory_holds(monkeypatch):
 
 def test_one_seed_agrees_with_nobody_and_nothing_is_judged():
     alone = agreement(None, None, SimpleNamespace(n_seeds=1))
-    assert alone.table.empty and alone.along.empty and alone.summary.empty and not alone.by_seed
+    assert alone.table.empty and alone.along.empty and alone.summary.empty and alone.by_seed.empty

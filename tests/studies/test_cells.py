@@ -9,6 +9,7 @@ import torch
 
 from rkcnn_lib.runs.params import ParameterError, resolve
 from rkcnn_lib.studies import cells
+from rkcnn_lib.vocabulary import DECODER_ONLY, FROZEN_DECODER, MINED, UNMINED, VARIANTS
 from rkcnn_lib.worlds.activations.store import MemoryStore
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 
@@ -24,7 +25,7 @@ def matched(l0_of, monkeypatch):
         return SimpleNamespace(scalars={"l0": l0_of(p.l1)})
 
     monkeypatch.setattr(cells, "sae_unit", sae_unit)
-    unit = cells.matched_unit(None, resolve("04_sae_compare", RELU), "random", 0, 0, "cpu")
+    unit = cells.matched_unit(None, resolve("04_sae_compare", RELU), "random", 0, "cpu")
     return unit.scalars["l0"], len(tried)
 
 
@@ -55,7 +56,7 @@ def test_an_l0_out_of_reach_is_said_and_costs_few_trainings(monkeypatch):
 def test_topk_is_trained_once(monkeypatch):
     calls = []
     monkeypatch.setattr(cells, "sae_unit", lambda *given: calls.append(given))
-    cells.matched_unit(None, resolve("04_sae_compare", {"model": "planted"}), "random", 0, 0, "cpu")
+    cells.matched_unit(None, resolve("04_sae_compare", {"model": "planted"}), "random", 0, "cpu")
     assert len(calls) == 1
 
 
@@ -69,19 +70,18 @@ def test_a_variant_starts_from_its_arms_directions_and_changes_one_thing(tmp_pat
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
     p = resolve(
         "04_sae_compare",
-        {"model": "planted", "expansion": 1.0, "k": 4, "steps": 5, "n_subsets": 60, "n_directions": 20,
-         "mining_rows": 1000, "fraction_mined": 0.5},
+        {"model": "planted", "expansion": 1.0, "k": 4, "steps": 5, "mining_rows": 4000, "encoder": "tied"},
     )  # fmt: skip
     X, _ = PlantedDictionary(32, 16, mean_active=2.0, random_state=0).sample(8000)
     store = MemoryStore(X)
-    start = {arm: cells.initial_sae(store, p, arm, 0, 8, "cpu") for arm in ("random", *cells.VARIANTS, cells.MINED)}
-    both, decoder_only, plain = start[cells.MINED], start[cells.DECODER_ONLY], start["random"]
+    start = {arm: cells.initial_sae(store, p, arm, 0, "cpu") for arm in (UNMINED, *VARIANTS, MINED)}
+    both, decoder_only, plain = start[MINED], start[DECODER_ONLY], start[UNMINED]
     torch.testing.assert_close(decoder_only.W_dec, both.W_dec)
     cosine = torch.nn.functional.cosine_similarity(decoder_only.W_enc, plain.W_enc, dim=0)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
-    torch.testing.assert_close(start[cells.FROZEN_DECODER].W_dec, plain.W_dec)
-    assert not cells.train_config(p, cells.FROZEN_DECODER, 0).train_decoder
-    assert cells.train_config(p, cells.DECODER_ONLY, 0) == cells.train_config(p, cells.MINED, 0)
+    torch.testing.assert_close(start[FROZEN_DECODER].W_dec, plain.W_dec)
+    assert not cells.train_config(p, FROZEN_DECODER, 0).train_decoder
+    assert cells.train_config(p, DECODER_ONLY, 0) == cells.train_config(p, MINED, 0)
 
 
 def test_dead_latents_are_told_by_where_they_started_and_when_they_died():

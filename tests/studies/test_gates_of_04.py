@@ -11,8 +11,9 @@ import torch
 from rkcnn_lib.runs.params import ParameterError, resolve
 from rkcnn_lib.studies import cells, sae_panels
 from rkcnn_lib.studies.comparison import Compared
+from rkcnn_lib.vocabulary import ARMS
 
-N_LATENTS, N_MINED = 64, 32
+N_LATENTS = 64
 P = resolve("04_sae_compare", {"model": "atlas", "k": 8, "n_seeds": 2, "variants": []})
 
 
@@ -23,21 +24,19 @@ def compared(**faults: float) -> Compared:
         for seed in (0, 1):
             is_faulty = arm == "rkcnn" and seed == 1
             given = {name: value for name, value in faults.items() if is_faulty}
-            scalars = {"n_mined": 0 if arm == "random" else N_MINED, "untrained_dead": given.get("dead_at_start", 0.45)}
             history = pd.DataFrame({"tokens": [1000, given.get("tokens", 20_000)]})
-            units[arm, seed] = SimpleNamespace(
-                scalars=scalars, tables={"history": history}, arrays={"density": torch.ones(N_LATENTS)}
-            )
+            units[arm, seed] = SimpleNamespace(tables={"history": history}, arrays={"density": torch.ones(N_LATENTS)})
             values = {"explained_variance": 0.9, "l0": 8.0, "n_tokens": 4000.0} | given
             rows += [
                 {"arm": arm, "seed": seed, "metric": metric, "value": values[metric]}
                 for metric in ("explained_variance", "l0", "n_tokens")
             ]
             if arm != "random":
-                candidates = given.get("candidates_a_place", 3.7) if arm.startswith(("rkcnn", "lift")) else None
-                mined = {"rows": given.get("rows", 1000), "candidates_a_place": candidates}
+                candidates = given.get("candidates_a_place", 3.7) if ARMS[arm].searches else None
+                mined = {"rows": given.get("rows", 1000), "candidates_a_place": candidates, "wanted": N_LATENTS,
+                         "supply": given.get("supply", N_LATENTS)}  # fmt: skip
                 supply.append({"arm": arm, "seed": seed} | mined)
-    return Compared(units, pd.DataFrame(supply), pd.DataFrame(rows), pd.DataFrame(), {0: N_MINED, 1: N_MINED})
+    return Compared(units, pd.DataFrame(supply), pd.DataFrame(rows), *[pd.DataFrame()] * 3)
 
 
 def failed(**faults: float) -> list[str]:
@@ -55,7 +54,7 @@ def test_arms_that_differ_in_their_directions_alone_pass():
         ("l0", 10.0, "L0 of the arms"),
         ("rows", 900, "rows mined"),
         ("tokens", 10_000, "tokens trained on"),
-        ("dead_at_start", 0.9, "dead before training, beyond its fill"),
+        ("supply", 20, "start from its own directions"),
         ("explained_variance", -0.1, "smallest explained variance"),
         ("explained_variance", float("nan"), "every number is finite"),
     ],
