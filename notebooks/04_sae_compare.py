@@ -72,8 +72,7 @@ import pandas as pd
 from IPython.display import display
 
 from rkcnn_lib import figures
-from rkcnn_lib.pages import explore
-from rkcnn_lib.pages.cards import book
+from rkcnn_lib.pages import book, explore
 from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.runs.run import start_run
 from rkcnn_lib.studies import (
@@ -128,7 +127,8 @@ sae_panels.funnel(compared.supply)
 frozen = sae_panels.frozen_dictionaries(compared, store, run)
 run.metrics(frozen.rename(columns={"k": "frozen_k"}).assign(metric="frozen_ev"))
 figures.show(
-    figures.frozen_dictionary(frozen, title=sae_titles.frozen_title(frozen)),
+    figures.frozen_dictionary(frozen),
+    sae_titles.frozen_title(frozen),
     f"Explained variance with k atoms a token, {run.p.frozen_rows} held-out rows; the random arm is the chance level. Lines "
     f"are means, bands the range over {run.p.n_seeds} seeds.",
 )
@@ -149,7 +149,8 @@ judged = published_saes.judge_published(others, store, run)
 run.metrics(judged)
 shown = sae_panels.shown_metrics(pd.concat([compared.metrics, judged]))
 figures.show(
-    figures.arm_metrics(shown, title=sae_titles.metrics_title(compared.metrics)),
+    figures.arm_metrics(shown),
+    sae_titles.metrics_title(compared.metrics),
     f"{run.p.n_seeds} seeds, held-out documents. Dots are seeds, bars 95 % t intervals of the mean over seeds; "
     "choose the metric at the top. L0 is fixed by k, so it is a check here, not a result. Published SAEs, where there "
     "are any, have an L0 and training data of their own and enter no contrast.",
@@ -157,14 +158,16 @@ figures.show(
 
 # %%
 figures.show(
-    figures.training_curves(compared.history, title=sae_titles.history_title(compared.history)),
+    figures.training_curves(compared.history),
+    sae_titles.history_title(compared.history),
     f"Training curves, mean and range over {run.p.n_seeds} seeds. An advantage that is gone at the last step was speed, not quality.",
 )
 
 # %%
 not_fired = sae_panels.dead_curves(compared)
 figures.show(
-    figures.dead_curve(not_fired, title=sae_titles.dead_title(not_fired)),
+    figures.dead_curve(not_fired),
+    sae_titles.dead_title(not_fired),
     f"Share of latents that have not fired yet against the number of held-out tokens looked at; mean and range over "
     f"{run.p.n_seeds} seeds.",
 )
@@ -178,7 +181,8 @@ sae_panels.dead_by_origin(compared)
 # %%
 rates = sae_panels.densities(compared)
 figures.show(
-    figures.density(rates, title=sae_titles.density_title(rates)),
+    figures.density(rates),
+    sae_titles.density_title(rates),
     f"Histogram of the share of held-out tokens on which a latent is active, all {run.p.n_seeds} seeds, log axis; those that never "
     "fire have their own bar.",
 )
@@ -198,7 +202,8 @@ if run.p.front_k:
     run.metrics(front_table.assign(metric="front_" + front_table["metric"]))
     run.metrics(needed.drop(columns="cut"))
     figures.show(
-        figures.quality_front(front_table, title=front.title(needed)),
+        figures.quality_front(front_table),
+        front.title(needed),
         f"Held-out documents; lines are means, bands the range over {run.p.n_seeds} seeds. Choose the metric at the top.",
     )
 
@@ -212,7 +217,8 @@ if run.p.front_k:
 # %%
 moved = sae_panels.moved(compared)
 figures.show(
-    figures.cosine_histograms(moved, title=sae_titles.moved_title(moved)),
+    figures.cosine_histograms(moved),
+    sae_titles.moved_title(moved),
     f"rkcnn, all {run.p.n_seeds} seeds: cosine of each latent with its own start, mined latents beside the randomly filled ones "
     "of the same SAE; the slider goes through training.",
 )
@@ -232,7 +238,8 @@ agreed = agreement.agreement(compared, store, run.p, other)
 run.metrics(agreed.table)
 if run.p.n_seeds > 1:
     figures.show(
-        figures.arm_metrics(agreed.table, title=agreed.title),
+        figures.arm_metrics(agreed.table),
+        agreed.title,
         f"One dot a seed, {run.p.n_seeds} in all (its mean over the pairs it is in); grey: chance, directions as the activations lie; choose measure and moment at the top. Shared: "
         "encoder and decoder name the same partner, both at cosine 0.7. Span: overlap of the spaces of the busiest latents, an "
         "eighth of the width in number.",
@@ -250,7 +257,8 @@ else:
 run.metrics(agreed.along)
 if run.p.n_seeds > 1:
     figures.show(
-        figures.training_curves(agreed.along, title=sae_titles.along_title(agreed.along)),
+        figures.training_curves(agreed.along),
+        sae_titles.along_title(agreed.along),
         f"{run.p.n_seeds} seeds. Older PWMCC over all latents at the start, 1/16, 1/4 and the end of training; grey: chance level.",
     )
 
@@ -267,7 +275,8 @@ if run.p.n_seeds > 1:
 # %%
 cards = book.read_book(compared, store, run)
 figures.show(
-    figures.latent_map(cards.table, title=book.title(cards)),
+    figures.latent_map(cards.table),
+    book.title(cards),
     "Seed 0, a point a latent that has a card: held-out firing rate against the cosine of its decoder row with its start. "
     "Latents that never fire stand in the strip on the left. A direction that training leaves alone stays at 1.",
 )
@@ -287,7 +296,8 @@ truth = sae_panels.recovery(compared, store)
 if truth is not None:
     run.metrics(truth)
     figures.show(
-        figures.recovery_by_miner(truth.rename(columns={"arm": "miner"}), title=sae_titles.recovery_title(truth)),
+        figures.recovery_by_miner(truth.rename(columns={"arm": "miner"})),
+        sae_titles.recovery_title(truth),
         f"Trained decoders of {run.p.n_seeds} seeds against the true directions, one-to-one and signed; grey: chance with as many random ones.",
     )
 else:
@@ -302,16 +312,14 @@ if run.p.model == "toy":
     study = seed_study.seed_study()
     run.metrics(study.table.assign(metric="seed_study_matched_cosine"))
     figures.show(
-        figures.recovery_curve(
-            study.table.assign(step=study.table["step"] + 1), "step", title=seed_study.title(study.table)
-        ),
+        figures.recovery_curve(study.table.assign(step=study.table["step"] + 1), "step"),
+        seed_study.title(study.table),
         "Matched cosine of the five decoder rows with the true directions against training steps (plus one, for the log "
         "axis); bands run over 20 toy models; grey: five random directions.",
     )
     figures.show(
-        figures.mined_slider(
-            study.frames, title="Learned and true directions of one toy model, started from mined ones"
-        ),
+        figures.mined_slider(study.frames),
+        "Learned and true directions of one toy model, started from mined ones",
         "Seed 0; the slider goes through training.",
     )
     display(seed_study.success(study.table))
@@ -327,17 +335,20 @@ world = fourier.world(store, run)
 if world is not None:
     display(world.figures)
     figures.show(
-        figures.frequency_power(world.power, title=world.title),
+        figures.frequency_power(world.power),
+        world.title,
         "Share of the embedding's non-constant power; half of the spectrum, since k and p - k are the same wave.",
     )
     figures.show(
-        figures.training_curves(world.history, title=world.history_title),
+        figures.training_curves(world.history),
+        world.history_title,
         "Accuracy and cross-entropy in training, of the pairs trained on and of all others.",
     )
     seen = fourier.of_saes(world, compared, store, run)
     run.metrics(seen)
     figures.show(
-        figures.arm_metrics(seen, title=fourier.title(seen)),
+        figures.arm_metrics(seen),
+        fourier.title(seen),
         f"Live latents, one dot a seed, {run.p.n_seeds} in all; grey: chance (of energy in the best plane, directions of the activations' covariance; "
         "else any directions, shuffled sums, and for the losses as many other frequencies; of the whole loss, guessing). A "
         "latent that is a narrow bump on a circle is no cosine: its R² stays below 1.",
@@ -363,7 +374,8 @@ if world is not None and run.p.n_seeds > 1:
 # %%
 verdicts = run.verdicts(sae_panels.verdicts(compared.metrics, needed, agreed, run.p))
 figures.show(
-    figures.paired_differences(verdicts, title=verdict_title(verdicts)),
+    figures.paired_differences(verdicts),
+    verdict_title(verdicts),
     f"Holm-adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the shaded strip is the margin. Choose the metric at the top.",
 )
 verdicts[["hypothesis", "contrast", "difference", "low", "high", "delta", "p", "contrast_verdict", "verdict"]].round(4)

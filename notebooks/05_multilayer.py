@@ -111,7 +111,8 @@ further = layer_study.compare_further(by_hook, run)
 of_all_hooks = {run.p.hook: metrics} | further
 shown = layer_study.shown_metrics(of_all_hooks)
 figures.show(
-    figures.layer_heatmap(shown, title=layer_study.heatmap_title(metrics)),
+    figures.layer_heatmap(shown),
+    layer_study.heatmap_title(metrics),
     f"Mean over {run.p.n_seeds} seeds on held-out documents; choose the metric{' and the hook' if further else ''} at the top. "
     f"The title and all that follows are of {run.p.hook}.",
 )
@@ -125,7 +126,8 @@ figures.show(
 # %%
 differences = layer_study.differences(metrics, run.p)
 figures.show(
-    figures.layer_differences(differences, title=layer_study.difference_title(differences)),
+    figures.layer_differences(differences),
+    layer_study.difference_title(differences),
     f"rkcnn minus each baseline, {run.p.n_seeds} seeds, positive is better; 95 % paired-t intervals, Holm-adjusted over layers and "
     "contrasts; grey: the margin.",
 )
@@ -139,7 +141,8 @@ figures.show(
 # %%
 along_gamma = layer_study.against_gamma(differences, profile_table)
 figures.show(
-    figures.layer_differences(along_gamma, title=layer_study.gamma_title(along_gamma), x="gamma"),
+    figures.layer_differences(along_gamma, x="gamma"),
+    layer_study.gamma_title(along_gamma),
     f"One dot a layer and contrast, {run.p.n_seeds} seeds, with the intervals of the figure above.",
 )
 
@@ -177,7 +180,8 @@ tables = read_tables(run.p.sweep) if run.p.sweep else None
 if tables:
     curves = sweeps.sensitivity(tables)
     figures.show(
-        figures.sensitivity(curves, title=sweeps.sensitivity_title(curves)),
+        figures.sensitivity(curves),
+        sweeps.sensitivity_title(curves),
         f"{tables.n_settings} settings, {tables.n_failed} cells failed; 95 % intervals over seeds; "
         "choose hyper-parameter and metric at the top.",
     )
@@ -206,7 +210,8 @@ over_layers = layer_study.verdicts(metrics, run.p)
 over_settings = sweeps.verdicts(tables, run.p) if tables else []
 verdicts = run.verdicts(over_layers + over_settings)
 figures.show(
-    figures.paired_differences(verdicts.head(len(over_layers)), title=layer_study.verdict_title(verdicts)),
+    figures.paired_differences(verdicts.head(len(over_layers))),
+    layer_study.verdict_title(verdicts),
     f"Differences averaged over layers, one value for each of {run.p.n_seeds} seeds; Holm-adjusted 95 % paired-t intervals; strip: the margin.",
 )
 verdicts

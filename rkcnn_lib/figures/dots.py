@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import chosen, finish, rows_axis, window
-from rkcnn_lib.figures.inputs import checked, in_order, parts_of
+from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
 from rkcnn_lib.figures.style import (
     CHANCE_FILL,
     CHANCE_LINE,
@@ -140,26 +139,26 @@ def _seeds(y: float, values: pd.Series, texts: list[str], style: Style) -> go.Sc
     )
 
 
-def arm_metrics(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def arm_metrics(table: pd.DataFrame) -> go.Figure:
     """Metrics of each arm: a dot a seed, the mean with its 95 % interval, a drop-down over the metrics.
 
     Columns arm, seed, metric, value and, where the metric has them, chance_mean and chance_upper.
     """
     table = checked(table, ["arm", "seed", "metric", "value"], ["value"], "arm_metrics")
-    return _beside_chance(table, "arm", title)
+    return _beside_chance(table, "arm")
 
 
-def recovery_by_miner(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def recovery_by_miner(table: pd.DataFrame) -> go.Figure:
     """Recovery by each miner: a dot a seed, the mean with its 95 % interval, its own grey chance band.
 
     Columns miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down over it.
     """
     columns = ["miner", "seed", "value", "chance_mean", "chance_upper"]
     table = checked(table, columns, ["value", "chance_mean", "chance_upper"], "recovery_by_miner")
-    return _beside_chance(table, "miner", title)
+    return _beside_chance(table, "miner")
 
 
-def _beside_chance(table: pd.DataFrame, key: str, title: str | None) -> go.Figure:
+def _beside_chance(table: pd.DataFrame, key: str) -> go.Figure:
     table = table.assign(**{key: table[key].astype(str)})
     arms, choices, any_chance = arm_order(in_order(table[key])), [], False
     for metric, part in parts_of(table):
@@ -168,7 +167,7 @@ def _beside_chance(table: pd.DataFrame, key: str, title: str | None) -> go.Figur
         axis = {"xaxis.title.text": label(metric or "value"), "xaxis.range": window(part["value"], ends, bands)}
         choices.append((short(metric or "value"), traces, axis))
     legend = "top" if any_chance else None
-    return finish(chosen(choices), title, height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
+    return finish(chosen(choices), height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
 
 
 def _arm(arm: str, rows: pd.DataFrame, chance: tuple[float, float] | None) -> tuple[list[str], str, pd.Series]:
@@ -179,9 +178,7 @@ def _arm(arm: str, rows: pd.DataFrame, chance: tuple[float, float] | None) -> tu
     return texts, name + beside, rows["value"]
 
 
-def selectivity(
-    table: pd.DataFrame, title: str | None = None, measured: str = "balanced accuracy on new rows (share)"
-) -> go.Figure:
+def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new rows (share)") -> go.Figure:
     """How well the best, random and worst subsets (and the full space) separate labels, beside permuted ones.
 
     Columns group (top, random, bottom, full), seed, value (``measured`` names it), chance_mean and chance_upper (under
@@ -198,7 +195,7 @@ def selectivity(
         axis = {"xaxis.range": window(part["value"], keep=bands)}
         choices.append((f"probe: {escape(probe)}" if probe else "value", traces, axis))
     x_axis, height = {"title": measured}, 110 + 62 * len(groups)
-    return finish(chosen(choices), title, height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
+    return finish(chosen(choices), height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
 
 
 def _subsets(group: str, rows: pd.DataFrame, _: Any) -> tuple[list[str], str, pd.Series]:
@@ -237,7 +234,7 @@ def points(
     )
 
 
-def sensitivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def sensitivity(table: pd.DataFrame) -> go.Figure:
     """Each arm along one swept hyper-parameter at a time: means with 95 % intervals over seeds; a drop-down.
 
     Columns axis, x (a value of the axis: number or text), arm, seed, metric, value.
@@ -262,7 +259,7 @@ def sensitivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
                 ends += [*means["low"], *means["high"]]
             y_axis = {"yaxis.title.text": label(metric), "yaxis.range": window(part["value"], ends)}
             choices.append((f"{escape(axis)}: {short(metric)}", traces, ticks | y_axis))
-    return finish(chosen(choices), title, height=420, legend="right")
+    return finish(chosen(choices), height=420, legend="right")
 
 
 def _ordered(values: pd.Series) -> list[object]:
@@ -284,7 +281,7 @@ def _means(rows: pd.DataFrame, places: list[object]) -> pd.DataFrame:
     return pd.DataFrame(means, columns=["place", "value", "low", "high", "text"])
 
 
-def next_tokens(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def next_tokens(table: pd.DataFrame) -> go.Figure:
     """A row a token: its probability of coming next under each of several runs of one prompt.
 
     Columns token, run, probability ([0, 1]); tokens and runs in the order they are to be shown.
@@ -309,4 +306,4 @@ def next_tokens(table: pd.DataFrame, title: str | None = None) -> go.Figure:
             )
         )
     x_axis = {"title": "probability of coming next", "range": [-0.02, 1.02], "tickformat": ".0%"}
-    return finish(fig, title, height=90 + 34 * len(tokens), legend="top", xaxis=x_axis, yaxis=rows_axis(tokens))
+    return finish(fig, height=90 + 34 * len(tokens), legend="top", xaxis=x_axis, yaxis=rows_axis(tokens))

@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 from IPython.display import display
 
 from rkcnn_lib import figures
-from rkcnn_lib.figures.display import bundle, note_html
+from rkcnn_lib.figures.display import TITLE, bundle, note_html, title_html
 from rkcnn_lib.measure import matched_cosine
-from rkcnn_lib.pages import prompt_box
-from rkcnn_lib.pages.cards.book import SEED, Book, as_record, card_html
+from rkcnn_lib.pages import blocks, prompt_box
+from rkcnn_lib.pages.book import SEED, Book, as_record, card_html
 from rkcnn_lib.pages.prompt_box import PromptBox
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.studies.causal import judged_rank
@@ -46,20 +46,19 @@ class LiveFigure:
     """
 
     def __init__(self) -> None:
-        self.figure: Any = None
-        self.note: Any = None
+        self.places: list[Any] = []  # of title, figure and note, once they are shown
 
-    def draw(self, fig: go.Figure, note: str) -> None:
-        """Show a figure and its note where the first ones were shown, which must be from the cell itself."""
+    def draw(self, fig: go.Figure, title: str, note: str) -> None:
+        """Show a figure between title and note where the first ones were shown, which must be from the cell itself."""
         under = {"text/html": note_html(note)}
-        if self.figure is None:
-            self.figure = display(bundle(fig), raw=True, display_id=True)
-            self.note = display(under, raw=True, display_id=True)
+        parts = [({"text/html": title_html(title)}, {}), (bundle(fig, title), {TITLE: title}), (under, {})]
+        if not self.places:
+            self.places = [display(part, raw=True, display_id=True, metadata=about) for part, about in parts]
             return
         # JupyterLab's renderer of plotly keeps the figure it has; another kind of output in between makes it let go.
-        self.figure.update({"text/html": f'<div style="height: {fig.layout.height}px"></div>'}, raw=True)
-        self.figure.update(bundle(fig), raw=True)
-        self.note.update(under, raw=True)
+        self.places[1].update({"text/html": f'<div style="height: {fig.layout.height}px"></div>'}, raw=True)
+        for place, (part, about) in zip(self.places, parts, strict=True):
+            place.update(part, raw=True, metadata=about)
 
 
 def toy_plane(planes: Planes, run: Run) -> None:
@@ -79,7 +78,7 @@ def toy_plane(planes: Planes, run: Run) -> None:
         met = f"{matched_cosine(D, truth):.3f}" if len(truth) else "undefined"
         title = f"{miner.value}: {len(D)} directions for {len(truth)} features, matched cosine {met}"
         note = f"One 5 -> 2 model, features active with probability {probability.value:g}; grey: true, orange: mined."
-        shown.draw(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}, title=title), note)
+        shown.draw(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}), title, note)
 
     display(widgets.HBox([probability, instance, miner]))
     draw()
@@ -195,12 +194,12 @@ class PromptExplorer:
         except ValueError as problem:
             self.said.value = f'<p role="alert"><b>{escape(str(problem))}</b></p>'
             return
-        self.said.value = prompt_box.as_html(answers)
+        self.said.value = blocks().prompt_answers(answers)
         note = (
             f"Prompt “{prompt}”, donor “{donor}”; layer {layer}, subspace {subspace} at rank {rank}, "
             f"steered × {strength:g}. An example."
         )
-        self.figure.draw(figures.next_tokens(answers.table, title=prompt_box.title(answers)), note)
+        self.figure.draw(figures.next_tokens(answers.table), prompt_box.title(answers), note)
 
 
 def prompts(asked: PromptBox) -> PromptExplorer:

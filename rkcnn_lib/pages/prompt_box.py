@@ -6,7 +6,6 @@ The subspaces are those that 06 measured; nothing is learnt here, an answer is a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -152,18 +151,6 @@ def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int]
         return differ, differ, f"Exchanged at the {len(differ)} tokens that differ."
     both = sorted({*differ, *last[0]})
     return both, both, f"Exchanged at the tokens that differ ({len(differ)}) and at the last one."
-
-
-def as_html(answers: Answers) -> str:
-    """Return the answers' sentences and logit differences as HTML; all text from the model is escaped."""
-    apart = 'style="padding: 0 0.7rem; text-align: right"'
-    cells = "".join(f"<td {apart}>{answers.differences[run]:+.2f}</td>" for run in RUNS)
-    heads = "".join(f'<th scope="col" {apart}>{escape(run)}</th>' for run in RUNS)
-    difference = f"logit of <code>{escape(answers.answer)}</code> − logit of <code>{escape(answers.foil)}</code>"
-    return (
-        f"<p>{escape(' '.join(answers.said))}</p><table><thead><tr><th></th>{heads}</tr></thead>"
-        f'<tbody><tr><th scope="row">{difference}</th>{cells}</tr></tbody></table>'
-    )
 
 
 def title(answers: Answers) -> str:

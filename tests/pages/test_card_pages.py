@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib import figures
-from rkcnn_lib.pages.cards import CARDS
-from rkcnn_lib.pages.cards.book import WORDS
+from rkcnn_lib.pages import CARDS
+from rkcnn_lib.pages.book import WORDS
 from rkcnn_lib.pages.site import build_site
 from rkcnn_lib.studies.tokens import readable
 from tests.pages.pages import figure_output, open_page, read, until, write_run
@@ -50,9 +50,9 @@ def page_file(tmp_path_factory):
     table = pd.DataFrame(rows).assign(card=[c["id"] for c in RECORD["cards"]], cosine=[0.9, 0.21, 0.9])
     groups = {"mined": np.array([0.9, 0.1]), "random fill": np.array([0.21, 0.7])}
     drawn = [
-        figures.density({"rkcnn": np.array([0.0, 0.004]), "kmeans": np.array([0.2, 0.004])}, "Rates"),
-        figures.cosine_histograms({"step 0": {n: np.ones(2) for n in groups}, "step 160": groups}, "Cosines"),
-        figures.latent_map(table, "Map"),
+        figures.density({"rkcnn": np.array([0.0, 0.004]), "kmeans": np.array([0.2, 0.004])}),
+        figures.cosine_histograms({"step 0": {n: np.ones(2) for n in groups}, "step 160": groups}),
+        figures.latent_map(table),
     ]
     fallback = "<p>A few cards.</p><script>window.hacked = true</script>"
     output = nbformat.v4.new_output("display_data", {CARDS: RECORD, "text/html": fallback, "text/plain": "[cards]"})

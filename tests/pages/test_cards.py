@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rkcnn_lib.pages.cards import book, reader
-from rkcnn_lib.pages.cards.book import card_html
+from rkcnn_lib.pages import book
+from rkcnn_lib.pages import latents as reader
+from rkcnn_lib.pages.book import card_html
 from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.sae import SAE, SAEConfig
 from rkcnn_lib.studies.tokens import LONGEST, one_token, readable, unknown_words

@@ -9,15 +9,14 @@ What is said of a card in words stands in ``words`` once, so that the page's scr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from rkcnn_lib.pages.cards import CARDS
-from rkcnn_lib.pages.cards.reader import FILL_GROUP, MINED_GROUP, Card, Context, Pairs, Reader
+from rkcnn_lib.pages import CARDS, blocks
+from rkcnn_lib.pages.latents import FILL_GROUP, MINED_GROUP, Card, Context, Pairs, Reader
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.studies.cells import MINED, UNMINED
 from rkcnn_lib.studies.comparison import Compared
@@ -28,8 +27,7 @@ ARMS = (MINED, UNMINED)  # whose latents get cards; both are in every comparison
 SEED = 0
 LEVELS = 100  # an activation is told in hundredths of its latent's largest
 FEATURED = (0.25, 0.5, 0.75, 0.9)  # of the firing rates of a group's live latents: the cards that are shown first
-SHADE = "242, 108, 13"  # of an active token
-STRONGEST = 0.5  # its opacity at most: text in either page colour stands out on that
+STRONGEST = 0.5  # opacity of an active token's shade at most: text in either page colour stands out on that
 COLUMNS = ["arm", "group", "latent", "rate", "cosine", "card"]
 WORDS = {
     "alive": "Alive at both ends of training. Whether it fell silent in between is not recorded.",
@@ -153,9 +151,6 @@ def title(book: Book) -> str:
     return f"Median cosine of live latents with their start: {', '.join(told)}" if told else "No latent fires"
 
 
-# ------------------------------------------------------------------- as HTML: all text from data is escaped
-
-
 def show(book: Book) -> None:
     """Display all cards as one output that a page draws, with a few of them as HTML for JupyterLab."""
     cards = book.record["cards"]
@@ -164,16 +159,9 @@ def show(book: Book) -> None:
 
 
 def card_html(record: dict[str, Any], card: dict[str, Any]) -> str:
-    """Return one card of a record as HTML."""
-    name = f"{card['arm']}, seed {card['seed']}, latent {card['latent']}"
-    group = "" if card["group"] == card["arm"] else f" ({card['group']})"
-    facts = "".join(f"<li>{escape(line)}</li>" for line in facts_of(record, card))
-    examples = "".join(f"<li>{_example(record, card, example)}</li>" for example in card["examples"])
-    nowhere = "" if examples else f"<p>{escape(record['words']['no contexts'])}</p>"
-    return (
-        f'<div class="feature-card" style="line-height: 1.5"><p><b>{escape(name)}</b>{escape(group)}</p>'
-        f"<ul>{facts}</ul><ol>{examples}</ol>{nowhere}{_effects(record, card)}</div>"
-    )
+    """Return one card of a record as HTML; all text from data is escaped."""
+    examples = [_example(record, card, example) for example in card["examples"]]
+    return blocks().card(card, facts_of(record, card), examples, record)
 
 
 def facts_of(record: dict[str, Any], card: dict[str, Any]) -> list[str]:
@@ -195,26 +183,17 @@ def facts_of(record: dict[str, Any], card: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _example(record: dict[str, Any], card: dict[str, Any], example: list[Any]) -> str:
+def _example(record: dict[str, Any], card: dict[str, Any], example: list[Any]) -> tuple[str, list[tuple[Any, ...]]]:
+    """Where in the quantiles, and of each token its text, its shade, whether it counts and its activation."""
     quantile, start, length, peak, active = example
     levels = dict(zip(active[::2], active[1::2], strict=True))
-    shown = []
-    for i, word in enumerate(record["text"][start : start + length]):
-        style, hover = "unicode-bidi: isolate;" + (" border-bottom: 2px solid;" if i == peak else ""), ""
-        if level := levels.get(i):
-            style += f" background: rgba({SHADE}, {STRONGEST * level / LEVELS:.2f});"
-            hover = f' title="activation {card["largest"] * level / LEVELS:.3g}"'
-        shown.append(f'<span style="{style}"{hover}>{escape(record["vocabulary"][word])}</span>')
+
+    def activation(i: int) -> str:
+        return f"{card['largest'] * levels[i] / LEVELS:.3g}" if i in levels else ""
+
+    tokens = [
+        (record["vocabulary"][word], f"{STRONGEST * levels.get(i, 0) / LEVELS:.2f}", i == peak, activation(i))
+        for i, word in enumerate(record["text"][start : start + length])
+    ]
     where = "largest" if quantile == 100 else f"{quantile} % quantile"
-    height = card["largest"] * levels.get(peak, 0) / LEVELS
-    return f"<small>{where}, {height:.3g}:</small> {record['between'].join(shown)}"
-
-
-def _effects(record: dict[str, Any], card: dict[str, Any]) -> str:
-    if not card["raised"]:
-        return ""
-    raised, lowered = (
-        ", ".join(f"<code>{escape(record['vocabulary'][token])}</code> {value:+.2f}" for token, value in card[name])
-        for name in ("raised", "lowered")
-    )
-    return f"<p>Raises {raised}; lowers {lowered}. <small>{escape(record['words']['effects'])}</small></p>"
+    return f"{where}, {activation(peak) or 0}", tokens
