@@ -61,8 +61,8 @@ n_jobs: int = None  # processes at once; None: one a core, or one where there is
 
 # %%
 from rkcnn_lib import figures
+from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.run import start_run
-from rkcnn_lib.runs.sweep_tables import read_tables
 from rkcnn_lib.studies import layers as layer_study
 from rkcnn_lib.studies import sweeps
 
