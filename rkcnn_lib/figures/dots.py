@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,6 @@ from rkcnn_lib.figures.style import (
 )
 
 GROUPS = ["top", "random", "bottom", "full"]
-# Of one row of dots (its name, its part of the table, its chance): each dot's hover, the mean's, what the mean is over.
-Describe = Callable[[str, pd.DataFrame, tuple[float, float] | None], tuple[list[str], str, pd.Series]]
 
 
 def summary(values: Any) -> tuple[float, float, float]:
@@ -89,12 +87,13 @@ def box(x0: float, x1: float, y: float, name: str, legend: bool) -> go.Scatter:
 
 
 def rows_of_seeds(
-    table: pd.DataFrame, key: str, names: Sequence[str], describe: Describe, grey: str
+    table: pd.DataFrame, key: str, names: Sequence[str], grey: str
 ) -> tuple[list[go.Scatter], list[float], list[float]]:
     """The form: a row a name, with a dot a row of the table, the mean with its 95 % interval and a band of chance.
 
-    ``table`` has columns ``key``, value and, where chance is known, chance_mean and chance_upper: the ends of the band,
-    named ``grey``. Return the traces, the ends of the intervals, the ends of the bands.
+    ``table`` has columns ``key``, seed, value and, where there are several of a seed, label: a seed counts once in the
+    interval. Where chance is known it has chance_mean and chance_upper: the ends of the band, which ``grey`` names.
+    Return the traces, the ends of the intervals, the ends of the bands.
     """
     traces: list[go.Scatter] = []
     ends: list[float] = []
@@ -103,19 +102,28 @@ def rows_of_seeds(
         rows = table[table[key] == name]
         if rows.empty:
             continue
-        chance = _chance(rows)
-        if chance:
-            traces.append(box(*chance, y, grey, legend=not bands))
+        shown, style, beside = f"<b>{escape(name)}</b>", style_of(name), ""
+        if chance := _chance(rows):
+            traces.append(box(*chance, y, f"{grey}: mean to 95 % point", legend=not bands))
             bands += chance
-        texts, hover, values = describe(name, rows, chance)
+            beside = f"<br>{grey} {number(chance[0])}, 95 % point {number(chance[1])}"
+        labels = [f", {escape(label)}" for label in rows["label"]] if "label" in rows else [""] * len(rows)
+        texts = [
+            f"{shown}, seed {escape(seed)}{of}<br>{number(value)}{beside}"
+            for seed, of, value in zip(rows["seed"], labels, rows["value"], strict=True)
+        ]
+        values = rows.groupby("seed")["value"].mean()
         mean, low, high = summary(values)
-        interval = f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
-        hover += f"<br>mean of {len(values)}: {number(mean)}<br>{interval}"
-        style = style_of(name)
+        hover = f"{shown}{beside}<br>mean of {len(values)}: {number(mean)}<br>{interval_text(low, high)}"
         traces.append(_seeds(y, rows["value"], texts, style))
         traces.append(dot(mean, y + 0.12, (low, high), style, 13, hover, name=escape(name)))
         ends += [low, high]
     return traces, ends, bands
+
+
+def interval_text(low: float, high: float) -> str:
+    """The 95 % interval over seeds in words."""
+    return f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
 
 
 def _chance(rows: pd.DataFrame) -> tuple[float, float] | None:
@@ -162,20 +170,12 @@ def _beside_chance(table: pd.DataFrame, key: str) -> go.Figure:
     table = table.assign(**{key: table[key].astype(str)})
     arms, choices, any_chance = arm_order(in_order(table[key])), [], False
     for metric, part in parts_of(table):
-        traces, ends, bands = rows_of_seeds(part, key, arms, _arm, "chance: mean to 95 % point")
+        traces, ends, bands = rows_of_seeds(part, key, arms, "chance")
         any_chance |= bool(bands)
         axis = {"xaxis.title.text": label(metric or "value"), "xaxis.range": window(part["value"], ends, bands)}
         choices.append((short(metric or "value"), traces, axis))
     legend = "top" if any_chance else None
     return finish(chosen(choices), height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
-
-
-def _arm(arm: str, rows: pd.DataFrame, chance: tuple[float, float] | None) -> tuple[list[str], str, pd.Series]:
-    name = f"<b>{escape(arm)}</b>"
-    beside = f"<br>chance {number(chance[0])}, 95 % point {number(chance[1])}" if chance else ""
-    seeds = zip(rows["seed"], rows["value"], strict=True)
-    texts = [f"{name}, seed {escape(seed)}<br>{number(value)}{beside}" for seed, value in seeds]
-    return texts, name + beside, rows["value"]
 
 
 def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new rows (share)") -> go.Figure:
@@ -191,21 +191,11 @@ def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new r
     groups = [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
     choices = []
     for probe, part in parts_of(table, "probe"):
-        traces, _, bands = rows_of_seeds(part, "group", groups, _subsets, "permuted labels: mean to 95 % point")
+        traces, _, bands = rows_of_seeds(part, "group", groups, "permuted labels")
         axis = {"xaxis.range": window(part["value"], keep=bands)}
         choices.append((f"probe: {escape(probe)}" if probe else "value", traces, axis))
     x_axis, height = {"title": measured}, 110 + 62 * len(groups)
     return finish(chosen(choices), height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
-
-
-def _subsets(group: str, rows: pd.DataFrame, _: Any) -> tuple[list[str], str, pd.Series]:
-    shown = f"{escape(group)} subsets"
-    labels = [f", {escape(name)}" for name in rows["label"]] if "label" in rows else [""] * len(rows)
-    texts = [
-        f"{shown}, seed {escape(seed)}{name}<br>{number(value)} (permuted labels: {number(upper)})"
-        for seed, name, value, upper in zip(rows["seed"], labels, rows["value"], rows["chance_upper"], strict=True)
-    ]
-    return texts, f"<b>{shown}</b>", rows.groupby("seed")["value"].mean()
 
 
 def points(
@@ -276,8 +266,7 @@ def _means(rows: pd.DataFrame, places: list[object]) -> pd.DataFrame:
         values = rows.loc[rows["x"] == name, "value"].to_numpy(float)
         if len(values):
             mean, low, high = summary(values)
-            interval = f"interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
-            means.append((place, mean, low, high, f"mean {number(mean)}<br>{interval}"))
+            means.append((place, mean, low, high, f"mean {number(mean)}<br>{interval_text(low, high)}"))
     return pd.DataFrame(means, columns=["place", "value", "low", "high", "text"])
 
 

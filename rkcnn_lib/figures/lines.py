@@ -242,6 +242,7 @@ def funnel(table: pd.DataFrame) -> go.Figure:
         )
     most = int(np.ceil(np.log10(max(table["value"].max(), 10))))
     x_axis = {"tickvals": list(range(len(stages))), "ticktext": [escape(stage) for stage in stages]}
+    x_axis |= {"zeroline": False}
     y_axis = {"title": "directions left (count)", "type": "log", "range": [np.log10(FOOT) - 0.1, most + 0.1]}
     y_axis |= {"tickvals": [FOOT, *(10**power for power in range(most + 1))]}
     y_axis |= {"ticktext": ["0", *(f"{10**power:,}" for power in range(most + 1))]}

@@ -27,7 +27,7 @@ RIVALS = {
     "covariance": "directions that merely lie as the activations do (covariance)",
     "rkcnn_unscored": "the same search without its score (rkcnn_unscored)",
 }
-MARKS = {"better": "▲", "equivalent": "＝", "worse": "▼", "undecided": "?"}  # beside each word: not by colour alone
+MARKS = {"better": "▲", "equivalent": "=", "worse": "▼", "undecided": "?"}  # beside each word: not by colour alone
 MANY = 200  # seeds beyond which a forecast says "many"
 
 
