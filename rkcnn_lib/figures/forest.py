@@ -57,7 +57,7 @@ def paired_differences(table: pd.DataFrame) -> go.Figure:
 
 def _difference(y: float, row: pd.Series, legend: bool) -> list[go.Scatter]:
     judged = row["verdict"] if isinstance(row["verdict"], str) else None
-    words = escape(row.get("said", judged or "no verdict"))
+    words = escape(row.get("reading", judged or "no verdict"))
     delta = float(row["delta"]) if pd.notna(row["delta"]) else 0.0
     hover = (
         f"<b>{escape(row['contrast'])}</b><br>difference {number(row['difference'])}<br>interval {_bounds(row)}"
@@ -79,10 +79,10 @@ def verdict_overview(table: pd.DataFrame) -> go.Figure:
     """Every judged contrast on one axis: the difference in multiples of its own margin, positive meaning better.
 
     A difference of more than 10 margins lies outside of the axis, and a note at its edge says how far. Columns
-    hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and said: in words where
-    the interval lies.
+    hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and reading: where the interval
+    lies, in words.
     """
-    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds", "said"]
+    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds", "reading"]
     table = checked(table, columns, ["difference", "delta"], "verdict_overview")
     if (table["delta"] <= 0).any():
         raise ValueError("verdict_overview: margins must be positive, differences are shown in multiples of them")
@@ -103,7 +103,7 @@ def verdict_overview(table: pd.DataFrame) -> go.Figure:
         axis = [max(axis[0], -FAR), min(axis[1], FAR)]
         for _, row in in_margins[is_far].iterrows():
             left = row["difference"] < 0
-            words = escape(f"{row['said']}, by {abs(row['difference']):.0f} margins")
+            words = escape(f"{row['reading']}, by {abs(row['difference']):.0f} margins")
             fig.add_annotation(
                 x=axis[0] if left else axis[1],
                 y=rows.index(row["contrast"]),

@@ -86,7 +86,7 @@ def reading(row: dict[str, Any]) -> str:
         (within, "no difference worth having"),
         (high < delta, "not better"),
     ]
-    return next((said for holds, said in words if holds), "undecided")
+    return next((word for holds, word in words if holds), "undecided")
 
 
 def outlook(rows: list[dict[str, Any]]) -> str:
@@ -166,14 +166,14 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
         result += f"; {cramped} of those not supported had no room to be" if cramped else ""
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = profile(record) in PROVISIONAL
-    said = f"In this {profile(record)} run, which settles nothing, {result}" if small else result.capitalize()
+    sentence = f"In this {profile(record)} run, which settles nothing, {result}" if small else result.capitalize()
     by_rival = [
         f"By more than the margin mined starts are better than {RIVALS.get(rival, rival)} in "
         f"{readings.count('better')} of {len(readings)}, worse in {readings.count('worse')}."
         for rival, readings in _readings([row for answer in judged for row in answer.contrasts]).items()
     ]
     seeds = min(answer.n_seeds for answer in judged)
-    return " ".join([f"{said} ({place(record)}, {seeds} seeds{ungated}).", *by_rival])
+    return " ".join([f"{sentence} ({place(record)}, {seeds} seeds{ungated}).", *by_rival])
 
 
 def _readings(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -217,12 +217,14 @@ def overview(record: dict[str, Any]) -> dict[str, Any] | None:
     """Return a ``figure`` (plotly's JSON) of a run's contrasts in multiples of their margins, and its ``title``."""
     judged = answers(record)
     rows = [
-        {"n_seeds": "n/a", "contrast_verdict": answer.verdict} | row | {"said": reading(row)}
+        {"n_seeds": "n/a", "contrast_verdict": answer.verdict} | row | {"reading": reading(row)}
         for answer in judged for row in answer.contrasts if _finite(row) and row["delta"] > 0
     ]  # fmt: skip
     if not rows:
         return None
-    better = ", ".join(f"{rival} in {said.count('better') or 'none'}" for rival, said in _readings(rows).items())
+    better = ", ".join(
+        f"{rival} in {readings.count('better') or 'none'}" for rival, readings in _readings(rows).items()
+    )
     title = f"Better by more than the margin: than {better} of {len(judged)} measures"
     return {"figure": json.loads(figures.verdict_overview(pd.DataFrame(rows)).to_json()), "title": title}
 

@@ -166,8 +166,8 @@ def title(book: Book) -> str:
     """Return the finding of the latent map."""
     names = {MINED_GROUP: "mined latents", FILL_GROUP: "random fill", UNMINED: "the random arm"}
     medians = book.table[book.table["rate"] > 0].groupby("group")["cosine"].median()
-    told = [f"{name} {medians[group]:.2f}" for group, name in names.items() if group in medians]
-    return f"Median cosine of live latents with their start: {', '.join(told)}" if told else "No latent fires"
+    findings = [f"{name} {medians[group]:.2f}" for group, name in names.items() if group in medians]
+    return f"Median cosine of live latents with their start: {', '.join(findings)}" if findings else "No latent fires"
 
 
 def show(book: Book) -> None:

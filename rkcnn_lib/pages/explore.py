@@ -102,7 +102,7 @@ class LatentBrowser:
         self.latent = labelled(widgets.BoundedIntText, "latent", (featured or [0])[0], 0, self._count() - 1)
         self.token = labelled(widgets.Text, "fires on", placeholder="a token, then Enter", continuous_update=False)
         self.active = labelled(widgets.Select, "most active", options=[], rows=6, layout=WIDE)
-        self.said, self.card = widgets.HTML(), widgets.HTML(layout=widgets.Layout(max_width="60rem"))
+        self.message, self.card = widgets.HTML(), widgets.HTML(layout=widgets.Layout(max_width="60rem"))
         back, onward = (widgets.Button(description=text) for text in ("← previous", "next →"))
         back.on_click(lambda _: self._step(-1))
         onward.on_click(lambda _: self._step(1))
@@ -112,7 +112,7 @@ class LatentBrowser:
         on_change(self._choose, self.active)
         self.active.layout.display = "none"
         rows = [widgets.HBox([self.arm, self.seed]), widgets.HBox([self.latent, back, onward]), self.token]
-        self.box = widgets.VBox([*rows, self.said, self.active, self.card])
+        self.box = widgets.VBox([*rows, self.message, self.active, self.card])
         self._draw()
 
     def _count(self) -> int:
@@ -140,11 +140,11 @@ class LatentBrowser:
         try:
             token = one_token(self.reader.lm, self.token.value)
         except ValueError as problem:
-            self.said.value = f"<p>{escape(str(problem))}</p>"
+            self.message.value = f"<p>{escape(str(problem))}</p>"
             return
         active = self.reader.firing_on(self.arm.value, self.seed.value, token)
         what = "mean activation on it, most active first" if active else "nothing fires on it, or the text lacks it"
-        self.said.value = f"<p>“{escape(readable(self.token.value.strip()))}” in the held-out text: {what}.</p>"
+        self.message.value = f"<p>“{escape(readable(self.token.value.strip()))}” in the held-out text: {what}.</p>"
         if active:
             self.active.options = [(f"latent {latent}: {mean:.3g}", latent) for latent, mean in active]
             self.active.layout.display = None
@@ -179,9 +179,9 @@ class PromptExplorer:
         self.strength = labelled(
             widgets.FloatSlider, "steer ×", value=1, min=-4, max=8, step=0.5, continuous_update=False
         )
-        self.said = widgets.HTML()
+        self.message = widgets.HTML()
         choices = widgets.HBox([self.layer, self.subspace, self.rank], layout=widgets.Layout(flex_flow="row wrap"))
-        self.box = widgets.VBox([self.prompt, self.donor, choices, self.strength, self.said])
+        self.box = widgets.VBox([self.prompt, self.donor, choices, self.strength, self.message])
         self.figure = LiveFigure()
         self.controls = (self.prompt, self.donor, self.layer, self.subspace, self.rank, self.strength)
         on_change(self.answer, *self.controls)
@@ -192,9 +192,9 @@ class PromptExplorer:
         try:
             answers = self.asked.ask(prompt, donor, layer, subspace, rank, strength)
         except ValueError as problem:
-            self.said.value = f'<p role="alert"><b>{escape(str(problem))}</b></p>'
+            self.message.value = f'<p role="alert"><b>{escape(str(problem))}</b></p>'
             return
-        self.said.value = blocks().prompt_answers(answers)
+        self.message.value = blocks().prompt_answers(answers)
         note = (
             f"Prompt “{prompt}”, donor “{donor}”; layer {layer}, subspace {subspace} at rank {rank}, "
             f"steered × {strength:g}. An example."

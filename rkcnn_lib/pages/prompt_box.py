@@ -39,7 +39,7 @@ class Answers:
     answer: str  # the prompt's own
     foil: str  # the donor's
     differences: dict[str, float]  # of each run, the logit of the answer minus that of the foil
-    said: list[str]  # sentences that tell what was exchanged
+    remarks: list[str]  # sentences that tell what was exchanged
 
 
 class PromptBox:
@@ -109,12 +109,12 @@ class PromptBox:
             STEER: steered[0],
         }
         foil = int(clean_logits(self.lm, _alone(donated))[0].argmax())
-        said = [where]
+        remarks = [where]
         if layer != self.layer and subspace != WHOLE:
-            said.append(f"The subspace was found at layer {self.layer}; here it is used at another.")
-        return self._answers(logits, foil, said)
+            remarks.append(f"The subspace was found at layer {self.layer}; here it is used at another.")
+        return self._answers(logits, foil, remarks)
 
-    def _answers(self, logits: dict[str, torch.Tensor], foil: int, said: list[str]) -> Answers:
+    def _answers(self, logits: dict[str, torch.Tensor], foil: int, remarks: list[str]) -> Answers:
         answer = int(logits[CLEAN].argmax())
         probabilities = {run: row.double().softmax(-1) for run, row in logits.items()}
         tops = {int(token) for row in probabilities.values() for token in row.topk(N_TOP).indices}
@@ -126,8 +126,11 @@ class PromptBox:
         ])  # fmt: skip
         differences = {run: float(row[answer] - row[foil]) for run, row in logits.items()}
         if answer == foil:
-            said = [*said, "The donor is continued by the same token: there is no difference of answers to look at."]
-        return Answers(table, text[answer], text[foil], differences, said)
+            remarks = [
+                *remarks,
+                "The donor is continued by the same token: there is no difference of answers to look at.",
+            ]
+        return Answers(table, text[answer], text[foil], differences, remarks)
 
 
 def _alone(prompt: torch.Tensor, positions: torch.Tensor | int = -1) -> PromptPairs:

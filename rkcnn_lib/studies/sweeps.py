@@ -202,12 +202,12 @@ def best_of_sweep(tables: SweepTables) -> pd.DataFrame:
     metrics, rows = tables.metrics, []
     for metric, (_, _, lower) in HYPOTHESES.items():
         for baseline in BASELINES:
-            found = seed_differences(metrics, metric, MINED, baseline, lower, list(WHERE))
-            if len(found):
-                best = best_of(found)
+            differences = seed_differences(metrics, metric, MINED, baseline, lower, list(WHERE))
+            if len(differences):
+                best = best_of(differences)
                 named = dict(zip(WHERE, best.pop("best"), strict=True))
-                rows.append({"metric": f"best {metric}", "contrast": f"{MINED} - {baseline}", "best_of": len(found)}
-                            | named | {"mean": float(found.to_numpy().mean())} | best)  # fmt: skip
+                about = {"metric": f"best {metric}", "contrast": f"{MINED} - {baseline}", "best_of": len(differences)}
+                rows.append(about | named | {"mean": float(differences.to_numpy().mean())} | best)
     return pd.DataFrame(rows)
 
 
@@ -217,14 +217,14 @@ def verdicts(tables: SweepTables, p: Multilayer) -> list[dict[str, Any]]:
     A sweep is not searched for a setting in which the hypothesis holds: that would be the best of many.
     """
     over_all = tables.metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
-    found = []
+    judged: list[dict[str, Any]] = []
     for metric, (hypothesis, margin, lower) in HYPOTHESES.items():
         values = by_arm(over_all, metric)
         if {MINED, BASELINES[0]} <= set(values):
-            told = f"{hypothesis}, mean over {tables.n_settings} settings"
+            label = f"{hypothesis}, mean over {tables.n_settings} settings"
             delta = getattr(p, margin)
-            found += judge(told, values, MINED, BASELINES, metric=metric, delta=delta, lower_is_better=lower)
-    return found
+            judged += judge(label, values, MINED, BASELINES, metric=metric, delta=delta, lower_is_better=lower)
+    return judged
 
 
 def published_sweep() -> pd.DataFrame:

@@ -138,17 +138,17 @@ def test_the_overview_shows_every_contrast_in_multiples_of_its_margin():
     ]  # fmt: skip
     assert "than random in 1, rkcnn_unscored in none of 1 measures" in shown["title"]
     with pytest.raises(ValueError, match="margins must be positive"):
-        figures.verdict_overview(pd.DataFrame([row(delta=0.0) | {"said": "better"}]))
+        figures.verdict_overview(pd.DataFrame([row(delta=0.0) | {"reading": "better"}]))
 
 
 def test_one_far_contrast_does_not_squeeze_the_others_of_the_overview():
     rows = [row(difference=-0.44), row("rkcnn_unscored", 0.005), row("kmeans", 0.12)]
-    table = pd.DataFrame([one | {"said": answers.reading(one)} for one in rows])
+    table = pd.DataFrame([one | {"reading": answers.reading(one)} for one in rows])
     fig = figures.verdict_overview(table)
     low, high = fig.layout.xaxis.range
     assert -10 <= low < 0 < 1 < high <= 10
-    said = {note.text: (note.x, note.y) for note in fig.layout.annotations}
-    assert said == {"◀ worse, by 44 margins": (low, 0), "better, by 12 margins ▶": (high, 2)}
+    notes = {note.text: (note.x, note.y) for note in fig.layout.annotations}
+    assert notes == {"◀ worse, by 44 margins": (low, 0), "better, by 12 margins ▶": (high, 2)}
     dots = [trace.x[0] for trace in fig.data if trace.mode == "markers+text"]
     assert dots == pytest.approx([-44, 0.5, 12])  # the data under the figure stay true
 

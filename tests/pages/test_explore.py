@@ -88,7 +88,7 @@ def test_prompts_that_cannot_be_used_are_refused_with_the_reason(asked, prompt, 
 
 def test_prompts_of_unequal_length_are_exchanged_at_their_last_tokens_and_this_is_said(asked):
     found = asked.ask("e3 e4", "e9 e9 e5", layer=0, subspace="mined", rank=2, strength=1.0)
-    assert "last token alone: the prompt has 2 tokens, the donor 3" in found.said[0]
+    assert "last token alone: the prompt has 2 tokens, the donor 3" in found.remarks[0]
     assert answer(found, ABLATE) == "<b>1"
 
 
@@ -97,7 +97,7 @@ def test_the_explorer_redraws_on_a_change_and_says_what_is_wrong_without_raising
     handle = SimpleNamespace(update=lambda data, raw, metadata=None: drawn.append(data))
     monkeypatch.setattr(explore, "display", lambda *a, **k: handle if k else None)
     explorer = explore.prompts(asked)
-    assert "&lt;b&gt;0" in explorer.said.value and "<b>0" not in explorer.said.value
+    assert "&lt;b&gt;0" in explorer.message.value and "<b>0" not in explorer.message.value
     explorer.subspace.value = "decoy"
     kinds = [sorted(data) for data in drawn]
     assert kinds == [["text/html"], ["text/html"], [PLOTLY, "text/plain"], ["text/html"]], (
@@ -105,7 +105,7 @@ def test_the_explorer_redraws_on_a_change_and_says_what_is_wrong_without_raising
     )
     assert "decoy" in drawn[-1]["text/html"]
     explorer.prompt.value = "nonsense"
-    assert len(drawn) == 4 and "does not know: nonsense" in explorer.said.value
+    assert len(drawn) == 4 and "does not know: nonsense" in explorer.message.value
 
 
 def test_the_browser_reaches_every_latent_by_number_step_and_token(monkeypatch):
@@ -120,11 +120,11 @@ def test_the_browser_reaches_every_latent_by_number_step_and_token(monkeypatch):
     browser._step(2)
     assert browser.latent.value == 0, "after the last comes the first"
     browser.token.value = "green"
-    assert "latent 2" in browser.card.value and "mean activation" in browser.said.value
+    assert "latent 2" in browser.card.value and "mean activation" in browser.message.value
     browser.seed.value = 1  # a SAE that has no cards yet: its latents are in reverse order
     assert "rkcnn, seed 1, latent 1" in browser.card.value
     browser.token.value = "blue"
-    assert "not in this model" in browser.said.value
+    assert "not in this model" in browser.message.value
     browser.arm.value = "random"
     assert "random, seed 1" in browser.card.value
 
