@@ -54,19 +54,17 @@ def dot(
         x=[x],
         y=[y],
         marker={"color": style.colour, "symbol": style.marker, "size": size} | trace.get("marker", {}),
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - x if known else 0],
-            "arrayminus": [x - low if known else 0],
-            "color": style.colour,
-            "thickness": bar[0],
-            "width": bar[1],
-            "visible": known,
-        },
+        error_x=interval_bar(x, low, high, style, bar) | {"visible": known},
         showlegend=False,
         hovertemplate=f"{hover}<extra></extra>",
     )
+
+
+def interval_bar(value: Any, low: Any, high: Any, style: Style, bar: tuple[float, float]) -> dict[str, Any]:
+    """plotly's error bars from ends, of which an infinite or missing one is not drawn; ``bar`` as for :func:`dot`."""
+    up, down = (np.nan_to_num(np.atleast_1d(length), posinf=0) for length in (high - value, value - low))
+    looks = {"color": style.colour, "thickness": bar[0], "width": bar[1]}
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down} | looks
 
 
 def box(x0: float, x1: float, y: float, name: str, legend: bool) -> go.Scatter:
@@ -209,15 +207,7 @@ def points(
         y=value,
         line={"width": 1.5} | line,
         marker={"color": style.colour, "symbol": style.marker, "size": 9},
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "color": style.colour,
-            "thickness": 1.8,
-            "width": 4,
-            "array": np.nan_to_num(high - value, posinf=0),
-            "arrayminus": np.nan_to_num(value - low, posinf=0),
-        },
+        error_y=interval_bar(value, low, high, style, (1.8, 4)),
         name=escape(name),
         legendgroup=escape(name),
         hovertemplate=f"{hover}<extra></extra>",

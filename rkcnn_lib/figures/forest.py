@@ -79,8 +79,8 @@ def verdict_overview(table: pd.DataFrame) -> go.Figure:
     """Every judged contrast on one axis: the difference in multiples of its own margin, positive meaning better.
 
     A difference of more than 10 margins lies outside of the axis, and a note at its edge says how far. Columns
-    hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and reading: where the interval
-    lies, in words.
+    hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and reading: in words,
+    where the interval lies.
     """
     columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds", "reading"]
     table = checked(table, columns, ["difference", "delta"], "verdict_overview")
