@@ -70,7 +70,8 @@ run = start_run("01_toy_superposition", globals())
 # %%
 plane = planes.train_planes(run.p)
 figures.show(
-    figures.toy_directions(planes.median_instances(plane), title=planes.plane_title(plane)),
+    figures.toy_directions(planes.median_instances(plane)),
+    planes.plane_title(plane),
     f"Arrows are the features' directions in the hidden plane, model of median loss out of {run.p.plane_instances}; "
     "the slider goes from often active to rare.",
 )
@@ -78,7 +79,8 @@ figures.show(
 # %%
 run.metrics(planes.plane_metrics(plane))
 figures.show(
-    figures.toy_curves(plane.table, title=planes.curve_title(plane)),
+    figures.toy_curves(plane.table),
+    planes.curve_title(plane),
     f"Dots are models, {run.p.plane_instances} at each probability, the line their median; choose loss, number of "
     "represented features (norm above 0.5) or mean dimensionality at the top.",
 )
@@ -92,7 +94,8 @@ figures.show(
 plane_mined = planes.mine_planes(plane, run)
 run.metrics(plane_mined.rename(columns={"matched_cosine": "value"}).assign(metric="matched_cosine", miner="rkcnn"))
 figures.show(
-    figures.mined_slider(planes.mined_frames(plane, run), title=planes.mined_title(plane_mined)),
+    figures.mined_slider(planes.mined_frames(plane, run)),
+    planes.mined_title(plane_mined),
     "True and mined directions of the model of median loss at each probability (slider). All models are mined; the title "
     "counts those that formed a pentagon.",
 )
@@ -106,7 +109,8 @@ figures.show(
 # %%
 spaces = toy.train_spaces(run.p)
 figures.show(
-    figures.interference(spaces[0].W, title=toy.interference_title(spaces)),
+    figures.interference(spaces[0].W),
+    toy.interference_title(spaces),
     "Seed 0. Features that the model dropped have an empty row; those with norm above 0.5 count as true directions.",
 )
 
@@ -125,14 +129,16 @@ figures.show(
 mined = toy.mine_all(spaces, run)
 run.metrics(mined.table)
 figures.show(
-    figures.recovery_by_miner(mined.table, title=toy.recovery_title(mined)),
+    figures.recovery_by_miner(mined.table),
+    toy.recovery_title(mined),
     f"{run.p.n_seeds} models. Dots are seeds, bars 95 % intervals of the mean; grey: chance level with as many random "
     "directions as the miner returned (mean and 95 % point). Choose the metric at the top.",
 )
 
 # %%
 figures.show(
-    figures.mined_versus_true(mined.cosines, title=toy.cosine_title(mined)),
+    figures.mined_versus_true(mined.cosines),
+    toy.cosine_title(mined),
     "Signed cosine of each true direction (rows) with its match (diagonal) and all others, seed 0; choose the miner.",
 )
 
@@ -146,7 +152,8 @@ figures.show(
 curve_table = curves.curves(run)
 run.metrics(curve_table)
 figures.show(
-    figures.recovery_curves(curve_table[curve_table["metric"] == "recovery_rate"], title=curves.title(curve_table)),
+    figures.recovery_curves(curve_table[curve_table["metric"] == "recovery_rate"]),
+    curves.title(curve_table),
     f"{run.p.curve_seeds} models a point; lines are means, bands run from the lowest to the highest model; grey: chance "
     "with as many random directions as the miner that returned most, mean to 95 % point. Choose what varies at the top.",
 )
@@ -160,7 +167,8 @@ figures.show(
 # %%
 frames = toy.from_noise(spaces[0], run)
 figures.show(
-    figures.mined_slider(frames, title=toy.noise_title(frames)),
+    figures.mined_slider(frames),
+    toy.noise_title(frames),
     "True and mined directions projected on the first two principal axes of the true ones, seed 0. The share of signal "
     "is the slider; arrows shorter than 1 point out of the plane.",
     hero=True,

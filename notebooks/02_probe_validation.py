@@ -64,14 +64,16 @@ run = start_run("02_probe_validation", globals())
 # %%
 scores = probing.separation_scores(run, probing.toy_tasks)
 figures.show(
-    figures.score_distribution(scores, title=probing.scores_title("Toy", scores)),
+    figures.score_distribution(scores),
+    probing.scores_title("Toy", scores),
     "Separation scores of all subsets, toy model of seed 0, one feature's activity as label; scored on half of the rows.",
 )
 
 # %%
 scores = probing.separation_scores(run, probing.atlas_tasks)
 figures.show(
-    figures.score_distribution(scores, title=probing.scores_title("Atlas", scores)),
+    figures.score_distribution(scores),
+    probing.scores_title("Atlas", scores),
     f"Separation scores of all subsets on the embedded language model, seed 0, {run.p.atlas_labels[0]} as label; labels "
     "permuted by document, so that what belongs together stays together.",
 )
@@ -87,7 +89,8 @@ figures.show(
 toy_table = probing.study(run, probing.toy_tasks)
 run.metrics(toy_table.assign(metric="balanced_accuracy"))
 figures.show(
-    figures.selectivity(probing.for_figure(toy_table), title="Toy. " + probing.title(toy_table)),
+    figures.selectivity(probing.for_figure(toy_table)),
+    "Toy. " + probing.title(toy_table),
     f"Balanced accuracy on new rows; dots are features and seeds, {run.p.n_seeds} seeds; grey: chance under "
     "permuted labels, mean and 95 % point. Choose the probe at the top.",
 )
@@ -99,7 +102,8 @@ figures.show(
 atlas_table = probing.study(run, probing.atlas_tasks)
 run.metrics(atlas_table.assign(metric="balanced_accuracy"))
 figures.show(
-    figures.selectivity(probing.for_figure(atlas_table, by_label=True), title="Atlas. " + probing.title(atlas_table)),
+    figures.selectivity(probing.for_figure(atlas_table, by_label=True)),
+    "Atlas. " + probing.title(atlas_table),
     f"Dots are {run.p.n_seeds} corpora; choose label and probe at the top. The more classes a label has, the lower its chance level; "
     "the title averages over labels and probes.",
 )
@@ -120,10 +124,8 @@ label_table
 toy_shared = neighbourhoods.study(run, probing.toy_tasks)
 run.metrics(toy_shared.assign(metric="purity"))
 figures.show(
-    figures.selectivity(
-        toy_shared, title="Toy. " + neighbourhoods.title(toy_shared),
-        measured="rows that share their anchor's strongest feature (share)",
-    ),
+    figures.selectivity(toy_shared, measured="rows that share their anchor's strongest feature (share)"),
+    "Toy. " + neighbourhoods.title(toy_shared),
     f"The best, random and worst {run.p.n_directions} of {run.p.n_subsets} subsets by the separation of their {run.p.n_neighbours} "
     f"nearest rows; dots are {run.p.n_seeds} seeds; grey: permuted types, mean and 95 % point.",
 )  # fmt: skip
@@ -132,10 +134,8 @@ figures.show(
 atlas_shared = neighbourhoods.study(run, probing.atlas_tasks)
 run.metrics(atlas_shared.assign(metric="purity"))
 figures.show(
-    figures.selectivity(
-        atlas_shared, title="Atlas. " + neighbourhoods.title(atlas_shared),
-        measured="rows that share their anchor's token (share)",
-    ),
+    figures.selectivity(atlas_shared, measured="rows that share their anchor's token (share)"),
+    "Atlas. " + neighbourhoods.title(atlas_shared),
     f"The same on the embedded language model; dots are {run.p.n_seeds} corpora. A subset that finds one token again and again has "
     "found something of the model's, if nothing deep.",
 )  # fmt: skip
@@ -150,10 +150,8 @@ figures.show(
 toy_sizes = probe_controls.by_size(run, probing.toy_tasks)
 run.metrics(toy_sizes.assign(metric="balanced_accuracy_by_size", world="toy"))
 figures.show(
-    figures.recovery_curve(
-        probe_controls.for_curve(toy_sizes, toy_table), "coordinates_in_a_subset",
-        title="Toy. " + probe_controls.title(toy_sizes, toy_table),
-    ),
+    figures.recovery_curve(probe_controls.for_curve(toy_sizes, toy_table), "coordinates_in_a_subset"),
+    "Toy. " + probe_controls.title(toy_sizes, toy_table),
     f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
     "permuted labels.",
 )  # fmt: skip
@@ -162,10 +160,8 @@ figures.show(
 atlas_sizes = probe_controls.by_size(run, probing.atlas_tasks)
 run.metrics(atlas_sizes.assign(metric="balanced_accuracy_by_size", world="atlas"))
 figures.show(
-    figures.recovery_curve(
-        probe_controls.for_curve(atlas_sizes, atlas_table), "coordinates_in_a_subset",
-        title="Atlas. " + probe_controls.title(atlas_sizes, atlas_table),
-    ),
+    figures.recovery_curve(probe_controls.for_curve(atlas_sizes, atlas_table), "coordinates_in_a_subset"),
+    "Atlas. " + probe_controls.title(atlas_sizes, atlas_table),
     f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
     "permuted labels.",
 )  # fmt: skip

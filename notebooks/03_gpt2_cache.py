@@ -76,7 +76,8 @@ run.gate(checks)
 # %%
 norms = activations.norms_by_position(store, p=run.p)
 figures.show(
-    figures.norms_by_position(norms, title=activations.norm_title(norms)),
+    figures.norms_by_position(norms),
+    activations.norm_title(norms),
     "Median and 10-90 % range of the Euclidean norm at each position of a context, all stored contexts. "
     "Position 0 is drawn but not used anywhere else.",
 )
@@ -90,13 +91,15 @@ figures.show(
 # %%
 statistics = activations.dimension_statistics(store, p=run.p)
 figures.show(
-    figures.variance_by_dimension(statistics.table, title=statistics.title),
+    figures.variance_by_dimension(statistics.table),
+    statistics.title,
     "Each dimension's share of the total variance, largest first, with its excess kurtosis on hover (Gaussian: 0).",
 )
 
 # %%
 figures.show(
-    figures.spectrum(statistics.spectra, title=statistics.spectrum_title),
+    figures.spectrum(statistics.spectra),
+    statistics.spectrum_title,
     "Eigenvalues of the covariance. A flat spectrum would mean that all directions matter alike; the Gaussian "
     "surrogate has the same covariance and so the same spectrum up to sampling.",
 )
@@ -111,9 +114,8 @@ figures.show(
 # %%
 kurtosis = activations.kurtosis_of_random_directions(store, p=run.p)
 figures.show(
-    figures.score_distribution(kurtosis.scores, threshold=None, null_maxima=None, title=kurtosis.title).update_xaxes(
-        title="excess kurtosis along a direction"
-    ),
+    figures.score_distribution(kurtosis.scores).update_xaxes(title="excess kurtosis along a direction"),
+    kurtosis.title,
     "Excess kurtosis of the projection on 500 random unit directions: the activations beside a Gaussian surrogate "
     "(same covariance) and an elliptical one (same norms too).",
 )

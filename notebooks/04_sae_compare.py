@@ -46,17 +46,7 @@ n_stages: int = 12  # rounds, each on what those before it leave unexplained
 n_neighbours: int = 16  # rows of a subset's pseudo-class
 n_shifts: int = 3  # mean shifts that lift it
 n_refinements: int = 3  # passes of sparse coding that end rkcnn and the refined rivals alike
-arms: list = [
-    "random",
-    "covariance",
-    "active_subspace",
-    "datapoint_refined",
-    "kmeans",
-    "kmeans_refined",
-    "rkcnn_coordinate",
-    "rkcnn",
-    "rkcnn_unscored",
-]  # starts
+arms: list = ["random", "covariance", "active_subspace", "datapoint_refined", "kmeans", "kmeans_refined", "rkcnn_coordinate", "rkcnn", "rkcnn_unscored"]  # starts
 variants: list = ["rkcnn_decoder_only", "random_frozen_decoder"]  # none, or those of 04's default
 n_seeds: int = 5  # below 5 every verdict is undecided
 architecture: str = "topk"  # topk, batchtopk or relu
@@ -94,8 +84,7 @@ n_jobs: int = None  # processes at once; None: one a core, or one where there is
 from IPython.display import display
 
 from rkcnn_lib import figures
-from rkcnn_lib.pages import explore
-from rkcnn_lib.pages.cards import book
+from rkcnn_lib.pages import book, explore
 from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.runs.run import start_run
 from rkcnn_lib.studies import (
@@ -154,7 +143,8 @@ compared.rates.round(
 frozen = sae_panels.frozen_dictionaries(compared, store, run)
 run.metrics(frozen.rename(columns={"k": "frozen_k"}).assign(metric="frozen_ev"))
 figures.show(
-    figures.frozen_dictionary(frozen, title=sae_titles.frozen_title(frozen)),
+    figures.frozen_dictionary(frozen),
+    sae_titles.frozen_title(frozen),
     f"Explained variance with k directions a token, {run.p.frozen_rows} held-out rows; the random arm is the chance level. "
     f"Lines are means, bands the range over {run.p.n_seeds} seeds.",
 )
@@ -168,14 +158,16 @@ figures.show(
 
 # %%
 figures.show(
-    figures.training_curves(compared.budgets, title=sae_titles.budget_title(compared.budgets), x="tokens"),
+    figures.training_curves(compared.budgets, x="tokens"),
+    sae_titles.budget_title(compared.budgets),
     f"Held-out documents, mean and range over {run.p.n_seeds} seeds; choose the metric at the top.",
 )
 
 # %%
 ahead = sae_panels.advantage(compared)
 figures.show(
-    figures.training_curves(ahead, title=sae_titles.advantage_title(ahead), x="tokens"),
+    figures.training_curves(ahead, x="tokens"),
+    sae_titles.advantage_title(ahead),
     f"rkcnn less each rival, seed by seed, positive is better; mean and range over {run.p.n_seeds} seeds. An advantage that "
     "shrinks with training was speed, not quality.",
 )
@@ -202,7 +194,8 @@ run.metrics(judged)
 other = agreement.other_architecture(store, run)
 shown = sae_panels.shown_metrics(compared.metrics, judged, sae_panels.of_other(other, run))
 figures.show(
-    figures.arm_metrics(shown, title=sae_titles.metrics_title(compared.metrics)),
+    figures.arm_metrics(shown),
+    sae_titles.metrics_title(compared.metrics),
     f"{run.p.n_seeds} seeds, held-out documents. Dots are seeds, bars 95 % t intervals of the mean over seeds; choose the metric "
     "at the top. L0 is fixed by k, or matched by the penalty, so it is a check here. Published SAEs, where there are any, have an "
     "L0 and training data of their own and enter no contrast.",
@@ -219,7 +212,8 @@ sae_panels.dead_by_origin(compared)
 # %%
 rates = sae_panels.densities(compared)
 figures.show(
-    figures.density(rates, title=sae_titles.density_title(rates)),
+    figures.density(rates),
+    sae_titles.density_title(rates),
     f"Share of held-out tokens on which a latent is active, all {run.p.n_seeds} seeds, log axis; those that never fire have "
     "their own bar.",
 )
@@ -237,7 +231,8 @@ if run.p.front_k:
     run.metrics(front_table.assign(metric="front_" + front_table["metric"]))
     run.metrics(needed.drop(columns="cut"))
     figures.show(
-        figures.quality_front(front_table, title=front.title(needed)),
+        figures.quality_front(front_table),
+        front.title(needed),
         f"Held-out documents; lines are means, bands the range over {run.p.n_seeds} seeds. Choose the metric at the top.",
     )
 
@@ -247,7 +242,8 @@ if run.p.front_k:
 # %%
 moved = sae_panels.moved(compared)
 figures.show(
-    figures.cosine_histograms(moved, title=sae_titles.moved_title(moved)),
+    figures.cosine_histograms(moved),
+    sae_titles.moved_title(moved),
     f"rkcnn, all {run.p.n_seeds} seeds: cosine of each latent with its own start; the slider goes through training. A latent that "
     "never fires does not move either: the map of latents below shows movement beside firing rate.",
 )
@@ -265,7 +261,8 @@ agreed = agreement.agreement(compared, store, run.p, other)
 run.metrics(agreed.table)
 if run.p.n_seeds > 1:
     figures.show(
-        figures.arm_metrics(agreed.table, title=agreed.title),
+        figures.arm_metrics(agreed.table),
+        agreed.title,
         f"One dot a seed, {run.p.n_seeds} in all (its mean over the pairs it is in); grey: chance, directions as the activations lie; choose measure and moment at the top. Shared: "
         "encoder and decoder name the same partner, both at cosine 0.7. Span: overlap of the spaces of the busiest latents, an "
         "eighth of the width in number.",
@@ -287,7 +284,8 @@ else:
 # %%
 cards = book.read_book(compared, store, run)
 figures.show(
-    figures.latent_map(cards.table, title=book.title(cards)),
+    figures.latent_map(cards.table),
+    book.title(cards),
     "Seed 0, a point a latent that has a card: held-out firing rate against the cosine of its decoder row with its start. "
     "Latents that never fire stand in the strip on the left. A direction that training leaves alone stays at 1.",
 )
@@ -307,7 +305,8 @@ truth = sae_panels.recovery(compared, store)
 if truth is not None:
     run.metrics(truth)
     figures.show(
-        figures.recovery_by_miner(truth.rename(columns={"arm": "miner"}), title=sae_titles.recovery_title(truth)),
+        figures.recovery_by_miner(truth.rename(columns={"arm": "miner"})),
+        sae_titles.recovery_title(truth),
         f"Trained decoders of {run.p.n_seeds} seeds against the true directions, one-to-one and signed; grey: chance with as many random ones.",
     )
     display(sae_panels.recovery_by_rate(compared, store))
@@ -323,16 +322,14 @@ if run.p.model == "toy":
     study = seed_study.seed_study()
     run.metrics(study.table.assign(metric="seed_study_matched_cosine"))
     figures.show(
-        figures.recovery_curve(
-            study.table.assign(step=study.table["step"] + 1), "step", title=seed_study.title(study.table)
-        ),
+        figures.recovery_curve(study.table.assign(step=study.table["step"] + 1), "step"),
+        seed_study.title(study.table),
         "Matched cosine of the five decoder rows with the true directions against training steps (plus one, for the log "
         "axis); bands run over 20 toy models; grey: five random directions.",
     )
     figures.show(
-        figures.mined_slider(
-            study.frames, title="Learned and true directions of one toy model, started from mined ones"
-        ),
+        figures.mined_slider(study.frames),
+        "Learned and true directions of one toy model, started from mined ones",
         "Seed 0; the slider goes through training.",
     )
     display(seed_study.success(study.table))
@@ -348,17 +345,20 @@ world = fourier.world(store, run)
 if world is not None:
     display(world.figures)
     figures.show(
-        figures.frequency_power(world.power, title=world.title),
+        figures.frequency_power(world.power),
+        world.title,
         "Share of the embedding's non-constant power; half of the spectrum, since k and p - k are the same wave.",
     )
     figures.show(
-        figures.training_curves(world.history, title=world.history_title),
+        figures.training_curves(world.history),
+        world.history_title,
         "Accuracy and cross-entropy in training, of the pairs trained on and of all others.",
     )
     seen = fourier.of_saes(world, compared, store, run)
     run.metrics(seen)
     figures.show(
-        figures.arm_metrics(seen, title=fourier.title(seen)),
+        figures.arm_metrics(seen),
+        fourier.title(seen),
         f"Live latents, one dot a seed, {run.p.n_seeds} in all; grey: chance (of energy in the best plane, directions of the activations' covariance; "
         "else any directions, shuffled sums, and for the losses as many other frequencies; of the whole loss, guessing). A "
         "latent that is a narrow bump on a circle is no cosine: its R² stays below 1.",
@@ -384,7 +384,8 @@ if world is not None and run.p.n_seeds > 1:
 everything = sae_panels.measured(compared, needed, agreed.by_seed, *([] if truth is None else [truth]))
 table = run.verdicts(verdicts.judge_arms(everything, run.p))
 figures.show(
-    figures.paired_differences(table, title=verdicts.verdict_title(table)),
+    figures.paired_differences(table),
+    verdicts.verdict_title(table),
     f"Adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the shaded strip is the margin. Choose the measure at the top.",
 )
 table.pivot(index="hypothesis", columns="metric", values="verdict")

@@ -69,8 +69,8 @@ n_jobs: int = None  # processes at once; None: one a core, or one where there is
 
 # %%
 from rkcnn_lib import figures
+from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.run import start_run
-from rkcnn_lib.runs.sweep_tables import read_tables
 from rkcnn_lib.studies import layers as layer_study
 from rkcnn_lib.studies import sweeps
 
@@ -119,7 +119,8 @@ further = layer_study.compare_further(by_hook, run)
 of_all_hooks = {run.p.hook: metrics} | further
 shown = layer_study.shown_metrics(of_all_hooks)
 figures.show(
-    figures.layer_heatmap(shown, title=layer_study.heatmap_title(metrics)),
+    figures.layer_heatmap(shown),
+    layer_study.heatmap_title(metrics),
     f"Mean over {run.p.n_seeds} seeds on held-out documents; choose the metric{' and the hook' if further else ''} at the top. "
     f"The title and all that follows are of {run.p.hook}.",
 )
@@ -133,7 +134,8 @@ figures.show(
 # %%
 differences = layer_study.differences(metrics, run.p)
 figures.show(
-    figures.layer_differences(differences, title=layer_study.difference_title(differences)),
+    figures.layer_differences(differences),
+    layer_study.difference_title(differences),
     f"rkcnn minus each baseline, {run.p.n_seeds} seeds, positive is better; 95 % paired-t intervals, Holm-adjusted over layers and "
     "contrasts; grey: the margin.",
 )
@@ -147,7 +149,8 @@ figures.show(
 # %%
 along_gamma = layer_study.against_gamma(differences, profile_table)
 figures.show(
-    figures.layer_differences(along_gamma, title=layer_study.gamma_title(along_gamma), x="gamma"),
+    figures.layer_differences(along_gamma, x="gamma"),
+    layer_study.gamma_title(along_gamma),
     f"One dot a layer and contrast, {run.p.n_seeds} seeds, with the intervals of the figure above.",
 )
 
@@ -185,13 +188,14 @@ tables = read_tables(run.p.sweep) if run.p.sweep else None
 if tables:
     curves = sweeps.sensitivity(tables)
     figures.show(
-        figures.sensitivity(curves, title=sweeps.sensitivity_title(curves)),
+        figures.sensitivity(curves),
+        sweeps.sensitivity_title(curves),
         f"{tables.n_settings} settings, {tables.n_failed} cells failed; 95 % intervals over seeds; "
         "choose hyper-parameter and metric at the top.",
     )
 
 # %%
-sweeps.best_of_sweep(tables) if tables else "no sweep was given"
+sweeps.best_of_sweep(tables, run.p) if tables else "no sweep was given"
 
 # %% [markdown]
 # How such a table misleads is shown by the first implementation's own sweep: 54 settings of one seed each, told by its
@@ -214,7 +218,8 @@ over_layers = layer_study.verdicts(metrics, run.p)
 over_settings = sweeps.verdicts(tables, run.p) if tables else []
 verdicts = run.verdicts(over_layers + over_settings)
 figures.show(
-    figures.paired_differences(verdicts.head(len(over_layers)), title=layer_study.verdict_title(verdicts)),
+    figures.paired_differences(verdicts.head(len(over_layers))),
+    layer_study.verdict_title(verdicts),
     f"Differences averaged over layers, one value for each of {run.p.n_seeds} seeds; Holm-adjusted 95 % paired-t intervals; strip: the margin.",
 )
 verdicts

@@ -90,7 +90,8 @@ causal_panels.describe(prompts)
 places = causal_views.effect_by_place(lm, run.p, prompts)
 run.metrics(places)
 figures.show(
-    figures.layer_heatmap(places, title=causal_panels.place_title(places, run.p)),
+    figures.layer_heatmap(places),
+    causal_panels.place_title(places, run.p),
     f"Mean over pairs of one sentence; hook {run.p.hook}. The menu shows the share of pairs that answer as the "
     "donor. This is the most that a subspace of that activation could do alone.",
 )
@@ -110,9 +111,8 @@ measured = causal.measure_subspaces(lm, store, run.p, prompts, run.device)
 run.note(seeds=list(range(run.p.n_seeds)))
 run.metrics(measured.table)
 figures.show(
-    figures.causal_effects(
-        causal_panels.at_rank(measured.table, run.p), title=causal_panels.effects_title(measured.table, run.p)
-    ),
+    figures.causal_effects(causal_panels.at_rank(measured.table, run.p)),
+    causal_panels.effects_title(measured.table, run.p),
     f"Rank {causal_panels.judged_rank(run.p)}, {len(prompts.judged.drawn)} held-out pairs. Intervals at 95 %: over "
     f"{run.p.n_seeds} seeds where a subspace has several, over entities where it has one. Lines: the clean run and the "
     "full resample ablation.",
@@ -141,7 +141,8 @@ run.metrics(share)
 run.metrics(causal.scrubbed(measured))
 curve = causal_panels.minimal_size(measured.table, share)
 figures.show(
-    figures.recovery_curve(curve, x="rank", title=causal_panels.curve_title(measured.table, run.p)),
+    figures.recovery_curve(curve, x="rank"),
+    causal_panels.curve_title(measured.table, run.p),
     f"Mean and range over {run.p.n_seeds} seeds, {len(prompts.judged.drawn)} held-out pairs. Grey: uniformly random subspaces of the same rank, from their mean to the best seed.",
 )
 
@@ -154,7 +155,8 @@ figures.show(
 layers = causal_views.ceiling_by_layer(lm, run.p, measured, prompts)
 run.metrics(layers)
 figures.show(
-    figures.causal_by_layer(layers, title=causal_panels.layer_title(layers, run.p)),
+    figures.causal_by_layer(layers),
+    causal_panels.layer_title(layers, run.p),
     f"Interchange accuracy on {len(prompts.judged.drawn)} held-out pairs, 95 % intervals over entities; the line is the exchange of the whole activation.",
 )
 
@@ -173,8 +175,8 @@ if run.p.isolated:
     figures.show(
         figures.causal_effects(
             causal_panels.over_seeds(isolation, ["subspace", "intervention", "metric"]),
-            title=causal_panels.isolation_title(isolation),
         ),
+        causal_panels.isolation_title(isolation),
         f"Rank {causal_panels.judged_rank(run.p)}; {run.p.relation} should move, {run.p.isolated} should stay. "
         "das_isolating was learnt with both aims.",
     )
@@ -230,7 +232,8 @@ causal_views.steering_samples(lm, run.p, measured, prompts)
 judged = causal.verdict_table(measured, run.p, prompts)
 run.metrics(judged.melt(id_vars=["subspace", "verdict"], var_name="metric", value_name="value"))
 figures.show(
-    figures.paired_differences(causal_panels.verdict_rows(judged, run.p), title=causal_panels.verdicts_title(judged)),
+    figures.paired_differences(causal_panels.verdict_rows(judged, run.p)),
+    causal_panels.verdicts_title(judged),
     "Share of the whole activation's effect, above the strongest random control; Bonferroni-adjusted 95 % intervals "
     "over entities; the strip is the margin.",
 )
@@ -244,7 +247,8 @@ judged.round(3)
 # %%
 verdicts = run.verdicts(causal.judge_causal(share, causal_panels.judged_rank(run.p), run.p.delta_share))
 figures.show(
-    figures.paired_differences(verdicts, title=causal_panels.verdict_title(verdicts)),
+    figures.paired_differences(verdicts),
+    causal_panels.verdict_title(verdicts),
     f"Holm-adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the strip is the margin.",
 )
 verdicts

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import add_slider, finish
-from rkcnn_lib.figures.inputs import as_array, checked_arrays
+from rkcnn_lib.figures.display import add_slider, as_array, checked_arrays, finish
 from rkcnn_lib.figures.style import MANY_HUES, NEUTRAL, faint, style_of
 
 CIRCLE = np.linspace(0, 2 * np.pi, 121)
@@ -55,7 +54,7 @@ def _reach(arrays: Any) -> float:
     return max(1.0, *(float(np.linalg.norm(points, axis=1).max(initial=0)) for points in arrays))
 
 
-def toy_directions(frames: Mapping[str, Any], title: str | None = None) -> go.Figure:
+def toy_directions(frames: Mapping[str, Any]) -> go.Figure:
     """Feature directions of toy models with two hidden dimensions, one model a slider step.
 
     Arrays (n_features, 2) of the rows W_i of each model, keyed by what varies ("p = 0.1").
@@ -72,7 +71,7 @@ def toy_directions(frames: Mapping[str, Any], title: str | None = None) -> go.Fi
     data = {name: [_segments(points), _tips(points)] for name, points in models.items()}
     axes = ("hidden dimension 1", "hidden dimension 2")
     fig, layout = arrows(data, looks, first=0, reach=_reach(models.values()), axes=axes)
-    return finish(fig, title, height=520, **layout)
+    return finish(fig, height=520, **layout)
 
 
 def _tips(points: np.ndarray) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def _tips(points: np.ndarray) -> dict[str, Any]:
     }
 
 
-def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None) -> go.Figure:
+def mined_slider(frames: Mapping[str, tuple[Any, Any]]) -> go.Figure:
     """Mined directions against true ones on a plane, with a slider from noise to mined that begins at its end.
 
     Pairs of truth (n, 2) and mined (m, 2) by step, coordinates on one common plane; m may differ between steps and be
@@ -125,4 +124,4 @@ def mined_slider(frames: Mapping[str, tuple[Any, Any]], title: str | None = None
     reach = _reach(points for pair in pairs.values() for points in pair)
     axes = ("first axis of the plane", "second axis of the plane")
     fig, layout = arrows(data, looks, first=len(data) - 1, reach=reach, axes=axes, play=True)
-    return finish(fig, title, height=520, legend="right", **layout)
+    return finish(fig, height=520, legend="right", **layout)

@@ -1,13 +1,13 @@
-"""What surrounds the traces of a figure: drop-downs, buttons, sliders, axes, title and size, the note in a notebook."""
+"""What every figure begins and ends with: tables checked, drop-downs, sliders, axes, size, title and note beside it."""
 
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
@@ -15,9 +15,8 @@ from rkcnn_lib.figures.style import escape
 from rkcnn_lib.strings import cut
 
 MIMETYPE = "application/vnd.plotly.v1+json"
-HERO = "rkcnn_hero"  # in an output's metadata: the note of a figure that leads the index
-TITLE_COLUMNS = 92  # characters a title line holds on a notebook-wide figure
-TITLE_LINE = 22  # pixels
+TITLE = "rkcnn_title"  # in an output's metadata: the title of a figure
+HERO = "rkcnn_hero"  # there too: the note of a figure that leads the index
 MENU_SPACE = 46  # pixels above the plot for a drop-down or a row of buttons
 SLIDER_SPACE = 86  # pixels below the plot for a slider
 
@@ -25,13 +24,15 @@ SLIDER_SPACE = 86  # pixels below the plot for a slider
 Choice = tuple[str, Sequence[Any], Mapping[str, Any]]
 
 
-def show(fig: go.Figure, note: str, *, hero: bool = False) -> None:
-    """Display a figure and, below it, a line that begins with *Figure note*.
+def show(fig: go.Figure, title: str, note: str, *, hero: bool = False) -> None:
+    """Display a figure between its title and a line that begins with *Figure note*.
 
     Parameters
     ----------
     fig : plotly.graph_objects.Figure
         A plain figure: a FigureWidget stores megabytes in the notebook and is dead once exported.
+    title : str
+        The finding, in words; plain text, escaped here. Pages number it and set it as the figure's caption.
     note : str
         What the figure shows, its chance level and what it does not show; plain text, escaped here.
     hero : bool
@@ -40,12 +41,19 @@ def show(fig: go.Figure, note: str, *, hero: bool = False) -> None:
     Raises
     ------
     ValueError
-        If ``fig`` is a FigureWidget or draws nothing, or the note is empty.
+        If ``fig`` is a FigureWidget or draws nothing, or title or note are empty.
     """
-    if not note.strip():
-        raise ValueError("show: a figure needs a note that says what to read in it")
-    display(bundle(fig), raw=True, metadata={HERO: note} if hero else None)
+    if not (title.strip() and note.strip()):
+        raise ValueError("show: a figure needs a title, its finding, and a note that says what to read in it")
+    figure = bundle(fig, title)
+    display(HTML(title_html(title)))
+    display(figure, raw=True, metadata={TITLE: title} | ({HERO: note} if hero else {}))
     display(HTML(note_html(note)))
+
+
+def title_html(title: str) -> str:
+    """Return a figure's title as HTML, escaped; pages leave it out, since they caption the figure with it."""
+    return f'<p class="figure-title"><b>{escape(title)}</b></p>'
 
 
 def note_html(note: str) -> str:
@@ -53,7 +61,7 @@ def note_html(note: str) -> str:
     return f'<p class="figure-note"><b>Figure note.</b> {escape(note)}</p>'
 
 
-def bundle(fig: go.Figure) -> dict[str, Any]:
+def bundle(fig: go.Figure, title: str) -> dict[str, Any]:
     """Return what a notebook stores of a figure, by mime type; refuses what :func:`show` refuses."""
     if type(fig).__name__ == "FigureWidget":
         raise ValueError("show: give a plotly Figure, not a FigureWidget (it does not survive export)")
@@ -61,8 +69,61 @@ def bundle(fig: go.Figure) -> dict[str, Any]:
         raise ValueError("show: the figure has no traces")
     spec = json.loads(fig.to_json())
     spec["config"] = {"responsive": True, "displaylogo": False}
-    name = " ".join((fig.layout.title.text or "figure").replace("<br>", " ").split())
-    return {MIMETYPE: spec, "text/plain": f"[figure] {name}"}
+    return {MIMETYPE: spec, "text/plain": f"[figure] {title}"}
+
+
+def checked(table: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str], what: str) -> pd.DataFrame:
+    """Rows of ``table`` whose numeric columns are all finite; ValueError: no table, a missing column, no such row."""
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"{what}: expected a pandas DataFrame, got {type(table).__name__}")
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise ValueError(f"{what}: the table lacks {missing}; it has {list(table.columns)} and needs {list(columns)}")
+    if table.empty:
+        raise ValueError(f"{what}: the table has no rows, so there is nothing to draw")
+    table = table.copy()
+    for column in numeric:
+        table[column] = pd.to_numeric(table[column], errors="coerce").astype("float64")
+    finite = table[np.isfinite(table[list(numeric)].to_numpy()).all(axis=1)]
+    if finite.empty:
+        raise ValueError(f"{what}: no row has finite values in {list(numeric)}")
+    return finite
+
+
+def checked_arrays(
+    arrays: Mapping[str, Any], what: str, ndim: int, columns: int | None = None
+) -> dict[str, np.ndarray]:
+    """Values of a mapping as float arrays (torch tensors too), each non-empty, finite and of ``ndim`` axes."""
+    if not arrays:
+        raise ValueError(f"{what}: nothing was given, so there is nothing to draw")
+    return {str(name): as_array(values, f"{what}, {name!r}", ndim, columns) for name, values in arrays.items()}
+
+
+def as_array(values: Any, what: str, ndim: int, columns: int | None = None, may_be_empty: bool = False) -> np.ndarray:
+    """One array, checked as in :func:`checked_arrays`."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != ndim or (columns is not None and array.shape[-1] != columns):
+        wanted = f"{ndim} axes" + (f" and {columns} columns" if columns is not None else "")
+        raise ValueError(f"{what}: expected an array of {wanted}, got shape {array.shape}")
+    if array.size == 0 and not may_be_empty:
+        raise ValueError(f"{what}: the array is empty (shape {array.shape}), so there is nothing to draw")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what}: the array holds NaN or infinite values")
+    return array
+
+
+def in_order(names: Iterable[Any]) -> list[Any]:
+    """Distinct names in the order in which they first appear."""
+    return list(dict.fromkeys(names))
+
+
+def parts_of(table: pd.DataFrame, column: str = "metric") -> list[tuple[str | None, pd.DataFrame]]:
+    """The rows of each value of ``column``, in order of appearance; all, named None, where there is no such column."""
+    if column not in table.columns:
+        return [(None, table)]
+    return [(str(name), table[table[column] == name]) for name in in_order(table[column])]
 
 
 def chosen(choices: Sequence[Choice]) -> go.Figure:
@@ -176,35 +237,23 @@ def add_slider(fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], play:
         add_menu(fig, menu)
 
 
-def finish(fig: go.Figure, title: str | None, height: int, legend: str | None = None, **layout: Any) -> go.Figure:
-    """Give a figure the template, its title (escaped, wrapped), its margins and a height in pixels.
+def finish(fig: go.Figure, height: int, legend: str | None = None, **layout: Any) -> go.Figure:
+    """Give a figure the template, its margins and a height in pixels.
 
-    ``legend`` is "right" (many entries), "top" (a few, beside the menu) or None.
-    ``height`` is that of the plot with its axes; room for title, menu and slider is added. The room that the
-    title takes is written into ``layout.meta`` so that a page may set the title as text of its own.
+    ``legend`` is "right" (many entries), "top" (a few, beside the menu) or None. ``height`` is that of the plot with
+    its axes; room for menu and slider is added. ``layout.meta`` says what room is free once a page puts controls of
+    its own in their place.
     """
-    lines = textwrap.wrap(title, TITLE_COLUMNS) if title else []
-    title_space = 14 + TITLE_LINE * len(lines) if lines else 0
-    top = 18 + title_space + (MENU_SPACE if fig.layout.updatemenus or legend == "top" else 0)
-    bottom = 58 + (SLIDER_SPACE if fig.layout.sliders else 0)
+    top = MENU_SPACE if fig.layout.updatemenus or legend == "top" else 0
+    bottom = SLIDER_SPACE if fig.layout.sliders else 0
     fig.update_layout(
         template="rkcnn",
-        height=height + top + (bottom - 58),
+        height=height + 18 + top + bottom,
         showlegend=legend is not None,
-        margin={"t": top, "b": bottom},
-        meta={"rkcnn_title_space": title_space},
+        margin={"t": 18 + top, "b": 58 + bottom},
+        meta={"rkcnn_room": {"t": 0 if legend == "top" else top, "b": bottom}},
         **layout,
     )
     if legend == "top":
         fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
-    if lines:
-        fig.update_layout(
-            title={
-                "text": "<br>".join(escape(line) for line in lines),
-                "y": 1,
-                "yref": "container",
-                "yanchor": "top",
-                "pad": {"t": 12},
-            }
-        )
     return fig

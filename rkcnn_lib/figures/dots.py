@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import chosen, finish, rows_axis, window
-from rkcnn_lib.figures.inputs import checked, in_order, parts_of
+from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
 from rkcnn_lib.figures.style import (
     CHANCE_FILL,
     CHANCE_LINE,
@@ -24,8 +23,6 @@ from rkcnn_lib.figures.style import (
 )
 
 GROUPS = ["top", "random", "bottom", "full"]
-# Of one row of dots (its name, its part of the table, its chance): each dot's hover, the mean's, what the mean is over.
-Describe = Callable[[str, pd.DataFrame, tuple[float, float] | None], tuple[list[str], str, pd.Series]]
 
 
 def summary(values: Any) -> tuple[float, float, float]:
@@ -57,19 +54,17 @@ def dot(
         x=[x],
         y=[y],
         marker={"color": style.colour, "symbol": style.marker, "size": size} | trace.get("marker", {}),
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - x if known else 0],
-            "arrayminus": [x - low if known else 0],
-            "color": style.colour,
-            "thickness": bar[0],
-            "width": bar[1],
-            "visible": known,
-        },
+        error_x=interval_bar(x, low, high, style, bar) | {"visible": known},
         showlegend=False,
         hovertemplate=f"{hover}<extra></extra>",
     )
+
+
+def interval_bar(value: Any, low: Any, high: Any, style: Style, bar: tuple[float, float]) -> dict[str, Any]:
+    """plotly's error bars from ends, of which an infinite or missing one is not drawn; ``bar`` as for :func:`dot`."""
+    up, down = (np.nan_to_num(np.atleast_1d(length), posinf=0) for length in (high - value, value - low))
+    looks = {"color": style.colour, "thickness": bar[0], "width": bar[1]}
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down} | looks
 
 
 def box(x0: float, x1: float, y: float, name: str, legend: bool) -> go.Scatter:
@@ -90,12 +85,13 @@ def box(x0: float, x1: float, y: float, name: str, legend: bool) -> go.Scatter:
 
 
 def rows_of_seeds(
-    table: pd.DataFrame, key: str, names: Sequence[str], describe: Describe, grey: str
+    table: pd.DataFrame, key: str, names: Sequence[str], grey: str
 ) -> tuple[list[go.Scatter], list[float], list[float]]:
     """The form: a row a name, with a dot a row of the table, the mean with its 95 % interval and a band of chance.
 
-    ``table`` has columns ``key``, value and, where chance is known, chance_mean and chance_upper: the ends of the band,
-    named ``grey``. Return the traces, the ends of the intervals, the ends of the bands.
+    ``table`` has columns ``key``, seed, value and, where there are several of a seed, label: a seed counts once in the
+    interval. Where chance is known it has chance_mean and chance_upper: the ends of the band, which ``grey`` names.
+    Return the traces, the ends of the intervals, the ends of the bands.
     """
     traces: list[go.Scatter] = []
     ends: list[float] = []
@@ -104,19 +100,28 @@ def rows_of_seeds(
         rows = table[table[key] == name]
         if rows.empty:
             continue
-        chance = _chance(rows)
-        if chance:
-            traces.append(box(*chance, y, grey, legend=not bands))
+        shown, style, beside = f"<b>{escape(name)}</b>", style_of(name), ""
+        if chance := _chance(rows):
+            traces.append(box(*chance, y, f"{grey}: mean to 95 % point", legend=not bands))
             bands += chance
-        texts, hover, values = describe(name, rows, chance)
+            beside = f"<br>{grey} {number(chance[0])}, 95 % point {number(chance[1])}"
+        labels = [f", {escape(label)}" for label in rows["label"]] if "label" in rows else [""] * len(rows)
+        texts = [
+            f"{shown}, seed {escape(seed)}{of}<br>{number(value)}{beside}"
+            for seed, of, value in zip(rows["seed"], labels, rows["value"], strict=True)
+        ]
+        values = rows.groupby("seed")["value"].mean()
         mean, low, high = summary(values)
-        interval = f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
-        hover += f"<br>mean of {len(values)}: {number(mean)}<br>{interval}"
-        style = style_of(name)
+        hover = f"{shown}{beside}<br>mean of {len(values)}: {number(mean)}<br>{interval_text(low, high)}"
         traces.append(_seeds(y, rows["value"], texts, style))
         traces.append(dot(mean, y + 0.12, (low, high), style, 13, hover, name=escape(name)))
         ends += [low, high]
     return traces, ends, bands
+
+
+def interval_text(low: float, high: float) -> str:
+    """The 95 % interval over seeds in words."""
+    return f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
 
 
 def _chance(rows: pd.DataFrame) -> tuple[float, float] | None:
@@ -140,48 +145,38 @@ def _seeds(y: float, values: pd.Series, texts: list[str], style: Style) -> go.Sc
     )
 
 
-def arm_metrics(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def arm_metrics(table: pd.DataFrame) -> go.Figure:
     """Metrics of each arm: a dot a seed, the mean with its 95 % interval, a drop-down over the metrics.
 
     Columns arm, seed, metric, value and, where the metric has them, chance_mean and chance_upper.
     """
     table = checked(table, ["arm", "seed", "metric", "value"], ["value"], "arm_metrics")
-    return _beside_chance(table, "arm", title)
+    return _beside_chance(table, "arm")
 
 
-def recovery_by_miner(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def recovery_by_miner(table: pd.DataFrame) -> go.Figure:
     """Recovery by each miner: a dot a seed, the mean with its 95 % interval, its own grey chance band.
 
     Columns miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down over it.
     """
     columns = ["miner", "seed", "value", "chance_mean", "chance_upper"]
     table = checked(table, columns, ["value", "chance_mean", "chance_upper"], "recovery_by_miner")
-    return _beside_chance(table, "miner", title)
+    return _beside_chance(table, "miner")
 
 
-def _beside_chance(table: pd.DataFrame, key: str, title: str | None) -> go.Figure:
+def _beside_chance(table: pd.DataFrame, key: str) -> go.Figure:
     table = table.assign(**{key: table[key].astype(str)})
     arms, choices, any_chance = arm_order(in_order(table[key])), [], False
     for metric, part in parts_of(table):
-        traces, ends, bands = rows_of_seeds(part, key, arms, _arm, "chance: mean to 95 % point")
+        traces, ends, bands = rows_of_seeds(part, key, arms, "chance")
         any_chance |= bool(bands)
         axis = {"xaxis.title.text": label(metric or "value"), "xaxis.range": window(part["value"], ends, bands)}
         choices.append((short(metric or "value"), traces, axis))
     legend = "top" if any_chance else None
-    return finish(chosen(choices), title, height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
+    return finish(chosen(choices), height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
 
 
-def _arm(arm: str, rows: pd.DataFrame, chance: tuple[float, float] | None) -> tuple[list[str], str, pd.Series]:
-    name = f"<b>{escape(arm)}</b>"
-    beside = f"<br>chance {number(chance[0])}, 95 % point {number(chance[1])}" if chance else ""
-    seeds = zip(rows["seed"], rows["value"], strict=True)
-    texts = [f"{name}, seed {escape(seed)}<br>{number(value)}{beside}" for seed, value in seeds]
-    return texts, name + beside, rows["value"]
-
-
-def selectivity(
-    table: pd.DataFrame, title: str | None = None, measured: str = "balanced accuracy on new rows (share)"
-) -> go.Figure:
+def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new rows (share)") -> go.Figure:
     """How well the best, random and worst subsets (and the full space) separate labels, beside permuted ones.
 
     Columns group (top, random, bottom, full), seed, value (``measured`` names it), chance_mean and chance_upper (under
@@ -194,21 +189,11 @@ def selectivity(
     groups = [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
     choices = []
     for probe, part in parts_of(table, "probe"):
-        traces, _, bands = rows_of_seeds(part, "group", groups, _subsets, "permuted labels: mean to 95 % point")
+        traces, _, bands = rows_of_seeds(part, "group", groups, "permuted labels")
         axis = {"xaxis.range": window(part["value"], keep=bands)}
         choices.append((f"probe: {escape(probe)}" if probe else "value", traces, axis))
     x_axis, height = {"title": measured}, 110 + 62 * len(groups)
-    return finish(chosen(choices), title, height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
-
-
-def _subsets(group: str, rows: pd.DataFrame, _: Any) -> tuple[list[str], str, pd.Series]:
-    shown = f"{escape(group)} subsets"
-    labels = [f", {escape(name)}" for name in rows["label"]] if "label" in rows else [""] * len(rows)
-    texts = [
-        f"{shown}, seed {escape(seed)}{name}<br>{number(value)} (permuted labels: {number(upper)})"
-        for seed, name, value, upper in zip(rows["seed"], labels, rows["value"], rows["chance_upper"], strict=True)
-    ]
-    return texts, f"<b>{shown}</b>", rows.groupby("seed")["value"].mean()
+    return finish(chosen(choices), height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
 
 
 def points(
@@ -222,22 +207,14 @@ def points(
         y=value,
         line={"width": 1.5} | line,
         marker={"color": style.colour, "symbol": style.marker, "size": 9},
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "color": style.colour,
-            "thickness": 1.8,
-            "width": 4,
-            "array": np.nan_to_num(high - value, posinf=0),
-            "arrayminus": np.nan_to_num(value - low, posinf=0),
-        },
+        error_y=interval_bar(value, low, high, style, (1.8, 4)),
         name=escape(name),
         legendgroup=escape(name),
         hovertemplate=f"{hover}<extra></extra>",
     )
 
 
-def sensitivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def sensitivity(table: pd.DataFrame) -> go.Figure:
     """Each arm along one swept hyper-parameter at a time: means with 95 % intervals over seeds; a drop-down.
 
     Columns axis, x (a value of the axis: number or text), arm, seed, metric, value.
@@ -262,7 +239,7 @@ def sensitivity(table: pd.DataFrame, title: str | None = None) -> go.Figure:
                 ends += [*means["low"], *means["high"]]
             y_axis = {"yaxis.title.text": label(metric), "yaxis.range": window(part["value"], ends)}
             choices.append((f"{escape(axis)}: {short(metric)}", traces, ticks | y_axis))
-    return finish(chosen(choices), title, height=420, legend="right")
+    return finish(chosen(choices), height=420, legend="right")
 
 
 def _ordered(values: pd.Series) -> list[object]:
@@ -279,12 +256,11 @@ def _means(rows: pd.DataFrame, places: list[object]) -> pd.DataFrame:
         values = rows.loc[rows["x"] == name, "value"].to_numpy(float)
         if len(values):
             mean, low, high = summary(values)
-            interval = f"interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
-            means.append((place, mean, low, high, f"mean {number(mean)}<br>{interval}"))
+            means.append((place, mean, low, high, f"mean {number(mean)}<br>{interval_text(low, high)}"))
     return pd.DataFrame(means, columns=["place", "value", "low", "high", "text"])
 
 
-def next_tokens(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def next_tokens(table: pd.DataFrame) -> go.Figure:
     """A row a token: its probability of coming next under each of several runs of one prompt.
 
     Columns token, run, probability ([0, 1]); tokens and runs in the order they are to be shown.
@@ -309,4 +285,4 @@ def next_tokens(table: pd.DataFrame, title: str | None = None) -> go.Figure:
             )
         )
     x_axis = {"title": "probability of coming next", "range": [-0.02, 1.02], "tickformat": ".0%"}
-    return finish(fig, title, height=90 + 34 * len(tokens), legend="top", xaxis=x_axis, yaxis=rows_axis(tokens))
+    return finish(fig, height=90 + 34 * len(tokens), legend="top", xaxis=x_axis, yaxis=rows_axis(tokens))

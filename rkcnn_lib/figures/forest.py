@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import chosen, finish, rows_axis, window
+from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
 from rkcnn_lib.figures.dots import box, dot, points
-from rkcnn_lib.figures.inputs import checked, in_order, parts_of
 from rkcnn_lib.figures.lines import band
 from rkcnn_lib.figures.style import (
     CHANCE_FILL,
@@ -33,7 +32,7 @@ REFERENCES = {"clean": "clean", "full-resample": "full resample"}
 SYMBOLS = {"keep": "", "ablate": "-open"}  # filled where the subspace is kept, open where it is ablated
 
 
-def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def paired_differences(table: pd.DataFrame) -> go.Figure:
     """Forest plot of differences paired by seed, with their intervals, the margins and the verdicts.
 
     Columns contrast, metric, difference, low, high, delta, verdict (None where none is given), n_seeds. Positive means
@@ -53,12 +52,12 @@ def paired_differences(table: pd.DataFrame, title: str | None = None) -> go.Figu
         what = f"difference in {label(metric)}; right of 0: the first arm is better"
         choices.append((short(metric), traces, {"xaxis.range": axis, "xaxis.title.text": what}))
     x_axis, height = {"zerolinewidth": 2}, 110 + 58 * len(rows)
-    return finish(chosen(choices), title, height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(rows))
+    return finish(chosen(choices), height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(rows))
 
 
 def _difference(y: float, row: pd.Series, legend: bool) -> list[go.Scatter]:
     judged = row["verdict"] if isinstance(row["verdict"], str) else None
-    words = escape(row.get("said", judged or "no verdict"))
+    words = escape(row.get("reading", judged or "no verdict"))
     delta = float(row["delta"]) if pd.notna(row["delta"]) else 0.0
     hover = (
         f"<b>{escape(row['contrast'])}</b><br>difference {number(row['difference'])}<br>interval {_bounds(row)}"
@@ -76,14 +75,14 @@ def _bounds(row: pd.Series) -> str:
     return f"{number(row['low'])} to {number(row['high'])}" if known else "none"
 
 
-def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def verdict_overview(table: pd.DataFrame) -> go.Figure:
     """Every judged contrast on one axis: the difference in multiples of its own margin, positive meaning better.
 
     A difference of more than 10 margins lies outside of the axis, and a note at its edge says how far. Columns
-    hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and said: in words where
-    the interval lies.
+    hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and reading: in words,
+    where the interval lies.
     """
-    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds", "said"]
+    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds", "reading"]
     table = checked(table, columns, ["difference", "delta"], "verdict_overview")
     if (table["delta"] <= 0).any():
         raise ValueError("verdict_overview: margins must be positive, differences are shown in multiples of them")
@@ -94,7 +93,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
         verdict=table["contrast_verdict"],
         contrast=table["hypothesis"].astype(str) + " - " + table["contrast"].map(rival),
     )
-    fig = paired_differences(in_margins, title)
+    fig = paired_differences(in_margins)
     fig.update_xaxes(title="advantage of mined starts, in multiples of each margin δ")
     fig.update_yaxes(ticktext=[row.replace("<br>− ", "<br>against ") for row in fig.layout.yaxis.ticktext])
     is_far = in_margins["difference"].abs() > FAR
@@ -104,7 +103,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
         axis = [max(axis[0], -FAR), min(axis[1], FAR)]
         for _, row in in_margins[is_far].iterrows():
             left = row["difference"] < 0
-            words = escape(f"{row['said']}, by {abs(row['difference']):.0f} margins")
+            words = escape(f"{row['reading']}, by {abs(row['difference']):.0f} margins")
             fig.add_annotation(
                 x=axis[0] if left else axis[1],
                 y=rows.index(row["contrast"]),
@@ -117,7 +116,7 @@ def verdict_overview(table: pd.DataFrame, title: str | None = None) -> go.Figure
     return fig
 
 
-def layer_differences(table: pd.DataFrame, title: str | None = None, x: str = "layer") -> go.Figure:
+def layer_differences(table: pd.DataFrame, x: str = "layer") -> go.Figure:
     """Differences paired by seed at each layer, with their intervals and the margin.
 
     Columns layer, contrast, difference, low, high, delta; with a column metric, a drop-down over it. ``x`` is the
@@ -147,7 +146,7 @@ def layer_differences(table: pd.DataFrame, title: str | None = None, x: str = "l
         layout = {"yaxis.title.text": f"difference in {label(metric or 'value')}", "yaxis.range": axis}
         choices.append((short(metric or "value"), traces, layout))
     x_axis = {"title": label(x)} | ({"tickvals": places} if by_layer else {})
-    return finish(chosen(choices), title, height=460, legend="right", xaxis=x_axis, yaxis={"zerolinewidth": 2})
+    return finish(chosen(choices), height=460, legend="right", xaxis=x_axis, yaxis={"zerolinewidth": 2})
 
 
 def _along_layers(
@@ -161,7 +160,7 @@ def _along_layers(
     return points(x, rows, column, style, name, hover, {"color": faint(style.colour, 0.8), "dash": dash}, **trace)
 
 
-def causal_by_layer(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def causal_by_layer(table: pd.DataFrame) -> go.Figure:
     """Effects of interventions on subspaces, layer by layer, with intervals.
 
     Columns layer, subspace, intervention (keep or ablate), metric, value, low, high. Rows whose subspace is "clean" or
@@ -184,10 +183,10 @@ def causal_by_layer(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         axis = window(part["value"], part[["low", "high"]].to_numpy(float), [0])
         choices.append((short(metric), traces, {"yaxis.title.text": label(metric), "yaxis.range": axis}))
     x_axis = {"title": "layer", "tickvals": sorted(table["layer"].unique())}
-    return finish(chosen(choices), title, height=430, legend="right", xaxis=x_axis)
+    return finish(chosen(choices), height=430, legend="right", xaxis=x_axis)
 
 
-def causal_effects(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def causal_effects(table: pd.DataFrame) -> go.Figure:
     """Effects of keeping or ablating subspaces, with intervals; clean and full-resample runs are lines.
 
     Columns subspace, intervention (keep or ablate), metric, value, low, high. Rows whose subspace is "clean" or
@@ -218,7 +217,7 @@ def causal_effects(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         axis = window(part["value"], part[["low", "high"]].to_numpy(float), [0])
         choices.append((short(metric), traces, {"xaxis.title.text": label(metric), "xaxis.range": axis}))
     height = 110 + 54 * len(subspaces)
-    return finish(chosen(choices), title, height=height, legend="right", yaxis=rows_axis(subspaces))
+    return finish(chosen(choices), height=height, legend="right", yaxis=rows_axis(subspaces))
 
 
 def _reference(subspace: str, x: Any, y: Any, **trace: Any) -> go.Scatter:

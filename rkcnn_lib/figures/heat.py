@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import add_menu, chosen, finish
-from rkcnn_lib.figures.inputs import as_array, checked, checked_arrays, in_order, parts_of
+from rkcnn_lib.figures.display import add_menu, as_array, checked, checked_arrays, chosen, finish, in_order, parts_of
 from rkcnn_lib.figures.style import DIVERGING, SEQUENTIAL, arm_order, escape, number, short
 
 PLAIN = {"showgrid": False, "zeroline": False}  # an axis of a matrix
@@ -26,7 +25,7 @@ def _signed(z: np.ndarray, limit: float) -> dict[str, Any]:
     return {"z": z.astype(np.float32), "zmin": -limit, "zmax": limit, "colorscale": DIVERGING}
 
 
-def mined_versus_true(cosines: Mapping[str, Any], title: str | None = None) -> go.Figure:
+def mined_versus_true(cosines: Mapping[str, Any]) -> go.Figure:
     """Heat map of the signed cosines of true features with mined directions, one miner at a time.
 
     Arrays (n_true, n_mined) in [-1, 1] by miner; columns in the order of the matching, so that matches lie on the
@@ -47,14 +46,13 @@ def mined_versus_true(cosines: Mapping[str, Any], title: str | None = None) -> g
         )
     return finish(
         chosen(choices),
-        title,
         height=470,
         xaxis=PLAIN | {"constrain": "domain"},
         yaxis=PLAIN | {"autorange": "reversed", "title": "true feature"},
     )
 
 
-def interference(W: Any, title: str | None = None) -> go.Figure:
+def interference(W: Any) -> go.Figure:
     """Heat map of W Wᵀ, W (n_features, n_hidden): squared norms on the diagonal, interference of features off it."""
     W = as_array(W, "interference", ndim=2)
     gram = (W @ W.T).astype(np.float32)
@@ -62,14 +60,13 @@ def interference(W: Any, title: str | None = None) -> go.Figure:
     hover = "feature %{y} with feature %{x}<br>W_i · W_j = %{z:.3f}"
     return finish(
         go.Figure(heat(_signed(gram, limit), hover, "W_i · W_j")),
-        title,
         height=480,
         xaxis=PLAIN | {"title": "feature"},
         yaxis=PLAIN | {"title": "feature", "autorange": "reversed"},
     )
 
 
-def layer_heatmap(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def layer_heatmap(table: pd.DataFrame) -> go.Figure:
     """Heat map of a metric's mean by arm and layer, with a drop-down over the metrics and one over hooks.
 
     Columns layer, arm, metric, value, and hook where there are several (the first is shown first); several rows of a
@@ -100,7 +97,6 @@ def layer_heatmap(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         add_menu(fig, {"type": "dropdown", "buttons": buttons, "active": 0, "x": 1, "xanchor": "right"})
     return finish(
         fig,
-        title,
         height=110 + 40 * len(arms),
         xaxis={"title": "layer", "type": "category", "showgrid": False},
         yaxis={"autorange": "reversed", "showgrid": False},

@@ -1,4 +1,4 @@
-"""Histograms: of cosines, of scores, of how often latents fire; and a point a latent of what they count."""
+"""Histograms: of cosines, of scores, of how often latents fire; points and bars that show a distribution whole."""
 
 from __future__ import annotations
 
@@ -10,9 +10,26 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rkcnn_lib.figures.display import add_slider, finish, log_axis, scale_buttons
-from rkcnn_lib.figures.inputs import as_array, checked, checked_arrays, in_order
-from rkcnn_lib.figures.style import CHANCE_FILL, CHANCE_LINE, NEUTRAL, arm_order, escape, faint, number, style_of
+from rkcnn_lib.figures.display import (
+    add_slider,
+    as_array,
+    checked,
+    checked_arrays,
+    chosen,
+    finish,
+    in_order,
+    log_axis,
+    scale_buttons,
+)
+from rkcnn_lib.figures.lines import MANY
+from rkcnn_lib.figures.style import (
+    CHANCE_LINE,
+    SEQUENTIAL,
+    arm_order,
+    escape,
+    faint,
+    style_of,
+)
 
 COSINES = np.linspace(-1, 1, 81)  # edges of bins
 
@@ -46,7 +63,7 @@ def _shares(values: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
 HOVER = "from %{x:.3g}<br>%{y:.2%} (%{customdata})"  # of `_shares`
 
 
-def cosine_histograms(frames: Mapping[str, Mapping[str, Any]], title: str | None = None) -> go.Figure:
+def cosine_histograms(frames: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     """Histograms of signed cosines by group, with a slider over the frames (for instance training steps).
 
     Arrays (n,) in [-1, 1] by frame and group; each frame holds the same groups (mined, learned, random).
@@ -73,7 +90,6 @@ def cosine_histograms(frames: Mapping[str, Mapping[str, Any]], title: str | None
     highest = max(max(shares["y"]) for frame in data.values() for shares in frame)
     return finish(
         fig,
-        title,
         height=380,
         legend="right",
         xaxis={"title": "signed cosine", "range": [-1.02, 1.02]},
@@ -81,46 +97,22 @@ def cosine_histograms(frames: Mapping[str, Mapping[str, Any]], title: str | None
     )
 
 
-def score_distribution(
-    scores: Mapping[str, Any],
-    threshold: float | None = None,
-    null_maxima: Any | None = None,
-    title: str | None = None,
-) -> go.Figure:
-    """Histograms of scores with the maxima that surrogate data reach and the threshold drawn from them.
-
-    Arrays (n,) of scores by group, for instance "data" and "surrogate". In the scores' unit: ``threshold``, which a
-    direction must beat, and ``null_maxima`` (n_draws,), the largest score of each surrogate search.
-    """
+def score_distribution(scores: Mapping[str, Any]) -> go.Figure:
+    """Histograms of scores by group, for instance "data" and "surrogate": arrays (n,), in the scores' unit."""
     arrays = checked_arrays(scores, "score_distribution", ndim=1)
-    looks = {name: (style_of(name).colour, faint(style_of(name).colour)) for name in arrays}
-    if null_maxima is not None:
-        maxima = as_array(null_maxima, "score_distribution, null_maxima", ndim=1)
-        name = f"largest of each null search ({len(maxima)} draws)"
-        arrays[name], looks[name] = maxima, (CHANCE_LINE, CHANCE_FILL)
     pooled = np.concatenate([*arrays.values()])
     log = pooled.min() > 0 and pooled.max() > 50 * np.median(pooled)
     edges = np.geomspace(pooled.min(), pooled.max() * 1.001, 61) if log else np.histogram_bin_edges(pooled, 60)
-    shares = {name: _shares(values, edges) for name, values in arrays.items()}
-    fig = go.Figure([steps(name=name, **shares[name], hover=HOVER, colour=c, fill=f) for name, (c, f) in looks.items()])
-    if threshold is not None:
-        top = max(max(share["y"]) for share in shares.values())
-        fig.add_trace(
-            go.Scatter(
-                x=[threshold, threshold],
-                y=[0, top],
-                mode="lines",
-                name=f"threshold {number(threshold)}",
-                line={"color": NEUTRAL, "width": 2, "dash": "dash"},
-                hovertemplate=f"threshold {number(threshold)}<extra></extra>",
-            )
-        )
+    fig = go.Figure()
+    for name, values in arrays.items():
+        colour = style_of(name).colour
+        fig.add_trace(steps(name=name, colour=colour, fill=faint(colour), hover=HOVER, **_shares(values, edges)))
     scale_buttons(fig, "yaxis", "linear")
     x_axis = (log_axis(pooled) if log else {}) | {"title": "score"}
-    return finish(fig, title, height=400, legend="right", xaxis=x_axis, yaxis={"title": "share of the group"})
+    return finish(fig, height=400, legend="right", xaxis=x_axis, yaxis={"title": "share of the group"})
 
 
-def density(densities: Mapping[str, Any], title: str | None = None) -> go.Figure:
+def density(densities: Mapping[str, Any]) -> go.Figure:
     """Histograms of how often latents fire, on a log axis, with those that never fire in a panel of their own.
 
     Arrays (n_latents,) by arm: the share of tokens on which each latent fires, [0, 1]; 0 means that it never fired.
@@ -163,10 +155,10 @@ def density(densities: Mapping[str, Any], title: str | None = None) -> go.Figure
     )
     fig.update_yaxes(title="share in each bin", row=1, col=2)
     fig.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return finish(fig, title, height=400, legend="right")
+    return finish(fig, height=400, legend="right")
 
 
-def latent_map(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def latent_map(table: pd.DataFrame) -> go.Figure:
     """A point a latent: how often it fires (log axis; those that never do in a strip) and its cosine to its start.
 
     Columns group, latent, rate ([0, 1]), cosine ([-1, 1]), card (its id, which pages open on a click).
@@ -186,7 +178,7 @@ def latent_map(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     fig.update_xaxes(title="never", zeroline=False, **strip, row=1, col=1)
     fig.update_xaxes(type="log", dtick=1, title="share of tokens on which it fires", row=1, col=2)
     fig.update_yaxes(title="signed cosine to its start", row=1, col=1)
-    return finish(fig, title, height=440, legend="top")
+    return finish(fig, height=440, legend="top")
 
 
 def _latents(part: pd.DataFrame, x: Any, group: str, legend: bool) -> go.Scatter:
@@ -204,3 +196,113 @@ def _latents(part: pd.DataFrame, x: Any, group: str, legend: bool) -> go.Scatter
         text=[f"latent {n}<br>{rate}" for n, rate in zip(part["latent"], rates, strict=True)],
         hovertemplate=f"<b>{shown}</b>, %{{text}}<br>cosine to its start %{{y:.2f}}<extra></extra>",
     )
+
+
+def variance_by_dimension(table: pd.DataFrame) -> go.Figure:
+    """Share of the variance of each dimension, sorted, and its running sum; the colour is the excess kurtosis.
+
+    Columns dimension, share (of the total variance, [0, 1]), kurtosis (excess).
+    """
+    columns = ["dimension", "share", "kurtosis"]
+    table = checked(table, columns, ["share", "kurtosis"], "variance_by_dimension")
+    table = table.sort_values("share", ascending=False, ignore_index=True)
+    rank = np.arange(1, len(table) + 1)
+    names = [escape(name) for name in table["dimension"]]
+    dots = go.Scattergl if len(table) > MANY else go.Scatter
+    shares = dots(
+        x=rank,
+        y=table["share"].to_numpy(np.float32),
+        mode="markers",
+        marker={
+            "color": np.log10(1 + np.clip(table["kurtosis"].to_numpy(), 0, None)).astype(np.float32),
+            "colorscale": SEQUENTIAL,
+            "size": 6,
+            "colorbar": {"title": {"text": "log₁₀(1 +<br>kurtosis)"}, "thickness": 12},
+        },
+        customdata=np.stack([names, table["kurtosis"].round(2).astype(str)], axis=1),
+        hovertemplate="dimension %{customdata[0]} (rank %{x})<br>%{y:.3%} of the variance"
+        "<br>excess kurtosis %{customdata[1]}<extra></extra>",
+    )
+    sums = go.Scatter(
+        x=rank,
+        y=table["share"].cumsum().to_numpy(np.float32),
+        mode="lines",
+        line={"color": style_of("datapoint").colour, "width": 2},
+        hovertemplate="the first %{x} dimensions carry %{y:.1%} of the variance<extra></extra>",
+    )
+    fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.62, 0.38])
+    fig.add_traces([shares, sums], rows=[1, 2], cols=[1, 1])
+    fig.update_xaxes(log_axis([1, len(table)]))
+    fig.update_xaxes(title="rank of the dimension", row=2, col=1)
+    fig.update_yaxes(title="share", type="log", row=1, col=1)
+    fig.update_yaxes(title="running sum", tickformat=".0%", range=[0, 1.03], row=2, col=1)
+    return finish(fig, height=480)
+
+
+def frequency_power(table: pd.DataFrame) -> go.Figure:
+    """Bars of the share of power at each frequency, key frequencies in another colour, above a line of chance.
+
+    Columns frequency, value (share of the non-constant power), is_key (bool), chance_upper (95 % point of the
+    strongest frequency's share in shuffled weights; one value).
+    """
+    columns = ["frequency", "value", "is_key", "chance_upper"]
+    table = checked(table, columns, ["frequency", "value", "chance_upper"], "frequency_power")
+    is_key = table["is_key"].astype(bool)
+    bars = [
+        go.Bar(
+            x=part["frequency"],
+            y=part["value"],
+            name=name,
+            marker={"color": style_of(arm).colour},
+            hovertemplate="frequency %{x}: %{y:.2%} of the power<extra></extra>",
+        )
+        for name, part, arm in (
+            ("key frequencies", table[is_key], "mined"),
+            ("others", table[~is_key], "random"),
+        )
+    ]
+    chance = go.Scatter(
+        x=[table["frequency"].min() - 0.5, table["frequency"].max() + 0.5],
+        y=[table["chance_upper"].iloc[0]] * 2,
+        mode="lines",
+        name="chance: 95 % point of the strongest",
+        line={"color": CHANCE_LINE, "dash": "dash"},
+        hovertemplate="strongest of all frequencies in shuffled weights, 95 % point: %{y:.2%}<extra></extra>",
+    )
+    x_axis, y_axis = {"title": "frequency (turns over all p numbers)"}, {"title": "share of power", "tickformat": ".0%"}
+    return finish(go.Figure([*bars, chance]), height=340, legend="right", xaxis=x_axis, yaxis=y_axis)
+
+
+def spectrum(eigenvalues: Mapping[str, Any]) -> go.Figure:
+    """Eigenvalue spectra of covariances, as shares of their totals, and their running sums.
+
+    Arrays (d,) of eigenvalues by layer or source, in any order, none negative beyond rounding, not all zero.
+    """
+    arrays = checked_arrays(eigenvalues, "spectrum", ndim=1)
+    shares, sums = [], []
+    for name, values in arrays.items():
+        if values.min() < -1e-4 * np.abs(values).max() or values.max() <= 0:
+            raise ValueError(f"spectrum, {name!r}: eigenvalues of a covariance are not negative, nor all zero")
+        values = np.sort(np.clip(values, 0, None))[::-1]
+        share = values / values.sum()
+        effective = 1 / float((share**2).sum())
+        shown, rank = escape(name), np.arange(1, len(share) + 1)
+        kept = share > 1e-12  # a logarithm needs values above zero: what is rounding error is left out
+        line = {
+            "mode": "lines",
+            "line": {"color": style_of(name).colour, "width": 2},
+            "name": f"{shown} (participation ratio {effective:.1f} of {len(share)})",
+            "legendgroup": shown,
+        }
+        hover = f"<b>{shown}</b><br>component %{{x}}: %{{y:.3%}}<extra></extra>"
+        shares.append(go.Scatter(x=rank[kept], y=share[kept].astype(np.float32), hovertemplate=hover, **line))
+        hover = f"<b>{shown}</b><br>the first %{{x}} carry %{{y:.1%}}<extra></extra>"
+        sums.append(go.Scatter(x=rank, y=share.cumsum().astype(np.float32), hovertemplate=hover, **line))
+    fig = chosen(
+        [
+            ("share of the variance", shares, {"yaxis.title.text": "share of the variance", "yaxis.type": "log"}),
+            ("running sum", sums, {"yaxis.title.text": "running sum of the shares", "yaxis.type": "linear"}),
+        ]
+    )
+    x_axis = log_axis([1, max(len(values) for values in arrays.values())]) | {"title": "principal component"}
+    return finish(fig, height=400, legend="right", xaxis=x_axis)

@@ -8,12 +8,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import chosen, finish, log_axis, scale_buttons
-from rkcnn_lib.figures.inputs import checked, in_order, parts_of
+from rkcnn_lib.figures.display import (
+    checked,
+    chosen,
+    finish,
+    in_order,
+    log_axis,
+    parts_of,
+    scale_buttons,
+)
 from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, number, short, style_of
 
 MANY = 4000  # points from which WebGL draws
 MAX_TICKS = 8  # as many probabilities are named one by one on the axis
+FOOT = 0.3  # where a logarithmic axis of counts shows 0
 LEVELS = ["chance_mean", "chance_upper"]
 
 
@@ -107,7 +115,7 @@ def _log_where_wide(values: pd.Series) -> dict[str, Any]:
     return log_axis(values) if wide else {}
 
 
-def recovery_curve(table: pd.DataFrame, x: str, title: str | None = None) -> go.Figure:
+def recovery_curve(table: pd.DataFrame, x: str) -> go.Figure:
     """Recovery along ``x`` (a column, and the axis's title): a line a miner, above the grey band of chance.
 
     Columns ``x``, miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down.
@@ -125,10 +133,10 @@ def recovery_curve(table: pd.DataFrame, x: str, title: str | None = None) -> go.
         ]
     )
     x_axis = _log_where_wide(table[x]) | {"title": escape(x.replace("_", " "))}
-    return finish(fig, title, height=430, legend="right", xaxis=x_axis)
+    return finish(fig, height=430, legend="right", xaxis=x_axis)
 
 
-def recovery_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def recovery_curves(table: pd.DataFrame) -> go.Figure:
     """Recovery along several quantities, one at a time by a drop-down.
 
     Columns axis (what ``x`` is, in words), x, miner, seed, metric (one), value, chance_mean, chance_upper.
@@ -147,10 +155,10 @@ def recovery_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         scale |= {"xaxis.title.text": escape(axis), "xaxis.autorange": True}
         choices.append((escape(axis), lines(part, "x", "miner", by_palette=False), scale))
     y_axis = {"title": label(table["metric"].iloc[0])}
-    return finish(chosen(choices), title, height=430, legend="right", yaxis=y_axis)
+    return finish(chosen(choices), height=430, legend="right", yaxis=y_axis)
 
 
-def training_curves(table: pd.DataFrame, title: str | None = None, x: str = "step") -> go.Figure:
+def training_curves(table: pd.DataFrame, x: str = "step") -> go.Figure:
     """Metrics during training: the mean over seeds as a line, the range of the seeds as a band.
 
     Columns arm, seed, metric, value and ``x``, "step" or "tokens".
@@ -159,10 +167,10 @@ def training_curves(table: pd.DataFrame, title: str | None = None, x: str = "ste
     fig = _by_metric(table, x)
     scale_buttons(fig, "xaxis", "log" if table[x].min() > 0 else "linear")
     axis = "training step" if x == "step" else "tokens trained on"
-    return finish(fig, title, height=430, legend="right", xaxis={"title": axis})
+    return finish(fig, height=430, legend="right", xaxis={"title": axis})
 
 
-def quality_front(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def quality_front(table: pd.DataFrame) -> go.Figure:
     """Quality against L0: a line an arm through the SAEs trained at several k, a drop-down over the metrics.
 
     Columns arm, seed, k (asked), l0 (active latents a token, measured), metric, value.
@@ -170,10 +178,10 @@ def quality_front(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     table = checked(table, ["arm", "seed", "k", "l0", "metric", "value"], ["k", "l0", "value"], "quality_front")
     table = table.assign(l0=table.groupby(["arm", "k"])["l0"].transform("mean"))  # one point for all seeds of a k
     x_axis = _axis_of_k(table["k"], label("l0"))
-    return finish(_by_metric(table, "l0"), title, height=430, legend="right", xaxis=x_axis)
+    return finish(_by_metric(table, "l0"), height=430, legend="right", xaxis=x_axis)
 
 
-def frozen_dictionary(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def frozen_dictionary(table: pd.DataFrame) -> go.Figure:
     """Explained variance of held-out activations coded with each arm's directions, against the number of atoms.
 
     Columns arm, seed, k (atoms a token), value (explained variance, share).
@@ -181,7 +189,6 @@ def frozen_dictionary(table: pd.DataFrame, title: str | None = None) -> go.Figur
     table = checked(table, ["arm", "seed", "k", "value"], ["k", "value"], "frozen_dictionary")
     return finish(
         go.Figure(lines(table, "k")),
-        title,
         height=420,
         legend="right",
         xaxis=_axis_of_k(table["k"], "directions a token (k)"),
@@ -189,7 +196,7 @@ def frozen_dictionary(table: pd.DataFrame, title: str | None = None) -> go.Figur
     )
 
 
-def dead_curve(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def dead_curve(table: pd.DataFrame) -> go.Figure:
     """Share of latents that have not fired yet, against the number of tokens looked at.
 
     Columns arm, seed, tokens (positive), share ([0, 1]).
@@ -199,7 +206,6 @@ def dead_curve(table: pd.DataFrame, title: str | None = None) -> go.Figure:
         raise ValueError("dead_curve: tokens must be positive (the axis is logarithmic)")
     return finish(
         go.Figure(lines(table.assign(value=table["share"]), "tokens")),
-        title,
         height=400,
         legend="right",
         xaxis=log_axis(table["tokens"]) | {"title": "held-out tokens looked at"},
@@ -207,7 +213,44 @@ def dead_curve(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     )
 
 
-def toy_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def funnel(table: pd.DataFrame) -> go.Figure:
+    """How many are left after each stage of a search, a line an arm on a logarithmic axis that 0 is put at the foot of.
+
+    Columns arm, seed, stage, value (a count); stages are shown in the order in which the table names them.
+    """
+    table = checked(table, ["arm", "seed", "stage", "value"], ["value"], "funnel")
+    if table["value"].min() < 0:
+        raise ValueError("funnel: counts are not negative")
+    stages, arms = in_order(table["stage"]), in_order(table["arm"].astype(str))
+    fig = go.Figure()
+    for arm in arm_order(arms):
+        part = table[table["arm"].astype(str) == arm]
+        seeds = part.groupby("stage", sort=False)["value"].agg(["mean", "min", "max", "count"])
+        style, shown = style_of(arm), escape(arm)
+        hovers = [
+            f"{escape(stage)}: {number(row['mean'])}, seeds from {number(row['min'])} to {number(row['max'])}"
+            for stage, row in seeds.iterrows()
+        ]
+        fig.add_scatter(
+            x=[stages.index(stage) for stage in seeds.index],
+            y=seeds["mean"].clip(lower=FOOT).to_numpy(),
+            mode="lines+markers",
+            line={"color": style.colour, "width": 2},
+            marker={"symbol": style.marker, "size": 9},
+            name=shown,
+            text=hovers,
+            hovertemplate=f"<b>{shown}</b><br>%{{text}}<extra></extra>",
+        )
+    most = int(np.ceil(np.log10(max(table["value"].max(), 10))))
+    x_axis = {"tickvals": list(range(len(stages))), "ticktext": [escape(stage) for stage in stages]}
+    x_axis |= {"zeroline": False}
+    y_axis = {"title": "directions left (count)", "type": "log", "range": [np.log10(FOOT) - 0.1, most + 0.1]}
+    y_axis |= {"tickvals": [FOOT, *(10**power for power in range(most + 1))]}
+    y_axis |= {"ticktext": ["0", *(f"{10**power:,}" for power in range(most + 1))]}
+    return finish(fig, height=400, legend="right", xaxis=x_axis, yaxis=y_axis)
+
+
+def toy_curves(table: pd.DataFrame) -> go.Figure:
     """Loss, represented features and dimensionality of toy models against the features' probability.
 
     Columns probability (0, 1], instance, loss, n_represented, mean_dimensionality; one row an instance.
@@ -223,7 +266,7 @@ def toy_curves(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     x_axis = log_axis(measured) | {"title": "probability that a feature is active"}
     if len(measured) <= MAX_TICKS:
         x_axis |= {"tickmode": "array", "tickvals": measured, "ticktext": [number(p) for p in measured]}
-    return finish(chosen(choices), title, height=420, legend="right", xaxis=x_axis)
+    return finish(chosen(choices), height=420, legend="right", xaxis=x_axis)
 
 
 def _instances(table: pd.DataFrame, quantity: str) -> list[Any]:
@@ -253,3 +296,30 @@ def _instances(table: pd.DataFrame, quantity: str) -> list[Any]:
             hovertemplate="p = %{x:.3g}<br>median %{y:.4g}<extra></extra>",
         ),
     ]
+
+
+def norms_by_position(table: pd.DataFrame) -> go.Figure:
+    """Norms of activations by position in the context: the median and the middle 80 %.
+
+    Columns position, q10, median, q90 (norms in activation units).
+    """
+    columns = ["position", "q10", "median", "q90"]
+    table = checked(table, columns, columns, "norms_by_position").sort_values("position")
+    colour = style_of("datapoint").colour
+    middle = band(table["position"], table["q10"], table["q90"], faint(colour), "10 % to 90 % of tokens", legend=True)
+    median = go.Scatter(
+        x=table["position"].to_numpy(np.float32),
+        y=table["median"].to_numpy(np.float32),
+        customdata=table[["q10", "q90"]].to_numpy(np.float32),
+        mode="lines+markers",
+        line={"color": colour, "width": 2},
+        marker={"size": 4},
+        name="median",
+        hovertemplate="position %{x}<br>median norm %{y:.4g}"
+        "<br>80 % of tokens from %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
+    )
+    fig = go.Figure([middle, median])
+    wide = table["q10"].min() > 0 and table["q90"].max() > 20 * table["q10"].min()
+    scale_buttons(fig, "yaxis", "log" if wide else "linear")
+    x_axis, y_axis = {"title": "position in the context (tokens)"}, {"title": "norm (activation units)"}
+    return finish(fig, height=380, legend="right", xaxis=x_axis, yaxis=y_axis)

@@ -221,7 +221,6 @@ def _template() -> go.layout.Template:
                 "size": 13,
                 "color": "#24292f",
             },
-            "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
             "paper_bgcolor": "#ffffff",
             "plot_bgcolor": "#ffffff",
             "colorway": [*ARM_COLOURS.values()],

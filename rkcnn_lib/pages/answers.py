@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from rkcnn_lib import figures
+from rkcnn_lib.figures.display import checked, in_order
 from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT
+from rkcnn_lib.pages import blocks
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 JUDGED_BY = "04_sae_compare"  # the notebook whose verdicts answer the report's question
@@ -24,6 +27,7 @@ RIVALS = {
     "covariance": "directions that merely lie as the activations do (covariance)",
     "rkcnn_unscored": "the same search without its score (rkcnn_unscored)",
 }
+MARKS = {"better": "▲", "equivalent": "=", "worse": "▼", "undecided": "?"}  # beside each word: not by colour alone
 MANY = 200  # seeds beyond which a forecast says "many"
 
 
@@ -82,7 +86,7 @@ def reading(row: dict[str, Any]) -> str:
         (within, "no difference worth having"),
         (high < delta, "not better"),
     ]
-    return next((said for holds, said in words if holds), "undecided")
+    return next((word for holds, word in words if holds), "undecided")
 
 
 def outlook(rows: list[dict[str, Any]]) -> str:
@@ -162,14 +166,14 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
         result += f"; {cramped} of those not supported had no room to be" if cramped else ""
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = profile(record) in PROVISIONAL
-    said = f"In this {profile(record)} run, which settles nothing, {result}" if small else result.capitalize()
+    sentence = f"In this {profile(record)} run, which settles nothing, {result}" if small else result.capitalize()
     by_rival = [
         f"By more than the margin mined starts are better than {RIVALS.get(rival, rival)} in "
         f"{readings.count('better')} of {len(readings)}, worse in {readings.count('worse')}."
         for rival, readings in _readings([row for answer in judged for row in answer.contrasts]).items()
     ]
     seeds = min(answer.n_seeds for answer in judged)
-    return " ".join([f"{said} ({place(record)}, {seeds} seeds{ungated}).", *by_rival])
+    return " ".join([f"{sentence} ({place(record)}, {seeds} seeds{ungated}).", *by_rival])
 
 
 def _readings(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -210,14 +214,50 @@ def setting(record: dict[str, Any]) -> str:
 
 
 def overview(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a figure (plotly's JSON) of a run's contrasts in multiples of their margins; None without any."""
+    """Return a ``figure`` (plotly's JSON) of a run's contrasts in multiples of their margins, and its ``title``."""
     judged = answers(record)
     rows = [
-        {"n_seeds": "n/a", "contrast_verdict": answer.verdict} | row | {"said": reading(row)}
+        {"n_seeds": "n/a", "contrast_verdict": answer.verdict} | row | {"reading": reading(row)}
         for answer in judged for row in answer.contrasts if _finite(row) and row["delta"] > 0
     ]  # fmt: skip
     if not rows:
         return None
-    better = ", ".join(f"{rival} in {said.count('better') or 'none'}" for rival, said in _readings(rows).items())
+    better = ", ".join(
+        f"{rival} in {readings.count('better') or 'none'}" for rival, readings in _readings(rows).items()
+    )
     title = f"Better by more than the margin: than {better} of {len(judged)} measures"
-    return json.loads(figures.verdict_overview(pd.DataFrame(rows), title=title).to_json())
+    return {"figure": json.loads(figures.verdict_overview(pd.DataFrame(rows)).to_json()), "title": title}
+
+
+def verdict_grid(table: pd.DataFrame) -> Markup:
+    """Return verdicts at a glance as an HTML table: a row a hypothesis, a column a measure, a word in each cell.
+
+    Columns hypothesis, measure, word (better, equivalent, worse, undecided), difference, low, high, delta and n_seeds;
+    the interval, the margin and the seeds are each cell's hover. All text is escaped.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty, lacks a column, or judges a hypothesis twice on a measure.
+    """
+    columns = ["hypothesis", "measure", "word", "difference", "low", "high", "delta", "n_seeds"]
+    table = checked(table, columns, [], "verdict_grid")
+    if table.duplicated(["hypothesis", "measure"]).any():
+        raise ValueError("verdict_grid: a hypothesis is judged twice on one measure")
+    cells = {(row["hypothesis"], row["measure"]): _grid_cell(row) for row in table.to_dict("records")}
+    measures = in_order(table["measure"])
+    rows = [(one, [cells.get((one, measure)) for measure in measures]) for one in in_order(table["hypothesis"])]
+    return blocks().verdict_grid([figures.METRIC_LABELS.get(measure, measure) for measure in measures], rows)
+
+
+def _grid_cell(row: dict[str, Any]) -> dict[str, str]:
+    word, known = str(row["word"]), _finite(row)
+    signed = {name: f"{row[name]:+.3g}".replace("-", "−") for name in ("difference", "low", "high")} if known else {}
+    interval = f"{signed['difference']} ({signed['low']} to {signed['high']})" if known else "no interval"
+    return {
+        "word": word,
+        "mark": MARKS.get(word, "·"),
+        "kind": word if word in MARKS else "",
+        "difference": signed.get("difference", ""),
+        "numbers": f"difference {interval}, margin ±{row['delta']:.3g}, {_count(row)} seeds",
+    }

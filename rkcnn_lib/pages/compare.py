@@ -130,22 +130,17 @@ def run_rows(page: Page, folder: Path) -> list[Row]:
     ValueError
         If its ``metrics.parquet`` cannot be read.
     """
-    parameters = page.record.get("parameters") or {}
+    parameters, layout = page.record.get("parameters") or {}, LAYOUTS.get(page.notebook)
     model = str((page.record.get("model") or {}).get("name") or parameters.get("model") or "")
-    layer, hook = parameters.get("layer"), parameters.get("hook")
-
-    def place(layer: Any) -> str:
-        return ", ".join([*([f"layer {layer}"] if layer is not None else []), *([str(hook)] if hook else [])])
-
     rows = []
-    for (arm, part), cells in _units(LAYOUTS.get(page.notebook), folder).items():
-        row = Row(page, arm, part, model, place(layer), cells)
-        if part and page.notebook == "05_multilayer":
-            row.place = place(part)
-        elif part:
-            row.model = part  # 02's worlds
-        rows.append(row)
-    return rows or [Row(page, model=model, place=place(layer))]
+    for (arm, part), cells in (_units(layout, folder) or {("", ""): {}}).items():
+        part_is_layer = layout is not None and layout.part == "layer"
+        layer = part if part_is_layer and part else parameters.get("layer")
+        where = [f"layer {layer}"] if layer is not None else []
+        where += [str(parameters["hook"])] if parameters.get("hook") else []
+        world = "" if part_is_layer else part  # 02 has no model but worlds
+        rows.append(Row(page, arm, part, world or model, ", ".join(where), cells))
+    return rows
 
 
 def _units(layout: Layout | None, folder: Path) -> dict[tuple[str, str], dict[str, Cell]]:
@@ -169,13 +164,9 @@ def _units(layout: Layout | None, folder: Path) -> dict[tuple[str, str], dict[st
 
 def _selected(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     kept = (table["metric"].astype(str) == measure.metric) & table["value"].notna()
+    columns = table.reindex(columns=list(measure.where))  # a column that is not there is empty
     for column, wanted in measure.where.items():
-        if column not in table:
-            kept &= wanted is None
-        elif wanted is None:
-            kept &= table[column].isna()
-        else:
-            kept &= table[column].isin(wanted).fillna(False)
+        kept &= columns[column].isna() if wanted is None else columns[column].isin(wanted).fillna(False)
     return table[kept.astype(bool)]
 
 

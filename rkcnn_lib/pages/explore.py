@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 from IPython.display import display
 
 from rkcnn_lib import figures
-from rkcnn_lib.figures.display import bundle, note_html
+from rkcnn_lib.figures.display import TITLE, bundle, note_html, title_html
 from rkcnn_lib.measure import matched_cosine
-from rkcnn_lib.pages import prompt_box
-from rkcnn_lib.pages.cards.book import SEED, Book, as_record, card_html
+from rkcnn_lib.pages import blocks, prompt_box
+from rkcnn_lib.pages.book import SEED, Book, as_record, card_html
 from rkcnn_lib.pages.prompt_box import PromptBox
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.studies.causal import judged_rank
@@ -46,20 +46,19 @@ class LiveFigure:
     """
 
     def __init__(self) -> None:
-        self.figure: Any = None
-        self.note: Any = None
+        self.places: list[Any] = []  # of title, figure and note, once they are shown
 
-    def draw(self, fig: go.Figure, note: str) -> None:
-        """Show a figure and its note where the first ones were shown, which must be from the cell itself."""
+    def draw(self, fig: go.Figure, title: str, note: str) -> None:
+        """Show a figure between title and note where the first ones were shown, which must be from the cell itself."""
         under = {"text/html": note_html(note)}
-        if self.figure is None:
-            self.figure = display(bundle(fig), raw=True, display_id=True)
-            self.note = display(under, raw=True, display_id=True)
+        parts = [({"text/html": title_html(title)}, {}), (bundle(fig, title), {TITLE: title}), (under, {})]
+        if not self.places:
+            self.places = [display(part, raw=True, display_id=True, metadata=about) for part, about in parts]
             return
         # JupyterLab's renderer of plotly keeps the figure it has; another kind of output in between makes it let go.
-        self.figure.update({"text/html": f'<div style="height: {fig.layout.height}px"></div>'}, raw=True)
-        self.figure.update(bundle(fig), raw=True)
-        self.note.update(under, raw=True)
+        self.places[1].update({"text/html": f'<div style="height: {fig.layout.height}px"></div>'}, raw=True)
+        for place, (part, about) in zip(self.places, parts, strict=True):
+            place.update(part, raw=True, metadata=about)
 
 
 def toy_plane(planes: Planes, run: Run) -> None:
@@ -79,7 +78,7 @@ def toy_plane(planes: Planes, run: Run) -> None:
         met = f"{matched_cosine(D, truth):.3f}" if len(truth) else "undefined"
         title = f"{miner.value}: {len(D)} directions for {len(truth)} features, matched cosine {met}"
         note = f"One 5 -> 2 model, features active with probability {probability.value:g}; grey: true, orange: mined."
-        shown.draw(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}, title=title), note)
+        shown.draw(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}), title, note)
 
     display(widgets.HBox([probability, instance, miner]))
     draw()
@@ -103,7 +102,7 @@ class LatentBrowser:
         self.latent = labelled(widgets.BoundedIntText, "latent", (featured or [0])[0], 0, self._count() - 1)
         self.token = labelled(widgets.Text, "fires on", placeholder="a token, then Enter", continuous_update=False)
         self.active = labelled(widgets.Select, "most active", options=[], rows=6, layout=WIDE)
-        self.said, self.card = widgets.HTML(), widgets.HTML(layout=widgets.Layout(max_width="60rem"))
+        self.message, self.card = widgets.HTML(), widgets.HTML(layout=widgets.Layout(max_width="60rem"))
         back, onward = (widgets.Button(description=text) for text in ("← previous", "next →"))
         back.on_click(lambda _: self._step(-1))
         onward.on_click(lambda _: self._step(1))
@@ -113,7 +112,7 @@ class LatentBrowser:
         on_change(self._choose, self.active)
         self.active.layout.display = "none"
         rows = [widgets.HBox([self.arm, self.seed]), widgets.HBox([self.latent, back, onward]), self.token]
-        self.box = widgets.VBox([*rows, self.said, self.active, self.card])
+        self.box = widgets.VBox([*rows, self.message, self.active, self.card])
         self._draw()
 
     def _count(self) -> int:
@@ -141,11 +140,11 @@ class LatentBrowser:
         try:
             token = one_token(self.reader.lm, self.token.value)
         except ValueError as problem:
-            self.said.value = f"<p>{escape(str(problem))}</p>"
+            self.message.value = f"<p>{escape(str(problem))}</p>"
             return
         active = self.reader.firing_on(self.arm.value, self.seed.value, token)
         what = "mean activation on it, most active first" if active else "nothing fires on it, or the text lacks it"
-        self.said.value = f"<p>“{escape(readable(self.token.value.strip()))}” in the held-out text: {what}.</p>"
+        self.message.value = f"<p>“{escape(readable(self.token.value.strip()))}” in the held-out text: {what}.</p>"
         if active:
             self.active.options = [(f"latent {latent}: {mean:.3g}", latent) for latent, mean in active]
             self.active.layout.display = None
@@ -180,9 +179,9 @@ class PromptExplorer:
         self.strength = labelled(
             widgets.FloatSlider, "steer ×", value=1, min=-4, max=8, step=0.5, continuous_update=False
         )
-        self.said = widgets.HTML()
+        self.message = widgets.HTML()
         choices = widgets.HBox([self.layer, self.subspace, self.rank], layout=widgets.Layout(flex_flow="row wrap"))
-        self.box = widgets.VBox([self.prompt, self.donor, choices, self.strength, self.said])
+        self.box = widgets.VBox([self.prompt, self.donor, choices, self.strength, self.message])
         self.figure = LiveFigure()
         self.controls = (self.prompt, self.donor, self.layer, self.subspace, self.rank, self.strength)
         on_change(self.answer, *self.controls)
@@ -193,14 +192,14 @@ class PromptExplorer:
         try:
             answers = self.asked.ask(prompt, donor, layer, subspace, rank, strength)
         except ValueError as problem:
-            self.said.value = f'<p role="alert"><b>{escape(str(problem))}</b></p>'
+            self.message.value = f'<p role="alert"><b>{escape(str(problem))}</b></p>'
             return
-        self.said.value = prompt_box.as_html(answers)
+        self.message.value = blocks().prompt_answers(answers)
         note = (
             f"Prompt “{prompt}”, donor “{donor}”; layer {layer}, subspace {subspace} at rank {rank}, "
             f"steered × {strength:g}. An example."
         )
-        self.figure.draw(figures.next_tokens(answers.table, title=prompt_box.title(answers)), note)
+        self.figure.draw(figures.next_tokens(answers.table), prompt_box.title(answers), note)
 
 
 def prompts(asked: PromptBox) -> PromptExplorer:

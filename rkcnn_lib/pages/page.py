@@ -13,10 +13,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from rkcnn_lib import figures
+from rkcnn_lib import figures, pages
 from rkcnn_lib.pages import answers, glossary
-from rkcnn_lib.pages.figure import ASSETS, figure_block
-from rkcnn_lib.pages.render import Rendered, render_notebook
+from rkcnn_lib.pages.render import Rendered, figure_block, render_notebook
 from rkcnn_lib.runs import gates
 from rkcnn_lib.runs.params import NOTEBOOKS
 from rkcnn_lib.strings import cut
@@ -128,8 +127,7 @@ def load(folder: Path, record: dict[str, Any], taken: Container[str]) -> Page:
 
 def environment() -> jinja2.Environment:
     """Return the templates of all pages, with the filters and the glossary that they use."""
-    loader = jinja2.FileSystemLoader(ASSETS)
-    templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates = pages.templates()
     templates.globals["glossary"] = {term.name: term for term in glossary.terms()}
     templates.filters |= {
         "signed": partial(_number, form="+.3g"),
@@ -140,7 +138,7 @@ def environment() -> jinja2.Environment:
         "brief": brief,
         "reading": answers.reading,
         "rival": figures.rival,
-        "figure": lambda spec, number: Markup(figure_block(number, spec)),  # escaped there
+        "figure": lambda spec, number, title: figure_block(number, spec, title),
         "label": lambda name: Markup(figures.style.label(name)),  # escaped there
         "css": lambda text: str(text or "none").lower().replace(" ", "-"),
     }

@@ -6,7 +6,6 @@ The subspaces are those that 06 measured; nothing is learnt here, an answer is a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -40,7 +39,7 @@ class Answers:
     answer: str  # the prompt's own
     foil: str  # the donor's
     differences: dict[str, float]  # of each run, the logit of the answer minus that of the foil
-    said: list[str]  # sentences that tell what was exchanged
+    remarks: list[str]  # sentences that tell what was exchanged
 
 
 class PromptBox:
@@ -110,12 +109,12 @@ class PromptBox:
             STEER: steered[0],
         }
         foil = int(clean_logits(self.lm, _alone(donated))[0].argmax())
-        said = [where]
+        remarks = [where]
         if layer != self.layer and subspace != WHOLE:
-            said.append(f"The subspace was found at layer {self.layer}; here it is used at another.")
-        return self._answers(logits, foil, said)
+            remarks.append(f"The subspace was found at layer {self.layer}; here it is used at another.")
+        return self._answers(logits, foil, remarks)
 
-    def _answers(self, logits: dict[str, torch.Tensor], foil: int, said: list[str]) -> Answers:
+    def _answers(self, logits: dict[str, torch.Tensor], foil: int, remarks: list[str]) -> Answers:
         answer = int(logits[CLEAN].argmax())
         probabilities = {run: row.double().softmax(-1) for run, row in logits.items()}
         tops = {int(token) for row in probabilities.values() for token in row.topk(N_TOP).indices}
@@ -127,8 +126,11 @@ class PromptBox:
         ])  # fmt: skip
         differences = {run: float(row[answer] - row[foil]) for run, row in logits.items()}
         if answer == foil:
-            said = [*said, "The donor is continued by the same token: there is no difference of answers to look at."]
-        return Answers(table, text[answer], text[foil], differences, said)
+            remarks = [
+                *remarks,
+                "The donor is continued by the same token: there is no difference of answers to look at.",
+            ]
+        return Answers(table, text[answer], text[foil], differences, remarks)
 
 
 def _alone(prompt: torch.Tensor, positions: torch.Tensor | int = -1) -> PromptPairs:
@@ -152,18 +154,6 @@ def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int]
         return differ, differ, f"Exchanged at the {len(differ)} tokens that differ."
     both = sorted({*differ, *last[0]})
     return both, both, f"Exchanged at the tokens that differ ({len(differ)}) and at the last one."
-
-
-def as_html(answers: Answers) -> str:
-    """Return the answers' sentences and logit differences as HTML; all text from the model is escaped."""
-    apart = 'style="padding: 0 0.7rem; text-align: right"'
-    cells = "".join(f"<td {apart}>{answers.differences[run]:+.2f}</td>" for run in RUNS)
-    heads = "".join(f'<th scope="col" {apart}>{escape(run)}</th>' for run in RUNS)
-    difference = f"logit of <code>{escape(answers.answer)}</code> − logit of <code>{escape(answers.foil)}</code>"
-    return (
-        f"<p>{escape(' '.join(answers.said))}</p><table><thead><tr><th></th>{heads}</tr></thead>"
-        f'<tbody><tr><th scope="row">{difference}</th>{cells}</tr></tbody></table>'
-    )
 
 
 def title(answers: Answers) -> str:

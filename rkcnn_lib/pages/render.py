@@ -9,33 +9,51 @@ from __future__ import annotations
 import html
 import re
 import uuid
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bleach
 import nbformat
 from bs4 import BeautifulSoup, Tag
+from markupsafe import Markup
 from nbconvert import HTMLExporter
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
-from rkcnn_lib.figures.display import HERO
+from rkcnn_lib.figures.display import HERO, TITLE
 from rkcnn_lib.figures.display import MIMETYPE as PLOTLY
-from rkcnn_lib.pages.cards import CARDS
-from rkcnn_lib.pages.figure import ASSETS, figure_block, trace_types
+from rkcnn_lib.pages import ASSETS, CARDS, blocks
 from rkcnn_lib.pages.glossary import link_first_uses
-from rkcnn_lib.strings import cut, script_json
+from rkcnn_lib.strings import HOVER, cut, fit_figure, script_json, visible
 
+SERIES_NAMED = 12
+# plotly.js-cartesian-dist-min as its makers publish it (MIT); `make plotly-js` fetches it. Loading all of plotly.js
+# takes a browser twice as long as drawing anything with it, and the rest of it is maps, finance and three dimensions.
+SMALL = ASSETS / "plotly-cartesian.min.js"
+IN_SMALL = {
+    *("bar", "box", "contour", "heatmap", "histogram", "histogram2d", "histogram2dcontour"),
+    *("image", "pie", "scatter", "scatterternary", "violin"),
+}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
 HEADINGS = re.compile(r"^h[1-6]$")
-# The page's own header says what these outputs of a notebook's first cells say.
-IN_HEADER = ".banner, table.provenance"
+# What these outputs of a notebook say, the page's own header and captions say.
+SAID_BY_PAGE = ".banner, table.provenance, p.figure-title"
 TAGS = frozenset(
     """a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li mark ol p
     pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul""".split()  # noqa: SIM905
 )
 SCHEMES = {"http", "https", "mailto"}  # of links, which may also lead to a place of the page or a file beside it
 ATTRIBUTES = {"class", "id", "title", "colspan", "rowspan", "scope", "alt", "open", "start"}
+
+
+class Hero(NamedTuple):
+    """A figure (plotly's JSON) that the index shows too."""
+
+    figure: dict[str, Any]
+    title: str
+    note: str
 
 
 @dataclass
@@ -49,7 +67,7 @@ class Rendered:
     trace_types: set[str] = field(default_factory=set)  # of all figures, as plotly names them
     n_cards: int = 0
     flags: list[str] = field(default_factory=list)  # what a reader should know is missing or odd
-    hero: tuple[dict[str, Any], str] | None = None  # a figure that the index shows too, and its note
+    hero: Hero | None = None
 
 
 def render_notebook(path: Path) -> Rendered:
@@ -65,7 +83,7 @@ def render_notebook(path: Path) -> Rendered:
     except Exception as error:  # nbformat raises several kinds, none of them ours
         raise ValueError(f"{path} is not a notebook that can be read: {error}") from error
     page = Rendered()
-    blocks = _collect_blocks(notebook, page)
+    placed = _collect_blocks(notebook, page)
     exporter = HTMLExporter(
         raw_template=(ASSETS / "notebook.html.j2").read_text(encoding="utf-8"), exclude_anchor_links=True
     )
@@ -83,7 +101,7 @@ def render_notebook(path: Path) -> Rendered:
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
     page.body = str(soup)
-    for place, block in blocks.items():
+    for place, block in placed.items():
         page.body = page.body.replace(place, block)
     if not page.n_figures:
         page.flags.append("no figure was drawn by this notebook")
@@ -99,7 +117,7 @@ def safe_html(text: str, page: Rendered | None = None) -> str:
     soup = BeautifulSoup(text, "html.parser")
     if page is not None and soup.find("script"):
         page.flags.append("an output held a script, which pages do not run")
-    for unwanted in soup.select(f"style, script, {IN_HEADER}"):
+    for unwanted in soup.select(f"style, script, {SAID_BY_PAGE}"):
         unwanted.decompose()
     for image in soup.find_all("img"):
         if not str(image.get("src", "")).startswith("data:image/"):
@@ -122,12 +140,12 @@ def _allowed(tag: str, name: str, value: str) -> bool:
 
 def _collect_blocks(notebook: Any, page: Rendered) -> dict[str, str]:
     """Take figures and cards out of the outputs, each leaving a place for its block; tidy the other outputs."""
-    blocks: dict[str, str] = {}
+    placed: dict[str, str] = {}  # by the place that is left for it
     slot = f"block-{uuid.uuid4().hex}"  # no text of the notebook can be taken for it
 
     def put(output: Any, block: str) -> None:
-        place = f"{slot}-{len(blocks) + 1}."
-        blocks[place] = block
+        place = f"{slot}-{len(placed) + 1}."
+        placed[place] = block
         output.data = {"text/html": place}
 
     for cell in notebook.cells:
@@ -144,36 +162,78 @@ def _collect_blocks(notebook: Any, page: Rendered) -> dict[str, str]:
                 figure = output.data[PLOTLY]
                 page.n_figures += 1
                 page.trace_types |= trace_types(figure)
+                title = str(output.metadata.get(TITLE) or "")
                 if output.metadata.get(HERO):
-                    page.hero = figure, str(output.metadata[HERO])
-                put(output, figure_block(page.n_figures, figure))
+                    page.hero = Hero(figure, title, str(output.metadata[HERO]))
+                put(output, figure_block(page.n_figures, figure, title))
             elif WIDGET in output.data:
                 output.data = {"text/html": f'<p class="small">{html.escape(LEFT_OUT)}</p>'}
             elif CARDS in output.data:
                 page.n_cards += len(output.data[CARDS].get("cards", []))
-                put(output, cards_block(output.data[CARDS], safe_html(output.data.get("text/html", ""), page)))
-    return blocks
+                fallback = Markup(safe_html(output.data.get("text/html", ""), page))
+                put(output, blocks().cards(Markup(script_json(output.data[CARDS])), fallback))
+    return placed
 
 
-def cards_block(record: dict[str, Any], fallback: str) -> str:
-    """Return the place of the cards on a page: a search, their data for the page's script, a few where none runs.
+def trace_types(figure: dict[str, Any]) -> set[str]:
+    """Return the types of a figure's traces (plotly's JSON), also of those that its frames bring."""
+    frames = (frame.get("data") or [] for frame in figure.get("frames") or [])
+    return {trace.get("type", "scatter") for traces in (figure.get("data") or [], *frames) for trace in traces}
 
-    ``record``, see :mod:`~rkcnn_lib.pages.cards.book`, reaches the page as JSON that only ``assets/cards.js`` reads,
-    and sets as text. ``fallback``, HTML of a few cards made safe already, is shown until that script runs.
+
+def plotly_script(types: Set[str]) -> tuple[str, bool]:
+    """Return the plotly.js that draws traces of these types, and whether it compiles code as it runs (WebGL).
+
+    The small bundle serves only beside the plotly of the same version, whose figures it is known to understand.
     """
-    return (
-        '<div class="feature-cards" id="cards">'
-        '<form class="card-search" role="search" aria-label="Find a card" hidden>'
-        '<label>Start <select name="arm"></select></label>'
-        '<label>Latent or token <input type="search" name="query" size="12" autocomplete="off"></label>'
-        '<button type="submit">Find</button>'
-        '<button type="button" name="previous">← Previous</button><button type="button" name="next">Next →</button>'
-        '</form><p class="card-status" role="status" aria-live="polite"></p>'
-        '<div class="card-list" role="group" aria-label="Cards to choose from"></div>'
-        '<div class="feature-card" hidden></div>'
-        f'<div class="card-fallback">{fallback}</div>'
-        f'<script type="application/json" class="card-data">{script_json(record)}</script></div>'
-    )
+    if types <= IN_SMALL:
+        small = SMALL.read_text(encoding="utf-8")
+        version = re.search(r"plotly\.js \(cartesian - minified\) v(\S+)", small[:200])
+        if version and version[1] == get_plotlyjs_version():
+            return small, False
+    return get_plotlyjs(), True
+
+
+def plain(text: object) -> str:
+    """A text of plotly's pseudo-HTML without its tags, entities and forced line breaks."""
+    return " ".join(html.unescape(re.sub(r"</?(?:br|b|i|sup|sub|span)\b[^>]*>", " ", str(text or ""))).split())
+
+
+def _title(holder: Any) -> str:
+    """The title of a layout or an axis, which plotly writes as a text or as an object."""
+    title = holder.get("title") if isinstance(holder, dict) else None
+    return plain(title.get("text") if isinstance(title, dict) else title)
+
+
+def in_words(spec: dict[str, Any]) -> str:
+    """Series, axes, views and steps of a figure (plotly's JSON), for who has no scripts or does not see it."""
+    layout = spec.get("layout") or {}
+    names = list(dict.fromkeys(name for trace in spec.get("data") or [] if (name := plain(trace.get("name")))))
+    menus = [menu for menu in layout.get("updatemenus") or [] if menu.get("type") == "dropdown"]
+    views = [plain(button.get("label")) for menu in menus for button in menu.get("buttons") or []]
+    steps = [plain(step.get("label")) for slider in layout.get("sliders") or [] for step in slider.get("steps") or []]
+    more = f" and {len(names) - SERIES_NAMED} more" if len(names) > SERIES_NAMED else ""
+    parts = {
+        "Series": ", ".join(names[:SERIES_NAMED]) + more,
+        "Across": _title(layout.get("xaxis")),
+        "Up": _title(layout.get("yaxis")),
+        "Views": ", ".join(views),
+        "Steps": ", ".join(steps),
+    }
+    return " ".join(f"{part}: {text}." for part, text in parts.items() if text) or "One series without a name."
+
+
+def figure_block(number: int, spec: dict[str, Any], title: str | None = None) -> Markup:
+    """The HTML of one figure (plotly's JSON), numbered from 1 on its page.
+
+    Its title as text, which wraps on a phone; a place to draw; its data in words; its JSON. A figure that was not
+    shown by `rkcnn_lib.figures.show` keeps its own title, which the caption repeats.
+    """
+    spec = fit_figure({key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)})
+    layout = spec.get("layout", {})
+    title = cut(visible(title), HOVER) if title else _title(layout)
+    data = Markup(script_json(spec))  # in which nothing ends the element
+    return blocks().figure(number, title, in_words(spec), int(layout.get("height") or 450), data)
 
 
 def _one_stream_each(outputs: list[Any]) -> list[Any]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rkcnn_lib.files import DamagedFile, alone_at, plain_name, read_json, write_json, write_whole
-from rkcnn_lib.pages import answers, glossary
+from rkcnn_lib.pages import ASSETS, answers, glossary
 from rkcnn_lib.pages.compare import Row, comparison, run_rows
-from rkcnn_lib.pages.figure import ASSETS, plotly_script
 from rkcnn_lib.pages.page import COPIED, NAMES, SHORT_TITLES, Page, environment, load, position, read_record
+from rkcnn_lib.pages.render import plotly_script
 from rkcnn_lib.runs.gates import NOT_RUN, Recorded, gates_since
 from rkcnn_lib.runs.params import NOTEBOOKS
 from rkcnn_lib.strings import visible

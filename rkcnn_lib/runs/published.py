@@ -1,10 +1,14 @@
-"""SAEs that others trained, by the names that parameters give them: found here or on the hub, read and checked."""
+"""What parameters name that was made before: SAEs that others trained, here or on the hub, and finished sweeps."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from rkcnn_lib.files import read_json
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.yaml_values import ParameterError
 from rkcnn_lib.sae import SAE, load_saelens
@@ -86,3 +90,32 @@ def _shortest_end(path: tuple[str, ...], among: list[tuple[str, ...]]) -> str:
     lengths = range(1, len(path) + 1)
     alone = [n for n in lengths if sum(other[-n:] == path[-n:] for other in among) == 1]
     return "/".join(path[-(alone or [len(path)])[0] :])
+
+
+@dataclass(frozen=True)
+class SweepTables:
+    """A finished sweep: its metrics (one row a cell and metric), what was swept, how many cells failed."""
+
+    metrics: pd.DataFrame
+    swept: list[str]
+    n_settings: int
+    n_failed: int
+
+
+def read_tables(folder: str | Path) -> SweepTables:
+    """Read the folder that ``rkcnn sweep --out`` wrote.
+
+    Raises
+    ------
+    ParameterError
+        If there is no finished sweep in it.
+    """
+    folder = Path(folder).expanduser()
+    about, table = folder / "sweep.json", folder / "metrics.parquet"
+    if not (about.is_file() and table.is_file()):
+        raise ParameterError(
+            f"sweep = {str(folder)!r}: no finished sweep there; `rkcnn sweep FILE --out FOLDER` writes one"
+        )
+    record = read_json(about)
+    n_settings, n_failed = len(record["settings"]), record["counts"]["failed"]
+    return SweepTables(pd.read_parquet(table), record["swept"], n_settings, n_failed)

@@ -27,8 +27,8 @@ from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
 from rkcnn_lib.runs.gates import all_passed, earlier_gates, next_number, read_run
 from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, check_notebook, resolve
+from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.schemas import NOT_DECIDING, Parameters
-from rkcnn_lib.runs.sweep_tables import read_tables
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 FORMAT = 1

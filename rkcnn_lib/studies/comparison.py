@@ -57,7 +57,7 @@ def run_grid(stores: dict[int, Any], p: Comparison, device: str, trained: Sequen
     own = {(row.layer, row.arm): p.model_copy(update={"lr": row.lr}) for row in rates[rates["chosen"]].itertuples()}
     grid = [(layer, arm, seed) for layer in stores for seed in range(p.n_seeds) for arm in arms]
     cells = [(stores[layer], own.get((layer, arm), p), arm, seed, device) for layer, arm, seed in grid]
-    done = run_cells(_cell, cells, process_count(p.n_jobs, device), "SAEs")
+    done = run_cells(cell, cells, process_count(p.n_jobs, device), "SAEs")
     supply = pd.DataFrame([
         {"layer": layer, "arm": arm, "seed": seed} | supplied
         for (layer, arm, seed), (_, supplied) in zip(grid, done, strict=True) if arm in p.arms and supplied
@@ -84,7 +84,8 @@ def _rate_cell(store: Any, p: Comparison, arm: str, device: str) -> float:
     return rate_unit(store, p, arm, device).scalars["explained_variance"]
 
 
-def _cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> tuple[Path, dict[str, Any]]:
+def cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> tuple[Path, dict[str, Any]]:
+    """Mine, train and measure one arm of one seed; return its SAE unit's folder, and what it supplied (see `Grid`)."""
     folder = matched_unit(store, p, arm, seed, device).folder
     if base_arm(arm) == UNMINED:
         return folder, {}

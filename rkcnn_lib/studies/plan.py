@@ -20,7 +20,7 @@ from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
 
 if TYPE_CHECKING:
     from rkcnn_lib.sae import SAEConfig
-    from rkcnn_lib.studies.sweep_file import Sweep
+    from rkcnn_lib.studies.sweeps import Sweep
 
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 SEARCH_PRODUCTS = 5  # of rows x d by d x subsets in a round: two to find neighbours, three to lift

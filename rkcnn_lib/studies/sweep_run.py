@@ -9,7 +9,7 @@ the tables
 ``times.parquet``
     The same with the seconds that mining and training took: what differs from one run to the next.
 ``failures.parquet``
-    The same with stage, error and traceback of each cell that failed.
+    The same with error and traceback of each cell that failed.
 """
 
 from __future__ import annotations
@@ -18,19 +18,59 @@ import functools
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rkcnn_lib.files import DamagedFile, outputs_root, read_json, write_json
+import pandas as pd
+
+from rkcnn_lib.files import DamagedFile, outputs_root, read_json, write_json, write_whole
 from rkcnn_lib.runs.grid import Failure, Workers, process_count, try_cells
 from rkcnn_lib.runs.params import ParameterError
+from rkcnn_lib.runs.run import provenance
 from rkcnn_lib.runs.schemas import Multilayer
+from rkcnn_lib.runs.units import VERSIONS, unit_scalars
+from rkcnn_lib.studies import comparison
 from rkcnn_lib.studies.activations import invented_store
-from rkcnn_lib.studies.cells import UNMINED, matched_unit, mined_unit
-from rkcnn_lib.studies.sweep_file import Sweep, read_sweep
-from rkcnn_lib.studies.sweep_result import Cell, Ended, finish
-from rkcnn_lib.worlds import capture_layers, model_facts, pick_device
+from rkcnn_lib.studies.sweeps import Setting, Sweep, read_sweep
+from rkcnn_lib.worlds import capture_layers, model_facts
+from rkcnn_lib.worlds.models.bridge import pick_device
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+
+CELL = ("layer", "hook", "arm", "seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm of one setting at one layer, hook and seed."""
+
+    setting: Setting
+    layer: int
+    hook: str
+    seed: int
+    arm: str
+
+    @property
+    def p(self) -> Multilayer:
+        """05's parameters for this cell."""
+        return self.setting.p.model_copy(update={"hook": self.hook})
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The cell's columns in the tables."""
+        named = {"setting": self.setting.number} | self.setting.values | {"steps": self.setting.p.steps}
+        return named | {name: getattr(self, name) for name in CELL}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A cell and what came of it: the SAE's numbers and folder, or why it failed."""
+
+    cell: Cell
+    scalars: dict[str, Any]
+    unit: str | None = None
+    supply: dict[str, Any] | None = None
+    failure: dict[str, Any] | None = None
 
 
 def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = None, yes: bool = False) -> int:
@@ -146,46 +186,67 @@ def _capture(capture: Any, device: str) -> int:
 
 
 def _run(cells: list[Cell], stores: dict[Any, Any], device: str, workers: Any) -> list[Ended]:
-    """Mine for all cells, then train all whose arms were all mined."""
     root = str(outputs_root())
-
-    def run(stage: str, function: Any, todo: dict[Cell, tuple]) -> dict[Cell, Any]:
-        work = [
-            (root, stores[cell.layer, cell.hook], cell.p, cell.arm, cell.seed, device, *more)
-            for cell, more in todo.items()
-        ]
-        return dict(zip(todo, try_cells(function, work, workers, stage), strict=True))
-
-    to_mine = [cell for cell in cells if cell.arm in cell.setting.p.arms and cell.arm != UNMINED]
-    mined = run("mining", _mine_cell, dict.fromkeys(to_mine, ()))
-    supplies: dict[tuple[Any, ...], list[int]] = {}
-    lost: dict[tuple[Any, ...], str] = {}
-    for cell, result in mined.items():
-        if isinstance(result, Failure):
-            lost.setdefault(cell.group, cell.arm)
-        else:
-            supplies.setdefault(cell.group, []).append(result["supply"])
-    trained = run("SAEs", _sae_cell, {c: (min(supplies.get(c.group, [0])),) for c in cells if c.group not in lost})
-    return [_ended(cell, mined.get(cell), trained.get(cell), lost.get(cell.group)) for cell in cells]
+    work = [(root, stores[cell.layer, cell.hook], cell.p, cell.arm, cell.seed, device) for cell in cells]
+    done = try_cells(_cell, work, workers, "SAEs")
+    return [
+        Ended(cell, {}, failure={"error": result.error, "traceback": result.traceback})
+        if isinstance(result, Failure) else Ended(cell, *result)
+        for cell, result in zip(cells, done, strict=True)
+    ]  # fmt: skip
 
 
-def _ended(cell: Cell, mined: Any, trained: Any, lost: str | None) -> Ended:
-    supply = mined if isinstance(mined, dict) else None
-    if lost is not None and not isinstance(mined, Failure):
-        mined = Failure(f"not trained: mining of {lost} failed for this seed")
-    stage, result = ("SAEs", trained) if lost is None else ("mining", mined)
-    if isinstance(result, Failure):
-        failure = {"stage": stage, "error": result.error, "traceback": result.traceback}
-        return Ended(cell, {}, supply=supply, failure=failure)
-    return Ended(cell, trained["scalars"], trained["unit"], supply)
-
-
-def _mine_cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str) -> dict[str, Any]:
+def _cell(
+    root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str
+) -> tuple[dict[str, Any], str, dict[str, Any]]:
     os.environ["RKCNN_OUTPUTS"] = root  # a worker elsewhere has an environment of its own
-    return mined_unit(store, p, arm, seed, device).scalars
+    folder, supply = comparison.cell(store, p, arm, seed, device)
+    return unit_scalars(folder), str(folder.relative_to(root)), supply
 
 
-def _sae_cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str, n_mined: int) -> dict[str, Any]:
-    os.environ["RKCNN_OUTPUTS"] = root
-    unit = matched_unit(store, p, arm, seed, n_mined, device)
-    return {"unit": str(unit.folder.relative_to(root)), "scalars": unit.scalars}
+def finish(ended: list[Ended], planned: Sweep, out: Path) -> int:
+    """Write the tables and say what came of the sweep."""
+    tables = _tables(ended)
+    failed, units = len(tables["failures"]), {e.unit for e in ended if e.unit}
+    record = {
+        "file": planned.file.model_dump(), "status": "failures" if failed else "finished",
+        "counts": {"cells": len(ended), "failed": failed, "units": len(units)}, "swept": planned.swept,
+        "settings": [{"setting": s.number} | s.values for s in planned.settings],
+        "parameters": planned.p.model_dump(), "versions": VERSIONS, "provenance": provenance("cpu"),
+    }  # fmt: skip
+    try:
+        for name, table in tables.items():
+            write_whole(out / f"{name}.parquet", table.to_parquet)
+        write_json(out / "sweep.json", record)
+    except OSError as error:
+        raise RuntimeError(
+            f"{out} cannot be written: {error}. {len(ended) - failed} of {len(ended)} cells are finished and kept: "
+            "go on with --resume"
+        ) from None
+    print(f"rkcnn: {len(ended) - failed} of {len(ended)} cells finished ({len(units)} distinct SAEs), {failed} failed; "
+          f"tables in {out}")  # fmt: skip
+    if failed:
+        first = tables["failures"].iloc[0]
+        print(f"rkcnn: the first failure: {first['error']}\nrkcnn: see failures.parquet; --resume tries them again")
+    return int(failed > 0)
+
+
+def _tables(ended: list[Ended]) -> dict[str, pd.DataFrame]:
+    """The three tables; a column holds one kind of value: parquet needs it, and 28 must not become 28.0."""
+    seconds = ("mining_seconds", "training_seconds")
+    rows: dict[str, list[dict[str, Any]]] = {
+        "metrics": [
+            e.cell.columns | {"metric": name, "value": float(value)}
+            for e in ended for name, value in e.scalars.items() if name != "seconds"
+        ],
+        "times": [
+            e.cell.columns | dict(zip(seconds, ((e.supply or {}).get("seconds"), e.scalars["seconds"]), strict=True))
+            for e in ended if e.scalars
+        ],
+        "failures": [e.cell.columns | e.failure for e in ended if e.failure],
+    }  # fmt: skip
+    more = {"metrics": ("metric", "value"), "times": seconds, "failures": ("error", "traceback")}
+    columns = list(ended[0].cell.columns) if ended else []
+    tables = {name: pd.DataFrame(rows[name], columns=[*columns, *more[name]]).convert_dtypes() for name in rows}
+    tables["metrics"] = tables["metrics"].astype({"value": "float64"})
+    return tables

@@ -80,7 +80,7 @@ def judge(declared: Iterable[Claim], values: Mapping[str, Values]) -> list[dict[
         {"hypothesis": claim.hypothesis, "measure": claim.measure, "seed": seed,
          "difference": (values[claim.metric][claim.arm][seed] - rival) * (-1 if claim.lower_is_better else 1)}
         for claim in declared
-        for seed, rival in values[claim.metric][claim.rival].items()
+        for seed, rival in values[claim.metric][claim.rival].items() if seed in values[claim.metric][claim.arm]
     ])  # fmt: skip
     table = verdict_table(differences, {claim.measure: claim.delta for claim in declared})
     table = table.set_index(["hypothesis", "measure"])

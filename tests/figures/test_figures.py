@@ -12,6 +12,7 @@ import plotly.io as pio
 import pytest
 
 from rkcnn_lib import figures
+from rkcnn_lib.figures.display import HERO, MIMETYPE, TITLE
 from rkcnn_lib.figures.style import CHANCE_FILL
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -60,6 +61,7 @@ TABLES = {
     "layer_differences": rows(layer=[2, 4], contrast=["a - b", "c - b"]).assign(difference=0.1, delta=0.05),
     "sensitivity": rows(axis=["k", "score"], x=[8, 16, "none"], arm=ARMS, seed=[0, 1], metric=["ev", "dead"]),
     "causal_effects": CAUSAL,
+    "funnel": rows(stage=["drawn", "kept", "live"], arm=ARMS, seed=[0, 1]).assign(value=9.0),
     "causal_by_layer": rows(layer=[2, 4], subspace=["rkcnn", "clean"], intervention=["keep"], metric=["kl"]),
 }
 ARRAYS = {
@@ -77,14 +79,14 @@ SLIDERS = ("toy_directions", "mined_slider", "cosine_histograms")
 def draw(name, data=None):
     data = data if data is not None else {**TABLES, **ARRAYS}[name]
     function = getattr(figures, name)
-    return function(data, "probability", "t") if name == "recovery_curve" else function(data, title="a finding")
+    return function(data, "probability") if name == "recovery_curve" else function(data)
 
 
 @pytest.mark.parametrize("name", [*TABLES, *ARRAYS])
-def test_draws_with_title_units_and_template(name):
+def test_draws_with_units_and_template_and_leaves_the_title_to_show(name):
     fig = draw(name)
     assert isinstance(fig, go.Figure) and type(fig).__name__ == "Figure"
-    assert len(fig.data) and fig.layout.title.text == "a finding" and fig.layout.height > 200
+    assert len(fig.data) and fig.layout.title.text is None and fig.layout.height > 200
     assert fig.layout.template.layout.font.family == pio.templates["rkcnn"].layout.font.family
     titles = [axis.title.text for axis in fig.select_xaxes()] + [axis.title.text for axis in fig.select_yaxes()]
     assert any(titles), "no axis says what it shows"
@@ -185,6 +187,22 @@ def test_the_heat_map_s_second_drop_down_fills_all_metrics_with_another_hook_s_v
         assert [[list(row) for row in cells] for cells in second.args[0][name]] == expected
 
 
+def test_the_funnel_shows_stages_in_order_means_over_seeds_and_zero_at_its_foot():
+    counts = {"drawn": [600, 600], "kept": [90, 110], "live": [0, 0]}
+    table = pd.DataFrame(
+        {"arm": "rkcnn", "seed": seed, "stage": stage, "value": value}
+        for seed in (0, 1) for stage, value in ((name, values[seed]) for name, values in counts.items())
+    )  # fmt: skip
+    fig = figures.funnel(table)
+    (line,), axis = fig.data, fig.layout.yaxis
+    assert list(fig.layout.xaxis.ticktext) == list(counts) and list(line.x) == [0, 1, 2]
+    assert list(line.y[:2]) == [600, 100] and line.y[2] == axis.tickvals[0] and axis.ticktext[0] == "0"
+    assert axis.type == "log" and 10 ** axis.range[0] < line.y[2] and 10 ** axis.range[1] > 600
+    assert line.text[1] == "kept: 100, seeds from 90 to 110" and "live: 0" in line.text[2]
+    with pytest.raises(ValueError, match="negative"):
+        figures.funnel(table.assign(value=-1))
+
+
 def test_one_metric_needs_no_drop_down():
     assert not figures.arm_metrics(ARM_ROWS[ARM_ROWS["metric"] == "ev"]).layout.updatemenus
 
@@ -223,7 +241,7 @@ def test_chance_is_the_same_grey_everywhere():
 
 
 def test_a_shared_chance_level_is_drawn_once():
-    fig = figures.recovery_curve(CURVE, "n_features", "t")
+    fig = figures.recovery_curve(CURVE, "n_features")
     assert sum(t.name == "chance: mean to 95 % point" for t in fig.data) == 1
     with pytest.raises(ValueError, match="no rows"):
         figures.recovery_curve(CURVE.iloc[:0], "n_features")
@@ -276,11 +294,6 @@ def test_references_become_lines_and_not_rows():
         figures.causal_effects(CAUSAL[CAUSAL["subspace"] == "clean"])
 
 
-def test_score_threshold_and_null_are_drawn():
-    fig = figures.score_distribution(ARRAYS["score_distribution"], 3.0, rng.gamma(9, 1, 99), "t")
-    assert any("threshold 3" in t.name for t in fig.data) and any("null" in t.name for t in fig.data)
-
-
 def test_dead_latents_have_their_own_bar():
     fig = draw("density")
     assert [t.y[0] for t in fig.data if t.type == "bar"] == pytest.approx([1 / 3, 0])
@@ -289,38 +302,45 @@ def test_dead_latents_have_their_own_bar():
 @pytest.mark.parametrize(
     "fig",
     [
-        lambda: figures.arm_metrics(ARM_ROWS.assign(arm=EVIL, metric=EVIL, seed=EVIL), EVIL),
-        lambda: figures.training_curves(TABLES["training_curves"].assign(arm=EVIL, metric=EVIL), EVIL),
-        lambda: figures.paired_differences(
-            CONTRASTS.assign(contrast=EVIL, metric=EVIL, verdict=EVIL, n_seeds=EVIL), EVIL
-        ),
-        lambda: figures.recovery_curve(CURVE.assign(miner=EVIL, metric=EVIL), "n_features", EVIL),
-        lambda: figures.selectivity(SELECTIVITY.assign(group=EVIL, seed=EVIL, probe=EVIL), EVIL),
-        lambda: figures.mined_versus_true({EVIL: np.eye(3)}, EVIL),
-        lambda: figures.mined_slider({EVIL: (unit(3), unit(3)), "end": (unit(3), unit(3))}, EVIL),
-        lambda: figures.score_distribution({EVIL: np.arange(9.0)}, 3.0, None, EVIL),
-        lambda: figures.spectrum({EVIL: np.arange(1.0, 9)}, EVIL),
-        lambda: figures.cosine_histograms({EVIL: {EVIL: np.zeros(3)}}, EVIL),
-        lambda: figures.density({EVIL: np.array([0.1, 0.2])}, EVIL),
-        lambda: figures.layer_heatmap(TABLES["layer_heatmap"].assign(arm=EVIL, metric=EVIL), EVIL),
-        lambda: figures.layer_differences(TABLES["layer_differences"].assign(contrast=EVIL, metric=EVIL), EVIL),
-        lambda: figures.causal_effects(CAUSAL.assign(subspace=EVIL, intervention=EVIL, metric=EVIL), EVIL),
-        lambda: figures.causal_by_layer(TABLES["causal_by_layer"].assign(subspace=EVIL, metric=EVIL), EVIL),
-        lambda: figures.variance_by_dimension(TABLES["variance_by_dimension"].assign(dimension=EVIL), EVIL),
-        lambda: figures.toy_curves(TOY.assign(instance=EVIL), EVIL),
+        lambda: figures.arm_metrics(ARM_ROWS.assign(arm=EVIL, metric=EVIL, seed=EVIL)),
+        lambda: figures.training_curves(TABLES["training_curves"].assign(arm=EVIL, metric=EVIL)),
+        lambda: figures.paired_differences(CONTRASTS.assign(contrast=EVIL, metric=EVIL, verdict=EVIL, n_seeds=EVIL)),
+        lambda: figures.recovery_curve(CURVE.assign(miner=EVIL, metric=EVIL), "n_features"),
+        lambda: figures.selectivity(SELECTIVITY.assign(group=EVIL, seed=EVIL, probe=EVIL)),
+        lambda: figures.mined_versus_true({EVIL: np.eye(3)}),
+        lambda: figures.mined_slider({EVIL: (unit(3), unit(3)), "end": (unit(3), unit(3))}),
+        lambda: figures.score_distribution({EVIL: np.arange(9.0)}),
+        lambda: figures.spectrum({EVIL: np.arange(1.0, 9)}),
+        lambda: figures.cosine_histograms({EVIL: {EVIL: np.zeros(3)}}),
+        lambda: figures.density({EVIL: np.array([0.1, 0.2])}),
+        lambda: figures.layer_heatmap(TABLES["layer_heatmap"].assign(arm=EVIL, metric=EVIL)),
+        lambda: figures.layer_differences(TABLES["layer_differences"].assign(contrast=EVIL, metric=EVIL)),
+        lambda: figures.causal_effects(CAUSAL.assign(subspace=EVIL, intervention=EVIL, metric=EVIL)),
+        lambda: figures.causal_by_layer(TABLES["causal_by_layer"].assign(subspace=EVIL, metric=EVIL)),
+        lambda: figures.variance_by_dimension(TABLES["variance_by_dimension"].assign(dimension=EVIL)),
+        lambda: figures.toy_curves(TOY.assign(instance=EVIL)),
+        lambda: figures.funnel(TABLES["funnel"].assign(arm=EVIL, stage=EVIL)),
     ],
 )
 def test_text_from_data_is_escaped(fig):
     assert not re.search(r"<img", json.dumps(json.loads(fig().to_json()), ensure_ascii=False))
 
 
-def test_show_gives_the_figure_then_its_note(capsys, monkeypatch):
+def test_show_gives_the_title_then_the_figure_then_its_note(monkeypatch):
     shown = []
-    monkeypatch.setattr("rkcnn_lib.figures.display.display", lambda *a, **k: shown.append(a[0]))
-    figures.show(draw("arm_metrics"), f"Dots are seeds {EVIL}")
-    assert "application/vnd.plotly.v1+json" in shown[0]
-    assert "Figure note." in shown[1].data and "<img" not in shown[1].data
+    monkeypatch.setattr("rkcnn_lib.figures.display.display", lambda *a, **k: shown.append((a[0], k.get("metadata"))))
+    figures.show(draw("arm_metrics"), f"A finding {EVIL}", f"Dots are seeds {EVIL}", hero=True)
+    (title, _), (figure, about), (note, _) = shown
+    assert "<b>A finding" in title.data and "<img" not in title.data
+    assert about == {TITLE: f"A finding {EVIL}", HERO: f"Dots are seeds {EVIL}"}
+    assert "A finding" not in json.dumps(figure[MIMETYPE]), "no title travels inside plotly"
+    assert "Figure note." in note.data and "<img" not in note.data
+
+
+def test_show_refuses_a_figure_without_traces_title_or_note():
     with pytest.raises(ValueError, match="note"):
-        figures.show(draw("arm_metrics"), " ")
+        figures.show(draw("arm_metrics"), "title", " ")
+    with pytest.raises(ValueError, match="title"):
+        figures.show(draw("arm_metrics"), "", "note")
     with pytest.raises(ValueError, match="traces"):
-        figures.show(go.Figure(), "note")
+        figures.show(go.Figure(), "title", "note")

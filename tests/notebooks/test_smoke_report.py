@@ -9,6 +9,8 @@ import nbformat
 import pandas as pd
 import pytest
 
+from rkcnn_lib.figures.display import MIMETYPE as PLOTLY
+from rkcnn_lib.figures.display import TITLE
 from rkcnn_lib.runs.params import NOTEBOOKS, ROOT
 
 pytestmark = pytest.mark.slow
@@ -21,7 +23,6 @@ FIGURES = {
     "05_multilayer": 4,
     "06_causal_checks": 7,
 }
-PLOTLY = "application/vnd.plotly.v1+json"
 EACH = pytest.mark.parametrize("notebook", NOTEBOOKS)
 
 
@@ -32,9 +33,9 @@ def outputs_of(folder):
 
 @EACH
 def test_every_figure_is_drawn_with_data(report, notebook):
-    figures = [o["data"][PLOTLY] for o in outputs_of(report.run_folder(notebook)) if PLOTLY in o.get("data", {})]
+    figures = [o for o in outputs_of(report.run_folder(notebook)) if PLOTLY in o.get("data", {})]
     assert len(figures) >= FIGURES[notebook]
-    assert all(figure["data"] and figure["layout"]["title"]["text"] for figure in figures)
+    assert all(figure["data"][PLOTLY]["data"] and figure["metadata"][TITLE] for figure in figures)
 
 
 @EACH

@@ -12,6 +12,7 @@ from bs4 import BeautifulSoup
 
 from rkcnn_lib import figures
 from rkcnn_lib.figures.display import MIMETYPE as PLOTLY
+from rkcnn_lib.figures.display import TITLE
 
 EVIL = "<script>window.hacked = true</script>"
 CHROMIUM = next(
@@ -23,22 +24,25 @@ VERDICT = {
 }  # fmt: skip
 
 
-def dot_figure(title="The lift wins", seed="0"):
+def dot_figure(seed="0"):
     table = pd.DataFrame(
         [{"arm": a, "seed": seed, "metric": m, "value": 0.5} for a in ("random", "rkcnn") for m in ("ev", "dead")]
     )
-    return figures.arm_metrics(table, title)
+    return figures.arm_metrics(table)
 
 
 def slider_figure():
-    return figures.toy_directions({"p = 0.1": [[1.0, 0.0]], "p = 0.01": [[0.0, 0.5]]}, "Directions")
+    return figures.toy_directions({"p = 0.1": [[1.0, 0.0]], "p = 0.01": [[0.0, 0.5]]})
 
 
-def figure_output(fig):
-    return nbformat.v4.new_output("display_data", {PLOTLY: json.loads(fig.to_json()), "text/plain": "figure"})
+def figure_output(fig, title="The lift wins", **metadata):
+    data = {PLOTLY: json.loads(fig.to_json()), "text/plain": "figure"}
+    return nbformat.v4.new_output("display_data", data, metadata={TITLE: title} | metadata)
 
 
-def write_run(root, notebook="01_toy_superposition", figs=(), cells=(), executed=True, **record):
+def write_run(
+    root, notebook="01_toy_superposition", figs=(), cells=(), executed=True, figure_title="The lift wins", **record
+):
     folder = root / notebook / str(len(list(root.glob("*/*"))))
     folder.mkdir(parents=True)
     base = {
@@ -57,7 +61,7 @@ def write_run(root, notebook="01_toy_superposition", figs=(), cells=(), executed
         book.cells = [
             nbformat.v4.new_markdown_cell("# A title\n\nProse.\n\n## Method\n\n#### Detail\n\n## Method"),
             *cells,
-            *[nbformat.v4.new_code_cell("show(fig)", outputs=[figure_output(fig)]) for fig in figs],
+            *[nbformat.v4.new_code_cell("show(fig)", outputs=[figure_output(fig, figure_title)]) for fig in figs],
         ]
         nbformat.write(book, folder / "notebook.ipynb")
     return folder

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from rkcnn_lib import figures
+from rkcnn_lib.figures.style import METRIC_LABELS
 from rkcnn_lib.pages import answers
+from rkcnn_lib.pages.render import safe_html
 from rkcnn_lib.studies.verdicts import judge, strongest_other
 
 
@@ -126,25 +129,26 @@ def test_what_was_trained_is_told_only_where_the_record_holds_its_numbers():
 
 def test_the_overview_shows_every_contrast_in_multiples_of_its_margin():
     rows = [row(difference=0.02), row("rkcnn_unscored", -0.01)]
-    spec = answers.overview({"verdicts": rows})
+    shown = answers.overview({"verdicts": rows})
+    spec = shown["figure"]
     dots = [trace["x"][0] for trace in spec["data"] if trace.get("mode") == "markers+text"]
     assert dots == pytest.approx([2.0, -1.0])
     assert [trace["text"] for trace in spec["data"] if trace.get("mode") == "markers+text"] == [
         ["better"], ["worse, undecided by how much"]
     ]  # fmt: skip
-    assert "than random in 1, rkcnn_unscored in none of 1 measures" in spec["layout"]["title"]["text"]
+    assert "than random in 1, rkcnn_unscored in none of 1 measures" in shown["title"]
     with pytest.raises(ValueError, match="margins must be positive"):
-        figures.verdict_overview(pd.DataFrame([row(delta=0.0) | {"said": "better"}]))
+        figures.verdict_overview(pd.DataFrame([row(delta=0.0) | {"reading": "better"}]))
 
 
 def test_one_far_contrast_does_not_squeeze_the_others_of_the_overview():
     rows = [row(difference=-0.44), row("rkcnn_unscored", 0.005), row("kmeans", 0.12)]
-    table = pd.DataFrame([one | {"said": answers.reading(one)} for one in rows])
+    table = pd.DataFrame([one | {"reading": answers.reading(one)} for one in rows])
     fig = figures.verdict_overview(table)
     low, high = fig.layout.xaxis.range
     assert -10 <= low < 0 < 1 < high <= 10
-    said = {note.text: (note.x, note.y) for note in fig.layout.annotations}
-    assert said == {"◀ worse, by 44 margins": (low, 0), "better, by 12 margins ▶": (high, 2)}
+    notes = {note.text: (note.x, note.y) for note in fig.layout.annotations}
+    assert notes == {"◀ worse, by 44 margins": (low, 0), "better, by 12 margins ▶": (high, 2)}
     dots = [trace.x[0] for trace in fig.data if trace.mode == "markers+text"]
     assert dots == pytest.approx([-44, 0.5, 12])  # the data under the figure stay true
 
@@ -165,3 +169,39 @@ def test_the_best_of_equal_starts_excludes_zero_in_at_most_a_twentieth_of_worlds
         found = strongest_other(values, "m")
         wrong += found["high"] < 0 or found["low"] > 0
     assert wrong <= 30  # 20 expected at most; above 30 has probability 0.01
+
+
+def grid_row(word="better", **changed):
+    return {
+        "hypothesis": "H1", "measure": "dead", "word": word, "difference": 0.02, "low": 0.01, "high": 0.03,
+        "delta": 0.005, "n_seeds": 5,
+    } | changed  # fmt: skip
+
+
+def test_the_grid_of_verdicts_says_each_in_word_mark_and_colour_with_its_numbers_on_hover():
+    rows = [grid_row(), grid_row("worse", measure="<i>ev", difference=-0.02, low=-0.03, high=-0.01),
+            grid_row("undecided", hypothesis="<b>H2", low=-np.inf, high=np.inf)]  # fmt: skip
+    page = BeautifulSoup(str(answers.verdict_grid(pd.DataFrame(rows))), "html.parser")
+    assert [th.get_text() for th in page.select("thead th")] == ["Hypothesis", METRIC_LABELS["dead"], "<i>ev"]
+    assert [th.get_text() for th in page.select("tbody th")] == ["H1", "<b>H2"] and not page.select("i")
+    better, worse, undecided, none = page.select("tbody td")
+    assert better["class"] == ["better"] and better.find("b").get_text() == "▲ better"
+    assert better["title"] == "difference +0.02 (+0.01 to +0.03), margin ±0.005, 5 seeds"
+    assert worse["class"] == ["worse"] and "▼ worse" in worse.get_text() and "−0.02" in worse.get_text()
+    assert "no interval" in undecided["title"] and none.get_text() == "not judged"
+    assert len(set(answers.MARKS.values())) == len(answers.MARKS) == 4
+
+
+def test_the_grid_of_verdicts_stays_whole_where_a_notebook_s_output_is_made_safe():
+    grid = str(answers.verdict_grid(pd.DataFrame([grid_row()])))
+    cell = BeautifulSoup(safe_html(grid), "html.parser").select_one("table.verdict-grid td")
+    assert cell["class"] == ["better"] and cell["title"].startswith("difference")
+
+
+def test_the_grid_of_verdicts_refuses_nothing_half_a_table_and_two_verdicts_on_one_question():
+    with pytest.raises(ValueError, match="no rows"):
+        answers.verdict_grid(pd.DataFrame([grid_row()]).iloc[:0])
+    with pytest.raises(ValueError, match="lacks"):
+        answers.verdict_grid(pd.DataFrame([{"hypothesis": "H1"}]))
+    with pytest.raises(ValueError, match="twice"):
+        answers.verdict_grid(pd.DataFrame([grid_row(), grid_row("worse")]))

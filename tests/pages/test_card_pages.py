@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib import figures
-from rkcnn_lib.pages.cards import CARDS
-from rkcnn_lib.pages.cards.book import WORDS
+from rkcnn_lib.pages import CARDS
+from rkcnn_lib.pages.book import WORDS
 from rkcnn_lib.pages.site import build_site
 from rkcnn_lib.studies.tokens import readable
 from tests.pages.pages import figure_output, open_page, read, until, write_run
@@ -26,16 +26,15 @@ pytestmark = pytest.mark.browser
 
 def card(arm, latent, group, rate=0.01, cosine=0.9):
     return {
-        "id": f"{arm}-{latent}", "arm": arm, "seed": 0, "latent": latent, "group": group, "rate": rate, "before": 0.02,
-        "largest": 4.0, "life": "alive" if rate else "died", "moved": [1.0, cosine], "near": [[1, 7, -0.25]],
-        "mined": [3, 0.5], "raised": [[4, 0.5], [1, 0.25]], "lowered": [[2, -0.5]],
+        "id": f"{arm}-{latent}", "arm": arm, "seed": 0, "latent": latent, "group": group, "rate": rate,
+        "largest": 4.0, "moved": [1.0, cosine], "raised": [[4, 0.5], [1, 0.25]], "lowered": [[2, -0.5]],
+        "facts": [WORDS["alive" if rate else "died"], "Nearest: latent 7 (−0.25); chance 0.30."],
         "examples": [[100, 0, 6, 0, [0, 100, 1, 50]], [50, 0, 6, 3, [3, 40]]] if rate else [],
     }  # fmt: skip
 
 
 RECORD = {
-    "format": 1, "steps": [0, 160], "rows": {"counted": 10_000, "searched": 40_000},
-    "latents": {"rkcnn": 8, "random": 8}, "chance": {"near": [0.3, 0.4], "mined": [0.2, 0.3]}, "between": " ",
+    "format": 2, "steps": [0, 160], "latents": {"rkcnn": 8, "random": 8}, "between": " ",
     "featured": ["rkcnn-5"], "words": WORDS, "vocabulary": [readable(text) for text in HOSTILE],
     "text": [0, 1, 2, 3, 4, 5],
     "cards": [card("rkcnn", 1, "mined", 0.0), card("rkcnn", 5, "random fill", 0.004, 0.21),
@@ -50,9 +49,9 @@ def page_file(tmp_path_factory):
     table = pd.DataFrame(rows).assign(card=[c["id"] for c in RECORD["cards"]], cosine=[0.9, 0.21, 0.9])
     groups = {"mined": np.array([0.9, 0.1]), "random fill": np.array([0.21, 0.7])}
     drawn = [
-        figures.density({"rkcnn": np.array([0.0, 0.004]), "kmeans": np.array([0.2, 0.004])}, "Rates"),
-        figures.cosine_histograms({"step 0": {n: np.ones(2) for n in groups}, "step 160": groups}, "Cosines"),
-        figures.latent_map(table, "Map"),
+        figures.density({"rkcnn": np.array([0.0, 0.004]), "kmeans": np.array([0.2, 0.004])}),
+        figures.cosine_histograms({"step 0": {n: np.ones(2) for n in groups}, "step 160": groups}),
+        figures.latent_map(table),
     ]
     fallback = "<p>A few cards.</p><script>window.hacked = true</script>"
     output = nbformat.v4.new_output("display_data", {CARDS: RECORD, "text/html": fallback, "text/plain": "[cards]"})

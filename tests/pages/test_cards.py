@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rkcnn_lib.pages.cards import book, reader
-from rkcnn_lib.pages.cards.book import card_html
+from rkcnn_lib.pages import book
+from rkcnn_lib.pages import latents as reader
+from rkcnn_lib.pages.book import card_html
 from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.sae import SAE, SAEConfig
 from rkcnn_lib.studies.tokens import LONGEST, one_token, readable, unknown_words
@@ -122,6 +123,18 @@ def test_a_latent_is_said_to_have_died_only_if_it_fired_before(monkeypatch):
     assert [book.life(card) for card in made.cards("random", 0, [0, 1, 2, 3])] == ["died", "dead", "alive", "revived"]
 
 
+def test_facts_say_in_words_what_was_measured_beside_its_chance_level(monkeypatch):
+    made = planted_reader(monkeypatch)
+    (card,) = made.cards("random", 0, [3])
+    fires, moved, near, mined = book.as_record([card], made)["cards"][0]["facts"]
+    assert fires.startswith("Fires on 25 % of 10 held-out tokens; before training on none. Revived")
+    assert moved == "Cosine of its decoder row with its start: 1.00 (step 0), 0.80 (step 5)."
+    assert re.fullmatch(
+        r"Nearest live latents .*: seed 1: latent 0 \(\+1.00\); chance 0.\d\d, 95 % point \d.\d\d.", near
+    )
+    assert re.fullmatch(r"Nearest mined direction: number 1 \(\+1.00; chance 0.\d\d, 95 % point \d.\d\d\).", mined)
+
+
 def test_unknown_saes_and_latents_are_refused_by_name(monkeypatch):
     made = planted_reader(monkeypatch)
     with pytest.raises(ValueError, match="no SAE of kmeans, seed 0"):
@@ -194,5 +207,8 @@ def test_latents_of_rows_that_are_no_tokens_have_cards_without_text(monkeypatch)
     made.lm = None
     record = json.loads(json.dumps(book.as_record(made.cards("rkcnn", 0, [0]), made)))
     (card,) = record["cards"]
-    assert card["examples"] == card["raised"] == [] and card["near"] and card["mined"]
+    assert card["examples"] == card["raised"] == []
+    assert [line.split(":")[0] for line in card["facts"][2:]] == [
+        "Nearest live latents of other seeds", "Nearest mined direction"
+    ]  # fmt: skip
     assert book.NO_TOKENS in card_html(record, card)

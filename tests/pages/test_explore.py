@@ -88,26 +88,28 @@ def test_prompts_that_cannot_be_used_are_refused_with_the_reason(asked, prompt, 
 
 def test_prompts_of_unequal_length_are_exchanged_at_their_last_tokens_and_this_is_said(asked):
     found = asked.ask("e3 e4", "e9 e9 e5", layer=0, subspace="mined", rank=2, strength=1.0)
-    assert "last token alone: the prompt has 2 tokens, the donor 3" in found.said[0]
+    assert "last token alone: the prompt has 2 tokens, the donor 3" in found.remarks[0]
     assert answer(found, ABLATE) == "<b>1"
 
 
 def test_the_explorer_redraws_on_a_change_and_says_what_is_wrong_without_raising(asked, monkeypatch):
     drawn = []
-    handle = SimpleNamespace(update=lambda data, raw: drawn.append(data))
+    handle = SimpleNamespace(update=lambda data, raw, metadata=None: drawn.append(data))
     monkeypatch.setattr(explore, "display", lambda *a, **k: handle if k else None)
     explorer = explore.prompts(asked)
-    assert "&lt;b&gt;0" in explorer.said.value and "<b>0" not in explorer.said.value
+    assert "&lt;b&gt;0" in explorer.message.value and "<b>0" not in explorer.message.value
     explorer.subspace.value = "decoy"
     kinds = [sorted(data) for data in drawn]
-    assert kinds == [["text/html"], [PLOTLY, "text/plain"], ["text/html"]], "another kind, the figure, its note"
+    assert kinds == [["text/html"], ["text/html"], [PLOTLY, "text/plain"], ["text/html"]], (
+        "another kind, title, figure, note"
+    )
     assert "decoy" in drawn[-1]["text/html"]
     explorer.prompt.value = "nonsense"
-    assert len(drawn) == 3 and "does not know: nonsense" in explorer.said.value
+    assert len(drawn) == 4 and "does not know: nonsense" in explorer.message.value
 
 
 def test_the_browser_reaches_every_latent_by_number_step_and_token(monkeypatch):
-    from rkcnn_lib.pages.cards import book
+    from rkcnn_lib.pages import book
 
     made = planted_reader(monkeypatch)
     cards = made.cards("rkcnn", 0, [0, 1, 2, 3])
@@ -118,18 +120,18 @@ def test_the_browser_reaches_every_latent_by_number_step_and_token(monkeypatch):
     browser._step(2)
     assert browser.latent.value == 0, "after the last comes the first"
     browser.token.value = "green"
-    assert "latent 2" in browser.card.value and "mean activation" in browser.said.value
+    assert "latent 2" in browser.card.value and "mean activation" in browser.message.value
     browser.seed.value = 1  # a SAE that has no cards yet: its latents are in reverse order
     assert "rkcnn, seed 1, latent 1" in browser.card.value
     browser.token.value = "blue"
-    assert "not in this model" in browser.said.value
+    assert "not in this model" in browser.message.value
     browser.arm.value = "random"
     assert "random, seed 1" in browser.card.value
 
 
 def test_the_figure_of_next_tokens_escapes_and_refuses_what_is_no_probability():
     table = pd.DataFrame({"token": ["<b>x", "y"], "run": ["keep", "keep"], "probability": [0.2, 0.8]})
-    fig = figures.next_tokens(table, "t")
+    fig = figures.next_tokens(table)
     assert "&lt;b&gt;x" in fig.data[0].text and "&lt;b&gt;x" in fig.layout.yaxis.ticktext
     with pytest.raises(ValueError, match="probabilities"):
         figures.next_tokens(table.assign(probability=2.0))
@@ -140,7 +142,7 @@ def test_the_latent_map_puts_those_that_never_fire_apart_and_links_every_point()
         {"group": ["mined", "mined", "random"], "latent": [0, 1, 2], "rate": [0.0, 0.01, 0.2],
          "cosine": [1.0, 0.5, -0.1], "card": ["a-0", "a-1", "r-2"]}
     )  # fmt: skip
-    fig = figures.latent_map(table, "t")
+    fig = figures.latent_map(table)
     panels = {name: [c for t in fig.data if (t.xaxis or "x") == name for c in t.customdata] for name in ("x", "x2")}
     assert panels["x"] == ["a-0"] and sorted(panels["x2"]) == ["a-1", "r-2"]
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import pytest
 
 from rkcnn_lib import figures
-from rkcnn_lib.pages.figure import in_words
+from rkcnn_lib.pages.render import in_words
 from rkcnn_lib.pages.site import build_site
 from tests.pages.pages import dot_figure, open_page, read, slider_figure, until, write_run
 
@@ -31,7 +31,7 @@ def curve_figure():
         {"arm": arm, "seed": seed, "metric": "dead", "step": step, "value": 0.1 * seed + step}
         for arm in ("random", "rkcnn") for seed in range(3) for step in (1, 10)
     ]  # fmt: skip
-    return figures.training_curves(pd.DataFrame(rows), "Curves")
+    return figures.training_curves(pd.DataFrame(rows))
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def hostile_figure():
         {"arm": arm, "seed": seed, "metric": metric, "value": 0.5}
         for arm in HOSTILE for seed in ("0", ALL) for metric in HOSTILE
     ]  # fmt: skip
-    return figures.arm_metrics(pd.DataFrame(rows), ALL)
+    return figures.arm_metrics(pd.DataFrame(rows))
 
 
 def hostile_run(root):
@@ -63,10 +63,10 @@ def hostile_run(root):
     raw = go.Figure(
         go.Scatter(x=[1, 2], y=[1, 2], text=HOSTILE[:2], name=SCRIPT + IMAGE, hovertemplate=IMAGE + "%{text}")
     )
-    slider = figures.toy_directions({name: [[1.0, 0.0]] for name in HOSTILE}, ALL)
+    slider = figures.toy_directions({name: [[1.0, 0.0]] for name in HOSTILE})
     check = dict.fromkeys(("name", "value", "requirement", "chance"), ALL) | {"passed": True}
     run = write_run(
-        root, "04_sae_compare", figs=[hostile_figure(), slider, raw],
+        root, "04_sae_compare", figs=[hostile_figure(), slider, raw], figure_title=ALL,
         cells=[v4.new_code_cell(ALL, outputs=outputs), v4.new_markdown_cell("## " + ALL)],
         title=ALL, question=ALL, headline=ALL, parameters={ALL: ALL, "layer": IMAGE, "hook": SCRIPT}, seeds=[ALL],
         gate={"verdict": IMAGE, "checks": [check]},

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from rkcnn_lib import cli
-from rkcnn_lib.pages.figure import plotly_script, trace_types
+from rkcnn_lib.pages.render import plotly_script, trace_types
 from rkcnn_lib.pages.sharing import inlined, run_folders, single_file, weight_lines, weights
 from rkcnn_lib.pages.site import build_site
 from tests.pages.pages import dot_figure, open_page, read, slider_figure, until, write_run

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from rkcnn_lib import figures
 from rkcnn_lib.figures.display import HERO
 from rkcnn_lib.pages.site import build_site
 from rkcnn_lib.runs.params import NOTEBOOKS
@@ -94,7 +95,8 @@ def test_everything_from_a_run_is_escaped(tmp_path):
         nbformat.v4.new_code_cell(f"'{EVIL}'", outputs=[html_output, nbformat.v4.new_output("stream", text=EVIL)]),
     ]
     run = write_run(
-        tmp_path / "runs", figs=[dot_figure(EVIL, seed=EVIL), go.Figure(go.Scatter(y=[1], text=[EVIL]))], cells=cells,
+        tmp_path / "runs", figs=[dot_figure(seed=EVIL), go.Figure(go.Scatter(y=[1], text=[EVIL]))], cells=cells,
+        figure_title=EVIL,
         title=EVIL, question=EVIL, headline=EVIL, parameters={EVIL: EVIL}, seeds=[EVIL], variant=EVIL, key=EVIL,
         gate={"verdict": EVIL, "checks": [evil_check]}, verdicts=[dict.fromkeys(VERDICT, EVIL)],
         model={"name": EVIL}, data={EVIL: [EVIL]}, provenance={"device": EVIL, "packages": {EVIL: EVIL}},
@@ -162,14 +164,31 @@ def test_index_answers_with_verdicts_intervals_and_ungated_marks(tmp_path):
 
 
 def test_index_shows_the_figure_that_a_notebook_marked_with_its_note(tmp_path):
-    output = figure_output(slider_figure())
-    output.metadata[HERO] = f"What to see. {EVIL}"
+    output = figure_output(slider_figure(), "A leading figure", **{HERO: f"What to see. {EVIL}"})
     cells = [nbformat.v4.new_code_cell("", outputs=[output])]
     run = write_run(tmp_path / "runs", cells=cells)
     page = read(build_site([run], tmp_path / "site"))
     assert page.select_one("figure.drawn script") and f"What to see. {EVIL}" in page.get_text()
+    assert "A leading figure" in page.select_one("figcaption").get_text()
     plain = read(build_site([write_run(tmp_path / "other", figs=[slider_figure()])], tmp_path / "plain"))
     assert not plain.select("figure")
+
+
+def test_a_shown_figure_is_captioned_once_with_its_title(tmp_path, monkeypatch):
+    outputs = []
+
+    def keep(data, metadata=None, **_):
+        data = data if isinstance(data, dict) else {"text/html": data.data}
+        outputs.append(nbformat.v4.new_output("display_data", data, metadata=metadata or {}))
+
+    monkeypatch.setattr("rkcnn_lib.figures.display.display", keep)
+    figures.show(dot_figure(), f"Mined starts win {EVIL}", "Dots are seeds.")
+    run = write_run(tmp_path / "runs", cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+    page = read(build_site([run], tmp_path / "site").with_name("01_toy_superposition.html"))
+    caption, drawn = page.select_one("figcaption"), page.select_one("figure script").string
+    assert caption.get_text(" ", strip=True).startswith(f"Figure 1. Mined starts win {EVIL}")
+    assert page.find("article").get_text().count("Mined starts win") == 1 and "Mined starts" not in drawn
+    assert "Dots are seeds." in page.get_text()
 
 
 def test_variants_and_repeats_get_pages_of_their_own(tmp_path):
@@ -273,7 +292,9 @@ def site(tmp_path_factory):
     web = go.Figure(go.Scattergl(y=[1, 2, 3], text=[EVIL] * 3))
     output = nbformat.v4.new_output("display_data", {"text/html": EVIL})
     runs = [
-        write_run(root / "runs", figs=[dot_figure(EVIL, EVIL), slider_figure()], title=EVIL, verdicts=[VERDICT]),
+        write_run(
+            root / "runs", figs=[dot_figure(EVIL), slider_figure()], figure_title=EVIL, title=EVIL, verdicts=[VERDICT]
+        ),
         write_run(
             root / "runs", "02_probe_validation", [web], cells=[nbformat.v4.new_code_cell("x", outputs=[output])]
         ),

@@ -84,8 +84,8 @@ def test_layer_differences_are_corrected_over_all_layers():
 
 def test_figures_over_layers_show_first_what_their_titles_speak_of():
     table = layers.differences(layer_metrics(0.0), multilayer())
-    fig = figures.layer_differences(table, layers.difference_title(table))
-    assert fig.layout.title.text.startswith("Explained variance")
+    fig = figures.layer_differences(table)
+    assert layers.difference_title(table).startswith("Explained variance")
     shown = [trace for trace in fig.data if trace.visible in (True, None)]
     first = table[table["metric"] == "explained_variance"]
     assert {y for trace in shown if trace.customdata is not None for y in trace.y} == set(first["difference"])

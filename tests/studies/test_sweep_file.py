@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rkcnn_lib.runs.params import ROOT, ParameterError
-from rkcnn_lib.studies.sweep_file import read_sweep
+from rkcnn_lib.studies.sweeps import read_sweep
 
 FILES = sorted((ROOT / "params").glob("*/sweeps/*.yaml"))
 

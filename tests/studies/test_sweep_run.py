@@ -9,7 +9,7 @@ import yaml
 
 from rkcnn_lib import cli
 from rkcnn_lib.studies import cells, sweep_run
-from rkcnn_lib.studies.sweep_file import read_sweep
+from rkcnn_lib.studies.sweeps import read_sweep
 
 SMALL = {
     "profile": "smoke", "model": "planted", "arms": ["random", "rkcnn"], "n_tokens": 4000, "expansion": 1.0,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib.runs.params import ParameterError, resolve
-from rkcnn_lib.runs.sweep_tables import SweepTables, read_tables
+from rkcnn_lib.runs.published import SweepTables, read_tables
 from rkcnn_lib.studies import layers, sweeps
 from rkcnn_lib.studies.verdicts import best_of, sign_flips
 

@@ -2,7 +2,7 @@
 // Whatever comes from data is set as text, never as markup.
 "use strict";
 (function () {
-  const SHADE = "242, 108, 13", STRONGEST = 0.5; // as cards/book.py has them
+  const SHADE = "242, 108, 13", STRONGEST = 0.5; // as blocks.html.j2 and book.py have them
   const MOST_LISTED = 60;
   const root = document.querySelector(".feature-cards");
   if (!root) { return; }
@@ -26,32 +26,8 @@
   function share(value) { return value === 0 ? "none" : rounded(100 * value) + " %"; }
   function named(card) { return card.arm + ", seed " + card.seed + ", latent " + card.latent; }
   function ofArm(arm) { return record.cards.filter(function (card) { return card.arm === arm; }); }
-  function chance(name) {
-    return record.chance[name][0].toFixed(2) + ", 95 % point " + record.chance[name][1].toFixed(2);
-  }
 
   // ---------------------------------------------------------------------------------------------- one card
-
-  function facts(card) {
-    const counted = record.rows.counted.toLocaleString("en") + " held-out tokens";
-    const lines = [
-      "Fires on " + share(card.rate) + " of " + counted + "; before training on " + share(card.before) + ". " +
-        record.words[card.life],
-      "Cosine of its decoder row with its start: " + card.moved.map(function (cosine, i) {
-        return cosine.toFixed(2) + " (step " + record.steps[i] + ")";
-      }).join(", ") + ".",
-    ];
-    if (card.near.length) {
-      lines.push("Nearest live latents of other seeds: " + card.near.map(function (near) {
-        return "seed " + near[0] + ": latent " + near[1] + " (" + signed(near[2]) + ")";
-      }).join(", ") + "; chance " + chance("near") + ".");
-    }
-    if (card.mined) {
-      lines.push("Nearest mined direction: number " + card.mined[0] + " (" + signed(card.mined[1]) + "; chance " +
-        chance("mined") + ").");
-    }
-    return lines;
-  }
 
   function drawExample(parent, card, example) {
     const [quantile, start, length, peak, active] = example;
@@ -95,7 +71,7 @@
     title.appendChild(document.createTextNode(card.group === card.arm ? " " : " (" + card.group + ") "));
     add(title, "a", "link to this card").href = "#card-" + card.id;
     const told = add(place, "ul");
-    facts(card).forEach(function (line) { add(told, "li", line); });
+    card.facts.forEach(function (line) { add(told, "li", line); });
     if (card.examples.length) {
       const shown = add(place, "ol");
       card.examples.forEach(function (example) { drawExample(shown, card, example); });

@@ -2,8 +2,6 @@
 // screen reader, which those that plotly draws do not. Only figures of this report (they carry a mark) are changed.
 "use strict";
 window.figureControls = (function () {
-  const MENU_SPACE = 46; // pixels that figures keep free above the plot and below it, as figures/display.py says
-  const SLIDER_SPACE = 86;
   const STEP_TIME = 700; // milliseconds a step stays while a slider plays
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -103,19 +101,13 @@ window.figureControls = (function () {
   // Takes menus and slider out of a figure that is about to be drawn, with the room that they had.
   function take(target, figure) {
     const layout = figure.layout;
-    if (!layout.meta || layout.meta.rkcnn_title_space === undefined) { return; }
+    const room = (layout.meta || {}).rkcnn_room; // what figures/display.py keeps free, in pixels
+    if (!room) { return; }
     const all = layout.updatemenus || [];
     target.menus = all.filter(function (one) { return one.buttons.every(function (b) { return b.method !== "animate"; }); });
     target.slider = (layout.sliders || [])[0];
-    const margin = layout.margin = Object.assign({}, layout.margin);
-    if (all.length && !(layout.showlegend && (layout.legend || {}).orientation === "h")) {
-      margin.t -= MENU_SPACE;
-      layout.height -= MENU_SPACE;
-    }
-    if (target.slider) {
-      margin.b -= SLIDER_SPACE;
-      layout.height -= SLIDER_SPACE;
-    }
+    layout.margin = Object.assign({}, layout.margin, { t: layout.margin.t - room.t, b: layout.margin.b - room.b });
+    layout.height -= room.t + room.b;
     delete layout.updatemenus;
     delete layout.sliders;
   }

@@ -2,34 +2,32 @@
 
 A record holds ``vocabulary`` (tokens made readable), ``text`` (the rows that any card shows, as places in the
 vocabulary) and ``cards``, whose examples point into the text: each text once, tokens as numbers, activations rounded.
-What is said of a card in words stands in ``words`` once, so that the page's script (``assets/cards.js``) and
-`card_html`, which JupyterLab shows, say the same.
+What is said of a card in words is made here, in its ``facts`` and in ``words``: the page's script
+(``assets/cards.js``) and `card_html`, which JupyterLab shows, say the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from rkcnn_lib.pages.cards import CARDS
-from rkcnn_lib.pages.cards.reader import FILL_GROUP, MINED_GROUP, Card, Context, Pairs, Reader
+from rkcnn_lib.pages import CARDS, blocks
+from rkcnn_lib.pages.latents import FILL_GROUP, MINED_GROUP, Card, Context, Pairs, Reader
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.studies.tokens import readable, token_text
 from rkcnn_lib.vocabulary import MINED, UNMINED
 
-FORMAT = 1
+FORMAT = 2
 ARMS = (MINED, UNMINED)  # whose latents get cards; both are in every comparison
 SEED = 0
 LEVELS = 100  # an activation is told in hundredths of its latent's largest
 FEATURED = (0.25, 0.5, 0.75, 0.9)  # of the firing rates of a group's live latents: the cards that are shown first
-SHADE = "242, 108, 13"  # of an active token
-STRONGEST = 0.5  # its opacity at most: text in either page colour stands out on that
+STRONGEST = 0.5  # opacity of an active token's shade at most: text in either page colour stands out on that
 COLUMNS = ["arm", "group", "latent", "rate", "cosine", "card"]
 WORDS = {
     "alive": "Alive at both ends of training. Whether it fell silent in between is not recorded.",
@@ -86,18 +84,18 @@ def as_record(cards: list[Card], reader: Reader) -> dict[str, Any]:
     latents = {arm: len(reader.rates(arm, SEED)) for arm in dict.fromkeys(card.arm for card in cards)}
     # the chance level of the nearest of as many directions as an SAE has, and as were mined
     counts = {"near": max(latents.values(), default=0), "mined": reader.n_mined(MINED, SEED)}
+    levels = {name: reader.chance(count) for name, count in counts.items() if count}
+    chance = {name: f"chance {mean:.2f}, 95 % point {upper:.2f}" for name, (mean, upper) in levels.items()}
     return {
         "format": FORMAT,
         "steps": reader.steps,
-        "rows": {"counted": reader.counted, "searched": len(reader.rows)},
         "latents": latents,
-        "chance": {name: [round(x, 3) for x in reader.chance(count)] for name, count in counts.items() if count},
         "featured": featured(cards),
         "between": "" if any(text[:1].isspace() for text in texts) else " ",
         "words": WORDS if reader.lm is not None else WORDS | {"no contexts": NO_TOKENS},
         "vocabulary": [readable(text) for text in texts],
         "text": [place[token] for token in tokens.tolist()],
-        "cards": [_card_record(card, rows, place) for card in cards],
+        "cards": [_card_record(card, facts_of(card, reader, chance), rows, place) for card in cards],
     }
 
 
@@ -111,16 +109,14 @@ def featured(cards: list[Card]) -> list[str]:
     return chosen
 
 
-def _card_record(card: Card, rows: np.ndarray, place: dict[int, int]) -> dict[str, Any]:
+def _card_record(card: Card, facts: list[str], rows: np.ndarray, place: dict[int, int]) -> dict[str, Any]:
     def effects(pairs: Pairs) -> list[list[Any]]:
         return [[place[token], _rounded(value)] for token, value in pairs]
 
     return {
         "id": card.name, "arm": card.arm, "seed": card.seed, "latent": card.latent, "group": card.group,
-        "rate": _rounded(card.rate), "before": _rounded(card.rate_before), "largest": _rounded(card.largest),
-        "life": life(card), "moved": [round(cosine, 3) for cosine in card.moved],
-        "near": [[seed, latent, round(cosine, 3)] for seed, latent, cosine in card.near],
-        "mined": None if card.mined is None else [card.mined[0], round(card.mined[1], 3)],
+        "rate": _rounded(card.rate), "largest": _rounded(card.largest), "facts": facts,
+        "moved": [round(cosine, 3) for cosine in card.moved],
         "raised": effects(card.raised), "lowered": effects(card.lowered),
         "examples": [_example_record(context, card.largest, rows) for context in card.contexts],
     }  # fmt: skip
@@ -132,6 +128,27 @@ def _example_record(context: Context, largest: float, rows: np.ndarray) -> list[
     active = [int(x) for i in np.flatnonzero(levels) for x in (i, levels[i])]
     start = int(np.searchsorted(rows, context.rows[0]))
     return [round(100 * context.quantile), start, len(context.rows), context.peak, active]
+
+
+def facts_of(card: Card, reader: Reader, chance: dict[str, str]) -> list[str]:
+    """Return what is measured of a latent, a sentence each; ``chance`` is the level of each nearest cosine in words."""
+    rate, before = (f"{100 * value:.3g} %" if value else "none" for value in (card.rate, card.rate_before))
+    path = ", ".join(f"{cosine:.2f} (step {step})" for step, cosine in zip(reader.steps, card.moved, strict=True))
+    lines = [
+        f"Fires on {rate} of {reader.counted:,} held-out tokens; before training on {before}. {WORDS[life(card)]}",
+        f"Cosine of its decoder row with its start: {path}.",
+    ]
+    if card.near:
+        near = ", ".join(f"seed {seed}: latent {latent} ({_signed(cosine)})" for seed, latent, cosine in card.near)
+        lines.append(f"Nearest live latents of other seeds: {near}; {chance['near']}.")
+    if card.mined:
+        number, cosine = card.mined
+        lines.append(f"Nearest mined direction: number {number} ({_signed(cosine)}; {chance['mined']}).")
+    return lines
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def life(card: Card) -> str:
@@ -149,11 +166,8 @@ def title(book: Book) -> str:
     """Return the finding of the latent map."""
     names = {MINED_GROUP: "mined latents", FILL_GROUP: "fill", UNMINED: "the random arm"}
     medians = book.table[book.table["rate"] > 0].groupby("group")["cosine"].median()
-    told = [f"{name} {medians[group]:.2f}" for group, name in names.items() if group in medians]
-    return f"Median cosine of live latents with their start: {', '.join(told)}" if told else "No latent fires"
-
-
-# ------------------------------------------------------------------- as HTML: all text from data is escaped
+    findings = [f"{name} {medians[group]:.2f}" for group, name in names.items() if group in medians]
+    return f"Median cosine of live latents with their start: {', '.join(findings)}" if findings else "No latent fires"
 
 
 def show(book: Book) -> None:
@@ -164,57 +178,22 @@ def show(book: Book) -> None:
 
 
 def card_html(record: dict[str, Any], card: dict[str, Any]) -> str:
-    """Return one card of a record as HTML."""
-    name = f"{card['arm']}, seed {card['seed']}, latent {card['latent']}"
-    group = "" if card["group"] == card["arm"] else f" ({card['group']})"
-    facts = "".join(f"<li>{escape(line)}</li>" for line in facts_of(record, card))
-    examples = "".join(f"<li>{_example(record, card, example)}</li>" for example in card["examples"])
-    nowhere = "" if examples else f"<p>{escape(record['words']['no contexts'])}</p>"
-    return (
-        f'<div class="feature-card" style="line-height: 1.5"><p><b>{escape(name)}</b>{escape(group)}</p>'
-        f"<ul>{facts}</ul><ol>{examples}</ol>{nowhere}{_effects(record, card)}</div>"
-    )
+    """Return one card of a record as HTML; all text from data is escaped."""
+    examples = [_example(record, card, example) for example in card["examples"]]
+    return blocks().card(card, examples, record)
 
 
-def facts_of(record: dict[str, Any], card: dict[str, Any]) -> list[str]:
-    """Return what is measured of a latent, a sentence each."""
-    chance = {name: f"chance {mean:.2f}, 95 % point {upper:.2f}" for name, (mean, upper) in record["chance"].items()}
-    rate, before = (f"{100 * card[name]:.3g} %" if card[name] else "none" for name in ("rate", "before"))
-    path = ", ".join(f"{cosine:.2f} (step {step})" for step, cosine in zip(record["steps"], card["moved"], strict=True))
-    lines = [
-        f"Fires on {rate} of {record['rows']['counted']:,} held-out tokens; before training on {before}. "
-        + record["words"][card["life"]],
-        f"Cosine of its decoder row with its start: {path}.",
-    ]
-    if card["near"]:
-        near = ", ".join(f"seed {seed}: latent {latent} ({cosine:+.2f})" for seed, latent, cosine in card["near"])
-        lines.append(f"Nearest live latents of other seeds: {near}; {chance['near']}.")
-    if card["mined"]:
-        number, cosine = card["mined"]
-        lines.append(f"Nearest mined direction: number {number} ({cosine:+.2f}; {chance['mined']}).")
-    return lines
-
-
-def _example(record: dict[str, Any], card: dict[str, Any], example: list[Any]) -> str:
+def _example(record: dict[str, Any], card: dict[str, Any], example: list[Any]) -> tuple[str, list[tuple[Any, ...]]]:
+    """Where in the quantiles, and of each token its text, its shade, whether it counts and its activation."""
     quantile, start, length, peak, active = example
     levels = dict(zip(active[::2], active[1::2], strict=True))
-    shown = []
-    for i, word in enumerate(record["text"][start : start + length]):
-        style, hover = "unicode-bidi: isolate;" + (" border-bottom: 2px solid;" if i == peak else ""), ""
-        if level := levels.get(i):
-            style += f" background: rgba({SHADE}, {STRONGEST * level / LEVELS:.2f});"
-            hover = f' title="activation {card["largest"] * level / LEVELS:.3g}"'
-        shown.append(f'<span style="{style}"{hover}>{escape(record["vocabulary"][word])}</span>')
+
+    def activation(i: int) -> str:
+        return f"{card['largest'] * levels[i] / LEVELS:.3g}" if i in levels else ""
+
+    tokens = [
+        (record["vocabulary"][word], f"{STRONGEST * levels.get(i, 0) / LEVELS:.2f}", i == peak, activation(i))
+        for i, word in enumerate(record["text"][start : start + length])
+    ]
     where = "largest" if quantile == 100 else f"{quantile} % quantile"
-    height = card["largest"] * levels.get(peak, 0) / LEVELS
-    return f"<small>{where}, {height:.3g}:</small> {record['between'].join(shown)}"
-
-
-def _effects(record: dict[str, Any], card: dict[str, Any]) -> str:
-    if not card["raised"]:
-        return ""
-    raised, lowered = (
-        ", ".join(f"<code>{escape(record['vocabulary'][token])}</code> {value:+.2f}" for token, value in card[name])
-        for name in ("raised", "lowered")
-    )
-    return f"<p>Raises {raised}; lowers {lowered}. <small>{escape(record['words']['effects'])}</small></p>"
+    return f"{where}, {activation(peak) or 0}", tokens
