@@ -121,16 +121,6 @@ def logit_share(logits: Tensor, frequencies: Sequence[int]) -> float:
     return float((by_difference @ cosines).square().sum() * 2 / p**3 / L.square().sum())
 
 
-def restricted_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
-    """Keep of each logit, as a function of all pairs, its mean and its waves in a + b at the frequencies."""
-    return logits.double().mean(0) + _along_sums(logits, frequencies)
-
-
-def excluded_logits(logits: Tensor, frequencies: Sequence[int]) -> Tensor:
-    """Take from each logit, as a function of all pairs, its waves in a + b at the frequencies."""
-    return logits.double() - _along_sums(logits, frequencies)
-
-
 def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor | None = None) -> dict[str, float]:
     """Return cross-entropy in nats with all, only, and none of the key frequencies' waves in a + b.
 
@@ -143,11 +133,8 @@ def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor |
     p = _modulus(logits)
     right = _sums(p, logits.device)
     counted = _counted(counted, right)
-    versions = {
-        "full": logits.double(),
-        "restricted": restricted_logits(logits, frequencies),
-        "excluded": excluded_logits(logits, frequencies),
-    }
+    full, turning = logits.double(), _along_sums(logits, frequencies)
+    versions = {"full": full, "restricted": full.mean(0) + turning, "excluded": full - turning}
     losses = {name: F.cross_entropy(L[counted], right[counted]).item() for name, L in versions.items()}
     return losses | {"uniform": float(np.log(p))}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rkcnn_lib.measure.fourier import waves
 from rkcnn_lib.measure.recovery import Chance, covariance_factor, random_directions
-from rkcnn_lib.tensors import as_matrix, chance_level, scaled, unit_rows
+from rkcnn_lib.tensors import as_matrix, scaled, unit_rows
 
 
 class Planes(NamedTuple):
@@ -92,7 +92,7 @@ def energy_chance(
         D = torch.from_numpy(random_directions(rng, n, d, factor))
         best = plane_energy(D, planes).amax(1)
         drawn.append([float(best.mean()), float(span_energy(D, planes).mean()), float(best.max())])
-    return EnergyChance(*(Chance(float(mean), float(upper)) for mean, upper in zip(*chance_level(drawn), strict=True)))
+    return EnergyChance(*(Chance.of(draws) for draws in zip(*drawn, strict=True)))
 
 
 class LatentFit(NamedTuple):

@@ -62,7 +62,7 @@ def k_sparse_probing(
     (Z_train, Z_test), (y_train, y_test) = _codes(Z_train, Z_test), _both_labels(y_train, y_test)
     _check_rows(Z_train, y_train, Z_test, y_test)
     ks = tuple(whole("ks", k, 1, Z_train.shape[1]) for k in ks)
-    rng, n_permutations = np.random.default_rng(random_state), whole("n_permutations", n_permutations)
+    rng, n_permutations = _generator(random_state), whole("n_permutations", n_permutations)
 
     def scores(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         latents = _by_mean_difference(Z_train, labels)[: max(ks)]
@@ -157,10 +157,13 @@ def splitting_and_absorption(
         raise ValueError("the dense probe tells the parent on no test token: there is nothing to absorb")
     missed = right[~(Z_test[right][:, main] > 0).any(1)]
     along, cosines = W_dec @ u, unit_rows(W_dec, "W_dec").numpy() @ u
-    options = {"least_cosine": least_cosine, "least_share": least_share}
+    options = {
+        "least_cosine": number("least_cosine", least_cosine, "[-1, 1]"),
+        "least_share": number("least_share", least_share, "[0, 1]"),
+    }
     carriers = _carriers(Z_test[missed], along, cosines, main, **options)
     others = np.setdiff1d(np.arange(len(W_dec)), main)
-    rng, draws = np.random.default_rng(random_state), []
+    rng, draws = _generator(random_state), []
     for _ in range(n_permutations):
         order = np.arange(len(W_dec))
         order[others] = rng.permutation(others)
@@ -211,13 +214,17 @@ def detection(
         return label, _f1_table(fires_test, test)[np.arange(len(label)), label]
 
     label, f1 = rules(y_train, y_test)
-    rng = np.random.default_rng(random_state)
+    rng, n_permutations = _generator(random_state), whole("n_permutations", n_permutations)
     shuffled = (rules(rng.permutation(y_train), rng.permutation(y_test))[1] for _ in range(n_permutations))
     chance = Chance.of([float(drawn[live].mean()) for drawn in shuffled])
     dead = np.ones(len(label), dtype=bool)
     dead[live] = False
     label[dead], f1[dead] = -1, np.nan
     return Detection(label, f1, float(f1[live].mean()), chance)
+
+
+def _generator(random_state: int) -> np.random.Generator:
+    return np.random.default_rng(whole("random_state", random_state, 0))
 
 
 def _codes(train: Any, test: Any, name: str = "Z") -> tuple[np.ndarray, np.ndarray]:

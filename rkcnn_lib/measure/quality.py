@@ -6,8 +6,8 @@ Everything streams in float64 over held-out rows, x and x_hat from the same rows
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rkcnn_lib.measure.splice import splice_losses
 from rkcnn_lib.measure.variance import Moments
-from rkcnn_lib.tensors import as_matrix, whole
+from rkcnn_lib.tensors import as_matrix, number, whole
 
 N_CURVE_POINTS = 50
 DENSE = 0.1  # a latent that fires on a larger share of tokens is dense
@@ -152,9 +152,54 @@ def _batches(X: Any, batch_size: int, split: str) -> Iterator[Tensor]:
         yield from as_matrix(X, least=0).split(batch_size)
     elif hasattr(X, "batches") and hasattr(X, "rows"):
         yield from X.batches(min(batch_size, len(X.rows(split))), split=split, epochs=1)
-    elif hasattr(X, "matrix"):
-        yield from _batches(X.matrix(split), batch_size, split)
     elif isinstance(X, Iterable):
         yield from (as_matrix(batch, "a batch of X") for batch in X)
     else:
         raise ValueError(f"X is a {type(X).__name__}; give a tensor (n, d_in), batches, or an activation store")
+
+
+class TokensToQuality(NamedTuple):
+    """Tokens at which an arm reaches what random starts reach at full budget, as a share of that budget."""
+
+    ratio: float
+    """Below 1: the arm is cheaper. Where ``bound`` is not "=" this is the limit to which the budgets tell."""
+    bound: str
+    """"=" between two budgets; "<=" already reached at the smallest one; ">" not reached at the largest."""
+
+
+def tokens_to_quality(
+    curve_arm: Mapping[int, float],
+    curve_random: Mapping[int, float],
+    *,
+    mining_tokens: float = 0.0,
+    lower_is_better: bool = False,
+) -> TokensToQuality:
+    """Compare how many tokens an arm needs for the quality that the random arm has at full budget.
+
+    ``curve_arm`` and ``curve_random`` are {tokens: value}: separate runs at 1/8, 1/4, 1/2 and 1 of the budget, each
+    with a learning rate that decays to its own end; an intermediate value of one long run, whose rate is still high,
+    would not do. Between the first budget that reaches the value and the one before, the value is taken as linear in
+    the logarithm of tokens; beyond the budgets nothing is extrapolated. ``mining_tokens`` is what mining cost, its
+    seconds times the tokens that training sees in a second, and is added to the arm's. ValueError for fewer than two
+    budgets, arms of different full budgets, or values that are not finite.
+    """
+    if len(curve_arm) < 2 or min([*curve_arm, *curve_random], default=0) <= 0:
+        raise ValueError(f"at least two budgets above 0 are needed, got {sorted(curve_arm)} and {sorted(curve_random)}")
+    full = max(curve_random)
+    if max(curve_arm) != full:
+        raise ValueError(f"the full budgets differ: {max(curve_arm)} tokens against {full}")
+    number("mining_tokens", mining_tokens, "[0, inf)")
+    sign, budgets = (-1 if lower_is_better else 1), sorted(curve_arm)
+    if not all(map(math.isfinite, [*curve_arm.values(), *curve_random.values()])):
+        raise ValueError("all values of both curves must be finite")
+    short = [sign * (curve_random[full] - curve_arm[budget]) for budget in budgets]  # of the value; reached at 0
+    first = next((i for i, by in enumerate(short) if by <= 0), None)
+    if first is None:
+        tokens, bound = float(full), ">"
+    elif first == 0:
+        tokens, bound = float(budgets[0]), "<="
+    else:
+        before, after = short[first - 1], short[first]
+        part = before / (before - after)
+        tokens, bound = budgets[first - 1] * (budgets[first] / budgets[first - 1]) ** part, "="
+    return TokensToQuality((tokens + mining_tokens) / full, bound)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rkcnn_lib.measure.recovery import Chance, chance, match, random_directions
+from rkcnn_lib.measure.recovery import Chance, match, random_directions
 from rkcnn_lib.measure.subspaces import orthonormal_basis
 from rkcnn_lib.tensors import as_matrix, bool_mask, check_widths, number, unit_rows, whole
 
@@ -90,7 +90,7 @@ def whitened_agreement(
     whitening = vectors[:, kept] / values[kept].sqrt()
     rows = [unit_rows(decoder, f"decoders[{i}]", 1) @ whitening for i, decoder in enumerate(decoders)]
     n_live, d_sae = [len(r) for r in _live_rows(rows, live)], len(rows[0])
-    rng, drawn = np.random.default_rng(random_state), []
+    rng, drawn = np.random.default_rng(whole("random_state", random_state, 0)), []
     for _ in range(whole("n_draws", n_draws)):
         random = [torch.from_numpy(random_directions(rng, n, whitening.shape[1])) for n in n_live]
         drawn.append(_agreement(random, d_sae))
@@ -110,39 +110,17 @@ def shared_latents(saes: Sequence[Any], threshold: float = 0.7, live: Sequence[M
     Decoders are matched one to one, encoders separately; a latent is shared when both matches give it the same partner
     and both cosines reach `threshold` (Paulo & Belrose 2025, arXiv:2501.16615). Averaged over pairs of seeds, as a
     share of d_sae (so dead latents count as not shared). `saes` are any two or more objects with ``W_dec`` (d_sae, d)
-    and ``W_enc`` (d, d_sae).
+    and ``W_enc`` (d, d_sae). Chance is ``chance("recovery_rate", ..., threshold=threshold)``: as if encoders were tied,
+    the generous case, in which both always name the same partner.
     """
     number("threshold", threshold, "(0, 1]")
     decoders = _live_rows([sae.W_dec for sae in saes], live)
     encoders = _live_rows([sae.W_enc.T for sae in saes], live, "encoders")
-    d_sae = saes[0].W_dec.shape[0]
-    pairs = list(combinations(range(len(saes)), 2))
-    shares = [
-        len(_partners(decoders[i], decoders[j], threshold) & _partners(encoders[i], encoders[j], threshold)) / d_sae
-        for i, j in pairs
-    ]
+    shares = []
+    for i, j in combinations(range(len(saes)), 2):
+        named = [_partners(rows[i], rows[j], threshold) for rows in (decoders, encoders)]
+        shares.append(((named[0] == named[1]) & (named[0] >= 0)).sum() / saes[0].W_dec.shape[0])
     return float(np.mean(shares))
-
-
-def shared_latents_chance(
-    n_latents: int,
-    d: int,
-    threshold: float = 0.7,
-    n_draws: int = 20,
-    random_state: int = 0,
-    spread: Matrix | None = None,
-) -> Chance:
-    """`shared_latents` between two random unit dictionaries with tied encoders, simulated; `spread` as in `chance`.
-
-    Tied is the generous case: encoder and decoder then always agree about the partner.
-    """
-
-    number("threshold", threshold, "(0, 1]")
-
-    def shared(a: Matrix, b: Matrix) -> float:
-        return len(_partners(torch.from_numpy(a), torch.from_numpy(b), threshold)) / n_latents
-
-    return chance(shared, n_latents, n_latents, d, n_draws=n_draws, random_state=random_state, spread=spread)
 
 
 def subspace_overlap(a: Matrix, b: Matrix) -> float:
@@ -181,16 +159,14 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def _partners(a: Tensor, b: Tensor, threshold: float) -> set[tuple[int, int]]:
-    """Matched pairs (row of a, row of b) whose cosine reaches `threshold`."""
-    if not len(a) or not len(b):
-        return set()
-    matching = match(a, b)
-    return {
-        (int(i), int(j))
-        for i, j, cosine in zip(matching.rows, matching.columns, matching.cosines, strict=True)
-        if cosine >= threshold
-    }
+def _partners(a: Tensor, b: Tensor, threshold: float) -> np.ndarray:
+    """(n_a,) the row of b matched to each row of a, -1 where there is none or the cosine is below `threshold`."""
+    partner = np.full(len(a), -1)
+    if len(a) and len(b):
+        matching = match(a, b)
+        near = matching.cosines >= threshold
+        partner[matching.rows[near]] = matching.columns[near]
+    return partner
 
 
 def jackknife_pairs(matrix: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ import torch
 
 from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
 from rkcnn_lib.measure.recovery import EXACT_UP_TO, Chance, covariance_factor
-from rkcnn_lib.measure.stability import bootstrap_pairs, jackknife_pairs, shared_latents_chance
+from rkcnn_lib.measure.stability import bootstrap_pairs, jackknife_pairs
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
@@ -205,7 +205,7 @@ def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chan
     n, d = max(1, min(int(seed.live.sum()) for seed in seeds)), seeds[0].decoder.shape[1]
     n_draws = 20 if n <= 256 else 10 if n <= 1024 else 2  # many latents: costly, and hardly any spread
     if measure == SHARED:
-        return shared_latents_chance(n, d, n_draws=n_draws, spread=spread)
+        return chance("recovery_rate", n, n, d, n_draws=n_draws, spread=spread, threshold=0.7)
     if measure == SPAN:
         return chance(subspace_overlap, _rank(d), _rank(d), d, n_draws=n_draws, spread=spread)
     if measure == OLDER:

@@ -27,8 +27,9 @@ from rkcnn_lib.measure import (
 )
 from rkcnn_lib.measure.fourier import fourier_losses
 from rkcnn_lib.measure.fourier_planes import Planes, plane_energy, span_energy
+from rkcnn_lib.measure.probing import detection, k_sparse_probing
 from rkcnn_lib.measure.recovery import match
-from rkcnn_lib.measure.stability import bootstrap_pairs, shared_latents_chance
+from rkcnn_lib.measure.stability import bootstrap_pairs, whitened_agreement
 from rkcnn_lib.measure.subspaces import captured_variance, leading_basis, orthonormal_basis, random_basis_of_variance
 from rkcnn_lib.sae import SAE, SAEConfig
 from tests.odd_inputs import assert_refused, forms, no_matrices
@@ -38,6 +39,7 @@ A = np.round(20 * RNG.standard_normal((12, 6)))
 B = np.round(20 * RNG.standard_normal((12, 6)))
 PLANES = Planes([1], torch.eye(6)[None, :2].double(), torch.ones(1))
 READER = SAE(SAEConfig(6, 8, k=3))
+CODES = np.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
 SEEDS = [SimpleNamespace(W_dec=torch.tensor(A), W_enc=torch.tensor(A.T)) for _ in range(2)]
 
 # {what: (the call, its argument, whether lengths of rows do not matter)}
@@ -161,7 +163,9 @@ def test_other_masks_are_masks_too() -> None:
 def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
     for call in (
         lambda: chance("mmcs", 2, 2, 3, 5, seed),
-        lambda: shared_latents_chance(4, 3, random_state=seed),
+        lambda: whitened_agreement([A, A], np.eye(A.shape[1]), random_state=seed),
+        lambda: detection(CODES, CODES > 0, CODES, CODES > 0, random_state=seed),
+        lambda: k_sparse_probing(CODES, CODES > 0, CODES, CODES > 0, (1,), random_state=seed),
         lambda: bootstrap_pairs(np.eye(4), random_state=seed),
     ):
         assert_refused(call, "random_state", repr(seed))
@@ -174,7 +178,9 @@ def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
           for name in ("n_a", "n_b", "d", "n_draws") for bad in (0, 2.5, "2", None, True)],
         *[("threshold", lambda bad=bad: recovery_rate(A, B, bad)) for bad in (90, float("nan"), "0.9", None)],
         *[("threshold", lambda bad=bad: shared_latents(SEEDS, bad)) for bad in (0, 1.5, float("nan"), "0.9")],
-        *[("threshold", lambda bad=bad: shared_latents_chance(4, 3, bad)) for bad in (0, 1.5, float("nan"))],
+        *[("n_draws", lambda bad=bad: whitened_agreement([A, A], np.eye(A.shape[1]), n_draws=bad)) for bad in (0, 2.5)],
+        *[("n_permutations", lambda bad=bad: detection(CODES, CODES > 0, CODES, CODES > 0, n_permutations=bad))
+          for bad in (0, 2.5)],
         *[("ks", lambda bad=bad: frozen_dictionary_ev(A, B, bad)) for bad in ((), (0,), (2.5,), (True,))],
         *[("bias", lambda bad=bad: frozen_dictionary_ev(A, B, (2,), bad)) for bad in (A, A[0, :3], A[0] * np.nan, "a")],
         *[("batch_size", lambda bad=bad: frozen_dictionary_ev(A, B, batch_size=bad)) for bad in (0, 2.5)],

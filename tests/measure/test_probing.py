@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 
 from rkcnn_lib.measure import probing
 from rkcnn_lib.measure.probing import detection, k_sparse_probing, splitting_and_absorption
+from rkcnn_lib.sae import SAE, SAEConfig
 
 D, N_LABELS, N_CHILDREN, PARENT = 24, 8, 4, 4  # labels 0 to 3 are the children of label 4, 5 to 7 stand alone
 DIRECTIONS = np.linalg.qr(np.random.default_rng(7).normal(size=(D, D)))[0][:N_LABELS]
@@ -27,7 +28,13 @@ def world(n: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def codes(X: np.ndarray, directions: np.ndarray = DIRECTIONS) -> np.ndarray:
-    return np.maximum(X @ directions.T - 0.4, 0)
+    """Codes of an SAE with these decoder rows, tied."""
+    sae = SAE(SAEConfig(D, len(directions), "relu", l1=0.0))
+    with torch.no_grad():
+        sae.W_dec.copy_(torch.tensor(directions))
+        sae.W_enc.copy_(sae.W_dec.T)
+        sae.b_enc.fill_(-0.4)
+        return sae.encode(torch.tensor(X, dtype=torch.float32)).numpy()
 
 
 def random_directions(seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from transformer_lens import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rkcnn_lib.measure import splice
-from rkcnn_lib.measure.quality import quality
+from rkcnn_lib.measure.quality import quality, tokens_to_quality
 from rkcnn_lib.measure.variance import explained_variance, frozen_dictionary_ev
 from rkcnn_lib.sae import SAE, SAEConfig
 
@@ -439,3 +439,50 @@ def test_copies_of_a_direction_and_more_steps_than_directions_do_no_harm():
 def test_pursuit_refuses_bad_input(arguments, named):
     with pytest.raises(ValueError, match=named):
         frozen_dictionary_ev(**({"X": rows(20), "D": torch.eye(D)} | arguments))
+
+
+# --- tokens to quality ---------------------------------------------------------------------------------------------
+
+
+BUDGETS = (1000, 2000, 4000, 8000)
+
+
+def curve(*values: float) -> dict[int, float]:
+    return dict(zip(BUDGETS, values, strict=True))
+
+
+def test_tokens_to_quality_are_found_between_budgets_on_a_logarithmic_scale():
+    random = curve(0.5, 0.6, 0.7, 0.8)  # linear in log tokens
+    twice_as_fast = {n: 0.5 + 0.1 * math.log2(2 * n / 1000) for n in BUDGETS}
+    assert tokens_to_quality(twice_as_fast, random) == (pytest.approx(0.5), "=")
+    between = {n: 0.5 + 0.1 * math.log2(3 * n / 1000) for n in BUDGETS}
+    assert tokens_to_quality(between, random) == (pytest.approx(1 / 3), "=")
+    assert tokens_to_quality(random, random) == (pytest.approx(1.0), "=")
+    losses = [{n: -value for n, value in arm.items()} for arm in (between, random)]
+    assert tokens_to_quality(*losses, lower_is_better=True) == (pytest.approx(1 / 3), "=")
+
+
+def test_tokens_to_quality_are_never_extrapolated():
+    random = curve(0.5, 0.6, 0.7, 0.8)
+    assert tokens_to_quality(curve(0.5, 0.6, 0.7, 0.79), random) == (1.0, ">")
+    assert tokens_to_quality(curve(0.85, 0.86, 0.87, 0.88), random) == (1 / 8, "<=")
+    assert tokens_to_quality(curve(0.7, 0.9, 0.75, 0.9), random).ratio < 2 / 8, "the first crossing counts"
+
+
+def test_mining_is_paid_for_in_tokens():
+    random, fast = curve(0.5, 0.6, 0.7, 0.8), curve(0.6, 0.7, 0.8, 0.9)
+    assert tokens_to_quality(fast, random, mining_tokens=2000) == (pytest.approx(0.5 + 0.25), "=")
+    assert tokens_to_quality(curve(0.1, 0.1, 0.1, 0.1), random, mining_tokens=800) == (pytest.approx(1.1), ">")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tokens_to_quality({8000: 0.8}, curve(0.5, 0.6, 0.7, 0.8)), "two budgets"),
+        (lambda: tokens_to_quality({1000: 0.5, 4000: 0.8}, {1000: 0.5, 8000: 0.8}), "full budgets differ"),
+        (lambda: tokens_to_quality(curve(0.1, 0.2, 0.3, math.nan), curve(0.5, 0.6, 0.7, 0.8)), "finite"),
+    ],
+)
+def test_curves_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -12,7 +12,6 @@ from rkcnn_lib.measure.stability import (
     pw_mcc,
     pw_mcc_total,
     shared_latents,
-    shared_latents_chance,
     subspace_overlap,
     whitened_agreement,
 )
@@ -146,10 +145,10 @@ def test_shared_latents_need_encoder_and_decoder_to_agree():
 
 def test_random_saes_share_nothing_and_chance_says_so():
     assert shared_latents([sae_with(dictionary(64, 32, 0)), sae_with(dictionary(64, 32, 1))]) < 0.1
-    chance = shared_latents_chance(64, 32, n_draws=20)
-    assert 0 <= chance.mean <= chance.upper < 0.1
+    level = chance("recovery_rate", 64, 64, 32, n_draws=20, threshold=0.7)
+    assert 0 <= level.mean <= level.upper < 0.1
     # in few dimensions agreement comes by itself
-    assert shared_latents_chance(64, 3, n_draws=20).mean > 0.8
+    assert chance("recovery_rate", 64, 64, 3, n_draws=20, threshold=0.7).mean > 0.8
 
 
 @pytest.mark.parametrize("metric", [pw_mcc, pw_mcc_total, pw_max_cosine])

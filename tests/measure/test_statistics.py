@@ -19,7 +19,6 @@ from rkcnn_lib.measure.statistics import (
     paired_interval,
     seed_document_interval,
     sign_flip_p,
-    tokens_to_quality,
 )
 
 
@@ -211,37 +210,6 @@ def test_hypothesis_needs_every_contrast_and_falls_with_one():
     assert hypothesis_verdict([no, few]) == "inconclusive"
 
 
-BUDGETS = (1000, 2000, 4000, 8000)
-
-
-def curve(*values: float) -> dict[int, float]:
-    return dict(zip(BUDGETS, values, strict=True))
-
-
-def test_tokens_to_quality_are_found_between_budgets_on_a_logarithmic_scale():
-    random = curve(0.5, 0.6, 0.7, 0.8)  # linear in log tokens
-    twice_as_fast = {n: 0.5 + 0.1 * math.log2(2 * n / 1000) for n in BUDGETS}
-    assert tokens_to_quality(twice_as_fast, random) == (pytest.approx(0.5), "=")
-    between = {n: 0.5 + 0.1 * math.log2(3 * n / 1000) for n in BUDGETS}
-    assert tokens_to_quality(between, random) == (pytest.approx(1 / 3), "=")
-    assert tokens_to_quality(random, random) == (pytest.approx(1.0), "=")
-    losses = [{n: -value for n, value in arm.items()} for arm in (between, random)]
-    assert tokens_to_quality(*losses, lower_is_better=True) == (pytest.approx(1 / 3), "=")
-
-
-def test_tokens_to_quality_are_never_extrapolated():
-    random = curve(0.5, 0.6, 0.7, 0.8)
-    assert tokens_to_quality(curve(0.5, 0.6, 0.7, 0.79), random) == (1.0, ">")
-    assert tokens_to_quality(curve(0.85, 0.86, 0.87, 0.88), random) == (1 / 8, "<=")
-    assert tokens_to_quality(curve(0.7, 0.9, 0.75, 0.9), random).ratio < 2 / 8, "the first crossing counts"
-
-
-def test_mining_is_paid_for_in_tokens():
-    random, fast = curve(0.5, 0.6, 0.7, 0.8), curve(0.6, 0.7, 0.8, 0.9)
-    assert tokens_to_quality(fast, random, mining_tokens=2000) == (pytest.approx(0.5 + 0.25), "=")
-    assert tokens_to_quality(curve(0.1, 0.1, 0.1, 0.1), random, mining_tokens=800) == (pytest.approx(1.1), ">")
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -250,9 +218,6 @@ def test_mining_is_paid_for_in_tokens():
         (lambda: mean_interval([1.0, 2.0], level=95), "level"),
         (lambda: seed_document_interval([0.1, 0.2]), "n_seeds, n_documents"),
         (lambda: seed_document_interval([[0.1, math.nan]] * 2), "finite"),
-        (lambda: tokens_to_quality({8000: 0.8}, curve(0.5, 0.6, 0.7, 0.8)), "two budgets"),
-        (lambda: tokens_to_quality({1000: 0.5, 4000: 0.8}, {1000: 0.5, 8000: 0.8}), "full budgets differ"),
-        (lambda: tokens_to_quality(curve(0.1, 0.2, 0.3, math.nan), curve(0.5, 0.6, 0.7, 0.8)), "finite"),
         (lambda: holm([0.1, 1.2]), "p-values"),
         (lambda: one(shift(0.1), delta=-1.0), "delta"),
         (lambda: one({"a": {0: 1.0}}, delta=0.0), "no values for arm 'b'"),
