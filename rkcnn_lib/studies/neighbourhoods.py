@@ -83,7 +83,8 @@ def neighbourhoods_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.Data
     X, types, rng = sample(task, p, seed)
     d, table = X.shape[1], []
     in_use = subset_size(p, d)
-    for size in dict.fromkeys([in_use, *(size for size in sorted(p.curve_sizes) if size < d)]):
+    sizes = sorted({size for size in p.curve_sizes if size < d} | {d // 2})  # half of them is what the gate allows
+    for size in dict.fromkeys([in_use, *sizes]):
         looked = look(X, p, size, seed, rng)
         chosen = choose(looked.scores, p.n_directions, np.random.default_rng(seed))
         table += _purities(looked.rows, looked.anchors, types, chosen, p, rng, size=size, in_use=size == in_use)

@@ -68,6 +68,7 @@ def make_all(root):
     spaces = [toy.train_space(p.n_features, p.n_hidden, p.n_active, p.toy_steps, seed) for seed in range(2)]
     toy.mine_all(spaces, run)
     toy.from_noise(spaces[0], run)
+    toy.seed_scores(spaces, run)
     curves.curves(run)
     seed_study.seed_study(n_seeds=1, steps=50)
     run = SimpleNamespace(p=resolve("02_probe_validation", PROBE), device="cpu")

@@ -354,3 +354,25 @@ def test_winning_subsets_point_at_their_anchor_s_feature_and_those_of_noise_do_n
     assert abs(random[random["group"] == "top"]["value"].mean()) < 0.3
     for _, arrows in neighbourhoods.angles(real).values():
         np.testing.assert_allclose(np.linalg.norm(arrows, axis=1), 1, atol=1e-6)
+
+
+def planted_space():
+    """Twelve one-sided features in six dimensions, two active at a time."""
+    W = torch.nn.functional.normalize(torch.randn(12, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    return toy.Space(W, 2)
+
+
+def test_scores_of_the_first_implementation_lie_beyond_their_null_where_features_are_and_at_it_in_their_controls():
+    def beyond(control):
+        p = resolve("01_toy_superposition", {"control": control, "n_hidden": 6})
+        return pd.concat([toy.scores_of_space(planted_space(), p, seed) for seed in range(3)])
+
+    tables = {control: beyond(control) for control in ("none", "permuted", "gaussian")}
+    shares = {control: table.groupby("miner")["value"].mean() for control, table in tables.items()}
+    assert (shares["none"][["separation", "knn_label_consistency"]] > 0.5).all()
+    assert (shares["permuted"][["separation", "knn_label_consistency"]] < 0.25).all()
+    assert (shares["gaussian"][["kurtosis", "coordinate_kurtosis"]] < 0.25).all()
+    shown = toy.seed_score_table(tables["none"])
+    assert list(shown.index.get_level_values("score")) == list(toy.SEED_SCORES) and (shown["spread"] > 0).all()
+    assert np.allclose(tables["none"]["chance_mean"], 0.05, atol=0.01), "the null held against itself"
+    assert "chance 5 %" in toy.seed_score_title(tables["none"])
