@@ -35,7 +35,7 @@ from rkcnn_lib.files import (
 # the same inputs: units made before are then computed again, and no others.
 VERSIONS = {
     "agreement": 1, "causal_saes": 1, "directions": 1, "fourier": 1, "frozen": 1, "neighbourhoods": 2,
-    "plane_mining": 1, "probing": 1, "probing_controls": 1, "probing_sizes": 1, "published": 1, "saes": 1,
+    "plane_mining": 1, "probing": 1, "probing_controls": 1, "probing_sizes": 2, "published": 1, "saes": 1,
     "seed_study": 1, "seed_study_models": 1, "toy_curves": 1, "toy_mining": 1, "toy_model_sets": 1, "toy_models": 1,
     "toy_noise": 1, "toy_planes": 1, "toy_scores": 1,
 }  # fmt: skip

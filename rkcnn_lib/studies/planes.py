@@ -71,8 +71,8 @@ def median_instances(planes: Planes) -> dict[str, np.ndarray]:
 def plane_title(planes: Planes) -> str:
     """Return the finding of the figure of directions: how often the pentagon is found where features are rarest."""
     rarest = planes.table[planes.table["probability"] == planes.table["probability"].min()]
-    found = int((rarest["shape"] == "pentagon").sum())
-    return f"At p = {rarest['probability'].iloc[0]:g} {found} of {len(rarest)} models form the pentagon"
+    n_pentagons = int((rarest["shape"] == "pentagon").sum())
+    return f"At p = {rarest['probability'].iloc[0]:g} {n_pentagons} of {len(rarest)} models form the pentagon"
 
 
 def curve_title(planes: Planes) -> str:
