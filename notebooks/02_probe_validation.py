@@ -163,7 +163,7 @@ figures.show(
 # the best subsets of at most half of the dimensions share 90 % of what rows near each other in all dimensions do.
 
 # %%
-toy_curve, atlas_curve = neighbourhoods.curve(toy_shared), neighbourhoods.curve(atlas_shared)
+toy_curve, atlas_curve = neighbourhoods.purity_curve(toy_shared), neighbourhoods.purity_curve(atlas_shared)
 figures.show(
     figures.recovery_curve(
         toy_curve,
@@ -190,7 +190,7 @@ figures.show(
 # %%
 toy_sizes = probing.study(run, probe_tasks.toy_tasks, "probing_sizes")
 run.metrics(toy_sizes.assign(metric="balanced_accuracy_by_size", world="toy"))
-toy_labelled = probing.curve(toy_sizes, toy_table)
+toy_labelled = probing.labelled_curve(toy_sizes, toy_table)
 figures.show(
     figures.recovery_curve(toy_labelled, probing.SIZE, title="Toy. " + probing.curve_title(toy_labelled)),
     f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
@@ -200,7 +200,7 @@ figures.show(
 # %%
 atlas_sizes = probing.study(run, probe_tasks.atlas_tasks, "probing_sizes")
 run.metrics(atlas_sizes.assign(metric="balanced_accuracy_by_size", world="atlas"))
-atlas_labelled = probing.curve(atlas_sizes, atlas_table)
+atlas_labelled = probing.labelled_curve(atlas_sizes, atlas_table)
 figures.show(
     figures.recovery_curve(atlas_labelled, probing.SIZE, title="Atlas. " + probing.curve_title(atlas_labelled)),
     f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "

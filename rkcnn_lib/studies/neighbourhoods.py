@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe.lift import skew_sign
 from rkcnn_lib.probe.moments import covariance
 from rkcnn_lib.probe.neighbours import NEIGHBOURS, draw_anchors, pseudo_classes, unit
@@ -26,7 +25,7 @@ from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import ProbeValidation
 from rkcnn_lib.studies.probe_tasks import Task, Tasks, choose, controlled, over_seeds, subset_size
-from rkcnn_lib.studies.probing import ENOUGH, SIZE, enough
+from rkcnn_lib.studies.probing import ENOUGH, curve, enough, top_beats_chance_and_random
 from rkcnn_lib.tensors import chance_level, geometric_median
 
 ROWS = 4000  # among which a subset looks for neighbours
@@ -122,17 +121,10 @@ def in_use(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["in_use"]]
 
 
-def curve(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that the curve over sizes takes; chance is that of all dimensions under permuted types."""
-    levels = ["chance_mean", "chance_upper"]
-    chance = table[table["size"] == table["size"].max()].groupby("seed")[levels].mean().reset_index()
-    rows = table.query("group in ('top', 'random')").groupby(["seed", "size", "group"], sort=False)["value"].mean()
-    return (
-        rows.reset_index()
-        .merge(chance, on="seed")
-        .assign(metric="purity")
-        .rename(columns={"size": SIZE, "group": "miner"})
-    )
+def purity_curve(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the curve of purity over sizes, beside all dimensions under permuted types."""
+    shown = table[table["group"] != "bottom"].drop(columns=["chance_mean", "chance_upper"])
+    return curve(shown, table[table["size"] == table["size"].max()], "purity")
 
 
 # ---------------------------------------------------------------- winners against the features' directions
@@ -199,14 +191,11 @@ def title(table: pd.DataFrame) -> str:
 
 def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
     """Return one sentence on the score that 04 selects by."""
-    clauses = []
-    for table, what in ((toy, "strongest feature"), (atlas, "token")):
-        means, chance = _shared(table)
-        clauses.append(
-            f"the {what} in {means['top']:.0%} of rows by the best subsets, {means['random']:.0%} by random ones "
-            f"(permuted {chance:.0%})"
-        )
-    toy_clause, atlas_clause = clauses
+    toy_clause, atlas_clause = (
+        f"the {what} in {means['top']:.0%} of rows by the best subsets, {means['random']:.0%} by random ones "
+        f"(permuted {chance:.0%})"
+        for what, (means, chance) in (("strongest feature", _shared(toy)), ("token", _shared(atlas)))
+    )
     return (
         f"The score by which 04 selects sees no labels; rows share {toy_clause} and, on the language model, "
         f"{atlas_clause}."
@@ -215,18 +204,12 @@ def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
 
 def checks(table: pd.DataFrame, world: str) -> list[Check]:
     """Return one world's part of 02's gate: the best subsets beat chance, beat random ones, and need few dimensions."""
-    used, reached = in_use(table), enough(curve(table))
-    top = used[used["group"] == "top"].groupby("seed")[["value", "chance_mean", "chance_upper"]].mean()
-    beats_null = int((top["value"] > top["chance_upper"]).sum())
-    wide = used.pivot_table(index="seed", columns="group", values="value")
-    _, low, _ = mean_interval((wide["top"] - wide["random"]).to_numpy())
-    few = int((reached["size"] <= reached["d"] / 2).sum())
-    chance = f"{top['chance_mean'].mean():.3f} (permuted types)"
+    reached = enough(purity_curve(table))
+    few, n = int((reached["size"] <= reached["d"] / 2).sum()), len(reached)
+    beyond = f"{world}: seeds in which rows of the best subsets by 04's score share their type beyond permuted types"
+    above = f"{world}: share of one type, best by 04's score minus random subsets"
+    half = f"{world}: seeds in which best subsets of half of the dimensions or fewer share {ENOUGH:.0%} of what all do"
     return [
-        Check(f"{world}: seeds in which rows of the best subsets by 04's score share their type beyond permuted types",
-              beats_null, f"= {len(top)} (all)", beats_null == len(top), chance=f"{0.05 * len(top):.2f}"),
-        Check(f"{world}: share of one type, best by 04's score minus random subsets, lower end of the 95 % interval",
-              low, "> 0", low > 0, chance=chance),
-        Check(f"{world}: seeds in which best subsets of half of the dimensions or fewer share {ENOUGH:.0%} of what all "
-              "do above chance", few, f"= {len(top)} (all)", few == len(top), chance=f"{0.05 * len(top):.2f}"),
-    ]  # fmt: skip
+        *top_beats_chance_and_random(in_use(table), beyond, above, "permuted types"),
+        Check(f"{half} above chance", few, f"= {n} (all)", few == n, chance=f"{0.05 * n:.2f}"),
+    ]

@@ -188,16 +188,14 @@ def for_figure(table: pd.DataFrame, by_label: bool = False) -> pd.DataFrame:
     return rows
 
 
-def advantage(table: pd.DataFrame, group: str = "top", against: str = "random") -> pd.DataFrame:
-    """Return value = accuracy of one group minus another's, per seed, averaged over labels and probes."""
-    wide = table.pivot_table(index="seed", columns="group", values="value", aggfunc="mean")
-    return (wide[group] - wide[against]).rename("value").reset_index()
+def _means(table: pd.DataFrame) -> tuple[pd.Series, float]:
+    """Return mean accuracy by group of subsets, and the top one's under permuted labels."""
+    return table.groupby("group")["value"].mean(), table[table["group"] == "top"]["chance_mean"].mean()
 
 
 def title(table: pd.DataFrame) -> str:
     """Return the finding of the selectivity figure."""
-    means = table.groupby("group")["value"].mean()
-    null = table[table["group"] == "top"]["chance_mean"].mean()
+    means, null = _means(table)
     return (
         f"Held-out balanced accuracy: top subsets {means['top']:.2f}, random {means['random']:.2f}, bottom "
         f"{means['bottom']:.2f}, all dimensions {means['full']:.2f}, RkCNN classifier {means['ensemble']:.2f} "
@@ -205,33 +203,37 @@ def title(table: pd.DataFrame) -> str:
     )
 
 
-def checks(table: pd.DataFrame, world: str) -> list[Check]:
-    """Return one world's part of 02's gate: top subsets beat permuted labels in every seed, and random subsets."""
-    top = table[table["group"] == "top"].groupby("seed")[["value", "chance_upper"]].mean()
-    beats_null = int((top["value"] > top["chance_upper"]).sum())
-    _, low, _ = mean_interval(advantage(table)["value"].to_numpy())
-    null = f"{table[table['group'] == 'top']['chance_mean'].mean():.3f} (permuted labels)"
-    return [
-        Check(f"{world}: seeds in which top subsets beat the permuted labels' 95 % point", beats_null,
-              f"= {len(top)} (all)", beats_null == len(top), chance=f"{0.05 * len(top):.2f}"),
-        Check(f"{world}: accuracy of top minus random subsets, lower end of the 95 % interval", low, "> 0", low > 0,
-              chance=null),
-    ]  # fmt: skip
-
-
 def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
     """Return one sentence that answers 02's question."""
-    sentences = []
-    for table in (toy, atlas):
-        means = table.groupby("group")["value"].mean()
-        null = table[table["group"] == "top"]["chance_mean"].mean()
-        sentences.append(
-            f"{means['top']:.2f} from the best-scoring subsets, {means['random']:.2f} from random ones, "
-            f"{means['full']:.2f} from all dimensions (permuted labels {null:.2f})"
-        )
+    toy_clause, atlas_clause = (
+        f"{means['top']:.2f} from the best-scoring subsets, {means['random']:.2f} from random ones, "
+        f"{means['full']:.2f} from all dimensions (permuted labels {null:.2f})"
+        for means, null in map(_means, (toy, atlas))
+    )
     return (
-        f"Balanced accuracy on new rows: on toy models {sentences[0]}; on the embedded language model {sentences[1]}; "
+        f"Balanced accuracy on new rows: on toy models {toy_clause}; on the embedded language model {atlas_clause}; "
         "means over labels, whose chance levels differ with their numbers of classes."
+    )
+
+
+def top_beats_chance_and_random(table: pd.DataFrame, beyond: str, above: str, null: str) -> list[Check]:
+    """Return the checks ``beyond``, top subsets exceed chance in every seed, and ``above``, they exceed random ones."""
+    top = table[table["group"] == "top"].groupby("seed")[["value", "chance_mean", "chance_upper"]].mean()
+    n_beyond = int((top["value"] > top["chance_upper"]).sum())
+    wide = table.pivot_table(index="seed", columns="group", values="value")
+    _, low, _ = mean_interval((wide["top"] - wide["random"]).to_numpy())
+    every, chance = f"= {len(top)} (all)", f"{top['chance_mean'].mean():.3f} ({null})"
+    return [
+        Check(beyond, n_beyond, every, n_beyond == len(top), chance=f"{0.05 * len(top):.2f}"),
+        Check(f"{above}, lower end of the 95 % interval", low, "> 0", low > 0, chance=chance),
+    ]
+
+
+def checks(table: pd.DataFrame, world: str) -> list[Check]:
+    """Return the labelled part of 02's gate in one world."""
+    beyond = f"{world}: seeds in which top subsets beat the permuted labels' 95 % point"
+    return top_beats_chance_and_random(
+        table, beyond, f"{world}: accuracy of top minus random subsets", "permuted labels"
     )
 
 
@@ -241,12 +243,16 @@ def by_label(table: pd.DataFrame) -> pd.DataFrame:
     return wide.assign(permuted=table.groupby("label")["chance_mean"].mean()).round(3)
 
 
-def curve(sizes: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that the curve over sizes takes; chance is that of all dimensions under permuted labels."""
-    full = accuracies[(accuracies["group"] == "full") & (accuracies["probe"] == PROBE)]
+def curve(sizes: pd.DataFrame, full: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame:
+    """Return the rows that the curve over sizes takes; chance is that of ``full``, the rows of all dimensions."""
     chance = full.groupby("seed")[["chance_mean", "chance_upper"]].mean().reset_index()
     rows = sizes.groupby(["seed", "size", "group"], sort=False)["value"].mean().reset_index().merge(chance, on="seed")
-    return rows.assign(metric="balanced_accuracy").rename(columns={"size": SIZE, "group": "miner"})
+    return rows.assign(metric=metric).rename(columns={"size": SIZE, "group": "miner"})
+
+
+def labelled_curve(sizes: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Return the curve of held-out accuracy over sizes, beside all dimensions under permuted labels."""
+    return curve(sizes, accuracies[(accuracies["group"] == "full") & (accuracies["probe"] == PROBE)])
 
 
 def enough(curve: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,6 @@ true ones, so every number stands beside its chance level.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,9 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import chance, matched_cosine
-from rkcnn_lib.probe import mine
-from rkcnn_lib.probe.found import SelectionWarning
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
+from rkcnn_lib.studies.toy import mine_small
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
 from rkcnn_lib.worlds.toy.geometry import true_directions
 
@@ -80,9 +78,7 @@ def _train(
         if start == "truth":
             directions = truth
         elif start != "random":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SelectionWarning)  # a plane has room for few distinct directions
-                directions = mine(start, X, n_directions=N_LATENTS, random_state=seed)
+            directions = mine_small(start, X, N_LATENTS, seed)
         config = SAEConfig(N_HIDDEN, N_LATENTS, k=1)
         init = init_from_directions(config, directions, X=X, random_state=seed)
         training = TrainConfig(steps=steps, batch_size=256, lr=3e-3, seed=seed, snapshot_steps=shown)

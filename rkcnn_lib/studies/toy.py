@@ -114,9 +114,14 @@ def mine_one(X: torch.Tensor, p: ToySuperposition, miner: str, seed: int) -> tor
             options |= {"score": p.score}
     if miner == JUDGED:
         options |= {"null": p.null}
+    return mine_small(method, X, p.n_directions, seed, **options)
+
+
+def mine_small(method: str, X: torch.Tensor, n_directions: int, seed: int, **options: Any) -> torch.Tensor:
+    """Return directions of a world so small that it is soon exhausted: the notebook says so once, not each search."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SelectionWarning)  # so small a world is soon exhausted: the notebook says so
-        return mine(method, X, n_directions=p.n_directions, random_state=seed, **options)
+        warnings.simplefilter("ignore", SelectionWarning)
+        return mine(method, X, n_directions=n_directions, random_state=seed, **options)
 
 
 def mine_all(spaces: list[Space], run: Run) -> Mined:

@@ -152,7 +152,7 @@ def test_a_chance_level_of_more_subsets_than_are_judged_is_refused():
 def sizes_reached(X, y, p):
     task = probe_tasks.Task("toy", "x", X, y, np.arange(len(y)), np.arange(len(y)))
     sizes = pd.concat([probing.sizes_of_task(task, p, seed) for seed in range(2)])
-    curve = probing.curve(sizes, pd.concat([probing.study_task(task, p, seed) for seed in range(2)]))
+    curve = probing.labelled_curve(sizes, pd.concat([probing.study_task(task, p, seed) for seed in range(2)]))
     return probing.enough(curve)["size"]
 
 
@@ -306,7 +306,7 @@ def test_the_gate_fails_where_a_type_shows_in_all_dimensions_only():
     table = pd.concat([neighbourhoods.neighbourhoods_of_task(parity_task(seed), p, seed) for seed in range(2)])
     full = table[table["size"] == 10]
     assert (full["value"] > 0.9).all(), "all dimensions together know the type"
-    assert (probing.enough(neighbourhoods.curve(table))["size"] == 10).all()
+    assert (probing.enough(neighbourhoods.purity_curve(table))["size"] == 10).all()
     assert not neighbourhoods.checks(table, "planted")[-1].passed
 
 
