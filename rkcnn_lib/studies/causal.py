@@ -6,7 +6,7 @@ sentences and where possible about other entities. All are compared at equal ran
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ from rkcnn_lib.studies.verdicts import judge
 from rkcnn_lib.worlds.prompts.tasks import SUM
 
 BASELINES = (CHANCE, CHANCE_OF_VARIANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
+MODES = ("keep", "ablate")
 ENDS = {"whole": "clean", "empty": "full-resample"}
 
 
@@ -86,6 +87,10 @@ class Ground:
         over_entities = entity_proportion if metric in PROPORTIONS else entity_interval
         mean, low, high = over_entities(effect[metric].numpy(), self.pairing.bases, self.pairing.donors)
         return {"value": mean, "low": low, "high": high}
+
+    def rows(self, effect: dict[str, torch.Tensor], metrics: Iterable[str] | None = None, **about: Any) -> list[dict]:
+        """Return a tidy row for each of some metrics, by default all of the effect's: ``about``, metric, interval."""
+        return [about | {"metric": metric} | self.interval(effect, metric) for metric in metrics or effect]
 
 
 def ground(lm: Any, pairing: Pairing, hook_name: str, logits: torch.Tensor | None = None) -> Ground:
@@ -157,23 +162,16 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
     for one in subspaces:
         for rank in sorted(p.ranks):
             part = one.part(rank)
-            for mode in ("keep", "ablate"):
+            for mode in MODES:
                 effect = hooked.run(part, mode)
-                rows += list(_tidy(hooked, one, rank, mode, effect))
+                rows += hooked.rows(effect, subspace=one.name, rank=rank, seed=one.seed, intervention=mode)
                 if rank == judged_rank(p):
                     per_pair[one.name, one.seed, mode] = effect
     for name, part in (("whole", random_basis(store.d_in, store.d_in, torch.Generator())), ("empty", None)):
-        end = Subspace(name, 0, 1, lambda rank, part=part: part)
-        for mode in ("keep", "ablate"):
-            rows += list(_tidy(hooked, end, 0, mode, hooked.run(part, mode)))
+        for mode in MODES:
+            rows += hooked.rows(hooked.run(part, mode), subspace=name, rank=0, seed=0, intervention=mode)
     by_name = {(one.name, one.seed): one for one in subspaces}
     return Measured(pd.DataFrame(rows), per_pair, by_name, hooked, (X, y), downstream_weight(lm, p))
-
-
-def _tidy(hooked: Ground, one: Subspace, rank: int, mode: str, effect: dict[str, torch.Tensor]) -> Iterator[dict]:
-    for metric in effect:
-        row = {"subspace": one.name, "rank": rank, "seed": one.seed, "intervention": mode, "metric": metric}
-        yield row | hooked.interval(effect, metric)
 
 
 def shares(table: pd.DataFrame) -> pd.DataFrame:
@@ -183,19 +181,19 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     of the logit difference, where A is exchanged (0: none, 2: turned round). Columns subspace, rank, seed, metric,
     value.
     """
+    about = ["subspace", "rank", "seed"]
     differences = table[table["metric"] == "logit_difference"]
-    kept = differences[differences["intervention"] == "keep"]
-    ends = kept.set_index("subspace")["value"]
-    rows = []
-    for one in differences[~differences["subspace"].isin(ENDS)].to_dict("records"):
-        about = {name: one[name] for name in ("subspace", "rank", "seed")}
-        if one["intervention"] == "keep":
-            share = recovered_share(one["value"], float(ends["empty"]), float(ends["whole"]))
-            rows.append(about | {"metric": "recovered_share", "value": share})
-        else:
-            clean, patched = torch.tensor([float(ends["whole"])]), torch.tensor([one["value"]])
-            rows.append(about | {"metric": "fractional_decrease", "value": fractional_decrease(clean, patched)})
-    return pd.DataFrame(rows)
+    ends = differences[differences["intervention"] == "keep"].set_index("subspace")["value"]
+    clean, empty = float(ends["whole"]), float(ends["empty"])
+
+    def share(row: pd.Series) -> float:
+        if row["intervention"] == "keep":
+            return recovered_share(row["value"], empty, clean)
+        return fractional_decrease(torch.tensor([clean]), torch.tensor([row["value"]]))
+
+    inner = differences[~differences["subspace"].isin(ENDS)]
+    names = inner["intervention"].map({"keep": "recovered_share", "ablate": "fractional_decrease"})
+    return inner[about].assign(metric=names, value=inner.apply(share, axis=1)).reset_index(drop=True)
 
 
 def scrubbed(measured: Measured) -> pd.DataFrame:
@@ -205,12 +203,13 @@ def scrubbed(measured: Measured) -> pd.DataFrame:
     another prompt. Columns subspace, seed, metric, value.
     """
     model, random = measured.ground.clean["loss"], measured.ground.full["loss"]
-    rows = []
-    for name, seed in measured.subspaces:
-        recovered = scrubbed_loss_recovered(random, measured.per_pair[name, seed, "keep"]["loss"], model)
-        for version, value in recovered.items():
-            rows.append({"subspace": name, "seed": seed, "metric": f"loss_recovered_{version}", "value": value})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {"subspace": name, "seed": seed, "metric": f"loss_recovered_{version}", "value": value}
+        for name, seed in measured.subspaces
+        for version, value in scrubbed_loss_recovered(
+            random, measured.per_pair[name, seed, "keep"]["loss"], model
+        ).items()
+    ])  # fmt: skip
 
 
 def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str, Any]]:

@@ -62,8 +62,7 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
             hooked = ground(lm, prompts.judged, hook, measured.ground.logits)
             learnt = hooked.run(aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
         for name, effect in {CEILING: learnt, "full-resample": hooked.full}.items():
-            about = {"layer": layer, "subspace": name, "intervention": "ablate", "metric": "interchanged"}
-            rows.append(about | hooked.interval(effect, "interchanged"))
+            rows += hooked.rows(effect, ["interchanged"], layer=layer, subspace=name, intervention="ablate")
     return pd.DataFrame(rows)
 
 
@@ -122,10 +121,7 @@ def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompt
     for name in (MINED, CHANCE, CHANCE_OF_VARIANCE, VARIANCE, CEILING):
         for kind, replacement in kinds.items():
             effect = hooked.run(measured.subspaces[name, 0].part(judged_rank(p)), "ablate", replacement)
-            rows += [
-                {"subspace": name, "replacement": kind, "metric": metric} | hooked.interval(effect, metric)
-                for metric in ("top1", "interchanged", "kl")
-            ]
+            rows += hooked.rows(effect, ["top1", "interchanged", "kl"], subspace=name, replacement=kind)
     return pd.DataFrame(rows)
 
 
@@ -179,7 +175,7 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     for name, effect in (runs | {"whole": hooked.full}).items():
         change = hooked.clean["logit_difference"] - effect["logit_difference"]
         shown = {"interchanged": effect["interchanged"], "drop of the logit difference": change}
-        rows += [{"layer": layer, "part": name, "metric": m} | hooked.interval(shown, m) for m in shown]
+        rows += hooked.rows(shown, layer=layer, part=name)
     return pd.DataFrame(rows)
 
 
