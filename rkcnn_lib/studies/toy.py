@@ -205,15 +205,14 @@ def seed_scores(spaces: list[Space], run: Run) -> pd.DataFrame:
     """
     p: ToySuperposition = run.p
     kept = {"control", "subset_size", "subsets", "n_features", "n_hidden", "n_active", "toy_steps"}
-    tables = []
-    for seed, space in enumerate(spaces):
-
-        def compute(scratch: Path, space: Space = space, seed: int = seed) -> Unit:
-            return Unit(tables={"scores": scores_of_space(space, p, seed)})
-
-        unit = cached_unit("toy_scores", p.model_dump(include=kept) | {"seed": seed}, compute)
-        tables.append(unit.tables["scores"])
-    return pd.concat(tables, ignore_index=True)
+    given = p.model_dump(include=kept)
+    units = [
+        cached_unit("toy_scores", given | {"seed": seed}, lambda _, space=space, seed=seed: Unit(
+            tables={"scores": scores_of_space(space, p, seed)}
+        ))
+        for seed, space in enumerate(spaces)
+    ]  # fmt: skip
+    return pd.concat([unit.tables["scores"] for unit in units], ignore_index=True)
 
 
 def scores_of_space(space: Space, p: ToySuperposition, seed: int) -> pd.DataFrame:
