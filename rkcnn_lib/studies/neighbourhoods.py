@@ -118,7 +118,7 @@ def purity(types: np.ndarray, rows: np.ndarray, anchors: np.ndarray) -> np.ndarr
 
 def in_use(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the size that the search takes."""
-    return table[table["in_use"]]
+    return table[table["in_use"]].drop(columns="in_use")
 
 
 def purity_curve(table: pd.DataFrame) -> pd.DataFrame:
