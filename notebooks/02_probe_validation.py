@@ -121,7 +121,7 @@ label_table
 
 # %%
 toy_shared = neighbourhoods.study(run, probe_tasks.toy_tasks)
-run.metrics(toy_shared.assign(metric="purity"))
+run.metrics(neighbourhoods.in_use(toy_shared).assign(metric="purity"))
 figures.show(
     figures.selectivity(
         neighbourhoods.in_use(toy_shared), title="Toy. " + neighbourhoods.title(toy_shared),
@@ -133,7 +133,7 @@ figures.show(
 
 # %%
 atlas_shared = neighbourhoods.study(run, probe_tasks.atlas_tasks)
-run.metrics(atlas_shared.assign(metric="purity"))
+run.metrics(neighbourhoods.in_use(atlas_shared).assign(metric="purity"))
 figures.show(
     figures.selectivity(
         neighbourhoods.in_use(atlas_shared), title="Atlas. " + neighbourhoods.title(atlas_shared),
@@ -163,25 +163,22 @@ figures.show(
 # the best subsets of at most half of the dimensions share 90 % of what rows near each other in all dimensions do.
 
 # %%
-toy_curve, atlas_curve = neighbourhoods.purity_curve(toy_shared), neighbourhoods.purity_curve(atlas_shared)
+toy_curve = neighbourhoods.purity_curve(toy_shared)
+run.metrics(toy_curve.assign(metric="purity_by_size", world="toy"))
+what = "of what neighbours in all of them share above chance"
 figures.show(
-    figures.recovery_curve(
-        toy_curve,
-        probing.SIZE,
-        title="Toy. " + probing.curve_title(toy_curve, "of the type that all share above chance"),
-    ),
+    figures.recovery_curve(toy_curve, probing.SIZE, title="Toy. " + probing.curve_title(toy_curve, what)),
     f"Share of rows with their anchor's strongest feature; bands run over {run.p.n_seeds} seeds; grey: permuted types. At the "
     "right end: the rows nearest to random anchors in all dimensions.",
 )
 
 # %%
+atlas_curve = neighbourhoods.purity_curve(atlas_shared)
+run.metrics(atlas_curve.assign(metric="purity_by_size", world="atlas"))
 figures.show(
-    figures.recovery_curve(
-        atlas_curve, probing.SIZE,
-        title="Atlas. " + probing.curve_title(atlas_curve, "of the type that all share above chance"),
-    ),
+    figures.recovery_curve(atlas_curve, probing.SIZE, title="Atlas. " + probing.curve_title(atlas_curve, what)),
     f"Share of rows with their anchor's token; bands run over {run.p.n_seeds} corpora; grey: permuted types.",
-)  # fmt: skip
+)
 
 # %% [markdown]
 # With labels the same question is asked of held-out accuracy. Top subsets are chosen on one half of the documents at every
