@@ -143,6 +143,27 @@ figures.show(
 )
 
 # %% [markdown]
+# ## Which scores see anything?
+#
+# The first implementation of this idea ranked subsets by other scores. Each stands beside its value where there is nothing to
+# see: permuted labels (which feature is strongest), a Gaussian of the same covariance, or columns shuffled one by one. *Spread*
+# is the standard deviation over subsets by the mean: a score that is the same for all subsets selects nothing, and one that
+# noise reaches too selects noise.
+
+# %%
+scores = toy.seed_scores(spaces, run)
+run.metrics(scores)
+figures.show(
+    figures.recovery_by_miner(scores),
+    toy.seed_score_title(scores),
+    f"Share of {toy.SCORED_SUBSETS} subsets that score beyond the 95 % point of their null; dots are {run.p.n_seeds} models; grey: "
+    "the null held against itself, mean and 95 % point.",
+)
+
+# %%
+toy.seed_score_table(scores)
+
+# %% [markdown]
 # ## When does it stop working?
 #
 # One thing at a time is made harder or smaller: more features in the same dimensions, more of them active at once, noise

@@ -62,7 +62,7 @@ force: bool = False  # go on although an earlier gate failed
 from rkcnn_lib import figures
 from rkcnn_lib.pages import explore, prompt_box
 from rkcnn_lib.runs.run import start_run
-from rkcnn_lib.studies import activations, causal, causal_cards, causal_panels, causal_prompts, causal_views
+from rkcnn_lib.studies import activations, causal, causal_panels, causal_prompts, causal_views
 from rkcnn_lib.worlds import load_model
 
 run = start_run("06_causal_checks", globals())
@@ -113,7 +113,7 @@ run.metrics(measured.table)
 figures.show(
     figures.causal_effects(causal_panels.at_rank(measured.table, run.p)),
     causal_panels.effects_title(measured.table, run.p),
-    f"Rank {causal_panels.judged_rank(run.p)}, {len(prompts.judged.drawn)} held-out pairs. Intervals at 95 %: over "
+    f"Rank {causal.judged_rank(run.p)}, {len(prompts.judged.drawn)} held-out pairs. Intervals at 95 %: over "
     f"{run.p.n_seeds} seeds where a subspace has several, over entities where it has one. Lines: the clean run and the "
     "full resample ablation.",
 )
@@ -176,8 +176,7 @@ if run.p.isolated:
         figures.causal_effects(
             causal_panels.over_seeds(isolation, ["subspace", "intervention", "metric"]),
         ),
-        causal_panels.isolation_title(isolation),
-        f"Rank {causal_panels.judged_rank(run.p)}; {run.p.relation} should move, {run.p.isolated} should stay. "
+        f"Rank {causal.judged_rank(run.p)}; {run.p.relation} should move, {run.p.isolated} should stay. "
         "das_isolating was learnt with both aims.",
     )
 
@@ -201,7 +200,7 @@ illusion.pivot(index=["layer", "part"], columns="metric", values="value").round(
 # prompt, what the model says once a subspace is exchanged.
 
 # %%
-causal_cards.show(lm, run.p, measured, prompts, places)
+causal_views.show_cards(lm, run.p, measured, prompts, places)
 
 # %% [markdown]
 # In JupyterLab the cell below takes prompts of your own: what is said next as the model stands, with all but the subspace
@@ -245,7 +244,7 @@ judged.round(3)
 # paired intervals over seeds.
 
 # %%
-verdicts = run.verdicts(causal.judge_causal(share, causal_panels.judged_rank(run.p), run.p.delta_share))
+verdicts = run.verdicts(causal.judge_causal(share, causal.judged_rank(run.p), run.p.delta_share))
 figures.show(
     figures.paired_differences(verdicts),
     causal_panels.verdict_title(verdicts),

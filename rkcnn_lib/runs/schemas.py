@@ -159,7 +159,7 @@ class ToySuperposition(Toy, Unlabelled):
 
 
 @with_defaults(n_features=60, n_active=3)
-class ProbeValidation(Toy):
+class ProbeValidation(Toy, Unlabelled):
     """02: does a high separation score mean a feature?"""
 
     n_hidden: at_least(4) = param(20, "its hidden dimensions")

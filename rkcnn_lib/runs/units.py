@@ -35,16 +35,16 @@ from rkcnn_lib.files import (
 # the same inputs: units made before are then computed again, and no others.
 VERSIONS = {
     "agreement": 1, "causal_saes": 1, "directions": 2, "fourier": 1, "frozen": 2, "learning_rates": 1,
-    "neighbourhoods": 1,
-    "plane_mining": 1, "probing": 1, "probing_controls": 1, "probing_sizes": 1, "published": 1, "saes": 2,
+    "neighbourhoods": 2,
+    "plane_mining": 1, "probing": 1, "probing_controls": 1, "probing_sizes": 2, "published": 1, "saes": 2,
     "seed_study": 1, "seed_study_models": 1, "toy_curves": 1, "toy_mining": 1, "toy_model_sets": 1, "toy_models": 1,
-    "toy_noise": 1, "toy_planes": 1,
+    "toy_noise": 1, "toy_planes": 1, "toy_scores": 1,
 }  # fmt: skip
 # Kinds whose inputs name the sizes of another kind's result instead of the result itself.
 BUILT_ON = {
     "neighbourhoods": "toy_models", "plane_mining": "toy_planes", "probing": "toy_models",
     "probing_controls": "toy_models", "probing_sizes": "toy_models", "toy_curves": "toy_model_sets",
-    "toy_mining": "toy_models", "toy_noise": "toy_models",
+    "toy_mining": "toy_models", "toy_noise": "toy_models", "toy_scores": "toy_models",
 }  # fmt: skip
 
 

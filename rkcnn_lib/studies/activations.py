@@ -15,6 +15,7 @@ from scipy import stats
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Cache
+from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.worlds import (
     MemoryStore,
     PlantedDictionary,
@@ -206,7 +207,7 @@ class RandomDirectionKurtosis:
     @property
     def beyond(self) -> float:
         """Share of directions whose kurtosis exceeds the elliptical surrogate's 95 % point (chance: 0.05)."""
-        return float((self.scores["activations"] > np.quantile(self.scores["elliptical"], 0.95)).mean())
+        return float((self.scores["activations"] > chance_level(self.scores["elliptical"])[1]).mean())
 
     @property
     def title(self) -> str:

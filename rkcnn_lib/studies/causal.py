@@ -6,7 +6,7 @@ sentences and where possible about other entities. All are compared at equal ran
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,11 @@ from rkcnn_lib.studies.causal_subspaces import (
     seeded_subspaces,
     selection_rows,
 )
-from rkcnn_lib.studies.verdicts import judge
+from rkcnn_lib.studies.verdicts import Claim, judge
 from rkcnn_lib.worlds.prompts.tasks import SUM
 
 BASELINES = (CHANCE, CHANCE_OF_VARIANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
+MODES = ("keep", "ablate")
 ENDS = {"whole": "clean", "empty": "full-resample"}
 
 
@@ -77,15 +78,19 @@ class Ground:
         """Return what exchanging A does to each pair (n,), as a share of what exchanging everything does."""
         return self.as_shares(self.run(A, "ablate"))
 
-    def as_shares(self, found: dict[str, torch.Tensor]) -> torch.Tensor:
+    def as_shares(self, moved: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the share of the whole activation's effect on each pair, from an interchange's effects."""
-        return interchange_shares(*(x["logit_difference"] for x in (self.clean, found, self.full)))
+        return interchange_shares(*(x["logit_difference"] for x in (self.clean, moved, self.full)))
 
-    def interval(self, found: dict[str, torch.Tensor], metric: str) -> dict[str, float]:
+    def interval(self, effect: dict[str, torch.Tensor], metric: str) -> dict[str, float]:
         """Return mean and 95 % interval over entities of one of the effects, which has a value a pair."""
         over_entities = entity_proportion if metric in PROPORTIONS else entity_interval
-        mean, low, high = over_entities(found[metric].numpy(), self.pairing.bases, self.pairing.donors)
+        mean, low, high = over_entities(effect[metric].numpy(), self.pairing.bases, self.pairing.donors)
         return {"value": mean, "low": low, "high": high}
+
+    def rows(self, effect: dict[str, torch.Tensor], metrics: Iterable[str] | None = None, **about: Any) -> list[dict]:
+        """Return a tidy row for each of some metrics, by default all of the effect's: ``about``, metric, interval."""
+        return [about | {"metric": metric} | self.interval(effect, metric) for metric in metrics or effect]
 
 
 def ground(lm: Any, pairing: Pairing, hook_name: str, logits: torch.Tensor | None = None) -> Ground:
@@ -97,8 +102,8 @@ def ground(lm: Any, pairing: Pairing, hook_name: str, logits: torch.Tensor | Non
     return Ground(lm, hook_name, pairing, donated, logits, *ends)
 
 
-def _on_cpu(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: values.cpu() for name, values in found.items()}
+def _on_cpu(effect: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: values.cpu() for name, values in effect.items()}
 
 
 @dataclass(frozen=True)
@@ -144,36 +149,29 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
         If a rank exceeds what a miner supplies.
     """
     hook_name = store.manifest["hook_name"]
-    here = ground(lm, prompts.judged, hook_name)
+    hooked = ground(lm, prompts.judged, hook_name)
     X, y = selection_rows(lm, prompts, p, hook_name)
-    found = fixed_subspaces(X, y)
+    subspaces = fixed_subspaces(X, y)
     if p.relation == SUM:
-        found.append(circuit_subspace(lm, X, y))
+        subspaces.append(circuit_subspace(lm, X, y))
     for seed in range(p.n_seeds):
-        found += seeded_subspaces(store, p, prompts, X, y, seed, device)
-    found += sae_subspaces(lm, store, p, prompts, 0, device) if p.sae_steps else []
-    found.append(aligned_subspace(lm, p, prompts, hook_name))
+        subspaces += seeded_subspaces(store, p, prompts, X, y, seed, device)
+    subspaces += sae_subspaces(lm, store, p, prompts, 0, device) if p.sae_steps else []
+    subspaces.append(aligned_subspace(lm, p, prompts, hook_name))
     rows, per_pair = [], {}
-    for one in found:
+    for one in subspaces:
         for rank in sorted(p.ranks):
             part = one.part(rank)
-            for mode in ("keep", "ablate"):
-                effect = here.run(part, mode)
-                rows += list(_tidy(here, one, rank, mode, effect))
+            for mode in MODES:
+                effect = hooked.run(part, mode)
+                rows += hooked.rows(effect, subspace=one.name, rank=rank, seed=one.seed, intervention=mode)
                 if rank == judged_rank(p):
                     per_pair[one.name, one.seed, mode] = effect
     for name, part in (("whole", random_basis(store.d_in, store.d_in, torch.Generator())), ("empty", None)):
-        end = Subspace(name, 0, 1, lambda rank, part=part: part)
-        for mode in ("keep", "ablate"):
-            rows += list(_tidy(here, end, 0, mode, here.run(part, mode)))
-    by_name = {(one.name, one.seed): one for one in found}
-    return Measured(pd.DataFrame(rows), per_pair, by_name, here, (X, y), downstream_weight(lm, p))
-
-
-def _tidy(here: Ground, one: Subspace, rank: int, mode: str, found: dict[str, torch.Tensor]) -> Iterator[dict]:
-    for metric in found:
-        row = {"subspace": one.name, "rank": rank, "seed": one.seed, "intervention": mode, "metric": metric}
-        yield row | here.interval(found, metric)
+        for mode in MODES:
+            rows += hooked.rows(hooked.run(part, mode), subspace=name, rank=0, seed=0, intervention=mode)
+    by_name = {(one.name, one.seed): one for one in subspaces}
+    return Measured(pd.DataFrame(rows), per_pair, by_name, hooked, (X, y), downstream_weight(lm, p))
 
 
 def shares(table: pd.DataFrame) -> pd.DataFrame:
@@ -183,19 +181,19 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     of the logit difference, where A is exchanged (0: none, 2: turned round). Columns subspace, rank, seed, metric,
     value.
     """
+    about = ["subspace", "rank", "seed"]
     differences = table[table["metric"] == "logit_difference"]
-    kept = differences[differences["intervention"] == "keep"]
-    ends = kept.set_index("subspace")["value"]
-    rows = []
-    for one in differences[~differences["subspace"].isin(ENDS)].to_dict("records"):
-        about = {name: one[name] for name in ("subspace", "rank", "seed")}
-        if one["intervention"] == "keep":
-            share = recovered_share(one["value"], float(ends["empty"]), float(ends["whole"]))
-            rows.append(about | {"metric": "recovered_share", "value": share})
-        else:
-            clean, patched = torch.tensor([float(ends["whole"])]), torch.tensor([one["value"]])
-            rows.append(about | {"metric": "fractional_decrease", "value": fractional_decrease(clean, patched)})
-    return pd.DataFrame(rows)
+    ends = differences[differences["intervention"] == "keep"].set_index("subspace")["value"]
+    clean, empty = float(ends["whole"]), float(ends["empty"])
+
+    def share(row: pd.Series) -> float:
+        if row["intervention"] == "keep":
+            return recovered_share(row["value"], empty, clean)
+        return fractional_decrease(torch.tensor([clean]), torch.tensor([row["value"]]))
+
+    inner = differences[~differences["subspace"].isin(ENDS)]
+    names = inner["intervention"].map({"keep": "recovered_share", "ablate": "fractional_decrease"})
+    return inner[about].assign(metric=names, value=inner.apply(share, axis=1)).reset_index(drop=True)
 
 
 def scrubbed(measured: Measured) -> pd.DataFrame:
@@ -205,12 +203,13 @@ def scrubbed(measured: Measured) -> pd.DataFrame:
     another prompt. Columns subspace, seed, metric, value.
     """
     model, random = measured.ground.clean["loss"], measured.ground.full["loss"]
-    rows = []
-    for name, seed in measured.subspaces:
-        found = scrubbed_loss_recovered(random, measured.per_pair[name, seed, "keep"]["loss"], model)
-        for version, value in found.items():
-            rows.append({"subspace": name, "seed": seed, "metric": f"loss_recovered_{version}", "value": value})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {"subspace": name, "seed": seed, "metric": f"loss_recovered_{version}", "value": value}
+        for name, seed in measured.subspaces
+        for version, value in scrubbed_loss_recovered(
+            random, measured.per_pair[name, seed, "keep"]["loss"], model
+        ).items()
+    ])  # fmt: skip
 
 
 def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str, Any]]:
@@ -223,10 +222,9 @@ def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str,
     for name in BASELINES:
         if len(values[name]) == 1:
             values[name] = dict.fromkeys(values[MINED], next(iter(values[name].values())))
-    return judge(
-        "mined directions carry the answer best", values, MINED, BASELINES, metric=f"recovered share, rank {rank}",
-        delta=delta,
-    )  # fmt: skip
+    metric = f"recovered share, rank {rank}"
+    declared = [Claim("mined directions carry the answer best", MINED, name, metric, delta) for name in BASELINES]
+    return judge(declared, {metric: values})
 
 
 def verdict_table(measured: Measured, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
@@ -252,14 +250,14 @@ def verdict_table(measured: Measured, p: CausalChecks, prompts: Prompts) -> pd.D
         ))  # fmt: skip
         controls = [*(plain if name != CHANCE else []), *_controls_like(measured, p, name, seeds[0])]
         pairing = measured.ground.pairing
-        found = subspace_verdict(
+        outcome = subspace_verdict(
             share, controls, predicted, pairing.bases, pairing.donors, margins, n_judged=len(judged) + 1
         )
         rows.append(
-            {"subspace": name, "verdict": found.verdict}
-            | dict(zip(("share", "share_low", "share_high"), found.effect, strict=True))
-            | dict(zip(("advantage", "low", "high"), found.advantage, strict=True))
-            | dict(zip(("accuracy", "accuracy_low", "accuracy_high"), found.predictive, strict=True))
+            {"subspace": name, "verdict": outcome.verdict}
+            | dict(zip(("share", "share_low", "share_high"), outcome.effect, strict=True))
+            | dict(zip(("advantage", "low", "high"), outcome.advantage, strict=True))
+            | dict(zip(("accuracy", "accuracy_low", "accuracy_high"), outcome.predictive, strict=True))
             | {"candidates": measured.subspaces[name, seeds[0]].candidates}
         )
     return pd.DataFrame(rows)
@@ -275,20 +273,20 @@ def _judged_values(measured: Measured, p: CausalChecks, prompts: Prompts, name: 
     return share, predictions(measured.ground, p, prompts, part)
 
 
-def predictions(here: Ground, p: CausalChecks, prompts: Prompts, A: Part) -> torch.Tensor:
+def predictions(hooked: Ground, p: CausalChecks, prompts: Prompts, A: Part) -> torch.Tensor:
     """Say for each judged pair whether A's coordinates, read at the exchanged positions, tell answer from foil."""
 
     def coordinates(of: list) -> torch.Tensor:
-        x = at_positions(here.lm, of, p.positions, here.hook_name)
+        x = at_positions(hooked.lm, of, p.positions, hooked.hook_name)
         inside = share_in(x, A) if callable(A) or A is None else x @ A.to(x)
         return inside.flatten(1).detach()
 
-    bases = [base for base, _ in here.pairing.drawn]
+    bases = [base for base, _ in hooked.pairing.drawn]
     labels = [prompt.answer for prompt in prompts.selection]
-    found = tells_apart(
-        coordinates(bases), here.pairing.answers, coordinates(prompts.selection), labels, here.pairing.foils
+    told_apart = tells_apart(
+        coordinates(bases), hooked.pairing.answers, coordinates(prompts.selection), labels, hooked.pairing.foils
     )
-    return torch.as_tensor(found, dtype=torch.float32)
+    return torch.as_tensor(told_apart, dtype=torch.float32)
 
 
 def _controls_like(measured: Measured, p: CausalChecks, name: str, seed: int) -> Iterable[torch.Tensor]:

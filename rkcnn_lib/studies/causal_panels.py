@@ -19,24 +19,6 @@ from rkcnn_lib.studies.causal_prompts import Prompts, shared_prompts
 from rkcnn_lib.studies.causal_subspaces import CEILING, CHANCE, MINED, SUBSPACES, VARIANCE
 from rkcnn_lib.studies.verdicts import verdict_title
 
-__all__ = [
-    "at_rank",
-    "checks",
-    "curve_title",
-    "describe",
-    "effects_title",
-    "headline",
-    "isolation_title",
-    "judged_rank",
-    "layer_title",
-    "legend",
-    "minimal_size",
-    "over_seeds",
-    "place_title",
-    "verdict_rows",
-    "verdict_title",
-    "verdicts_title",
-]  # fmt: skip
 EXACT = 1e-5  # largest allowed difference of logits between two runs that must be equal, float32
 SHARES = (*PROPORTIONS, "cause", "isolate", "disentangle")  # metrics that lie within 0 and 1
 NAMED = (MINED, "sae", VARIANCE, CHANCE, CEILING)  # in titles
@@ -71,8 +53,8 @@ def legend(measured: Measured) -> None:
     """Show what each subspace is, in words, with how many candidates it was chosen from."""
     first = {name: one for (name, _), one in reversed(measured.subspaces.items())}
     rows = [
-        {"subspace": name, "what it is": said, "chosen from": first[name].candidates}
-        for name, said in SUBSPACES.items()
+        {"subspace": name, "what it is": meaning, "chosen from": first[name].candidates}
+        for name, meaning in SUBSPACES.items()
         if name in first
     ]
     _whole(pd.DataFrame(rows).set_index("subspace"))
@@ -80,7 +62,7 @@ def legend(measured: Measured) -> None:
 
 def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Average over seeds with a 95 % t interval, of shares cut at 0 and 1; a lone seed keeps its own over entities."""
-    found = []
+    averaged = []
     for key, group in rows.groupby(keys, sort=False):
         about = dict(zip(keys, key, strict=True))
         if len(group) > 1:
@@ -89,8 +71,8 @@ def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
                 low, high = max(low, 0.0), min(high, 1.0)
         else:
             mean, low, high = group.iloc[0][["value", "low", "high"]]
-        found.append(about | {"value": mean, "low": low, "high": high})
-    return pd.DataFrame(found)
+        averaged.append(about | {"value": mean, "low": low, "high": high})
+    return pd.DataFrame(averaged)
 
 
 def at_rank(table: pd.DataFrame, p: CausalChecks) -> pd.DataFrame:
@@ -133,12 +115,12 @@ def curve_title(table: pd.DataFrame, p: CausalChecks, level: float = 0.5) -> str
     """Return the finding of the minimal-size curve: the smallest rank that turns half of the answers."""
     rows = table[(table["metric"] == "interchanged") & (table["intervention"] == "ablate") & (table["rank"] > 0)]
     means = rows.groupby(["subspace", "rank"])["value"].mean()
-    said = []
+    ranks = []
     for name in NAMED:
         if name in means.index:
             enough = means[name][means[name] >= level]
-            said.append(f"{name} {enough.index.min()}" if len(enough) else f"{name} more than {max(p.ranks)}")
-    return f"Dimensions it takes to turn half of the answers: {', '.join(said)}"
+            ranks.append(f"{name} {enough.index.min()}" if len(enough) else f"{name} more than {max(p.ranks)}")
+    return f"Dimensions it takes to turn half of the answers: {', '.join(ranks)}"
 
 
 def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:
@@ -153,10 +135,10 @@ def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:
 def place_title(places: pd.DataFrame, p: CausalChecks) -> str:
     """Return the finding of the heat map: which tokens carry the answer at the layer that is studied."""
     layer = p.layer % (places["layer"].max() + 1)
-    here = places[(places["metric"] == "fractional_decrease") & (places["layer"] == layer)]
-    means = here.groupby("arm")["value"].mean().sort_values(ascending=False).head(2)
-    said = ", ".join(f"'{arm}' {value:.2f}" for arm, value in means.items())
-    return f"At layer {layer} the answer hangs on the tokens {said} (of 2)"
+    studied = places[(places["metric"] == "fractional_decrease") & (places["layer"] == layer)]
+    means = studied.groupby("arm")["value"].mean().sort_values(ascending=False).head(2)
+    tokens = ", ".join(f"'{arm}' {value:.2f}" for arm, value in means.items())
+    return f"At layer {layer} the answer hangs on the tokens {tokens} (of 2)"
 
 
 def isolation_title(table: pd.DataFrame) -> str:
@@ -181,17 +163,17 @@ def verdicts_title(judged: pd.DataFrame) -> str:
 
 def checks(prompts: Prompts, measured: Measured, p: CausalChecks) -> list[Check]:
     """Return 06's gate: interventions exact at both ends, prompt sets disjoint, and something to explain."""
-    here = measured.ground
-    d = here.donated.shape[-1]
+    hooked = measured.ground
+    d = hooked.donated.shape[-1]
     whole = random_basis(d, d, torch.Generator().manual_seed(0))  # not the identity: that would test nothing
 
     def run(A: Any, mode: str) -> torch.Tensor:
-        return patched_logits(here.lm, here.pairing.pairs, here.hook_name, A, mode, here.donated)
+        return patched_logits(hooked.lm, hooked.pairing.pairs, hooked.hook_name, A, mode, hooked.donated)
 
-    clean = float((run(whole, "keep") - here.logits).abs().max())
+    clean = float((run(whole, "keep") - hooked.logits).abs().max())
     same = float((run(whole, "ablate") - run(None, "keep")).abs().max())
     shared = shared_prompts(prompts.screening, prompts.selection, prompts.evaluation)
-    effect = float((here.clean["logit_difference"] - here.full["logit_difference"]).mean())
+    effect = float((hooked.clean["logit_difference"] - hooked.full["logit_difference"]).mean())
     return [
         Check("keeping everything against the clean run, logits", clean, f"<= {EXACT}", clean <= EXACT),
         Check("keeping nothing against replacing everything, logits", same, f"<= {EXACT}", same <= EXACT),

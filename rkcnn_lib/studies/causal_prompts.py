@@ -92,8 +92,8 @@ def known_prompts(lm: Any, p: CausalChecks, like: Prompts | None = None) -> Prom
         [x for x in by_role[role] if x.entity in known and _may_be_exchanged(lm, x, p.positions)]
         for role in ("selection", "evaluation")
     )
-    for role, found in (("selection", selection), ("evaluation", evaluation)):
-        if len({x.entity for x in found}) < MIN_ENTITIES:
+    for role, usable in (("selection", selection), ("evaluation", evaluation)):
+        if len({x.entity for x in usable}) < MIN_ENTITIES:
             raise ValueError(
                 f"relation = {task!r}: {p.model} knows {len(known)} of {len(entities)} entities, too few of them for "
                 f"{role} (nothing is exchanged at position 0 or at special tokens, on which no SAE is trained); choose "

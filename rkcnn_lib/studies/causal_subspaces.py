@@ -26,7 +26,7 @@ from rkcnn_lib.probe.scores import scatter_matrices
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, load_saelens, save_saelens, train_sae
-from rkcnn_lib.studies.causal_prompts import Prompts
+from rkcnn_lib.studies.causal_prompts import Prompts, as_tensors
 from rkcnn_lib.studies.cells import LONG, directions_unit
 from rkcnn_lib.worlds.prompts.base import Prompt
 
@@ -70,8 +70,6 @@ def selection_rows(lm: Any, prompts: Prompts, p: CausalChecks, hook_name: str) -
 
 def at_positions(lm: Any, prompts: list[Prompt], positions: str, hook_name: str) -> torch.Tensor:
     """Return the activations (n, k, d) at the exchanged positions of single prompts, on the CPU."""
-    from rkcnn_lib.studies.causal_prompts import as_tensors
-
     tensors = as_tensors([(prompt, prompt) for prompt in prompts], positions, next(lm.parameters()).device)
     return read_activations(lm, tensors.base, hook_name, tensors.positions).cpu()
 
@@ -102,17 +100,17 @@ def seeded_subspaces(
 
     The rivals stand beside without a declared contrast, so one seed of them must do.
     """
-    found = []
+    subspaces = []
     for name, arm in MINERS.items() if seed == 0 else [(MINED, MINERS[MINED])]:
         directions = directions_unit(store, p, arm, p.n_directions, seed, device).arrays["directions"]
-        found.append(_spanned(name, seed, ranked_by_separation(directions, X, y)))
+        subspaces.append(_spanned(name, seed, ranked_by_separation(directions, X, y)))
         if name == MINED:
-            mined = found[0]
+            mined = subspaces[0]
             shuffled = shuffled_answers(prompts.selection, len(X) // len(prompts.selection), seed)
-            found.append(_spanned(SHUFFLED, seed, ranked_by_separation(directions, X, shuffled)))
-    found.append(Subspace(CHANCE, seed, 1, lambda rank: random_basis(X.shape[1], rank, _generator(seed, 1))))
-    found.append(Subspace(CHANCE_OF_VARIANCE, seed, 1, lambda rank: random_like(mined.part(rank), X, seed)))
-    return found
+            subspaces.append(_spanned(SHUFFLED, seed, ranked_by_separation(directions, X, shuffled)))
+    subspaces.append(Subspace(CHANCE, seed, 1, lambda rank: random_basis(X.shape[1], rank, _generator(seed, 1))))
+    subspaces.append(Subspace(CHANCE_OF_VARIANCE, seed, 1, lambda rank: random_like(mined.part(rank), X, seed)))
+    return subspaces
 
 
 def random_like(basis: torch.Tensor, X: torch.Tensor, seed: int) -> torch.Tensor:

@@ -1,13 +1,16 @@
-"""Further looks of 06: where the answer is carried, what a subspace leaves alone, rowspace parts, steering."""
+"""Further looks of 06: where the answer is carried, what a subspace leaves alone, rowspace parts, steering, cards."""
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import pandas as pd
 import torch
+from IPython.display import HTML, display
 
-from rkcnn_lib.measure.causal import clean_logits, steered_continuation
+from rkcnn_lib.measure.causal import clean_logits, patched_logits, steered_continuation
+from rkcnn_lib.measure.effects import effects
 from rkcnn_lib.measure.subspaces import rowspace_part
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import Measured, ground, judged_rank
@@ -17,12 +20,13 @@ from rkcnn_lib.studies.causal_subspaces import (
     CHANCE,
     CHANCE_OF_VARIANCE,
     MINED,
+    SAE_SPAN,
     VARIANCE,
     Subspace,
     aligned_subspace,
     at_positions,
 )
-from rkcnn_lib.studies.tokens import token_text
+from rkcnn_lib.studies.tokens import readable, token_text
 from rkcnn_lib.worlds import hook_name as name_of_hook
 from rkcnn_lib.worlds import model_facts
 from rkcnn_lib.worlds.prompts.base import Prompt
@@ -30,6 +34,9 @@ from rkcnn_lib.worlds.prompts.base import Prompt
 LAYERS_SHOWN, PAIRS_SHOWN = 6, 24  # at most, in the heat map
 STRENGTHS = (1.0, 3.0)  # multiples of the difference of mean activations
 STEERED_PROMPTS, CONTINUED = 3, 4
+CARDS = 5
+SHOWN = (MINED, SAE_SPAN, VARIANCE, CHANCE, CEILING)
+MARKED = 0.25  # tokens whose exchange takes this share of the logit difference or more are marked
 
 
 def n_layers(p: CausalChecks) -> int:
@@ -50,13 +57,12 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     for layer in layers:
         hook = name_of_hook(p.hook, layer)
         if hook == measured.ground.hook_name:
-            here, learnt = measured.ground, measured.per_pair[CEILING, 0, "ablate"]
+            hooked, learnt = measured.ground, measured.per_pair[CEILING, 0, "ablate"]
         else:
-            here = ground(lm, prompts.judged, hook, measured.ground.logits)
-            learnt = here.run(aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
-        for name, effect in {CEILING: learnt, "full-resample": here.full}.items():
-            about = {"layer": layer, "subspace": name, "intervention": "ablate", "metric": "interchanged"}
-            rows.append(about | here.interval(effect, "interchanged"))
+            hooked = ground(lm, prompts.judged, hook, measured.ground.logits)
+            learnt = hooked.run(aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
+        for name, effect in {CEILING: learnt, "full-resample": hooked.full}.items():
+            rows += hooked.rows(effect, ["interchanged"], layer=layer, subspace=name, intervention="ablate")
     return pd.DataFrame(rows)
 
 
@@ -83,13 +89,16 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
         pairing = Pairing([drawn[i] for i in members], chosen.at(place))
         text = "{entity}" if place == first.entity_position else token_text(lm, first.ids[place])
         for layer in layers:
-            here = ground(lm, pairing, name_of_hook(p.hook, layer), clean_run)
-            clean, changed = (x["logit_difference"] for x in (here.clean, here.full))
-            found = {"fractional_decrease": (clean - changed) / clean.mean(), "interchanged": here.full["interchanged"]}
+            hooked = ground(lm, pairing, name_of_hook(p.hook, layer), clean_run)
+            clean, changed = (x["logit_difference"] for x in (hooked.clean, hooked.full))
+            by_metric = {
+                "fractional_decrease": (clean - changed) / clean.mean(),
+                "interchanged": hooked.full["interchanged"],
+            }
             about = {"layer": layer, "place": place, "arm": f"{place} {text}"}
             rows += [
                 about | {"pair": i, "metric": metric, "value": float(value)}
-                for metric, values in found.items()
+                for metric, values in by_metric.items()
                 for i, value in zip(members, values, strict=True)
             ]
     return pd.DataFrame(rows)
@@ -105,17 +114,14 @@ def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompt
     -------
     DataFrame: subspace, replacement, metric (top1, interchanged, kl), value, low, high.
     """
-    here = measured.ground
-    mean = at_positions(lm, prompts.selection, p.positions, here.hook_name).mean(0)  # (k, d)
+    hooked = measured.ground
+    mean = at_positions(lm, prompts.selection, p.positions, hooked.hook_name).mean(0)  # (k, d)
     kinds = {"zero": torch.zeros_like(mean), "mean": mean, "donor": None}
     rows = []
     for name in (MINED, CHANCE, CHANCE_OF_VARIANCE, VARIANCE, CEILING):
         for kind, replacement in kinds.items():
-            found = here.run(measured.subspaces[name, 0].part(judged_rank(p)), "ablate", replacement)
-            rows += [
-                {"subspace": name, "replacement": kind, "metric": metric} | here.interval(found, metric)
-                for metric in ("top1", "interchanged", "kl")
-            ]
+            effect = hooked.run(measured.subspaces[name, 0].part(judged_rank(p)), "ablate", replacement)
+            rows += hooked.rows(effect, ["top1", "interchanged", "kl"], subspace=name, replacement=kind)
     return pd.DataFrame(rows)
 
 
@@ -142,8 +148,8 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
         cause = asks.interval(known or asks.run(part, "ablate"), "interchanged")
         isolate = leaves.interval(leaves.run(part, "ablate"), "top1")
         mean = {"value": (cause["value"] + isolate["value"]) / 2, "low": float("nan"), "high": float("nan")}
-        for metric, found in (("disentangle", mean), ("cause", cause), ("isolate", isolate)):
-            rows.append({"subspace": one.name, "seed": one.seed, "intervention": "ablate", "metric": metric} | found)
+        for metric, interval in (("disentangle", mean), ("cause", cause), ("isolate", isolate)):
+            rows.append({"subspace": one.name, "seed": one.seed, "intervention": "ablate", "metric": metric} | interval)
     return pd.DataFrame(rows)
 
 
@@ -161,15 +167,15 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     hooks = [name_of_hook("mlp_post", layer) for layer in range(n_layers(p))]
     grounds = [ground(lm, prompts.judged, hook, measured.ground.logits) for hook in hooks]
     layer = min(range(len(hooks)), key=lambda i: float(grounds[i].full["logit_difference"].mean()))
-    here, weight = grounds[layer], lm.blocks[layer].mlp.W_out.detach().cpu()
+    hooked, weight = grounds[layer], lm.blocks[layer].mlp.W_out.detach().cpu()
     basis = aligned_subspace(lm, p, prompts, hooks[layer]).part(judged_rank(p))
     inside = rowspace_part(basis, weight)
-    runs = {"learnt subspace": here.run(basis, "ablate"), "its rowspace part": here.run(inside, "ablate")}
+    runs = {"learnt subspace": hooked.run(basis, "ablate"), "its rowspace part": hooked.run(inside, "ablate")}
     rows = []
-    for name, found in (runs | {"whole": here.full}).items():
-        change = here.clean["logit_difference"] - found["logit_difference"]
-        shown = {"interchanged": found["interchanged"], "drop of the logit difference": change}
-        rows += [{"layer": layer, "part": name, "metric": m} | here.interval(shown, m) for m in shown]
+    for name, effect in (runs | {"whole": hooked.full}).items():
+        change = hooked.clean["logit_difference"] - effect["logit_difference"]
+        shown = {"interchanged": effect["interchanged"], "drop of the logit difference": change}
+        rows += hooked.rows(shown, layer=layer, part=name)
     return pd.DataFrame(rows)
 
 
@@ -206,3 +212,56 @@ def _continued(lm: Any, prompt: Prompt, hook_name: str, direction: torch.Tensor,
     tokens = torch.tensor(prompt.ids, device=next(lm.parameters()).device)
     n_tokens = min(CONTINUED, lm.cfg.n_ctx - len(tokens) + 1)  # a model of sums has room for the answer alone
     return lm.tokenizer.decode(steered_continuation(lm, tokens, hook_name, direction, strength, n_tokens))
+
+
+# ---------------------------------------------------------------- cards
+
+
+def show_cards(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, places: pd.DataFrame) -> None:
+    """Display a card for each of the first pairs that the heat map looked at; no look decides which."""
+    layer = p.layer % (places["layer"].max() + 1)
+    studied = places[(places["layer"] == layer) & (places["metric"] == "fractional_decrease")]
+    chosen = studied["pair"].drop_duplicates().tolist()[:CARDS]
+    answers = answers_when_exchanged(lm, p, measured, chosen)
+    by_token = {i: studied[studied["pair"] == i].set_index("place")["value"].to_dict() for i in chosen}
+    display(HTML("".join(as_html(lm, *prompts.judged.drawn[i], by_token[i], answers[i]) for i in chosen)))
+
+
+def answers_when_exchanged(
+    lm: Any, p: CausalChecks, measured: Measured, chosen: list[int]
+) -> dict[int, list[tuple[str, str, float]]]:
+    """Return for each pair (subspace, most likely token, logit difference) after the exchange, clean run first."""
+    ground = measured.ground
+    rows = torch.tensor(chosen)
+    pairs, clean = ground.pairing.pairs.take(rows), ground.logits[rows.to(ground.logits.device)]
+    donated = ground.donated[rows.to(ground.donated.device)]
+    logits = {"as it is": clean}
+    for name in SHOWN:
+        if (name, 0) in measured.subspaces:
+            A = measured.subspaces[name, 0].part(judged_rank(p))
+            logits[name] = patched_logits(lm, pairs, ground.hook_name, A, "ablate", donated)
+    answers: dict[int, list[tuple[str, str, float]]] = {i: [] for i in chosen}
+    for name, patched in logits.items():
+        differences = effects(clean, patched, pairs)["logit_difference"]
+        for row, i in enumerate(chosen):
+            answers[i].append((name, readable(token_text(lm, int(patched[row].argmax()))), float(differences[row])))
+    return answers
+
+
+def as_html(lm: Any, base: Any, donor: Any, values: dict[int, float], answers: list[tuple[str, str, float]]) -> str:
+    """Return one card: the prompt with its tokens marked, and a line of answers; text from data is escaped."""
+    texts = [readable(token_text(lm, token)) for token in base.ids]
+    between = "" if any(text[:1].isspace() for text in texts[1:]) else " "
+    parts = []
+    for place, text in enumerate(texts):
+        if place in values:
+            tag = "mark" if values[place] >= MARKED else "span"
+            parts.append(f'<{tag} title="{values[place]:.2f} of 2">{html.escape(text)}</{tag}>')
+        elif text.strip() in base.text:  # not looked at; a token that only opens the text is left out
+            parts.append(html.escape(text))
+    line = "; ".join(
+        f"<small>{html.escape(name)}</small> <code>{html.escape(text.strip())}</code> ({value:+.1f})"
+        for name, text, value in answers
+    )
+    target = f"{html.escape(base.answer)}, donor {html.escape(donor.entity)}: {html.escape(donor.answer)}"
+    return f"<p>{between.join(parts)} <small>({target})</small><br>{line}</p>"

@@ -70,12 +70,12 @@ class World:
     @property
     def figures(self) -> pd.DataFrame:
         """The circuit's figures beside chance: figure, value, chance_mean, chance_upper."""
-        found, levels = self.circuit.figures, self.circuit.chance
+        figures, levels = self.circuit.figures, self.circuit.chance
         none = Chance(float("nan"), float("nan"))
         return pd.DataFrame([
             {"figure": name, "value": value, "chance_mean": levels.get(name, none).mean,
              "chance_upper": levels.get(name, none).upper}
-            for name, value in found.items()
+            for name, value in figures.items()
         ] + [self._activations()])  # fmt: skip
 
     def _activations(self) -> dict[str, Any]:
@@ -97,11 +97,12 @@ class World:
     @property
     def title(self) -> str:
         """The finding about the model."""
-        found, keys = self.circuit.figures, self.circuit.frequencies
+        figures, keys = self.circuit.figures, self.circuit.frequencies
         level = self.circuit.chance["key_power"].mean
         return (
-            f"{len(keys)} key frequencies ({', '.join(map(str, sorted(keys)))}) carry {found['key_power']:.1%} of the "
-            f"embedding's power (shuffled weights: {level:.0%}); accuracy on pairs never seen {found['accuracy']:.2%}"
+            f"{len(keys)} key frequencies ({', '.join(map(str, sorted(keys)))}) carry {figures['key_power']:.1%} of "
+            f"the embedding's power (shuffled weights: {level:.0%}); accuracy on pairs never seen "
+            f"{figures['accuracy']:.2%}"
         )
 
     @property
@@ -127,12 +128,12 @@ def world(store: Any, run: Run) -> World | None:
     lm = model_of(run.p, run.device)
     p = lm.cfg.d_vocab - 1
     logits, neurons = _on_all_pairs(lm, p, read=hook_name("mlp_post", 0))
-    found = circuit(lm.W_E[:p], neurons, logits, lm.untrained)
+    known = circuit(lm.W_E[:p], neurons, logits, lm.untrained)
     X, sums = _rows(store, p, "train", 0)
-    planes = fourier_planes(X, sums, found.frequencies, p)
+    planes = fourier_planes(X, sums, known.frequencies, p)
     order = torch.randperm(len(sums), generator=torch.Generator().manual_seed(0))
-    shuffled = fourier_planes(X, sums[order], found.frequencies, p)
-    return World(lm, p, found, planes, store.manifest["hook_name"], logits, shuffled)
+    shuffled = fourier_planes(X, sums[order], known.frequencies, p)
+    return World(lm, p, known, planes, store.manifest["hook_name"], logits, shuffled)
 
 
 @torch.no_grad()
@@ -163,7 +164,7 @@ def _rows(store: Any, p: int, split: str, seed: int) -> tuple[torch.Tensor, torc
     return store.take(rows), torch.from_numpy((tokens[rows - 2] + tokens[rows - 1]) % p)
 
 
-def of_saes(found: World, compared: Compared, store: Any, run: Run) -> pd.DataFrame:
+def of_saes(known: World, compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     """Measure every SAE against the circuit: arm, seed, metric, value, chance_mean, chance_upper.
 
     Energies and R^2 are means over live latents. Energy in the best plane has two chance levels: directions of the
@@ -172,21 +173,21 @@ def of_saes(found: World, compared: Compared, store: Any, run: Run) -> pd.DataFr
     """
     rows = []
     for (arm, seed), unit in compared.units.items():
-        inputs = {"unit": unit.folder.name, "keys": found.circuit.frequencies}
-        measured = cached_unit("fourier", inputs, lambda _, u=unit, s=seed: _measure(found, u, store, s, run.device))
+        inputs = {"unit": unit.folder.name, "keys": known.circuit.frequencies}
+        measured = cached_unit("fourier", inputs, lambda _, u=unit, s=seed: _measure(known, u, store, s, run.device))
         rows.append(measured.tables["fourier"].assign(arm=arm, seed=seed))
     table = pd.concat(rows, ignore_index=True)
     names = list(dict.fromkeys(table["metric"]))
     return table.sort_values("metric", key=lambda metric: metric.map(names.index), kind="stable", ignore_index=True)
 
 
-def _measure(found: World, unit: Unit, store: Any, seed: int, device: str) -> Unit:
+def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Unit:
     sae = load_saelens(unit.folder / "sae").to(device)
     live = (unit.arrays["density"] > 0).cpu()
-    D, keys, p = sae.W_dec.detach().cpu()[live], found.circuit.frequencies, found.p
+    D, keys, p = sae.W_dec.detach().cpu()[live], known.circuit.frequencies, known.p
     X, sums = _rows(store, p, "train", seed)
-    levels, spread = energy_chance(len(D), found.planes), energy_chance(len(D), found.planes, X - X.mean(0))
-    best_energy = float(plane_energy(D, found.planes).amax(1).mean())
+    levels, spread = energy_chance(len(D), known.planes), energy_chance(len(D), known.planes, X - X.mean(0))
+    best_energy = float(plane_energy(D, known.planes).amax(1).mean())
     X_heldout, sums_heldout = _rows(store, p, "heldout", seed)
     Z, Z_heldout = (sae.encode(part.to(device)).detach().cpu()[:, live] for part in (X, X_heldout))
 
@@ -200,15 +201,15 @@ def _measure(found: World, unit: Unit, store: Any, seed: int, device: str) -> Un
 
     shuffled = np.array([fit(shuffle) for shuffle in range(SHUFFLES)])
     by_chance = [Chance.of(column) for column in shuffled.T]
-    logits, _ = _on_all_pairs(found.lm, p, sae, found.hook)
-    losses = fourier_losses(logits, keys, found.lm.untrained)
-    others = fourier_losses_chance(logits, keys, found.lm.untrained, n_draws=DRAWS)
+    logits, _ = _on_all_pairs(known.lm, p, sae, known.hook)
+    losses = fourier_losses(logits, keys, known.lm.untrained)
+    others = fourier_losses_chance(logits, keys, known.lm.untrained, n_draws=DRAWS)
     uniform = Chance(losses["uniform"], losses["uniform"])
     best, all_ = fit()
     shown = [
         ("energy in the best key plane", best_energy, spread.best),
         ("energy in the best key plane" + ANY, best_energy, levels.best),
-        ("energy in all key planes", float(span_energy(D, found.planes).mean()), levels.span),
+        ("energy in all key planes", float(span_energy(D, known.planes).mean()), levels.span),
         ("R² at one key frequency", best, by_chance[0]),
         ("R² at all key frequencies", all_, by_chance[1]),
         ("loss with the SAE (nats)", losses["full"], uniform),
@@ -225,7 +226,7 @@ def title(table: pd.DataFrame) -> str:
     """Return the finding about the SAEs."""
     means = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean()
 
-    def told(metric: str) -> str:
+    def beside_chance(metric: str) -> str:
         one = means.loc[metric]
         return (
             f"{MINED} {one['value'][MINED]:.2f}, {UNMINED} {one['value'][UNMINED]:.2f} "
@@ -233,15 +234,15 @@ def title(table: pd.DataFrame) -> str:
         )
 
     return (
-        f"Energy of latents in their best key plane: {told('energy in the best key plane')}; "
-        f"R² at one key frequency: {told('R² at one key frequency')}"
+        f"Energy of latents in their best key plane: {beside_chance('energy in the best key plane')}; "
+        f"R² at one key frequency: {beside_chance('R² at one key frequency')}"
     )
 
 
 def beside_reported(agreed: Agreement, p: SaeCompare) -> pd.DataFrame:
     """Return the random arm of each architecture here, and what the earlier study reported, as far as it did."""
     arms = {p.architecture: UNMINED, p.other_architecture: f"{UNMINED}, {p.other_architecture}"}
-    here = agreed.summary.loc[[arm for arm in arms.values() if arm in agreed.summary.index]]
-    here.index = [architecture for architecture, arm in arms.items() if arm in agreed.summary.index]
+    ours = agreed.summary.loc[[arm for arm in arms.values() if arm in agreed.summary.index]]
+    ours.index = [architecture for architecture, arm in arms.items() if arm in agreed.summary.index]
     reported = pd.DataFrame(REPORTED).T.assign(**{"chance for it, any directions": REPORTED_CHANCE})
-    return here.join(reported)
+    return ours.join(reported)

@@ -1,59 +1,113 @@
-"""The score without labels, which 04, 05 and 06 select by, held to what the rows that a subset finds have in common.
+"""The score without labels, by which 04, 05 and 06 select, held to what the rows of a subset have in common.
 
-Each subset finds the rows nearest to its anchor, and is scored by how well they separate in the other coordinates
-(`rkcnn_lib.probe.neighbours`). Its *purity* is the share of them that has the anchor's type: on toy models the
-strongest feature, on the language model the token. The score never sees types, so a high score means something only if
-the rows of the best subsets share theirs more than those of random ones; under permuted types no subset's do.
+With ``score="neighbours"`` each subset finds the rows nearest to its anchor, and is scored by how well they separate in
+the other coordinates (`rkcnn_lib.probe.neighbours`); with a contrast, the rows farthest along its principal direction.
+A subset's *purity* is the share of its rows that has the type of its anchor (the first of the rows, with a contrast):
+on toy models the strongest feature, on the language model the token. No score sees types, so a high score means
+something only if rows of the best subsets share theirs more than those of random ones; under permuted types none do.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
+import torch
+from torch.nn.functional import normalize
 
-from rkcnn_lib.measure.statistics import mean_interval
-from rkcnn_lib.probe.neighbours import draw_anchors, pseudo_classes, unit
+from rkcnn_lib.probe.lift import skew_sign
+from rkcnn_lib.probe.moments import covariance
+from rkcnn_lib.probe.neighbours import NEIGHBOURS, draw_anchors, pseudo_classes, unit
 from rkcnn_lib.probe.nulls import permute_labels
+from rkcnn_lib.probe.scores import principal_directions, subset_scores
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import ProbeValidation
-from rkcnn_lib.studies.probing import Task, Tasks, choose, controlled, over_seeds, seed_unit
+from rkcnn_lib.studies.probe_tasks import Task, Tasks, choose, controlled, over_seeds, subset_size
+from rkcnn_lib.studies.probing import ENOUGH, curve, enough, top_beats_chance_and_random
 from rkcnn_lib.tensors import chance_level, geometric_median
 
 ROWS = 4000  # among which a subset looks for neighbours
 
 
+class Looked(NamedTuple):
+    """What h subsets found: row numbers (h, k), those of anchors (h,), scores (h,) and unit directions (h, d)."""
+
+    rows: np.ndarray
+    anchors: np.ndarray
+    scores: np.ndarray
+    directions: torch.Tensor
+
+
+def look(X: torch.Tensor, p: ProbeValidation, size: int, seed: int, rng: np.random.RandomState) -> Looked:
+    """Let ``n_subsets`` subsets of a size look at X (n, d) by the score that ``p`` names, labels unseen."""
+    subsets = draw_subsets(X.shape[1], size, p.n_subsets, p.subsets, random_state=seed)
+    centred = X - geometric_median(X)
+    k = p.n_neighbours + 1  # the anchor is one of them
+    if p.score == NEIGHBOURS:
+        T = unit(centred)
+        anchors = draw_anchors(T, len(subsets), rng)
+        rows, means, scores = pseudo_classes(T, subsets, anchors, k)
+        directions = normalize(means, dim=1)
+    else:
+        principal = principal_directions(covariance(X)[1], subsets)
+        scores = subset_scores(X, subsets, p.score, principal=principal)
+        directions = principal[0].to(X.dtype) * skew_sign(X, principal[0].to(X.dtype))
+        rows = (directions @ centred.T).topk(k, dim=1).indices
+        anchors = rows[:, 0]
+    return Looked(*(part.cpu().numpy() for part in (rows, anchors, scores)), directions.cpu())
+
+
 def study(run: Run, tasks: Tasks) -> pd.DataFrame:
-    """Return world, label, seed, group (top, random, bottom), value (mean purity), chance_mean, chance_upper.
+    """Return value, the mean purity of each group (top, random, bottom), beside chance_mean and chance_upper.
 
-    Labels are not used: tasks of a seed differ in the rows that have one.
+    Further columns: world, label, seed, size, in_use (whether the size is the one that the search takes). The rows of
+    all dimensions are those nearest to random anchors: no coordinates are left to score a choice by. Labels are not
+    used: tasks of a seed differ in the rows that have one.
     """
-    return over_seeds(_neighbourhoods_of_seed, run, tasks)
+    return over_seeds("neighbourhoods", neighbourhoods_of_task, run, tasks)
 
 
-def _neighbourhoods_of_seed(p: ProbeValidation, tasks: Tasks, seed: int) -> pd.DataFrame:
-    return seed_unit("neighbourhoods", _neighbourhoods_of_task, p, tasks, seed)
-
-
-def _neighbourhoods_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
+def sample(task: Task, p: ProbeValidation, seed: int) -> tuple[torch.Tensor, np.ndarray, np.random.RandomState]:
+    """Return the rows (at most ROWS, d) that subsets look at, their types, and the generator for what follows."""
     rng = np.random.RandomState(seed)
     task = controlled(task, p.control, seed)
     rows = np.sort(rng.permutation(len(task.X))[:ROWS])
-    types, T = task.types[rows], unit(task.X[rows] - geometric_median(task.X[rows]))
-    d = T.shape[1]
-    subsets = draw_subsets(d, p.subset_size or round(d**0.5), p.n_subsets, random_state=seed)
-    anchors = draw_anchors(T, len(subsets), rng)
-    found = pseudo_classes(T, subsets, anchors, p.n_neighbours + 1)  # the anchor is one of them
-    chosen = choose(found.scores.cpu().numpy(), p.n_directions, np.random.default_rng(seed))
-    rows_of, anchors = found.rows.cpu().numpy(), anchors.cpu().numpy()
-    null = [purity(permute_labels(types, random_state=rng), rows_of, anchors) for _ in range(p.n_permutations)]
-    real = purity(types, rows_of, anchors)
-    chance = {group: chance_level([draw[members].mean() for draw in null]) for group, members in chosen.items()}
-    return pd.DataFrame([
-        {"world": task.world, "label": task.label, "seed": seed, "group": group, "value": float(real[members].mean()),
-         "chance_mean": float(chance[group][0]), "chance_upper": float(chance[group][1])}
+    return task.X[rows], task.types[rows], rng
+
+
+def neighbourhoods_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
+    """Return the rows of `study` for one task."""
+    X, types, rng = sample(task, p, seed)
+    d, table = X.shape[1], []
+    in_use = subset_size(p, d)
+    sizes = sorted({size for size in p.curve_sizes if size < d} | {d // 2})  # half of them is what the gate allows
+    for size in dict.fromkeys([in_use, *sizes]):
+        looked = look(X, p, size, seed, rng)
+        chosen = choose(looked.scores, p.n_directions, np.random.default_rng(seed))
+        table += _purities(looked.rows, looked.anchors, types, chosen, p, rng, size=size, in_use=size == in_use)
+    T = unit(X - geometric_median(X))
+    anchors = draw_anchors(T, p.n_directions, rng)
+    nearest = torch.cdist(T[anchors], T).topk(p.n_neighbours + 1, largest=False).indices
+    every = dict.fromkeys(("top", "random"), slice(None))
+    table += _purities(nearest.cpu().numpy(), anchors.cpu().numpy(), types, every, p, rng, size=d, in_use=False)
+    return pd.DataFrame(table).assign(world=task.world, label=task.label, seed=seed)
+
+
+def _purities(
+    rows: np.ndarray, anchors: np.ndarray, types: np.ndarray, chosen: dict, p: ProbeValidation,
+    rng: np.random.RandomState, **about: object,
+) -> list[dict]:  # fmt: skip
+    """Return a row a group: its subsets' mean purity, beside that under permuted types."""
+    null = [purity(permute_labels(types, random_state=rng), rows, anchors) for _ in range(p.n_permutations)]
+    real = purity(types, rows, anchors)
+    levels = {group: chance_level([draw[members].mean() for draw in null]) for group, members in chosen.items()}
+    return [
+        about | {"group": group, "value": float(real[members].mean()), "chance_mean": float(levels[group][0]),
+                 "chance_upper": float(levels[group][1])}
         for group, members in chosen.items()
-    ])  # fmt: skip
+    ]  # fmt: skip
 
 
 def purity(types: np.ndarray, rows: np.ndarray, anchors: np.ndarray) -> np.ndarray:
@@ -62,41 +116,100 @@ def purity(types: np.ndarray, rows: np.ndarray, anchors: np.ndarray) -> np.ndarr
     return ((types[rows] == types[anchors][:, None]) & others).sum(1) / others.sum(1)
 
 
+def in_use(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the size that the search takes."""
+    return table[table["in_use"]].drop(columns="in_use")
+
+
+def purity_curve(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the curve of purity over sizes, beside all dimensions under permuted types."""
+    shown = table[table["group"] != "bottom"].drop(columns=["chance_mean", "chance_upper"])
+    return curve(shown, table[table["size"] == table["size"].max()], "purity")
+
+
+# ---------------------------------------------------------------- winners against the features' directions
+
+
+def winners(run: Run, tasks: Tasks) -> pd.DataFrame:
+    """Return world, group, seed and value: the cosine of each best, random and worst subset with a true direction.
+
+    In the first task of seed 0. A subset's direction is the mean of its rows (with a contrast: its principal
+    direction) before any lift, the true one that of its anchor's type; subsets whose type the model does not represent
+    have nothing to point at and are left out. chance_mean and chance_upper: mean cosine of top subsets, types permuted.
+    """
+    p, task = run.p, next(iter(tasks(run.p, 0)))
+    X, types, rng = sample(task, p, seed=0)
+    looked = look(X, p, subset_size(p, X.shape[1]), 0, rng)
+    chosen = choose(looked.scores, p.n_directions, np.random.default_rng(0))
+
+    def cosines(types: np.ndarray, members: np.ndarray) -> np.ndarray:
+        truth = task.truth[types[looked.anchors[members]]]
+        return (looked.directions[members.copy()] * truth).sum(1)[truth.any(1)].numpy()
+
+    null = [cosines(permute_labels(types, random_state=rng), chosen["top"]).mean() for _ in range(p.n_permutations)]
+    mean, upper = map(float, chance_level(null))
+    by_group = [pd.DataFrame({"group": group, "value": cosines(types, members)}) for group, members in chosen.items()]
+    return pd.concat(by_group, ignore_index=True).assign(world=task.world, seed=0, chance_mean=mean, chance_upper=upper)
+
+
+def angles(winners: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return by group, worst first, the feature's direction at (1, 0) and each subset's at its angle to it."""
+    frames = {}
+    for group in ("bottom", "random", "top"):
+        c = winners["value"][winners["group"] == group].to_numpy().clip(-1, 1)
+        frames[f"{group}: {len(c)} subsets"] = np.array([[1.0, 0.0]]), np.stack([c, np.sqrt(1 - c**2)], axis=1)
+    return frames
+
+
+def winners_title(winners: pd.DataFrame) -> str:
+    """Return the finding of the figure of angles."""
+    means, (chance, upper) = winners.groupby("group")["value"].mean(), winners[["chance_mean", "chance_upper"]].iloc[0]
+    return (
+        f"Cosine of a subset's direction with its feature: {means['top']:.2f} where the score is highest, "
+        f"{means['random']:.2f} at random, {means['bottom']:.2f} where it is lowest (permuted features {chance:.2f}, "
+        f"95 % point {upper:.2f})"
+    )
+
+
+# ---------------------------------------------------------------- what the notebook says
+
+
+def _shared(table: pd.DataFrame) -> tuple[pd.Series, float]:
+    """Return mean purity by group and under permuted types, at the size in use."""
+    used = in_use(table)
+    return used.groupby("group")["value"].mean(), used["chance_mean"].mean()
+
+
 def title(table: pd.DataFrame) -> str:
     """Return what the rows of the best, random and worst subsets have in common."""
-    means = table.groupby("group")["value"].mean()
+    means, chance = _shared(table)
     return (
         f"Rows of a subset that share their anchor's type: {means['top']:.0%} where the score is highest, "
-        f"{means['random']:.0%} at random, {means['bottom']:.0%} where it is lowest "
-        f"(permuted types {table['chance_mean'].mean():.0%})"
+        f"{means['random']:.0%} at random, {means['bottom']:.0%} where it is lowest (permuted types {chance:.0%})"
     )
 
 
 def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
     """Return one sentence on the score that 04 selects by."""
-    said = []
-    for table, what in ((toy, "strongest feature"), (atlas, "token")):
-        means = table.groupby("group")["value"].mean()
-        said.append(
-            f"the {what} in {means['top']:.0%} of rows by the best subsets, {means['random']:.0%} by random ones "
-            f"(permuted {table['chance_mean'].mean():.0%})"
-        )
-    toy_said, atlas_said = said
+    toy_clause, atlas_clause = (
+        f"the {what} in {means['top']:.0%} of rows by the best subsets, {means['random']:.0%} by random ones "
+        f"(permuted {chance:.0%})"
+        for what, (means, chance) in (("strongest feature", _shared(toy)), ("token", _shared(atlas)))
+    )
     return (
-        f"The score by which 04 selects sees no labels; rows share {toy_said} and, on the language model, {atlas_said}."
+        f"The score by which 04 selects sees no labels; rows share {toy_clause} and, on the language model, "
+        f"{atlas_clause}."
     )
 
 
 def checks(table: pd.DataFrame, world: str) -> list[Check]:
-    """Return one world's part of 02's gate: rows of the best subsets share more than chance, and than random ones'."""
-    top = table[table["group"] == "top"].groupby("seed")[["value", "chance_mean", "chance_upper"]].mean()
-    beats_null = int((top["value"] > top["chance_upper"]).sum())
-    wide = table.pivot_table(index="seed", columns="group", values="value")
-    _, low, _ = mean_interval((wide["top"] - wide["random"]).to_numpy())
-    chance = f"{top['chance_mean'].mean():.3f} (permuted types)"
+    """Return one world's part of 02's gate: the best subsets beat chance, beat random ones, and need few dimensions."""
+    reached = enough(purity_curve(table))
+    few, n = int((reached["size"] <= reached["d"] / 2).sum()), len(reached)
+    beyond = f"{world}: seeds in which rows of the best subsets by 04's score share their type beyond permuted types"
+    above = f"{world}: share of one type, best by 04's score minus random subsets"
+    half = f"{world}: seeds in which best subsets of half of the dimensions or fewer share {ENOUGH:.0%} of what all do"
     return [
-        Check(f"{world}: seeds in which rows of the best subsets by 04's score share their type beyond permuted types",
-              beats_null, f"= {len(top)} (all)", beats_null == len(top), chance=f"{0.05 * len(top):.2f}"),
-        Check(f"{world}: share of one type, best by 04's score minus random subsets, lower end of the 95 % interval",
-              low, "> 0", low > 0, chance=chance),
-    ]  # fmt: skip
+        *top_beats_chance_and_random(in_use(table), beyond, above, "permuted types"),
+        Check(f"{half} above chance", few, f"= {n} (all)", few == n, chance=f"{0.05 * n:.2f}"),
+    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,10 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import matched_cosine
-from rkcnn_lib.probe import mine
-from rkcnn_lib.probe.found import SelectionWarning
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
-from rkcnn_lib.studies.toy import COMPARED
+from rkcnn_lib.studies.toy import COMPARED, mine_small
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
 from rkcnn_lib.worlds.toy.models import geometry, polygon, represented, true_directions
 
@@ -61,18 +59,21 @@ def train_planes(p: ToySuperposition) -> Planes:
 
 def median_instances(planes: Planes) -> dict[str, np.ndarray]:
     """Return for each probability the feature directions (5, 2) of the model of median loss."""
-    frames = {}
-    for i, (probability, rows) in enumerate(planes.table.groupby("probability", sort=False)):
-        middle = rows.sort_values("loss")["instance"].iloc[(len(rows) - 1) // 2]
-        frames[f"p = {probability:g}"] = planes.W[i, middle].numpy()
-    return frames
+    ps = planes.table["probability"].drop_duplicates().tolist()
+    return {f"p = {p:g}": planes.W[ps.index(p), instance].numpy() for p, instance in _median_models(planes)}
+
+
+def _median_models(planes: Planes) -> Iterator[tuple[float, int]]:
+    """Yield each probability with the number of its model of median loss."""
+    for probability, rows in planes.table.groupby("probability", sort=False):
+        yield probability, int(rows.sort_values("loss")["instance"].iloc[(len(rows) - 1) // 2])
 
 
 def plane_title(planes: Planes) -> str:
     """Return the finding of the figure of directions: how often the pentagon is found where features are rarest."""
     rarest = planes.table[planes.table["probability"] == planes.table["probability"].min()]
-    found = int((rarest["shape"] == "pentagon").sum())
-    return f"At p = {rarest['probability'].iloc[0]:g} {found} of {len(rarest)} models form the pentagon"
+    n_pentagons = int((rarest["shape"] == "pentagon").sum())
+    return f"At p = {rarest['probability'].iloc[0]:g} {n_pentagons} of {len(rarest)} models form the pentagon"
 
 
 def curve_title(planes: Planes) -> str:
@@ -98,9 +99,7 @@ def states(planes: Planes, probability: float, instance: int) -> tuple[torch.Ten
 def mine_plane(X: torch.Tensor, p: ToySuperposition, miner: str = COMPARED) -> torch.Tensor:
     """Return at most PLANE_DIRECTIONS directions of the plane."""
     options = {"score": p.score, "n_subsets": 60} if miner in ("rkcnn", "rkcnn_unscored", "rkcnn_worst") else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SelectionWarning)  # a plane has room for few distinct directions
-        return mine(miner, X, n_directions=PLANE_DIRECTIONS, random_state=0, **options)
+    return mine_small(miner, X, PLANE_DIRECTIONS, 0, **options)
 
 
 def mine_planes(planes: Planes, run: Run) -> pd.DataFrame:
@@ -127,8 +126,7 @@ def mine_planes(planes: Planes, run: Run) -> pd.DataFrame:
 def mined_frames(planes: Planes, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return, from often active to rare, true and mined directions of the model of median loss."""
     frames = {}
-    for probability, rows in planes.table.groupby("probability", sort=False):
-        instance = int(rows.sort_values("loss")["instance"].iloc[(len(rows) - 1) // 2])
+    for probability, instance in _median_models(planes):
         X, truth = states(planes, probability, instance)
         D = mine_plane(X, run.p)
         frames[f"p = {probability:g}: {len(truth)} true, {len(D)} mined"] = (truth.numpy(), D.numpy())

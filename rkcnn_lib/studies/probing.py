@@ -2,18 +2,19 @@
 
 Each task is a labelled cloud of activations, split by group (document) into a half on which subsets are scored
 and probes are fitted and a half on which probes are judged. Every accuracy stands beside the same number under
-labels permuted by group, from the whole pipeline run again: scoring, selecting, fitting, judging.
+labels permuted by group, from the whole pipeline run again: scoring, selecting, fitting, judging. And beside two
+more: what subsets of other sizes hold, and control tasks, in which each type has a random label: a probe may have
+memorised tokens, and its selectivity is the accuracy on the label less that on the control task (Hewitt & Liang 2019,
+EMNLP, "Designing and Interpreting Probes with Control Tasks").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -23,88 +24,18 @@ from sklearn.preprocessing import StandardScaler
 
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import RandomKCNNClassifier
-from rkcnn_lib.probe.nulls import permute_labels, surrogate
+from rkcnn_lib.probe.nulls import permute_labels
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import Subsets, draw_subsets
-from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
-from rkcnn_lib.runs.schemas import NOT_DECIDING, ProbeValidation
-from rkcnn_lib.runs.units import Unit, cached_unit
-from rkcnn_lib.studies.toy import train_space
+from rkcnn_lib.runs.schemas import ProbeValidation
+from rkcnn_lib.studies.probe_tasks import Task, Tasks, choose, controlled, over_seeds, subset_size
 from rkcnn_lib.tensors import chance_level
-from rkcnn_lib.worlds import model_facts
 
 GROUPS = ("top", "random", "bottom", "full", "ensemble")
-ROWS_PER_HALF = 500  # classes balanced; every chance level fits the probes again, so rows are kept few
-TOY_LABELS = 2  # features whose activity is a label
-
-
-@dataclass(frozen=True)
-class Task:
-    """Activations X (n, d) with labels y (n,), the group (document) of each row and its type (token) in one sense.
-
-    Types are what a control task assigns its random labels to.
-    """
-
-    world: str
-    label: str
-    X: torch.Tensor
-    y: np.ndarray
-    groups: np.ndarray
-    types: np.ndarray
-
-    def rows(self, which: int, seed: int) -> np.ndarray:
-        """Return the rows of one half of the groups, ``ROWS_PER_HALF`` at most, classes as even as they come."""
-        rng = np.random.default_rng([seed, which])
-        names = np.random.default_rng(seed).permutation(np.unique(self.groups))
-        inside = np.flatnonzero(np.isin(self.groups, names[which::2]))
-        classes = np.unique(self.y)
-        each = ROWS_PER_HALF // len(classes)
-        kept = [rng.permutation(inside[self.y[inside] == value])[:each] for value in classes]
-        return np.sort(np.concatenate(kept))
-
-    def half(self, which: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Return X, y and groups of `rows`."""
-        rows = self.rows(which, seed)
-        return self.X[rows], self.y[rows], self.groups[rows]
-
-
-def controlled(task: Task, control: str, seed: int) -> Task:
-    """Return the task as it is, or its activations replaced by noise, or its labels and types permuted by group."""
-    if control == "gaussian":
-        return replace(task, X=surrogate(task.X, "gaussian", seed))
-    if control == "permuted":
-        permuted = (permute_labels(given, task.groups, seed) for given in (task.y, task.types))
-        return replace(task, **dict(zip(("y", "types"), permuted, strict=True)))
-    return task
-
-
-def toy_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
-    """Yield "is feature j active?" for the best represented features of a trained toy model."""
-    toy = train_space(p.n_features, p.n_hidden, p.n_active, p.toy_steps, seed)
-    codes, X = toy.draw(p.n_samples, seed=seed + 1)
-    norms = toy.W.norm(dim=1)
-    strongest = codes.argmax(1).numpy()
-    for j in norms.argsort(descending=True)[:TOY_LABELS].tolist():
-        yield Task("toy", f"feature {j} active", X, (codes[:, j] > 0).numpy().astype(int), np.arange(len(X)), strongest)
-
-
-def atlas_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
-    """Yield the embedded language model's activations with the labels of each token; position 0 is left out."""
-    from rkcnn_lib.worlds import capture, load_model
-    from rkcnn_lib.worlds.atlas import labelled_contexts
-
-    lm = load_model("atlas", device="cpu")
-    found = labelled_contexts(p.n_contexts, seed=seed)
-    X = capture(lm, found.token_ids, layer=p.atlas_layer % lm.cfg.n_layers, hook=p.atlas_hook).float().cpu()
-    positions = np.tile(np.arange(found.token_ids.shape[1]), len(found.token_ids))
-    documents, tokens = np.asarray(found.document_ids).ravel(), np.asarray(found.token_ids).ravel()
-    for label in p.atlas_labels:
-        y = np.asarray(found.labels[label]).ravel()
-        # 0 means "none" except where it is a side of a yes-or-no question
-        usable = (positions > 0) & ((y > 0) | label.startswith("in_"))
-        rows = np.flatnonzero(usable)
-        yield Task("atlas", label, X[rows], y[rows], documents[rows], tokens[rows])
+ENOUGH = 0.9  # share of what all dimensions have above chance that a subset must reach
+PROBE = "logistic"  # that judges subsets of other sizes
+SIZE = "coordinates_in_a_subset"
 
 
 def probes(n_neighbours: int) -> dict[str, Callable[[], ClassifierMixin]]:
@@ -115,10 +46,10 @@ def probes(n_neighbours: int) -> dict[str, Callable[[], ClassifierMixin]]:
     }
 
 
-def choose(scores: np.ndarray, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return which subsets are the top, the bottom and a random choice of n by score."""
-    order = np.argsort(scores)
-    return {"top": order[::-1][:n], "random": rng.choice(len(scores), n, replace=False), "bottom": order[:n]}
+def judged(make: Callable[[], ClassifierMixin], fit: tuple, test: tuple) -> float:
+    """Return the balanced accuracy on ``test`` (X, y) of a probe fitted on ``fit``."""
+    fitted = make().fit(fit[0].numpy(), fit[1])
+    return float(balanced_accuracy_score(test[1], fitted.predict(test[0].numpy())))
 
 
 def accuracies(
@@ -129,29 +60,27 @@ def accuracies(
     (fit_X, fit_y, _), (test_X, test_y, _) = labelled.half(0, seed), labelled.half(1, seed)
     scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
     chosen = choose(scores, n_probed, np.random.default_rng(seed))
-    found = {}
+    by_cell = {}
     for name, make in probes(p.n_neighbours).items():
-
-        def judged(restrict: Callable[[torch.Tensor], torch.Tensor], make: Callable = make) -> float:
-            fitted = make().fit(restrict(fit_X).numpy(), fit_y)
-            return balanced_accuracy_score(test_y, fitted.predict(restrict(test_X).numpy()))
-
         for group, members in chosen.items():
-            found[group, name] = float(np.mean([judged(lambda X, i=i: subsets.restrict(X, i)) for i in members]))
-        found["full", name] = judged(lambda X: X)
+            values = [
+                judged(make, (subsets.restrict(fit_X, i), fit_y), (subsets.restrict(test_X, i), test_y))
+                for i in members
+            ]
+            by_cell[group, name] = float(np.mean(values))
+        by_cell["full", name] = judged(make, (fit_X, fit_y), (test_X, test_y))
     ensemble = RandomKCNNClassifier(
         p.n_subsets, min(p.n_ensemble, p.n_subsets // 3), subsets.size, p.n_neighbours, random_state=seed
     ).fit(fit_X.numpy(), fit_y)
-    found["ensemble", "RkCNN"] = balanced_accuracy_score(test_y, ensemble.predict(test_X.numpy()))
-    return found
+    by_cell["ensemble", "RkCNN"] = balanced_accuracy_score(test_y, ensemble.predict(test_X.numpy()))
+    return by_cell
 
 
 def study_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     """Return world, label, seed, group, probe, value, chance_mean, chance_upper for one task."""
     task = controlled(task, p.control, seed)
     d = task.X.shape[1]
-    size = p.subset_size or round(d**0.5)
-    subsets = draw_subsets(d, size, p.n_subsets, random_state=seed)
+    subsets = draw_subsets(d, subset_size(p, d), p.n_subsets, random_state=seed)
     real = accuracies(task, task.y, p, seed, subsets, p.n_probed)
     rng = np.random.RandomState(seed)
     # the mean of fewer subsets varies more: that moves chance's 95 % point up, never down
@@ -167,37 +96,66 @@ def study_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-Tasks = Callable[[ProbeValidation, int], Iterator[Task]]
+def sizes_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
+    """Return label, seed, size, group (top, random), value: held-out accuracy of subsets of every size up to d."""
+    task = controlled(task, p.control, seed)
+    (fit_X, fit_y, _), (test_X, test_y, _) = task.half(0, seed), task.half(1, seed)
+    d, rows = fit_X.shape[1], []
+    make = probes(p.n_neighbours)[PROBE]
+    for size in sorted({min(size, d) for size in [*p.curve_sizes, d]}):
+        subsets = draw_subsets(d, size, p.n_subsets if size < d else 1, random_state=seed)
+        scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
+        chosen = choose(scores, min(p.n_probed, len(scores)), np.random.default_rng(seed))
+        for group in ("top", "random"):
+            values = [
+                judged(make, (subsets.restrict(fit_X, i), fit_y), (subsets.restrict(test_X, i), test_y))
+                for i in chosen[group]
+            ]
+            rows.append({"label": task.label, "seed": seed, "size": size, "group": group, "value": np.mean(values)})
+    return pd.DataFrame(rows)
 
 
-def study(run: Run, tasks: Tasks) -> pd.DataFrame:
-    """Run every task of every seed, a process a seed, each a cached unit."""
-    return over_seeds(_one_seed, run, tasks)
+def random_labels(types: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    """Return a label for each row that depends on its type only; every type has each of the classes as likely."""
+    names, type_of_row = np.unique(types, return_inverse=True)
+    return np.random.default_rng(seed).choice(np.unique(y), len(names))[type_of_row]
 
 
-def over_seeds(function: Callable[..., pd.DataFrame], run: Run, tasks: Tasks) -> pd.DataFrame:
-    """Return ``function(p, tasks, seed)`` for every seed, one process each."""
-    cells = [(run.p, tasks, seed) for seed in range(run.p.n_seeds)]
-    n_jobs = process_count(run.p.n_jobs, run.device)
-    return pd.concat(run_cells(function, cells, n_jobs, f"{tasks.__name__}, seeds"), ignore_index=True)
+def controls_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
+    """Return label, seed, probe, group (top, full), accuracy, control, selectivity."""
+    task = controlled(task, p.control, seed)
+    control = replace(task, y=random_labels(task.types, task.y, seed))
+    rows = []
+    for name, make in probes(p.n_neighbours).items():
+        for group in ("top", "full"):
+            values = {}
+            for kind, given in (("accuracy", task), ("control", control)):
+                fit, test = given.rows(0, seed), given.rows(1, seed)  # classes as even in the one as in the other
+                columns = _best_columns(given, p, fit, seed) if group == "top" else np.arange(given.X.shape[1])
+                X = given.X[:, columns]
+                values[kind] = judged(make, (X[fit], given.y[fit]), (X[test], given.y[test]))
+            rows.append({"label": task.label, "seed": seed, "probe": name, "group": group, **values,
+                         "selectivity": values["accuracy"] - values["control"]})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def _one_seed(p: ProbeValidation, tasks: Tasks, seed: int) -> pd.DataFrame:
-    return seed_unit("probing", study_task, p, tasks, seed)
+def _best_columns(task: Task, p: ProbeValidation, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Coordinates of the subset that separates the labels of these rows best."""
+    d = task.X.shape[1]
+    subsets = draw_subsets(d, subset_size(p, d), p.n_subsets, random_state=seed)
+    scores = subset_scores(task.X[rows], subsets, "separation", y=task.y[rows])
+    return subsets.indices[: subsets.n_coordinate][int(scores[: subsets.n_coordinate].argmax())].numpy()
 
 
-def seed_unit(
-    kind: str, function: Callable[..., pd.DataFrame], p: ProbeValidation, tasks: Tasks, seed: int
-) -> pd.DataFrame:
-    """Return ``function(task, p, seed)`` over all tasks of a seed, as one cached unit."""
-    decides = p.model_dump(exclude=NOT_DECIDING | {"profile", "n_seeds"})
-    given = decides | {"tasks": tasks.__name__, "seed": seed, "atlas": model_facts("atlas").identity}
+STUDIES = {"probing": study_task, "probing_sizes": sizes_of_task, "probing_controls": controls_of_task}
 
-    def compute(scratch: Path) -> Unit:
-        parts = [function(task, p, seed) for task in tasks(p, seed)]
-        return Unit(tables={"found": pd.concat(parts, ignore_index=True)})
 
-    return cached_unit(kind, given, compute).tables["found"]
+def study(run: Run, tasks: Tasks, kind: str = "probing") -> pd.DataFrame:
+    """Run one of STUDIES on every task of every seed: a process a seed, each a cached unit."""
+    return over_seeds(kind, STUDIES[kind], run, tasks)
+
+
+# ---------------------------------------------------------------- what the notebook shows
 
 
 def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
@@ -205,7 +163,7 @@ def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
     p = run.p
     task = controlled(next(iter(tasks(p, 0))), p.control, 0)
     X, y, groups = task.half(0, 0)
-    subsets = draw_subsets(X.shape[1], p.subset_size or round(X.shape[1] ** 0.5), p.n_subsets, random_state=0)
+    subsets = draw_subsets(X.shape[1], subset_size(p, X.shape[1]), p.n_subsets, random_state=0)
     labels = {"labels": y, "permuted labels": permute_labels(y, groups, 0)}
     return {name: subset_scores(X, subsets, "separation", y=given).cpu().numpy() for name, given in labels.items()}
 
@@ -213,7 +171,7 @@ def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
 def scores_title(task: str, scores: dict[str, np.ndarray]) -> str:
     """Return how many subsets score above what permuted labels allow one in twenty."""
     labels, permuted = scores.values()
-    above = (labels > np.quantile(permuted, 0.95)).mean()
+    above = (labels > chance_level(permuted)[1]).mean()
     return f"{task}: {above:.0%} of subsets score above the 95 % point of permuted labels (by chance 5 %)"
 
 
@@ -230,16 +188,14 @@ def for_figure(table: pd.DataFrame, by_label: bool = False) -> pd.DataFrame:
     return rows
 
 
-def advantage(table: pd.DataFrame, group: str = "top", against: str = "random") -> pd.DataFrame:
-    """Return value = accuracy of one group minus another's, per seed, averaged over labels and probes."""
-    wide = table.pivot_table(index="seed", columns="group", values="value", aggfunc="mean")
-    return (wide[group] - wide[against]).rename("value").reset_index()
+def _means(table: pd.DataFrame) -> tuple[pd.Series, float]:
+    """Return mean accuracy by group of subsets, and the top one's under permuted labels."""
+    return table.groupby("group")["value"].mean(), table[table["group"] == "top"]["chance_mean"].mean()
 
 
 def title(table: pd.DataFrame) -> str:
     """Return the finding of the selectivity figure."""
-    means = table.groupby("group")["value"].mean()
-    null = table[table["group"] == "top"]["chance_mean"].mean()
+    means, null = _means(table)
     return (
         f"Held-out balanced accuracy: top subsets {means['top']:.2f}, random {means['random']:.2f}, bottom "
         f"{means['bottom']:.2f}, all dimensions {means['full']:.2f}, RkCNN classifier {means['ensemble']:.2f} "
@@ -247,33 +203,37 @@ def title(table: pd.DataFrame) -> str:
     )
 
 
-def checks(table: pd.DataFrame, world: str) -> list[Check]:
-    """Return one world's part of 02's gate: top subsets beat permuted labels in every seed, and random subsets."""
-    top = table[table["group"] == "top"].groupby("seed")[["value", "chance_upper"]].mean()
-    beats_null = int((top["value"] > top["chance_upper"]).sum())
-    _, low, _ = mean_interval(advantage(table)["value"].to_numpy())
-    null = f"{table[table['group'] == 'top']['chance_mean'].mean():.3f} (permuted labels)"
-    return [
-        Check(f"{world}: seeds in which top subsets beat the permuted labels' 95 % point", beats_null,
-              f"= {len(top)} (all)", beats_null == len(top), chance=f"{0.05 * len(top):.2f}"),
-        Check(f"{world}: accuracy of top minus random subsets, lower end of the 95 % interval", low, "> 0", low > 0,
-              chance=null),
-    ]  # fmt: skip
-
-
 def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
     """Return one sentence that answers 02's question."""
-    said = []
-    for table in (toy, atlas):
-        means = table.groupby("group")["value"].mean()
-        null = table[table["group"] == "top"]["chance_mean"].mean()
-        said.append(
-            f"{means['top']:.2f} from the best-scoring subsets, {means['random']:.2f} from random ones, "
-            f"{means['full']:.2f} from all dimensions (permuted labels {null:.2f})"
-        )
+    toy_clause, atlas_clause = (
+        f"{means['top']:.2f} from the best-scoring subsets, {means['random']:.2f} from random ones, "
+        f"{means['full']:.2f} from all dimensions (permuted labels {null:.2f})"
+        for means, null in map(_means, (toy, atlas))
+    )
     return (
-        f"Balanced accuracy on new rows: on toy models {said[0]}; on the embedded language model {said[1]}; means over "
-        "labels, whose chance levels differ with their numbers of classes."
+        f"Balanced accuracy on new rows: on toy models {toy_clause}; on the embedded language model {atlas_clause}; "
+        "means over labels, whose chance levels differ with their numbers of classes."
+    )
+
+
+def top_beats_chance_and_random(table: pd.DataFrame, beyond: str, above: str, null: str) -> list[Check]:
+    """Return the checks ``beyond``, top subsets exceed chance in every seed, and ``above``, they exceed random ones."""
+    top = table[table["group"] == "top"].groupby("seed")[["value", "chance_mean", "chance_upper"]].mean()
+    n_beyond = int((top["value"] > top["chance_upper"]).sum())
+    wide = table.pivot_table(index="seed", columns="group", values="value")
+    _, low, _ = mean_interval((wide["top"] - wide["random"]).to_numpy())
+    every, chance = f"= {len(top)} (all)", f"{top['chance_mean'].mean():.3f} ({null})"
+    return [
+        Check(beyond, n_beyond, every, n_beyond == len(top), chance=f"{0.05 * len(top):.2f}"),
+        Check(f"{above}, lower end of the 95 % interval", low, "> 0", low > 0, chance=chance),
+    ]
+
+
+def checks(table: pd.DataFrame, world: str) -> list[Check]:
+    """Return the labelled part of 02's gate in one world."""
+    beyond = f"{world}: seeds in which top subsets beat the permuted labels' 95 % point"
+    return top_beats_chance_and_random(
+        table, beyond, f"{world}: accuracy of top minus random subsets", "permuted labels"
     )
 
 
@@ -281,3 +241,43 @@ def by_label(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean accuracy by label and group of subsets, beside the mean under permuted labels."""
     wide = table.pivot_table(index="label", columns="group", values="value")[list(GROUPS)]
     return wide.assign(permuted=table.groupby("label")["chance_mean"].mean()).round(3)
+
+
+def curve(sizes: pd.DataFrame, full: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame:
+    """Return the rows that the curve over sizes takes; chance is that of ``full``, the rows of all dimensions."""
+    chance = full.groupby("seed")[["chance_mean", "chance_upper"]].mean().reset_index()
+    rows = sizes.groupby(["seed", "size", "group"], sort=False)["value"].mean().reset_index().merge(chance, on="seed")
+    return rows.assign(metric=metric).rename(columns={"size": SIZE, "group": "miner"})
+
+
+def labelled_curve(sizes: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Return the curve of held-out accuracy over sizes, beside all dimensions under permuted labels."""
+    return curve(sizes, accuracies[(accuracies["group"] == "full") & (accuracies["probe"] == PROBE)])
+
+
+def enough(curve: pd.DataFrame) -> pd.DataFrame:
+    """Return seed, size, d: the smallest size at which top subsets reach ENOUGH of what all d hold above chance.
+
+    Where all dimensions together do not beat chance's 95 % point there is nothing to reach, and size is d.
+    """
+    rows = []
+    for seed, part in curve.query("miner == 'top'").sort_values(SIZE).groupby("seed"):
+        full, (chance, upper) = part["value"].iloc[-1], part[["chance_mean", "chance_upper"]].iloc[-1]
+        reached = part[SIZE][part["value"] >= chance + ENOUGH * (full - chance)]
+        d = int(part[SIZE].iloc[-1])
+        rows.append({"seed": seed, "size": int(reached.iloc[0]) if full > upper else d, "d": d})
+    return pd.DataFrame(rows)
+
+
+def curve_title(curve: pd.DataFrame, what: str = "of what all hold above chance") -> str:
+    """Return the finding of the curve over sizes."""
+    reached = enough(curve)
+    return (
+        f"Top subsets of {reached['size'].median():.0f} of {reached['d'].iloc[0]} coordinates hold {ENOUGH:.0%} {what}"
+    )
+
+
+def control_table(controls: pd.DataFrame) -> pd.DataFrame:
+    """Return mean accuracy, control accuracy and selectivity by label, group and probe."""
+    columns = ["accuracy", "control", "selectivity"]
+    return controls.groupby(["label", "group", "probe"])[columns].mean().round(3).reset_index()

@@ -43,7 +43,7 @@ class Centred:
 def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -> pd.DataFrame:
     """Return arm, seed, metric, value: the quality of each on the rows and contexts that judge the arms."""
     p: SaeCompare = run.p
-    found = {}
+    qualities = {}
     for name, (folder, sae) in opened.items():
         files = [hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (WEIGHTS_FILE, CONFIG_FILE)]
         inputs = {
@@ -60,7 +60,7 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
             measured = quality(judged, held_out, **splice(store, p, run.device))
             return Unit(scalars={name: value for name, value in measured.items() if isinstance(value, int | float)})
 
-        found[p.layer, name, 0] = cached_unit("published", inputs, compute).scalars
-    if not found:
+        qualities[p.layer, name, 0] = cached_unit("published", inputs, compute).scalars
+    if not qualities:
         return pd.DataFrame({"arm": [], "seed": [], "metric": [], "value": []}).astype({"seed": int, "value": float})
-    return tidy(found).drop(columns="layer")
+    return tidy(qualities).drop(columns="layer")

@@ -7,7 +7,6 @@ true ones, so every number stands beside its chance level.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,9 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import chance, matched_cosine
-from rkcnn_lib.probe import mine
-from rkcnn_lib.probe.found import SelectionWarning
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
+from rkcnn_lib.studies.toy import mine_small
 from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
 from rkcnn_lib.worlds.toy.models import true_directions
@@ -82,9 +80,7 @@ def _train(
             directions = truth
         elif start != "random":
             options = {"n_subsets": 60} if ARMS[start].searches else {}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SelectionWarning)  # a plane has room for few distinct directions
-                directions = mine(start, X, n_directions=N_LATENTS, random_state=seed, **options)
+            directions = mine_small(start, X, N_LATENTS, seed, **options)
         config = SAEConfig(N_HIDDEN, N_LATENTS, k=1)
         init = init_from_directions(config, directions, X=X, random_state=seed)
         training = TrainConfig(steps=steps, batch_size=256, lr=3e-3, seed=seed, snapshot_steps=shown)
@@ -98,15 +94,15 @@ def _train(
 def success(table: pd.DataFrame) -> pd.DataFrame:
     """Return by start, at the first and last step, in how many toy models the true directions are found."""
     ends = table[table["step"].isin([table["step"].min(), table["step"].max()])]
-    found = ends.assign(found=ends["value"] >= MET).pivot_table(
+    counts = ends.assign(found=ends["value"] >= MET).pivot_table(
         index="miner", columns="step", values="found", aggfunc="sum", sort=False
     )
-    return found.rename(columns=lambda step: f"found at step {step}").assign(models=table["seed"].nunique())
+    return counts.rename(columns=lambda step: f"found at step {step}").assign(models=table["seed"].nunique())
 
 
 def title(table: pd.DataFrame) -> str:
     """Return the finding of the study."""
     counts = success(table)
     last = counts.columns[-2]
-    told = ", ".join(f"{start} {int(counts.loc[start, last])}" for start in ("random", "rkcnn_unscored", "rkcnn"))
-    return f"After training all true directions are found in {told} of {table['seed'].nunique()} toy models"
+    by_start = ", ".join(f"{start} {int(counts.loc[start, last])}" for start in ("random", "rkcnn_unscored", "rkcnn"))
+    return f"After training all true directions are found in {by_start} of {table['seed'].nunique()} toy models"

@@ -16,10 +16,13 @@ from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.found import SelectionWarning
-from rkcnn_lib.probe.nulls import surrogate
+from rkcnn_lib.probe.nulls import permute_labels, surrogate
+from rkcnn_lib.probe.scores import subset_scores
+from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import NOT_DECIDING, ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
+from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
 from rkcnn_lib.worlds.toy.models import true_directions
@@ -112,9 +115,14 @@ def mine_one(X: torch.Tensor, p: ToySuperposition, miner: str, seed: int) -> tor
             options |= {"score": p.score}
     if miner == JUDGED:
         options |= {"null": p.null}
+    return mine_small(method, X, p.n_directions, seed, **options)
+
+
+def mine_small(method: str, X: torch.Tensor, n_directions: int, seed: int, **options: Any) -> torch.Tensor:
+    """Return directions of a world so small that it is soon exhausted: the notebook says so once, not each search."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SelectionWarning)  # so small a world is soon exhausted: the notebook says so
-        return mine(method, X, n_directions=p.n_directions, random_state=seed, **options)
+        warnings.simplefilter("ignore", SelectionWarning)
+        return mine(method, X, n_directions=n_directions, random_state=seed, **options)
 
 
 def mine_all(spaces: list[Space], run: Run) -> Mined:
@@ -128,9 +136,9 @@ def mine_all(spaces: list[Space], run: Run) -> Mined:
 
         def compute(scratch: Path, space: Space = space, seed: int = seed) -> Unit:
             X, truth = world(space, p, seed)
-            found = {miner: mine_one(X, p, miner, seed) for miner in (*p.miners, JUDGED)}
-            rows = [row for miner, D in found.items() for row in compare_with_truth(D, truth, miner, seed)]
-            cosines = {miner: matched_first(D, truth) for miner, D in found.items() if len(D)}
+            mined = {miner: mine_one(X, p, miner, seed) for miner in (*p.miners, JUDGED)}
+            rows = [row for miner, D in mined.items() for row in compare_with_truth(D, truth, miner, seed)]
+            cosines = {miner: matched_first(D, truth) for miner, D in mined.items() if len(D)}
             return Unit(tables={"recovery": pd.DataFrame(rows)}, arrays=cosines)
 
         units.append(cached_unit("toy_mining", given | {"seed": seed}, compute))
@@ -155,11 +163,12 @@ def compare_with_truth(
 
 def matched_first(D: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the cosines (n_true, n_mined) with rows and columns ordered so that matches lie on the diagonal."""
-    found = match(D, truth)
-    mined, true = torch.as_tensor(found.rows), torch.as_tensor(found.columns)
-    rest_mined = torch.tensor([i for i in range(len(D)) if i not in set(mined.tolist())], dtype=torch.long)
-    rest_true = torch.tensor([i for i in range(len(truth)) if i not in set(true.tolist())], dtype=torch.long)
-    return truth[torch.cat([true, rest_true])] @ D[torch.cat([mined, rest_mined])].T
+    matched = match(D, truth)
+    mined, true = (
+        [*first, *np.setdiff1d(np.arange(n), first)]
+        for first, n in ((matched.rows, len(D)), (matched.columns, len(truth)))
+    )
+    return truth[true] @ D[mined].T
 
 
 def recovery_title(mined: Mined) -> str:
@@ -173,9 +182,90 @@ def recovery_title(mined: Mined) -> str:
 
 def cosine_title(mined: Mined) -> str:
     """Return the finding of the cosine matrix."""
-    found = np.diagonal(mined.cosines[COMPARED])
-    n_true = len(mined.cosines[COMPARED])
-    return f"{COMPARED}: {int((found >= 0.9).sum())} of {n_true} true directions are matched at cosine 0.9 or more"
+    cosines = mined.cosines[COMPARED]
+    n_met = int((np.diagonal(cosines) >= 0.9).sum())
+    return f"{COMPARED}: {n_met} of {len(cosines)} true directions are matched at cosine 0.9 or more"
+
+
+# ---------------------------------------------------------------- the first implementation's scores
+
+# score of a subset -> what takes the place of its data: the strongest feature's labels permuted, a Gaussian of the same
+# covariance, or each column shuffled on its own (the share of variance on one direction is a matter of covariance)
+SEED_SCORES = {
+    "separation": "labels", "knn_label_consistency": "labels", "kurtosis": "gaussian",
+    "coordinate_kurtosis": "gaussian", "variance_ratio": "columns",
+}  # fmt: skip
+SCORED_ROWS, SCORED_SUBSETS, NULL_DRAWS = 300, 60, 5  # distances between all rows in each subset of each draw
+
+
+def seed_scores(spaces: list[Space], run: Run) -> pd.DataFrame:
+    """Return for each score and model (cached) how many subsets score beyond the 95 % point of the score's null.
+
+    Columns miner (the score), seed, metric, value, chance_mean, chance_upper (shares of subsets); null (which), mean
+    and spread (standard deviation over subsets by the mean's size) of the score, null_mean, null_upper.
+    """
+    p: ToySuperposition = run.p
+    kept = {"control", "subset_size", "subsets", "n_features", "n_hidden", "n_active", "toy_steps"}
+    given = p.model_dump(include=kept)
+    units = [
+        cached_unit("toy_scores", given | {"seed": seed}, lambda _, space=space, seed=seed: Unit(
+            tables={"scores": scores_of_space(space, p, seed)}
+        ))
+        for seed, space in enumerate(spaces)
+    ]  # fmt: skip
+    return pd.concat([unit.tables["scores"] for unit in units], ignore_index=True)
+
+
+def scores_of_space(space: Space, p: ToySuperposition, seed: int) -> pd.DataFrame:
+    """Return the rows of `seed_scores` for one model."""
+    codes, X = space.draw(SCORED_ROWS, seed=20_000 + seed)
+    y = codes.argmax(1).numpy()
+    X = surrogate(X, "gaussian", seed) if p.control == "gaussian" else X
+    y = permute_labels(y, random_state=seed) if p.control == "permuted" else y
+    size = p.subset_size or round(X.shape[1] ** 0.5)
+    subsets = draw_subsets(X.shape[1], size, SCORED_SUBSETS, p.subsets, random_state=seed)
+    rows = []
+    for score, null in SEED_SCORES.items():
+        real = subset_scores(X, subsets, score, y=y).numpy()
+        draws = np.stack([
+            subset_scores(null_X, subsets, score, y=null_y).numpy()
+            for null_X, null_y in (_without_structure(X, y, null, draw) for draw in range(NULL_DRAWS))
+        ])  # fmt: skip
+        null_mean, null_upper = map(float, chance_level(draws.ravel()))
+        chance_mean, chance_upper = map(float, chance_level((draws > null_upper).mean(1)))
+        rows.append({"miner": score, "seed": seed, "metric": "subsets_beyond_null", "null": null,
+                     "value": (real > null_upper).mean(), "chance_mean": chance_mean, "chance_upper": chance_upper,
+                     "mean": real.mean(), "spread": real.std() / abs(real.mean()), "null_mean": null_mean,
+                     "null_upper": null_upper})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _without_structure(X: torch.Tensor, y: np.ndarray, null: str, draw: int) -> tuple[torch.Tensor, np.ndarray]:
+    if null == "labels":
+        return X, permute_labels(y, random_state=draw)
+    if null == "gaussian":
+        return surrogate(X, "gaussian", random_state=draw), y
+    order = torch.rand(X.shape, generator=torch.Generator().manual_seed(draw)).argsort(0)
+    return X.gather(0, order), y
+
+
+def seed_score_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return by score its mean beside its null's mean and 95 % point, its spread, and the share of subsets beyond."""
+    columns = ["mean", "null_mean", "null_upper", "spread", "value"]
+    means = table.groupby(["miner", "null"], sort=False)[columns].mean().round(3)
+    names = {"value": "subsets beyond", "null_upper": "null 95 % point", "null_mean": "null mean"}
+    return means.rename(columns=names).rename_axis(["score", "held against"])
+
+
+def seed_score_title(table: pd.DataFrame) -> str:
+    """Return the finding of the figure of scores."""
+    means = table.groupby("miner", sort=False)["value"].mean()
+    return "Subsets beyond the 95 % point of their score's null (chance 5 %): " + ", ".join(
+        f"{score} {share:.0%}" for score, share in means.items()
+    )
+
+
+# ---------------------------------------------------------------- from noise to features, the gate
 
 
 def from_noise(space: Space, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:

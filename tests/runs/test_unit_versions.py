@@ -27,7 +27,7 @@ from rkcnn_lib.studies import (
     fourier,
     neighbourhoods,
     planes,
-    probe_controls,
+    probe_tasks,
     probing,
     published_saes,
     sae_panels,
@@ -68,11 +68,13 @@ def make_all(root):
     spaces = [toy.train_space(p.n_features, p.n_hidden, p.n_active, p.toy_steps, seed) for seed in range(2)]
     toy.mine_all(spaces, run)
     toy.from_noise(spaces[0], run)
+    toy.seed_scores(spaces, run)
     curves.curves(run)
     seed_study.seed_study(n_seeds=1, steps=50)
     run = SimpleNamespace(p=resolve("02_probe_validation", PROBE), device="cpu")
-    for study in (probing.study, neighbourhoods.study, probe_controls.by_size, probe_controls.control_tasks):
-        study(run, probing.toy_tasks)
+    for kind in probing.STUDIES:
+        probing.study(run, probe_tasks.toy_tasks, kind)
+    neighbourhoods.study(run, probe_tasks.toy_tasks)
     world = PlantedDictionary(n_features=40, d=20, mean_active=2.0, random_state=0)
     store = MemoryStore(world.sample(6000)[0], name="planted", truth=world.directions)
     p = resolve("04_sae_compare", SAES | {"model": "planted"})

@@ -10,7 +10,7 @@ import torch
 from rkcnn_lib.measure.effects import CAUSAL
 from rkcnn_lib.measure.subspaces import captured_variance, orthonormal_basis
 from rkcnn_lib.runs.params import ParameterError, resolve
-from rkcnn_lib.studies import causal, causal_cards, causal_panels, causal_prompts, causal_subspaces, causal_views
+from rkcnn_lib.studies import causal, causal_panels, causal_prompts, causal_subspaces, causal_views
 from rkcnn_lib.worlds import load_model
 from rkcnn_lib.worlds.prompts.base import Prompt
 
@@ -222,7 +222,7 @@ def test_an_interval_over_seeds_of_a_share_stays_within_0_and_1():
 def test_a_prompt_s_card_shows_every_token_of_its_text_and_marks_those_that_matter():
     lm = load_model("modadd", device="cpu")
     base = Prompt("4 + 19", "19 4 =", (19, 4, 113), "23", (23,), "", 1, "evaluation")
-    shown = causal_cards.as_html(lm, base, base, {1: 0.0, 2: 1.9}, [("as it is", "23", 8.0)])
+    shown = causal_views.as_html(lm, base, base, {1: 0.0, 2: 1.9}, [("as it is", "23", 8.0)])
     assert shown.startswith('<p>19 <span title="0.00 of 2">4</span> <mark title="1.90 of 2">=</mark>')
 
 
