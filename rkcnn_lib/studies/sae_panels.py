@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
+from rkcnn_lib.measure.quality import tokens_to_quality
 from rkcnn_lib.measure.recovery import match
-from rkcnn_lib.measure.statistics import tokens_to_quality
 from rkcnn_lib.probe.found import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
