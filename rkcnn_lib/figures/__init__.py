@@ -21,7 +21,6 @@ from rkcnn_lib.figures.forest import (
     causal_effects,
     layer_differences,
     paired_differences,
-    verdict_overview,
 )
 from rkcnn_lib.figures.heat import interference, layer_heatmap, mined_versus_true
 from rkcnn_lib.figures.histograms import (

@@ -21,12 +21,10 @@ from rkcnn_lib.figures.style import (
     faint,
     label,
     number,
-    rival,
     short,
     style_of,
 )
 
-FAR = 10.0  # margins from 0 beyond which the overview gives a number instead of a place
 WITHIN = "within the margin ±δ"
 REFERENCES = {"clean": "clean", "full-resample": "full resample"}
 SYMBOLS = {"keep": "", "ablate": "-open"}  # filled where the subspace is kept, open where it is ablated
@@ -57,7 +55,7 @@ def paired_differences(table: pd.DataFrame) -> go.Figure:
 
 def _difference(y: float, row: pd.Series, legend: bool) -> list[go.Scatter]:
     judged = row["verdict"] if isinstance(row["verdict"], str) else None
-    words = escape(row.get("reading", judged or "no verdict"))
+    words = escape(judged or "no verdict")
     delta = float(row["delta"]) if pd.notna(row["delta"]) else 0.0
     hover = (
         f"<b>{escape(row['contrast'])}</b><br>difference {number(row['difference'])}<br>interval {_bounds(row)}"
@@ -73,47 +71,6 @@ def _bounds(row: pd.Series) -> str:
     """The ends of an interval in words; one seed has infinite ones."""
     known = bool(np.isfinite([float(row["low"]), float(row["high"])]).all())
     return f"{number(row['low'])} to {number(row['high'])}" if known else "none"
-
-
-def verdict_overview(table: pd.DataFrame) -> go.Figure:
-    """Every judged contrast on one axis: the difference in multiples of its own margin, positive meaning better.
-
-    A difference of more than 10 margins lies outside of the axis, and a note at its edge says how far. Columns
-    hypothesis, contrast, difference, low, high, delta (positive), contrast_verdict, n_seeds, and reading: in words,
-    where the interval lies.
-    """
-    columns = ["hypothesis", "contrast", "difference", "low", "high", "delta", "contrast_verdict", "n_seeds", "reading"]
-    table = checked(table, columns, ["difference", "delta"], "verdict_overview")
-    if (table["delta"] <= 0).any():
-        raise ValueError("verdict_overview: margins must be positive, differences are shown in multiples of them")
-    in_margins = table.assign(
-        **{end: table[end].astype(float) / table["delta"] for end in ("difference", "low", "high")},
-        delta=1.0,
-        metric="margins",
-        verdict=table["contrast_verdict"],
-        contrast=table["hypothesis"].astype(str) + " - " + table["contrast"].map(rival),
-    )
-    fig = paired_differences(in_margins)
-    fig.update_xaxes(title="advantage of mined starts, in multiples of each margin δ")
-    fig.update_yaxes(ticktext=[row.replace("<br>− ", "<br>against ") for row in fig.layout.yaxis.ticktext])
-    is_far = in_margins["difference"].abs() > FAR
-    if is_far.any():
-        near, rows = in_margins[~is_far], in_order(in_margins["contrast"])
-        axis = window([0, *near["difference"]], near[["low", "high"]].to_numpy(float), [-2, 2])
-        axis = [max(axis[0], -FAR), min(axis[1], FAR)]
-        for _, row in in_margins[is_far].iterrows():
-            left = row["difference"] < 0
-            words = escape(f"{row['reading']}, by {abs(row['difference']):.0f} margins")
-            fig.add_annotation(
-                x=axis[0] if left else axis[1],
-                y=rows.index(row["contrast"]),
-                showarrow=False,
-                font={"size": 11},
-                xanchor="left" if left else "right",
-                text=f"◀ {words}" if left else f"{words} ▶",
-            )
-        fig.update_xaxes(range=axis)
-    return fig
 
 
 def layer_differences(table: pd.DataFrame, x: str = "layer") -> go.Figure:

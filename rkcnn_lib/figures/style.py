@@ -30,6 +30,7 @@ class Style:
 _STYLES: dict[str, Style] = {
     "random": Style("#59937f", "circle"),
     "covariance": Style("#7d7f16", "triangle-right"),
+    "active_subspace": Style("#a8577e", "triangle-left"),
     "datapoint": Style("#0d93f2", "square"),
     "pca": Style("#206c7f", "triangle-up"),
     "ica": Style("#5946f2", "triangle-down"),
@@ -87,11 +88,10 @@ SEQUENTIAL = "Cividis"
 # Hues to follow features by, none of them dark or pale enough to vanish on either page.
 MANY_HUES = ["#5946f2", "#0d93f2", "#59937f", "#7d7f16", "#f26c0d", "#d0527a", "#b920b9"]
 VERDICT_STYLES: dict[str, Style] = {
-    "supported": Style("#2f9447", "circle"),
-    "not supported": Style("#b9330d", "x"),
-    "inconclusive": Style("#808080", "diamond-open"),
-    "causal": Style("#2f9447", "circle"),
-    "predictive only": Style("#b9330d", "x"),
+    "better": Style("#2f9447", "circle"),
+    "equivalent": Style("#2f9447", "circle-open"),
+    "worse": Style("#b9330d", "x"),
+    "undecided": Style("#808080", "diamond-open"),
 }
 UNJUDGED = Style("#808080", "circle-open")
 
@@ -106,6 +106,9 @@ METRIC_LABELS: dict[str, str] = {
     "ev": "explained variance (share)",
     "explained_variance": "explained variance (share)",
     "untrained_explained_variance": "explained variance before training (share)",
+    "untrained_explained_variance_standardised": "standardised explained variance before training (share)",
+    "tokens_to_quality": "tokens to random's quality (share of the full training)",
+    "revived": "latents that fire after training and did not before (share of the dictionary)",
     "untrained_dead": "dead latents before training (share of the dictionary)",
     "died": "latents that fired before training and not after (share of the dictionary)",
     "dead_mined": "dead latents of those that started mined (share)",

@@ -136,7 +136,7 @@ def environment() -> jinja2.Environment:
         "duration": _duration,
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
-        "reading": answers.reading,
+        "word": answers.word,
         "rival": figures.rival,
         "figure": lambda spec, number, title: figure_block(number, spec, title),
         "label": lambda name: Markup(figures.style.label(name)),  # escaped there

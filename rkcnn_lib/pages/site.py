@@ -146,7 +146,8 @@ def _index(pages: list[Page], steps: list[dict[str, Any]], compared: dict[str, A
         "starts": {"rows": starts, "measures": measures},
         "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
         "hero": next((page for page in leads.values() if page.rendered.hero), None),
-        "overview": answers.overview(record),
+        "grid": answers.grid_of(record),
+        "strongest": record.get("strongest") or [],
     }
 
 
