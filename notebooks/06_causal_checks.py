@@ -42,7 +42,7 @@ n_shifts: int = 3  # mean shifts that lift it
 n_refinements: int = 3  # passes of sparse coding that end rkcnn and the refined rivals alike
 n_directions: int = 800  # directions (02: subsets) kept at most
 mining_rows: int = 50_000  # rows each seed mines, from its own documents
-n_seeds: int = 5  # seeds that mine; below 5 the verdict over seeds is inconclusive
+n_seeds: int = 5  # seeds that mine; below 5 the verdict over seeds is undecided
 positions: str = "both"  # where: "entity" (its last token), "last" (where the answer is read) or "both"
 relation: str = "capital"  # which facts, "agreement", "ioi" or (modadd) "sum"; an unknown one is told them
 isolated: str = None  # a second relation of the same entities, which should not change, or None
@@ -239,9 +239,9 @@ figures.show(
 judged.round(3)
 
 # %% [markdown]
-# On the question of the report: *supported* if the mined subspace keeps more of the answer than random subspaces of its
-# rank, random ones that also have its variance, and principal components, beyond the margin, on Holm-adjusted 95 %
-# paired intervals over seeds.
+# On the question of the report: does the mined subspace keep more of the answer than random subspaces of its rank, random
+# ones that also have its variance, and principal components? *Better*, *equivalent* or *worse* by its Holm-adjusted 95 %
+# paired interval over seeds against the margin, else *undecided*.
 
 # %%
 verdicts = run.verdicts(causal.judge_causal(share, causal.judged_rank(run.p), run.p.delta_share))

@@ -290,7 +290,7 @@ class CausalChecks(Selected, Ruled, Captured, OneLayer):
 
     context_size: at_least(2) = param(128, "tokens in a context")
     mining_rows: at_least(200) = param(50_000, "rows each seed mines, from its own documents")
-    n_seeds: Seeds = param(5, "seeds that mine; below 5 the verdict over seeds is inconclusive")
+    n_seeds: Seeds = param(5, "seeds that mine; below 5 the verdict over seeds is undecided")
     positions: Literal["both", "entity", "last"] = param(
         "both", 'where: "entity" (its last token), "last" (where the answer is read) or "both"'
     )
