@@ -211,11 +211,14 @@ def verdict_grid(table: pd.DataFrame) -> Markup:
 def _grid_cell(row: dict[str, Any]) -> dict[str, str]:
     word, known = str(row["word"]), _finite(row)
     signed = {name: f"{row[name]:+.3g}".replace("-", "−") for name in ("difference", "low", "high")} if known else {}
-    interval = f"{signed['difference']} ({signed['low']} to {signed['high']})" if known else "no interval"
+    numbers = "no interval"
+    if known:
+        interval = f"{signed['difference']} ({signed['low']} to {signed['high']})"
+        numbers = f"difference {interval}, margin ±{row['delta']:.3g}"
     return {
         "word": word,
         "mark": MARKS.get(word, "·"),
         "kind": word if word in MARKS else "",
         "difference": signed.get("difference", ""),
-        "numbers": f"difference {interval}, margin ±{row['delta']:.3g}, {_count(row)} seeds",
+        "numbers": f"{numbers}, {_count(row)} seeds",
     }

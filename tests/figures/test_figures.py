@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 
-from rkcnn_lib import figures
+from rkcnn_lib import figures, vocabulary
 from rkcnn_lib.figures.display import HERO, MIMETYPE, TITLE
 from rkcnn_lib.figures.style import CHANCE_FILL
 
@@ -221,7 +221,12 @@ def test_arms_keep_colour_and_marker_across_figures():
 
 def test_no_two_arms_look_the_same():
     pairs = {(figures.ARM_COLOURS[a], figures.ARM_MARKERS[a]) for a in figures.ARM_COLOURS}
-    assert len(pairs) == len(set(figures.ARM_COLOURS.values())) == len(set(figures.ARM_MARKERS.values())) == 13
+    assert (
+        len(pairs)
+        == len(set(figures.ARM_COLOURS.values()))
+        == len(set(figures.ARM_MARKERS.values()))
+        == len(vocabulary.ARMS)
+    )
 
 
 def test_colours_are_readable_on_white_and_on_a_dark_page():

@@ -163,7 +163,7 @@ def test_the_record_is_json_that_holds_each_text_once_and_reads_back_as_it_was(m
     cards = made.cards("rkcnn", 0, [0, 1, 2, 3])
     record = json.loads(json.dumps(book.as_record(cards, made)))
     assert [c["id"] for c in record["cards"]] == [f"rkcnn-{i}" for i in range(4)]
-    assert [c["group"] for c in record["cards"]] == ["mined", "mined", "random fill", "random fill"]
+    assert [c["group"] for c in record["cards"]] == ["mined", "mined", "fill", "fill"]
     assert len(set(record["vocabulary"])) == len(record["vocabulary"]) == D
     for card, told in zip(cards, record["cards"], strict=True):
         for context, (_, start, length, peak, active) in zip(card.contexts, told["examples"], strict=True):

@@ -151,14 +151,16 @@ def test_index_answers_with_verdicts_intervals_and_ungated_marks(tmp_path):
         "verdict": None,
         "gated": True,
     }
-    best = {"hypothesis": "dead", "strongest": "kmeans", "value": 0.1, "own": 0.2, "n_others": 3, "difference": -0.1}
+    best = {"metric": "dead", "strongest": "kmeans", "value": 0.1, "own": 0.2, "n_others": 3, "difference": -0.1}
     run = write_run(tmp_path / "runs", "04_sae_compare", verdicts=[VERDICT, unknown], strongest=[best])
     index = build_site([run], tmp_path / "site")
     first, second = [item.get_text(" ", strip=True) for item in read(index).select(".answers li")]
-    for part in ("explained variance", "random", "+0.011", "+0.006 to +0.016", "0.005", "supported", "ungated"):
-        assert part in first
-    assert "no interval" in second and "no verdict" in second and "ungated" not in second
-    assert "Best of the 3 other starts that were measured, picked afterwards: kmeans at 0.1" in second
+    assert first.startswith("explained variance : better on ev. ungated What would change it?")
+    assert second.startswith("dead : undecided on ev.") and "ungated" not in second
+    cells = [cell["title"] for cell in read(index).select(".verdict-grid td")]
+    assert cells == ["difference +0.011 (+0.006 to +0.016), margin ±0.005, 5 seeds", "no interval, 5 seeds"]
+    (strongest,) = [item for item in read(index).select("details") if "best other start" in item.get_text()]
+    assert "kmeans" in strongest.get_text() and "0.1" in strongest.get_text()
     rows = read(index.with_name("04_sae_compare.html")).select("table.verdicts tbody tr")
     assert len(rows) == 2 and "rkcnn - random" in rows[0].get_text(" ", strip=True)
 
