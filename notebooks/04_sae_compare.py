@@ -262,9 +262,9 @@ figures.show(
 # ## Do seeds agree?
 #
 # Each seed has its own documents, subsets and order of tokens. PW-MCC is the mean cosine of optimally matched decoder
-# rows over pairs of seeds, live latents only. Chance is the same statistic on random dictionaries of the same size, drawn
-# with the activations' covariance (the table also gives the easier level of directions from anywhere). Agreement before
-# training is shown as well: a shared start is not stability.
+# rows over pairs of seeds, live latents only. It is judged on *whitened* rows: where activations fill few dimensions, any two
+# dictionaries made of them agree. Chance is the same statistic on random dictionaries of the same size, for raw rows drawn
+# with the activations' covariance. Agreement before training is shown as well: a shared start is not stability.
 
 # %%
 agreed = agreement.agreement(compared, store, run.p, other)

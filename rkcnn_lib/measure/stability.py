@@ -65,6 +65,21 @@ class WhitenedAgreement(NamedTuple):
     """Of ``total``."""
 
 
+def whitening_of(covariance: Matrix, d: int) -> Tensor:
+    """What whitens rows of activations with the covariance (d, d), from the right: (d, rank) float64.
+
+    ValueError for a covariance that is not (d, d), symmetric and positive.
+    """
+    C = as_matrix(covariance, "covariance").cpu().double()
+    if C.shape != (d, d) or not torch.allclose(C, C.T, atol=1e-6 * float(C.abs().max())):
+        raise ValueError(f"covariance is {tuple(C.shape)}; a symmetric matrix of {d} rows is needed")
+    values, vectors = torch.linalg.eigh(C)
+    kept = values > VARIES * values[-1].clamp_min(0)
+    if not kept.any():
+        raise ValueError("covariance has no positive variance: nothing to whiten by")
+    return vectors[:, kept] / values[kept].sqrt()
+
+
 def whitened_agreement(
     decoders: Sequence[Matrix],
     covariance: Matrix,
@@ -80,14 +95,7 @@ def whitened_agreement(
     largest variance are left out, since their noise would be all that counts. `decoders`, `live` as in `pw_mcc`.
     ValueError for a covariance that is not (d, d), symmetric and positive, or a row outside of what varies.
     """
-    C = as_matrix(covariance, "covariance").cpu().double()
-    if C.shape != (decoders[0].shape[1],) * 2 or not torch.allclose(C, C.T, atol=1e-6 * float(C.abs().max())):
-        raise ValueError(f"covariance is {tuple(C.shape)}; a symmetric matrix of {decoders[0].shape[1]} rows is needed")
-    values, vectors = torch.linalg.eigh(C)
-    kept = values > VARIES * values[-1].clamp_min(0)
-    if not kept.any():
-        raise ValueError("covariance has no positive variance: nothing to whiten by")
-    whitening = vectors[:, kept] / values[kept].sqrt()
+    whitening = whitening_of(covariance, decoders[0].shape[1])
     rows = [unit_rows(decoder, f"decoders[{i}]", 1) @ whitening for i, decoder in enumerate(decoders)]
     n_live, d_sae = [len(r) for r in _live_rows(rows, live)], len(rows[0])
     rng, drawn = np.random.default_rng(whole("random_state", random_state, 0)), []

@@ -22,7 +22,7 @@ import torch
 
 from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
 from rkcnn_lib.measure.recovery import EXACT_UP_TO, Chance, covariance_factor
-from rkcnn_lib.measure.stability import bootstrap_pairs, jackknife_pairs
+from rkcnn_lib.measure.stability import bootstrap_pairs, jackknife_pairs, whitening_of
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
@@ -34,9 +34,14 @@ from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 BEFORE, AFTER = "before training", "after training"
 PW_MCC = "PW-MCC"
 TOTAL = "PW-MCC, dead latents as 0"
+WHITE = "PW-MCC, whitened"  # what is judged: where activations fill few dimensions, raw rows agree whatever they are
 OLDER = "older PWMCC, largest absolute cosine"
 SHARED = "shared latents"
 SPAN = "span of the busiest latents"
+SHOWN = (
+    (WHITE, AFTER), (WHITE, BEFORE), (PW_MCC, AFTER), (PW_MCC, BEFORE), (TOTAL, AFTER), (OLDER, AFTER), (OLDER, BEFORE),
+    (SHARED, AFTER), (SPAN, AFTER),
+)  # fmt: skip
 LEVELS = ("as activations lie", "any directions")
 SPREAD_ROWS = 8192  # activations whose covariance the first level has
 OTHER_ARMS = (*RIVALS, MINED)  # trained with the other architecture too
@@ -61,6 +66,7 @@ class _Seed:
 
     decoder: torch.Tensor
     live: torch.Tensor
+    white: torch.Tensor  # the dictionary where all directions of the activations vary alike
     density: torch.Tensor | None = None
     sae: Any = None
 
@@ -94,8 +100,7 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     found = dict(zip(cells, units, strict=True))
     rows = [
         {"arm": arm, "metric": f"{measure} {moment}"} | row
-        for measure, moment in [(PW_MCC, AFTER), (PW_MCC, BEFORE), (TOTAL, AFTER), (OLDER, AFTER), (OLDER, BEFORE),
-                                (SHARED, AFTER), (SPAN, AFTER)]
+        for measure, moment in SHOWN
         for arm in arms
         for row in _by_seed(found[arm, moment], measure)
     ]  # fmt: skip
@@ -103,7 +108,7 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
         {"arm": arm, "step": step, "metric": OLDER} | row
         for arm in arms for step in steps for row in _by_seed(found[arm, step], OLDER)
     ]  # fmt: skip
-    cosines = {arm: found[arm, AFTER].arrays[PW_MCC].numpy() for arm in arms}
+    cosines = {arm: found[arm, AFTER].arrays[WHITE].numpy() for arm in arms}
     by_seed = pd.DataFrame([
         {"arm": arm, "seed": seed, "metric": "pw_mcc", "value": float(value)}
         for arm, matrix in cosines.items()
@@ -145,7 +150,8 @@ def pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray, only
     """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: matching takes long)."""
 
     def compute(scratch: Any) -> Unit:
-        seeds = [_seed(folder, moment) for folder in folders]
+        whitening = whitening_of(spread.T @ spread, len(spread)).float()
+        seeds = [_seed(folder, moment, whitening) for folder in folders]
         levels, arrays = {}, {}
         for measure, statistic in _statistics(moment, seeds[0].decoder.shape[1]).items():
             if only not in (None, measure):
@@ -165,13 +171,13 @@ def pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray, only
     return cached_unit("agreement", inputs | ({"only": only} if only else {}), compute)
 
 
-def _seed(folder: Path, moment: str | int) -> _Seed:
+def _seed(folder: Path, moment: str | int, whitening: torch.Tensor) -> _Seed:
     unit = load_unit(folder)
     if moment == AFTER:
         sae, density = load_saelens(folder / "sae"), unit.arrays["density"]
-        return _Seed(sae.W_dec.data, density > 0, density, sae)
+        return _Seed(sae.W_dec.data, density > 0, sae.W_dec.data @ whitening, density, sae)
     decoder = unit.arrays["W_dec_start" if moment == BEFORE else f"W_dec_step_{moment}"]
-    return _Seed(decoder, torch.ones(len(decoder), dtype=torch.bool))
+    return _Seed(decoder, torch.ones(len(decoder), dtype=torch.bool), decoder @ whitening)
 
 
 def _statistics(moment: str | int, d: int) -> dict[str, Callable[[_Seed, _Seed], float]]:
@@ -179,6 +185,9 @@ def _statistics(moment: str | int, d: int) -> dict[str, Callable[[_Seed, _Seed],
 
     def mcc(a: _Seed, b: _Seed) -> float:
         return pw_mcc([a.decoder, b.decoder], [a.live, b.live])
+
+    def white(a: _Seed, b: _Seed) -> float:
+        return pw_mcc([a.white, b.white], [a.live, b.live])
 
     def older(a: _Seed, b: _Seed) -> float:
         return pw_max_cosine([a.decoder, b.decoder], [a.live, b.live])
@@ -190,9 +199,9 @@ def _statistics(moment: str | int, d: int) -> dict[str, Callable[[_Seed, _Seed],
         return subspace_overlap(*(seed.decoder[seed.density.argsort(descending=True)[: _rank(d)]] for seed in (a, b)))
 
     if moment == BEFORE:
-        return {PW_MCC: mcc, OLDER: older}
+        return {WHITE: white, PW_MCC: mcc, OLDER: older}
     if moment == AFTER:
-        return {PW_MCC: mcc, OLDER: older, SHARED: shared, SPAN: span}
+        return {WHITE: white, PW_MCC: mcc, OLDER: older, SHARED: shared, SPAN: span}
     return {OLDER: older}
 
 
@@ -208,6 +217,8 @@ def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chan
         return chance("recovery_rate", n, n, d, n_draws=n_draws, spread=spread, threshold=0.7)
     if measure == SPAN:
         return chance(subspace_overlap, _rank(d), _rank(d), d, n_draws=n_draws, spread=spread)
+    if measure == WHITE:  # white rows point anywhere
+        return chance(matched_cosine, n, n, seeds[0].white.shape[1], n_draws=n_draws)
     if measure == OLDER:
         return chance(lambda a, b: pw_max_cosine([a, b]), n, n, d, n_draws=n_draws, spread=spread)
     return chance(matched_cosine, n, n, d, n_draws=n_draws, spread=spread)
@@ -240,13 +251,13 @@ def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, 
     if all(len(matrix) >= 3 for matrix in cosines.values()):
         intervals = {arm: bootstrap_pairs(matrix) for arm, matrix in cosines.items()}
         told = {arm: f"{low:.3f} to {high:.3f}" for arm, (low, high) in intervals.items()}
-        shown.insert(1, f"{PW_MCC}, bootstrap 95 %", pd.Series(told))
+        shown.insert(1, f"{WHITE}, bootstrap 95 %", pd.Series(told))
     shown.insert(0, "L0", pd.Series(l0).round(1))
     return shown.rename_axis(index=None, columns=f"value (chance: {', '.join(LEVELS)})")
 
 
 def _title(table: pd.DataFrame) -> str:
-    after = table[table["metric"] == f"{PW_MCC} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
-    return "Seeds agree at " + ", ".join(
+    after = table[table["metric"] == f"{WHITE} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
+    return "On whitened rows seeds agree at " + ", ".join(
         f"{after['value'][arm]:.2f} for {arm} (chance {after['chance_mean'][arm]:.2f})" for arm in (MINED, UNMINED)
     )

@@ -103,11 +103,11 @@ def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarra
         of_arm = tuple(folder for cell, folder in folders.items() if cell[1] == arm)
         if len(of_arm) < MIN_SEEDS_FOR_AGREEMENT or not agreement.matched_exactly(of_arm[0]):
             return pd.DataFrame(columns=columns)
-        found = agreement.pairs(of_arm, agreement.AFTER, spread, only=agreement.PW_MCC)
+        found = agreement.pairs(of_arm, agreement.AFTER, spread, only=agreement.WHITE)
         cell = {"layer": layer, "arm": arm, "metric": "pw_mcc"}
-        level = f"{agreement.PW_MCC}, {agreement.LEVELS[0]}"
+        level = f"{agreement.WHITE}, {agreement.LEVELS[0]}"
         cell |= {f"chance_{end}": found.scalars[f"{level}, {end}"] for end in ("mean", "upper")}
-        values = jackknife_pairs(found.arrays[agreement.PW_MCC])
+        values = jackknife_pairs(found.arrays[agreement.WHITE])
         rows += [cell | {"seed": seed, "value": value} for seed, value in enumerate(values)]
     return pd.DataFrame(rows)[columns]
 

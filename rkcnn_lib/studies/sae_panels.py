@@ -28,8 +28,8 @@ RECOVERED = 0.9  # cosine from which a true direction counts as recovered
 MIN_FIRINGS = 100  # of the mean latent on the held-out tokens: one that fires a thirtieth as often is still seen
 SHOWN = (
     "explained_variance", "explained_variance_standardised", "untrained_explained_variance",
-    "untrained_explained_variance_standardised", "live", "dead", "untrained_dead", "died", "revived", "l0", "delta_ce",
-    "kl", "ce_score_zero", "ce_score_mean", "seconds",
+    "untrained_explained_variance_standardised", "live", "dead", "untrained_dead", "died", "revived", "dense", "l0",
+    "l2_ratio", "relative_reconstruction_bias", "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
 )  # fmt: skip
 FILL = "fill"
 UNREFINED = ", as mined"  # behind an arm's name: its directions before the passes of sparse coding

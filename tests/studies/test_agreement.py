@@ -11,7 +11,7 @@ from rkcnn_lib.runs import grid
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
 from rkcnn_lib.studies import agreement as study
-from rkcnn_lib.studies.agreement import AFTER, BEFORE, OLDER, PW_MCC, SHARED, SPAN, TOTAL, agreement
+from rkcnn_lib.studies.agreement import AFTER, BEFORE, OLDER, PW_MCC, SHARED, SPAN, TOTAL, WHITE, agreement
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds.activations.store import MemoryStore
@@ -60,12 +60,12 @@ def mean(panel, metric, arm, column="value"):
     return table[(table["metric"] == metric) & (table["arm"] == arm)][column].mean()
 
 
-@pytest.mark.parametrize("measure", [PW_MCC, TOTAL, OLDER, SHARED])
+@pytest.mark.parametrize("measure", [WHITE, PW_MCC, TOTAL, OLDER, SHARED])
 def test_the_same_latents_in_another_order_agree_wholly(panel, measure):
     assert mean(panel, f"{measure} {AFTER}", MINED) == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("measure", [PW_MCC, TOTAL, OLDER, SHARED, SPAN])
+@pytest.mark.parametrize("measure", [WHITE, PW_MCC, TOTAL, OLDER, SHARED, SPAN])
 def test_unrelated_latents_agree_as_chance_says(panel, measure):
     value = mean(panel, f"{measure} {AFTER}", UNMINED)
     assert value == pytest.approx(mean(panel, f"{measure} {AFTER}", UNMINED, "chance_mean"), abs=0.06)
@@ -81,6 +81,8 @@ def test_agreement_at_the_end_is_not_taken_for_agreement_at_the_start(panel):
 def test_where_activations_fill_few_dimensions_chance_is_higher(panel):
     levels = {level: mean(panel, f"{PW_MCC} {AFTER}", MINED, level) for level in ("chance_mean", "chance_any")}
     assert levels["chance_mean"] > 0.75 > 0.5 > levels["chance_any"]
+    white = mean(panel, f"{WHITE} {AFTER}", UNMINED)
+    assert white == pytest.approx(mean(panel, f"{WHITE} {AFTER}", UNMINED, "chance_mean"), abs=0.06)
 
 
 def test_dead_latents_count_in_the_total_only(panel):
@@ -88,7 +90,7 @@ def test_dead_latents_count_in_the_total_only(panel):
 
 
 def test_every_number_of_the_summary_stands_beside_its_chance_level(panel):
-    shown = panel.summary.drop(columns=["L0", f"{PW_MCC}, bootstrap 95 %"])
+    shown = panel.summary.drop(columns=["L0", f"{WHITE}, bootstrap 95 %"])
     assert shown.map(lambda cell: "(" in cell).all().all() and list(shown.index) == [MINED, UNMINED]
 
 
