@@ -46,17 +46,7 @@ n_stages: int = 12  # rounds, each on what those before it leave unexplained
 n_neighbours: int = 16  # rows of a subset's pseudo-class
 n_shifts: int = 3  # mean shifts that lift it
 n_refinements: int = 3  # passes of sparse coding that end rkcnn and the refined rivals alike
-arms: list = [
-    "random",
-    "covariance",
-    "active_subspace",
-    "datapoint_refined",
-    "kmeans",
-    "kmeans_refined",
-    "rkcnn_coordinate",
-    "rkcnn",
-    "rkcnn_unscored",
-]  # starts
+arms: list = ["random", "covariance", "active_subspace", "datapoint_refined", "kmeans", "kmeans_refined", "rkcnn_coordinate", "rkcnn", "rkcnn_unscored"]  # starts
 variants: list = ["rkcnn_decoder_only", "random_frozen_decoder"]  # none, or those of 04's default
 n_seeds: int = 5  # below 5 every verdict is undecided
 architecture: str = "topk"  # topk, batchtopk or relu
@@ -103,6 +93,7 @@ from rkcnn_lib.studies import (
     comparison,
     fourier,
     front,
+    labels,
     published_saes,
     sae_panels,
     sae_titles,
@@ -306,6 +297,26 @@ book.show(cards)
 
 # %%
 browser = explore.latents(cards)
+
+# %% [markdown]
+# ## Against labels, where they are known
+#
+# On the embedded language model every token's topic, kind, number and so on are known. How well do single latents tell them
+# (latents chosen on one stream of documents, judged on another)? *Detection* gives every live latent the label that suits it
+# best; *splitting* counts the latents that a kind of entity (landmark, city, country, person) needs; *absorbed* is the share
+# of its tokens on which none of these fires and another latent speaks for it (Chanin et al. 2024). Shown, not judged.
+
+# %%
+told = labels.labels(compared, store, run)
+if len(told):
+    run.metrics(told)
+    figures.show(
+        figures.arm_metrics(told),
+        labels.title(told),
+        f"{run.p.n_seeds} seeds; grey: chance, labels permuted (absorbed: latents shuffled). Choose the measure at the top.",
+    )
+else:
+    print(f"{run.p.model}: no labels are known here. Run with -p model atlas to see them.")
 
 # %% [markdown]
 # ## Against the truth, where it is known
