@@ -107,6 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cell-timeout", type=int, help="seconds a cell may take (default: no limit)")
     run.set_defaults(call=_run)
 
+    mine = verbs.add_parser("mine", help="write starting weights for an SAE training of one's own")
+    mine.add_argument("--model", required=True, help="hub name, folder, or an embedded model such as atlas")
+    mine.add_argument("--layer", type=int, required=True, help="block to read; -1 is the last")
+    mine.add_argument("--hook", required=True, help="resid_pre, resid_post, mlp_out, mlp_post or attn_out")
+    mine.add_argument("--out", type=Path, required=True, help="a new folder for the weights")
+    mine.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    mine.set_defaults(call=_mine)
+
     sweep = verbs.add_parser("sweep", help="run 05's comparison over a grid of settings; finished units are kept")
     sweep.add_argument("file", type=Path, help="a sweep file, such as params/quick/sweeps/atlas.yaml")
     sweep.add_argument("--out", type=Path, required=True, help="folder for its tables")
@@ -210,6 +218,15 @@ def _run(options: argparse.Namespace) -> int:
 def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
     """Return the values of ``-p NAME VALUE`` pairs; VALUE is YAML, or None."""
     return {name: yaml_value(text, f"-p {name}") for name, text in parameters}
+
+
+def _mine(options: argparse.Namespace) -> int:
+    from rkcnn_lib.studies.starts import write_start
+
+    named = {name: getattr(options, name) for name in ("model", "layer", "hook")}
+    out = write_start(named | parsed(options.parameter), options.out)
+    print(f"rkcnn: {out} holds the start: cfg.json and sae_weights.safetensors, and start.json on how it was made")
+    return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -236,7 +236,7 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
             scalars=found | {"seconds": seconds, "n_mined": n_mined, "lr": p.lr} | ({"l1": p.l1} if p.l1 else {}),
             tables={"history": pd.DataFrame(sae.history), "dead_curve": curve},
             arrays=arrays,
-            save_extra=lambda folder: save_saelens(sae, folder / "sae", _about(store, arm, seed)),
+            save_extra=lambda folder: save_saelens(sae, folder / "sae", about(store, arm, seed)),
         )
 
     return cached_unit("saes", inputs, compute)
@@ -269,7 +269,7 @@ def dead_latents(start: torch.Tensor, end: torch.Tensor, n_mined: int) -> dict[s
     }  # fmt: skip
 
 
-def _about(store: Any, arm: str, seed: int) -> dict[str, Any]:
+def about(store: Any, arm: str, seed: int) -> dict[str, Any]:
     """Return what SAELens asks to know of an SAE (its ``ActivationsStore.from_sae`` reads it), and whose it is."""
     manifest = store.manifest
     return {
