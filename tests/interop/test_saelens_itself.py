@@ -65,3 +65,11 @@ def test_saelens_encodes_and_decodes_our_files_as_we_do(folder, name):
 @pytest.mark.parametrize("name", ["standard", "topk", "jumprelu"])
 def test_we_encode_and_decode_saelens_files_as_it_does(folder, name):
     same_answers(folder / "theirs" / name, load_file(folder / "X.safetensors")["X"])
+
+
+def test_a_training_in_saelens_begins_at_our_start_and_learns(folder):
+    losses = load_file(folder / "losses.safetensors")["losses"]
+    X, ours = load_file(folder / "X.safetensors")["X"], load_saelens(folder / "ours" / "topk")
+    with torch.no_grad():
+        torch.testing.assert_close(losses[0], (ours(X) - X).square().sum(1).mean(), rtol=1e-4, atol=0)
+    assert losses[-1] < 0.9 * losses[0]
