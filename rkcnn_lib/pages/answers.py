@@ -69,7 +69,9 @@ def _sentence(rows: list[dict[str, Any]]) -> str:
     found: dict[str, list[str]] = {name: [] for name in WORDS}
     for row in rows:
         found[word(row)].append(measured(row))
-    return "; ".join(f"{name} on {' and '.join(dict.fromkeys(on))}" for name, on in found.items() if on)
+    if len(rows) > 1 and len({name for name, on in found.items() if on}) == 1:
+        return _counts(rows)
+    return "; ".join(f"{name} on {', '.join(dict.fromkeys(on))}" for name, on in found.items() if on)
 
 
 def measured(row: dict[str, Any]) -> str:
@@ -140,6 +142,8 @@ def _counts(rows: list[dict[str, Any]]) -> str:
     """Return on how many measures each word fell: "better on 2 of 6 measures, equivalent on 4"."""
     words = [word(row) for row in rows]
     told = [f"{name} on {words.count(name)}" for name in WORDS if name in words]
+    if len(told) == 1:
+        return f"{words[0]} on all {len(rows)} measures" if len(rows) > 1 else f"{words[0]} on the one measure"
     return ", ".join([f"{told[0]} of {len(rows)} measures", *told[1:]])
 
 

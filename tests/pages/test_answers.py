@@ -34,7 +34,7 @@ def test_the_sentence_says_on_how_many_measures_each_word_fell_against_each_riva
     told = answers.in_one_sentence({"verdicts": rows, "parameters": {"model": "atlas"}})
     assert told == (
         "On atlas (5 seeds) mined starts are, against random better on 1 of 3 measures, equivalent on 2; "
-        "against covariance worse on 1 of 1 measures."
+        "against covariance worse on the one measure."
     )
     quick = answers.in_one_sentence({"verdicts": rows, "profile": "quick--x"})
     assert quick.startswith("This quick run settles nothing. On unknown model")
