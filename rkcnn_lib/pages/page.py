@@ -52,6 +52,7 @@ class Page:
         self.profile = answers.profile(self.record)  # without its variant
         self.place = answers.place(self.record)
         self.answers = answers.answers(self.record)
+        self.grid = answers.grid_of(self.record)
         self.verdicts: list[dict[str, Any]] = self.record.get("verdicts") or []  # the contrasts behind the answers
         # what a run of small sizes may not be read as; why what the run says cannot be kept
         self.caution = answers.PROVISIONAL.get(self.profile)

@@ -131,8 +131,9 @@ def compare(store: Any, p: SaeCompare, device: str, trained: Sequence[str] | Non
     metrics = tidy({(p.layer, *cell): unit.scalars for cell, unit in units.items()}).drop(columns="layer")
     full = metrics[metrics["metric"].isin(QUALITIES)].assign(tokens=p.steps * p.batch_size)
     shorter = [_shorter(stores, p, share, device, trained) for share in sorted(p.budgets) if share < 1]
+    budgets = pd.concat([*shorter, full]).sort_values("metric", key=lambda names: names.map(QUALITIES.index))
     drop = [table.drop(columns="layer") for table in (grid.supply, grid.rates)]
-    return Compared(units, drop[0], metrics, _histories(units), drop[1], pd.concat([*shorter, full], ignore_index=True))
+    return Compared(units, drop[0], metrics, _histories(units), drop[1], budgets.reset_index(drop=True))
 
 
 def _shorter(

@@ -213,7 +213,7 @@ def advantage(compared: Compared) -> pd.DataFrame:
             if rival in wide
         ]
     )
-    ahead = ahead[ahead["metric"].isin(lower)]
+    ahead = ahead[ahead["metric"].isin(lower)].sort_values("metric", key=lambda names: names.map(QUALITIES.index))
     return ahead.assign(value=ahead["value"] * ahead["metric"].map(lower))
 
 
@@ -223,7 +223,8 @@ def funnel(compared: Compared) -> pd.DataFrame:
     there = [name for name in columns if name in compared.supply]
     table = compared.supply.groupby("arm", sort=False)[there].mean()
     live = compared.metrics[compared.metrics["metric"] == "live"].groupby("arm")["value"].mean()
-    table = table.join(live.rename("live after training")).rename(columns={"supply": "started"})
+    named = {"supply": "started", "candidates_a_place": "candidates a place"}
+    table = table.join(live.rename("live after training")).rename(columns=named)
     return table.round(1).astype(object).fillna("")
 
 

@@ -13,11 +13,10 @@ from rkcnn_lib.vocabulary import MINED, UNMINED
 
 def frozen_title(frozen: pd.DataFrame) -> str:
     """Return the finding of the frozen-dictionary figure."""
-    k = frozen["k"].max()
-    means = frozen[frozen["k"] == k].groupby("arm")["value"].mean().sort_values()
-    return (
-        f"Before training, {means.index[-1]} codes best at k = {k} (EV {means.iloc[-1]:.3f}); "
-        f"{MINED} {means[MINED]:.3f}, {UNMINED} {means[UNMINED]:.3f}"
+    k = frozen["k"].min()
+    means = frozen[frozen["k"] == k].groupby("arm")["value"].mean().sort_values(ascending=False)
+    return f"Before training, explained variance at k = {k}: " + ", ".join(
+        f"{arm} {ev:.3f}" for arm, ev in means.items()
     )
 
 

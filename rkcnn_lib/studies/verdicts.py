@@ -218,5 +218,7 @@ def verdict_title(table: pd.DataFrame) -> str:
             f"{word} on {', '.join(MEASURES[m].words if m in MEASURES else m for m in part['metric'])}"
             for word, part in rows.groupby("verdict", sort=False)
         ]
+        if len(words) == 1 < len(rows):
+            words = [f"{rows['verdict'].iloc[0]} on all {len(rows)} measures"]
         parts.append(f"{hypothesis.split(':')[0]} {'; '.join(words)}")
     return ". ".join(parts)
