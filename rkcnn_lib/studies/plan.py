@@ -114,7 +114,7 @@ def _grid_cost(values: Comparison, d_in: int, layers: int, device: str, rate: fl
     weights = 2.0 * d_in * config.d_sae * 4
     jobs = process_count(values.n_jobs, device)
     memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * config.d_sae * 3)
-    return Estimate(cells + trained, (training + mining) / jobs, memory, trained * 5 * weights)
+    return Estimate(cells + round(trained), (training + mining) / jobs, memory, trained * 5 * weights)
 
 
 def trainings(p: Comparison) -> float:
