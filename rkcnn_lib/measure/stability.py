@@ -183,7 +183,7 @@ def jackknife_pairs(matrix: Sequence[Sequence[float]] | np.ndarray) -> np.ndarra
     The mean U over all pairs (PW-MCC, say) is a U-statistic of degree two. Its jackknife pseudo-values ``n U - (n - 1)
     U_without_seed`` have mean U, and their spread gives its standard error (Arvesen 1969, "Jackknifing U-statistics",
     Annals of Mathematical Statistics 40:2076-2100); paired by seed they go into
-    `rkcnn_lib.measure.statistics.compare_arms`.
+    `rkcnn_lib.measure.verdict.verdict_table`.
 
     `matrix` (n, n): entry (i, j) is the statistic of seeds i and j; the diagonal is not read. ValueError for fewer than
     three seeds, or a matrix that is not square, symmetric and finite.

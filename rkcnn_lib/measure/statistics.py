@@ -1,4 +1,4 @@
-"""Paired comparisons of arms over seeds: intervals, tests and verdicts.
+"""Paired comparisons of arms over seeds: intervals and tests.
 
 Arms are compared seed by seed, because a seed fixes data order, held-out rows and the fill for all arms.
 The unit of replication is the seed (and the document, where seeds share them); tokens and latents within a run are not
@@ -8,8 +8,7 @@ independent and never counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +17,6 @@ from scipy import stats
 from rkcnn_lib.tensors import number
 
 MIN_SEEDS_FOR_VERDICT = 5
-# At n seeds the exact sign-flip p cannot go below 2 ** (1 - n): 0.0625 at 5, 0.002 at 10.
-MIN_SEEDS_FOR_SIGN_FLIP = 10
-
-SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 
 
 class MeanInterval(NamedTuple):
@@ -39,30 +34,6 @@ class PairedInterval(NamedTuple):
     low: float
     high: float
     p: float
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One arm against its baseline on one metric.
-
-    `difference` is the mean over seeds of arm minus baseline, sign turned so that positive means the arm is better;
-    `low`, `high` its paired-t interval at its Holm level (see :func:`compare_arms`); `p` the Holm-adjusted two-sided p
-    of the paired t-test of no difference; `p_sign_flip` the unadjusted p of the sign-flip test, None below 10 seeds,
-    where it cannot be small; `delta` the margin that matters in practice, in units of the metric, 0 or more; `verdict`
-    "supported" if low > delta, "not supported" if high < delta, else "inconclusive", as always below 5 seeds.
-    """
-
-    arm: str
-    baseline: str
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_sign_flip: float | None
-    n_seeds: int
-    delta: float
-    verdict: str
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> MeanInterval:
@@ -124,7 +95,8 @@ def seed_document_interval(
 def sign_flip_p(differences: Sequence[float] | np.ndarray, random_state: int = 0) -> float:
     """Two-sided p of the sign-flip (one-sample permutation) test that ``differences`` are symmetric about 0.
 
-    Exact over all 2 ** n sign patterns up to 16 seeds, from 65,536 random patterns (never 0) beyond.
+    Exact over all 2 ** n sign patterns up to 16 seeds, from 65,536 random patterns (never 0) beyond. At n seeds it
+    cannot go below 2 ** (1 - n): 0.0625 at 5, 0.002 at 10.
     """
     d = _finite(differences)
     if len(d) == 1:
@@ -187,90 +159,6 @@ def holm_intervals(differences: Sequence[np.ndarray], level: float = 0.95) -> li
         paired_interval(d, own_level)._replace(p=float(p))
         for d, p, own_level in zip(differences, holm(p_values), holm_levels(p_values, level), strict=True)
     ]
-
-
-def compare_arms(
-    values: Mapping[str, Mapping[int, float]],
-    contrasts: Sequence[tuple[str, str]],
-    *,
-    metric: str,
-    delta: float,
-    lower_is_better: bool = False,
-    level: float = 0.95,
-) -> list[Contrast]:
-    """Compare arms with baselines, paired by seed, Holm-adjusted within the list of contrasts: `holm_intervals`.
-
-    ``values`` are arm -> {seed: value}, ``contrasts`` (arm, baseline), declared beforehand, of arms with the same
-    seeds; ``delta`` is the verdict's margin in units of the metric, 0 or more; ``lower_is_better`` turns the sign of
-    the differences. ValueError for no contrasts or one given twice, unknown arms, seeds that differ between arms,
-    values that are not finite, a negative ``delta`` or ``level`` outside (0, 1).
-    """
-    number("delta", delta, "[0, inf)")
-    contrasts = [(arm, baseline) for arm, baseline in contrasts]  # lists, as parameter files give them
-    _check_contrasts(values, contrasts)
-    sign = -1 if lower_is_better else 1
-    differences = [
-        sign * np.array([values[arm][seed] - values[baseline][seed] for seed in sorted(values[arm])])
-        for arm, baseline in contrasts
-    ]
-    return [
-        Contrast(
-            arm=arm,
-            baseline=baseline,
-            metric=metric,
-            difference=interval.difference,
-            low=interval.low,
-            high=interval.high,
-            p=interval.p,
-            p_sign_flip=sign_flip_p(d) if len(d) >= MIN_SEEDS_FOR_SIGN_FLIP else None,
-            n_seeds=len(d),
-            delta=delta,
-            verdict=_verdict(interval.low, interval.high, delta, len(d)),
-        )
-        for (arm, baseline), d, interval in zip(contrasts, differences, holm_intervals(differences, level), strict=True)
-    ]
-
-
-def hypothesis_verdict(contrasts: Sequence[Contrast]) -> str:
-    """Verdict on a hypothesis from all its declared contrasts.
-
-    "supported" if every contrast is, "not supported" if any contrast is not supported, else "inconclusive";
-    always "inconclusive" if any contrast has fewer than 5 seeds.
-    """
-    if not contrasts:
-        raise ValueError("a hypothesis needs at least one contrast")
-    verdicts = {contrast.verdict for contrast in contrasts}
-    if min(contrast.n_seeds for contrast in contrasts) < MIN_SEEDS_FOR_VERDICT:
-        return INCONCLUSIVE
-    if NOT_SUPPORTED in verdicts:
-        return NOT_SUPPORTED
-    return SUPPORTED if verdicts == {SUPPORTED} else INCONCLUSIVE
-
-
-def _verdict(low: float, high: float, delta: float, n_seeds: int) -> str:
-    if n_seeds < MIN_SEEDS_FOR_VERDICT:
-        return INCONCLUSIVE
-    if low > delta:
-        return SUPPORTED
-    return NOT_SUPPORTED if high < delta else INCONCLUSIVE
-
-
-def _check_contrasts(values: Mapping[str, Mapping[int, float]], contrasts: Sequence[tuple[str, str]]) -> None:
-    if not contrasts:
-        raise ValueError("contrasts is empty: name at least one (arm, baseline)")
-    if len(set(contrasts)) < len(contrasts):
-        raise ValueError("a contrast is given twice, which would weigh twice in Holm's adjustment")
-    for arm, baseline in contrasts:
-        for name in (arm, baseline):
-            if name not in values:
-                raise ValueError(f"no values for arm {name!r}; there are {', '.join(map(repr, values))}")
-        if arm == baseline:
-            raise ValueError(f"arm {arm!r} is its own baseline")
-        unpaired = set(values[arm]) ^ set(values[baseline])
-        if unpaired:
-            raise ValueError(
-                f"{arm!r} and {baseline!r} are not paired: seeds {sorted(unpaired)} are in one of them only"
-            )
 
 
 def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -178,7 +178,7 @@ def measured(compared: Compared, *others: pd.DataFrame) -> pd.DataFrame:
 def needed_tokens(compared: Compared) -> pd.DataFrame:
     """Return arm, seed, metric, value, mining, bound: the share of the tokens by which an arm is where random ends.
 
-    See `rkcnn_lib.measure.statistics.tokens_to_quality`; ``value`` counts ``mining``, the tokens that training would
+    See `rkcnn_lib.measure.tokens_to_quality`; ``value`` counts ``mining``, the tokens that training would
     have seen in the time that mining took. Empty without budgets.
     """
     ev = compared.budgets[compared.budgets["metric"] == "explained_variance"]

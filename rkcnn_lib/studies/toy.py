@@ -109,7 +109,7 @@ def mine_one(X: torch.Tensor, p: ToySuperposition, miner: str, seed: int) -> tor
     """Return one miner's directions; all return what they are asked for but the calibrated one."""
     method = COMPARED if miner == JUDGED else miner
     options: dict[str, Any] = {}
-    if ARMS[miner].searches:
+    if ARMS[method].searches:
         options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
         if method != "rkcnn_coordinate":
             options |= {"score": p.score}

@@ -80,6 +80,12 @@ def test_six_measures_on_which_nothing_differs_are_rarely_told_apart():
     assert wrong <= 0.05 * n + 2.5 * np.sqrt(0.05 * 0.95 * n)
 
 
+def test_a_clear_effect_is_nearly_always_called_better():
+    rng, n = np.random.default_rng(0), 200
+    tables = [verdict_table(tidy(**{name: rng.normal(1.0, 0.4, size=8) for name in "ab"}), 0.1) for _ in range(n)]
+    assert sum((table["word"] == "better").all() for table in tables) >= 0.9 * n
+
+
 def test_a_difference_as_large_as_the_margin_is_rarely_called_equivalent():
     """The truth lies on the margin itself: the worst case of a wrong equivalence."""
     rng, n = np.random.default_rng(0), 400

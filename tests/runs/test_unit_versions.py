@@ -40,7 +40,8 @@ from tests.studies.test_fourier_study import plant
 pytestmark = pytest.mark.slow
 
 KEPT = Path(__file__).with_name("unit_versions.json")
-MINING = {"n_subsets": 90, "n_directions": 24, "n_jobs": 1, "device": "cpu"}
+HERE = {"n_jobs": 1, "device": "cpu"}
+MINING = HERE | {"n_subsets": 90, "n_directions": 24}
 TOY = MINING | {
     "n_seeds": 2, "plane_probabilities": [0.5, 0.05], "plane_instances": 2, "plane_steps": 300, "toy_steps": 500,
     "n_samples": 2000, "n_directions": 30, "miners": ["random", "kmeans_refined", "rkcnn_coordinate", "rkcnn"],
@@ -51,13 +52,15 @@ PROBE = MINING | {
     "n_seeds": 2, "toy_steps": 500, "n_samples": 1500, "n_contexts": 12, "atlas_labels": ["topic"], "n_probed": 3,
     "n_probed_null": 3, "n_permutations": 19, "n_ensemble": 4, "n_neighbours": 20, "curve_sizes": [2, 4],
 }  # fmt: skip
-SAES = MINING | {
+SAES = HERE | {
     "profile": "test", "arms": list(ARMS), "variants": ["random_frozen_decoder"], "n_seeds": 2, "expansion": 2.0,
-    "k": 4, "steps": 40, "batch_size": 256, "lr": 3e-3, "mining_rows": 1500, "heldout_rows": 1000, "front_k": [],
+    "k": 4, "steps": 40, "batch_size": 256, "lr": 3e-3, "lr_search": [1e-3, 3e-3], "budgets": [], "mining_rows": 1500,
+    "n_stages": 4, "n_subsets": 150, "n_neighbours": 8, "heldout_rows": 1000, "front_k": [],
     "other_architecture": None, "frozen_k": [4], "frozen_rows": 400, "splice_contexts": 50,
 }  # fmt: skip
 CIRCUIT = {"layer": 0, "hook": "mlp_out", "n_tokens": 3 * 29 * 29, "context_size": 3, "arms": ["random", "rkcnn"],
-           "mining_rows": 200, "heldout_rows": 200, "variants": [], "n_subsets": 60, "n_directions": 12}  # fmt: skip
+           "mining_rows": 200, "heldout_rows": 200, "variants": [], "expansion": 1.0, "n_stages": 12,
+           "n_subsets": None, "n_neighbours": 4}  # fmt: skip
 
 
 def make_all(root):

@@ -33,8 +33,8 @@ def home(tmp_path_factory):
     plant(root / "model")
     p = resolve("04_sae_compare", {
         "profile": "test", "model": str(root / "model"), "layer": 0, "hook": "mlp_out", "n_tokens": 3 * P * P,
-        "context_size": 3, "arms": ["random", "rkcnn"], "n_seeds": 2, "expansion": 2.0, "k": 4, "variants": [],
-        "steps": 20, "batch_size": 128, "lr": 1e-3, "n_subsets": 60, "n_directions": 12, "mining_rows": 200,
+        "context_size": 3, "arms": ["random", "rkcnn"], "n_seeds": 2, "expansion": 1.0, "k": 4, "variants": [],
+        "steps": 20, "batch_size": 128, "lr": 1e-3, "n_neighbours": 4, "mining_rows": 200,
         "heldout_rows": 200, "splice_contexts": 50, "front_k": [], "n_jobs": 1, "device": "cpu",
     })  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +53,7 @@ def test_the_model_s_key_frequencies_are_the_planted_ones(world):
     assert sorted(world.circuit.frequencies) == KEYS
     assert world.power.query("is_key")["frequency"].tolist() == KEYS
     assert "3 key frequencies (2, 5, 11)" in world.title
-    assert figures.frequency_power(world.power, title=world.title).data
+    assert figures.frequency_power(world.power).data
 
 
 def test_a_model_that_never_learned_is_told_so_beside_chance(world):

@@ -47,7 +47,7 @@ def test_every_sweep_file_is_accepted_and_names_its_profile(path):
         ({"axes": {"hooks": ["mlp_out", "nonsense"]}}, "hook = 'nonsense'"),
         ({"axes": {"layers": [0, "last"]}}, "whole numbers"),
         ({"axes": {"seeds": [-1]}}, "whole numbers from 0"),
-        ({"axes": {"n_subsets": [4800, 100]}}, "n_subsets = 100"),
+        ({"axes": {"n_subsets": [4800, 2]}}, "n_subsets = 2"),
         ({"axes": {"k": [8]}, "parameters": {"k": 4}}, "given twice"),
         ({"axes": {"k": [8]}, "parameters": {"kk": 4}}, "kk = 4"),
         ({"axes": {"k": [8]}, "axis": {}}, "did you mean 'axes'"),
@@ -96,3 +96,5 @@ def test_every_setting_is_held_against_the_model_at_every_hook(tmp_path):
     hooks = {"hooks": ["mlp_post", "mlp_out"], "subset_size": [200]}
     with pytest.raises(ParameterError, match="subset_size = 200: the activations have 128 dimensions"):
         written(tmp_path, parameters={"model": "atlas", "n_tokens": 60_000}, axes=hooks).check()
+    with pytest.raises(ParameterError, match="n_subsets = 100, .* fewer than 3 subsets for each"):
+        written(tmp_path, parameters={"model": "atlas", "n_tokens": 60_000}, axes={"n_subsets": [1600, 100]}).check()

@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from rkcnn_lib import cli
-from rkcnn_lib.studies import cells, sweep_run
+from rkcnn_lib.studies import cells, comparison
 from rkcnn_lib.studies.sweeps import read_sweep
 
 SMALL = {
     "profile": "smoke", "model": "planted", "arms": ["random", "rkcnn"], "n_tokens": 4000, "expansion": 1.0,
-    "steps": 8, "batch_size": 128, "lr": 1e-3, "n_subsets": 30, "n_directions": 10, "mining_rows": 400,
+    "steps": 8, "batch_size": 128, "lr": 1e-3, "mining_rows": 400,
     "heldout_rows": 300, "n_jobs": 1,
 }  # fmt: skip
 AXES = {"layers": [0], "seeds": [0, 1], "k": [2, 4], "subset_size": [None, 6]}
@@ -62,7 +62,7 @@ def test_resuming_reads_what_is_finished_and_gives_the_same_table(tmp_path, outp
     first, units = (out / "metrics.parquet").read_bytes(), outputs / "units" / "saes"
     times = {folder.name: (folder / "unit.json").stat().st_mtime_ns for folder in units.iterdir()}
 
-    def forbidden(*_):
+    def forbidden(*_, **__):
         raise AssertionError("computed twice")
 
     monkeypatch.setattr(cells, "train_sae", forbidden)
@@ -82,7 +82,7 @@ def test_what_was_deleted_or_damaged_is_computed_again_and_a_sweep_that_failed_t
         raise MemoryError("too large")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_run, "matched_unit", fails)
+        patch.setattr(comparison, "matched_unit", fails)
         assert run(path, out) == 1
     assert metrics(out).empty and len(pd.read_parquet(out / "failures.parquet")) == 2
     assert run(path, out, "--resume") == 0
@@ -100,7 +100,7 @@ def test_what_was_deleted_or_damaged_is_computed_again_and_a_sweep_that_failed_t
 
 
 def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(tmp_path, monkeypatch, capsys):
-    path, out, sound = written(tmp_path), tmp_path / "out", sweep_run.matched_unit
+    path, out, sound = written(tmp_path), tmp_path / "out", comparison.matched_unit
 
     def fails(store, p, arm, seed, *more):
         if (p.k, p.subset_size, arm, seed) == (4, 6, "rkcnn", 1):
@@ -108,19 +108,19 @@ def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(
         return sound(store, p, arm, seed, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_run, "matched_unit", fails)
+        patch.setattr(comparison, "matched_unit", fails)
         assert run(path, out) == 1
     assert "MemoryError: too large" in capsys.readouterr().out
     (failure,) = pd.read_parquet(out / "failures.parquet").to_dict("records")
-    assert (failure["k"], failure["arm"], failure["seed"], failure["stage"]) == (4, "rkcnn", 1, "SAEs")
+    assert (failure["k"], failure["subset_size"], failure["arm"], failure["seed"]) == (4, 6, "rkcnn", 1)
     assert "in fails" in failure["traceback"]
     assert len(metrics(out).drop_duplicates(["setting", "arm", "seed"])) == 15
     assert run(path, out, "--resume") == 0, "what failed is tried again"
     assert len(metrics(out).drop_duplicates(["setting", "arm", "seed"])) == 16
 
 
-def test_arms_are_not_compared_where_one_of_them_could_not_be_mined(tmp_path, monkeypatch):
-    path, out, sound = written(tmp_path), tmp_path / "out", sweep_run.mined_unit
+def test_a_search_that_fails_fails_its_own_arm_alone(tmp_path, monkeypatch):
+    path, out, sound = written(tmp_path), tmp_path / "out", cells.mined_unit
 
     def fails(store, p, arm, seed, *more):
         if (p.k, p.subset_size, seed) == (4, 6, 1):
@@ -128,11 +128,12 @@ def test_arms_are_not_compared_where_one_of_them_could_not_be_mined(tmp_path, mo
         return sound(store, p, arm, seed, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_run, "mined_unit", fails)
+        patch.setattr(cells, "mined_unit", fails)
         assert run(path, out) == 1
-    failures = pd.read_parquet(out / "failures.parquet").set_index("arm")["error"]
-    assert failures["rkcnn"] == "ValueError: nothing found"
-    assert failures["random"] == "not trained: mining of rkcnn failed for this seed"
+    (failure,) = pd.read_parquet(out / "failures.parquet").to_dict("records")
+    assert (failure["arm"], failure["error"]) == ("rkcnn", "ValueError: nothing found")
+    trained = metrics(out).query("k == 4 and subset_size == 6 and seed == 1")
+    assert set(trained["arm"]) == {"random"}
 
 
 def test_a_sweep_is_not_begun_twice_unasked(tmp_path, capsys):
