@@ -46,17 +46,7 @@ n_stages: int = 12  # rounds, each on what those before it leave unexplained
 n_neighbours: int = 16  # rows of a subset's pseudo-class
 n_shifts: int = 3  # mean shifts that lift it
 n_refinements: int = 3  # passes of sparse coding that end rkcnn and the refined rivals alike
-arms: list = [
-    "random",
-    "covariance",
-    "active_subspace",
-    "datapoint_refined",
-    "kmeans",
-    "kmeans_refined",
-    "rkcnn_coordinate",
-    "rkcnn",
-    "rkcnn_unscored",
-]  # starts
+arms: list = ["random", "covariance", "active_subspace", "datapoint_refined", "kmeans", "kmeans_refined", "rkcnn_coordinate", "rkcnn", "rkcnn_unscored"]  # starts
 variants: list = ["rkcnn_decoder_only", "random_frozen_decoder"]  # none, or those of 04's default
 n_seeds: int = 5  # below 5 every verdict is undecided
 architecture: str = "topk"  # topk, batchtopk or relu
@@ -211,6 +201,13 @@ figures.show(
     "at the top. L0 is fixed by k, or matched by the penalty, so it is a check here. Published SAEs, where there are any, have an "
     "L0 and training data of their own and enter no contrast.",
 )
+
+# %% [markdown]
+# All seeds are judged on the same contexts, so the loss has an interval over seeds and contexts too (jackknife over both): what
+# it does not exclude, more seeds on the same text could not exclude either.
+
+# %%
+sae_panels.loss_over_documents(compared).round(4)
 
 # %% [markdown]
 # Latents that never fire on the held-out tokens, by where they started (the arm's own directions, or the fill) and when they

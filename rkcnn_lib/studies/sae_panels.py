@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
 from rkcnn_lib.measure.quality import tokens_to_quality
 from rkcnn_lib.measure.recovery import match
+from rkcnn_lib.measure.statistics import seed_document_interval
 from rkcnn_lib.probe.found import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
@@ -105,6 +107,25 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
 def _own(arm: str, unit: Unit) -> int:
     """Return how many latents started from the arm's own directions."""
     return len(unit.arrays["density"]) if base_arm(arm) == UNMINED else int(unit.scalars["n_mined"])
+
+
+def loss_over_documents(compared: Compared) -> pd.DataFrame:
+    """Return a row a rival: by how much less loss rkcnn's SAEs cost, with an interval over seeds *and* contexts.
+
+    All seeds are judged on the same contexts, whose peculiarities they share: an interval over seeds alone is too
+    narrow. In nats a token, positive where rkcnn is better; empty where no model was run.
+    """
+    losses = {
+        cell: unit.arrays["ce_by_context"] for cell, unit in compared.units.items() if "ce_by_context" in unit.arrays
+    }
+    rows = []
+    for rival in RIVALS:
+        seeds = [seed for arm, seed in losses if arm == rival and (MINED, seed) in losses]
+        if seeds:
+            ahead = torch.stack([losses[rival, seed] - losses[MINED, seed] for seed in seeds]).numpy()
+            counted = ahead[:, np.isfinite(ahead).all(0)]
+            rows.append((f"{MINED} - {rival}", *seed_document_interval(counted), *counted.shape))
+    return pd.DataFrame(rows, columns=["contrast", "difference", "low", "high", "seeds", "contexts"])
 
 
 def densities(compared: Compared) -> dict[str, np.ndarray]:
