@@ -10,6 +10,7 @@ from rkcnn_lib import figures
 from rkcnn_lib.runs.params import resolve
 from rkcnn_lib.studies import causal, causal_subspaces, layers, sae_panels, sae_titles
 
+
 def layer_metrics(gain, n_layers=4, n_seeds=5):
     rng = np.random.default_rng(1)
     return pd.DataFrame([

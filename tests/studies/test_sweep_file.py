@@ -96,5 +96,5 @@ def test_every_setting_is_held_against_the_model_at_every_hook(tmp_path):
     hooks = {"hooks": ["mlp_post", "mlp_out"], "subset_size": [200]}
     with pytest.raises(ParameterError, match="subset_size = 200: the activations have 128 dimensions"):
         written(tmp_path, parameters={"model": "atlas", "n_tokens": 60_000}, axes=hooks).check()
-    with pytest.raises(ParameterError, match="n_subsets = 100, .* fewer than 3 subsets for each"):
+    with pytest.raises(ParameterError, match=r"n_subsets = 100, .* fewer than 3 subsets for each"):
         written(tmp_path, parameters={"model": "atlas", "n_tokens": 60_000}, axes={"n_subsets": [1600, 100]}).check()
