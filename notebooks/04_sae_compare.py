@@ -46,17 +46,7 @@ n_stages: int = 12  # rounds, each on what those before it leave unexplained
 n_neighbours: int = 16  # rows of a subset's pseudo-class
 n_shifts: int = 3  # mean shifts that lift it
 n_refinements: int = 3  # passes of sparse coding that end rkcnn and the refined rivals alike
-arms: list = [
-    "random",
-    "covariance",
-    "active_subspace",
-    "datapoint_refined",
-    "kmeans",
-    "kmeans_refined",
-    "rkcnn_coordinate",
-    "rkcnn",
-    "rkcnn_unscored",
-]  # starts
+arms: list = ["random", "covariance", "active_subspace", "datapoint_refined", "kmeans", "kmeans_refined", "rkcnn_coordinate", "rkcnn", "rkcnn_unscored"]  # starts
 variants: list = ["rkcnn_decoder_only", "random_frozen_decoder"]  # none, or those of 04's default
 n_seeds: int = 5  # below 5 every verdict is undecided
 architecture: str = "topk"  # topk, batchtopk or relu
