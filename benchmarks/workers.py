@@ -4,8 +4,8 @@
     python benchmarks/workers.py --rounds 1
 
 Each side is `rkcnn sweep` in a process and an outputs folder of its own, on caches made before. `seconds` is the whole
-command, start of the workers included; `seconds_a_unit` counts from the first finished SAEs to the last, which is what
-a long sweep of SAEs comes to (mining is over by then). Each of two workers has one thread, the single one both cores.
+command, start of the workers included; `seconds_a_unit` counts from the first finished SAEs to the last, mining
+included, which is what a long sweep comes to. Each of two workers has one thread, the single one both cores.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ parameters:
   expansion: 2.0
   steps: {steps}
   batch_size: 1024
-  n_subsets: 384
-  n_directions: 128
   mining_rows: 5000
+  n_neighbours: 8
   heldout_rows: 5000
   splice_contexts: 4
   arms: [random, rkcnn]

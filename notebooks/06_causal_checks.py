@@ -176,6 +176,7 @@ if run.p.isolated:
         figures.causal_effects(
             causal_panels.over_seeds(isolation, ["subspace", "intervention", "metric"]),
         ),
+        causal_panels.isolation_title(isolation),
         f"Rank {causal.judged_rank(run.p)}; {run.p.relation} should move, {run.p.isolated} should stay. "
         "das_isolating was learnt with both aims.",
     )

@@ -82,12 +82,12 @@ SMALLER = {
     "02_probe_validation": {"toy_steps": 50, "n_samples": 500, "n_contexts": 8, "n_ensemble": 2, "curve_sizes": [4]},
     "03_gpt2_cache": {"n_tokens": 6000, "n_statistics": 1000},
     "04_sae_compare": {
-        "n_tokens": 6000, "arms": ["random", "rkcnn"], "steps": 6, "n_subsets": 36, "n_directions": 12,
+        "n_tokens": 6000, "arms": ["random", "rkcnn"], "steps": 6, "expansion": 0.25, "n_neighbours": 4,
         "mining_rows": 400, "heldout_rows": 200, "splice_contexts": 2, "frozen_rows": 100, "n_cards": 8,
     },
     "05_multilayer": {
-        "n_tokens": 6000, "arms": ["random", "rkcnn"], "layers": [0], "steps": 6, "n_subsets": 36,
-        "n_directions": 12, "mining_rows": 400, "heldout_rows": 200, "splice_contexts": 2,
+        "n_tokens": 6000, "arms": ["random", "rkcnn"], "layers": [0], "steps": 6, "expansion": 0.25,
+        "n_neighbours": 4, "mining_rows": 400, "heldout_rows": 200, "splice_contexts": 2,
     },
     "06_causal_checks": {
         "n_tokens": 6000, "n_subsets": 36, "n_directions": 12, "mining_rows": 400, "ranks": [2, 4], "n_pairs": 8,
@@ -106,11 +106,11 @@ ON_A_POD = {  # what a machine with a GPU is asked for beside the smoke report
         None,
         {"architecture": "batchtopk", "aux_k": 16, "other_architecture": None},
     ),
-    "04 on the MLP's hidden layer": ("04_sae_compare", None, {"hook": "mlp_post", "expansion": 0.5}),
+    "04 on the MLP's hidden layer": ("04_sae_compare", None, {"hook": "mlp_post", "expansion": 0.0625}),
     "04 with a published SAE": ("04_sae_compare", None, {"published": ["PUBLISHED"]}),
     "04 with one seed": ("04_sae_compare", None, {"n_seeds": 1}),
-    "04 on the toy model": ("04_sae_compare", None, {"model": "toy"}),
-    "04 on planted directions": ("04_sae_compare", None, {"model": "planted"}),
+    "04 on the toy model": ("04_sae_compare", None, {"model": "toy", "expansion": 2.0}),
+    "04 on planted directions": ("04_sae_compare", None, {"model": "planted", "expansion": 0.5}),
 }
 
 

@@ -127,9 +127,9 @@ def trainings(p: Comparison) -> float:
     count += len(p.arms) * len(p.lr_search) / p.n_seeds
     if isinstance(p, SaeCompare):
         count += len(p.arms) * sum(p.budgets) * trials
-        count += len({*p.front_k} - {p.k}) * len(COMPARED) * trials
+        count += len({*p.front_k} - {p.k}) * len({*COMPARED} & {*p.arms}) * trials
         if p.other_architecture is not None:
-            count += len(OTHER_ARMS) * (RELU_TRIALS if p.other_architecture == "relu" else 1)
+            count += len({*OTHER_ARMS} & {*p.arms}) * (RELU_TRIALS if p.other_architecture == "relu" else 1)
     return count * p.n_seeds
 
 

@@ -52,3 +52,11 @@ def test_notebooks_call_and_do_not_compute(notebook):
         if cell.cell_type == "code":
             nodes = list(ast.walk(ast.parse(cell.source)))
             assert not any(isinstance(n, ast.For | ast.While | ast.FunctionDef | ast.ClassDef) for n in nodes)
+
+
+@EACH
+def test_every_figure_is_shown_with_its_finding_and_a_note(notebook):
+    source = ast.parse((NOTEBOOK_FOLDER / f"{notebook}.py").read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(source) if isinstance(node, ast.Call)]
+    shown = [call for call in calls if ast.unparse(call.func) == "figures.show"]
+    assert shown and all(len(call.args) == 3 for call in shown), [call.lineno for call in shown if len(call.args) != 3]

@@ -94,6 +94,20 @@ def test_directions_of_the_covariance_have_it_and_nothing_more() -> None:
     torch.testing.assert_close(share, scales.square() / scales.square().sum(), rtol=0.2, atol=0.004)
 
 
+def test_directions_of_the_active_subspace_fill_it_evenly_and_leave_it_nowhere() -> None:
+    """Three dimensions, in a basis of their own, hold 99 % of the variance, one of them most."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(20, 20, generator=generator)).Q
+    spread = torch.cat([torch.tensor([10.0, 2.0, 2.0]), torch.full((17,), 0.02)])
+    X = torch.randn(4000, 20, generator=generator) * spread @ basis.T
+    inside = {
+        method: (mine(method, X, 400) @ basis[:, :3]).square().mean(0) for method in ("active_subspace", "covariance")
+    }
+    torch.testing.assert_close(inside["active_subspace"], torch.full((3,), 1 / 3), atol=0.05, rtol=0)
+    assert (mine("active_subspace", X, 400) @ basis[:, 3:]).abs().max() < 0.02
+    assert inside["covariance"][0] > 0.7, "draws from the covariance lie where the variance is"
+
+
 def test_switches_are_true_or_false() -> None:
     with pytest.raises(ValueError, match="normalise"):
         mine("kmeans", X, 3, normalise="no")

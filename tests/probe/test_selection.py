@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from rkcnn_lib.measure.recovery import match
-from rkcnn_lib.probe import RkCNNMiner, mine, search
-from rkcnn_lib.probe.found import MIN_RATIO, SearchOptions, SelectionWarning
-from rkcnn_lib.probe.selection import choose
+from rkcnn_lib.probe import RkCNNMiner, mine, search, selection
+from rkcnn_lib.probe.found import MIN_RATIO, RULES, SearchOptions, SelectionWarning
+from rkcnn_lib.probe.selection import N_ENSEMBLES, choose, cover, votes
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture
 from rkcnn_lib.worlds.toy.models import true_directions
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
@@ -34,7 +36,7 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
 
 
 def chosen_by_round(
-    X: torch.Tensor, method: str, monkeypatch: pytest.MonkeyPatch, **options: int
+    X: torch.Tensor, method: str, monkeypatch: pytest.MonkeyPatch, **options: int | str
 ) -> list[torch.Tensor]:
     rounds: list[torch.Tensor] = []
 
@@ -55,10 +57,10 @@ def jaccard(A: torch.Tensor, B: torch.Tensor, cosine: float = 0.9) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", ["atlas", "planted"])
-def test_best_random_and_worst_keep_different_directions_in_every_round(world, atlas, monkeypatch) -> None:
+@pytest.mark.parametrize(("world", "rule"), [("atlas", "separation"), *(("planted", rule) for rule in RULES)])
+def test_best_random_and_worst_keep_different_directions_in_every_round(world, rule, atlas, monkeypatch) -> None:
     X, options = (atlas, {"n_directions": 120}) if world == "atlas" else (planted(0)[0], {})
-    options = {"n_directions": 128, "n_subsets": 480} | options
+    options = {"n_directions": 128, "n_subsets": 480, "rule": rule} | options
     kept = {method: chosen_by_round(X, method, monkeypatch, **options) for method in METHODS}
     for a, b in ((BEST, RANDOM), (BEST, WORST), (RANDOM, WORST)):
         for one, other in zip(kept[a], kept[b], strict=True):
@@ -88,10 +90,11 @@ def test_what_the_score_selects_is_nearer_the_truth_than_chance_selects_and_what
     assert best > random + 0.1 and random > worst, (best, random, worst)
 
 
-def test_no_score_has_a_say_in_what_the_unscored_twin_keeps(monkeypatch) -> None:
-    """Scores are replaced by noise: the control keeps the same directions in the same order, the miner others."""
+@pytest.mark.parametrize("rule", RULES)
+def test_no_score_has_a_say_in_what_the_unscored_twin_keeps(rule, monkeypatch) -> None:
+    """All that ranks becomes noise: the control keeps the same directions in the same order, the miner others."""
     X, _ = planted(1)
-    options = {"n_directions": 60, "n_subsets": 360}
+    options = {"n_directions": 60, "n_subsets": 360, "rule": rule}
     before = {method: mine(method, X, **options) for method in (BEST, RANDOM)}
     noise = torch.Generator().manual_seed(7)
 
@@ -100,9 +103,63 @@ def test_no_score_has_a_say_in_what_the_unscored_twin_keeps(monkeypatch) -> None
 
     monkeypatch.setattr(search, "choose", shuffled)
     monkeypatch.setattr(search, "concentration", lambda X, U, *_: torch.rand(len(U), generator=noise).double())
+    monkeypatch.setattr(
+        selection, "cover", lambda D, kept, rows, places, worst: torch.randperm(len(D), generator=noise)[:places]
+    )
     assert torch.equal(mine(RANDOM, X, **options), before[RANDOM])
     after = mine(BEST, X, **options)
     assert len(after) != len(before[BEST]) or not torch.allclose(after, before[BEST])
+
+
+def slow_cover(candidates: torch.Tensor, kept: torch.Tensor, rows: torch.Tensor, places: int) -> tuple[list, list]:
+    """Greedy facility location as it is defined, one candidate after the other: what is chosen, and its gains."""
+    chosen, gains = [], []
+    for _ in range(places):
+        have = torch.cat([kept, candidates[chosen], torch.zeros(1, rows.shape[1])])
+        total = (have @ rows.T).clamp(min=0).square().amax(0).sum()
+        gain = [
+            -1.0 if i in chosen
+            else float((torch.cat([have, candidates[[i]]]) @ rows.T).clamp(min=0).square().amax(0).sum() - total)
+            for i in range(len(candidates))
+        ]  # fmt: skip
+        gains.append(max(gain))
+        chosen.append(gain.index(max(gain)))
+    return chosen, gains
+
+
+@pytest.mark.parametrize("n_kept", [0, 3])
+def test_cover_chooses_as_the_slow_greedy_search_does_and_gains_less_each_time(n_kept) -> None:
+    generator = torch.Generator().manual_seed(n_kept)
+    rows, candidates, kept = (normalize(torch.randn(n, 12, generator=generator), dim=1) for n in (80, 300, n_kept))
+    chosen, gains = slow_cover(candidates, kept, rows, 12)
+    assert cover(candidates, kept, rows, 12).tolist() == chosen
+    assert all(later <= earlier + 1e-4 for earlier, later in itertools.pairwise(gains))
+
+
+def test_cover_finds_clusters_that_scores_pass_over() -> None:
+    """Eight directions round a large cluster score best; three small clusters have one candidate each, all tied."""
+    E = torch.eye(12)
+    candidates = torch.cat([normalize(E[0] + 0.6 * E[4:], dim=1), E[1:4]])
+    rows = torch.cat([E[:1].expand(400, -1), E[1:4].repeat(40, 1)])
+    scores = torch.cat([torch.arange(9.0, 1.0, -1.0), torch.ones(3)])
+    chosen = {
+        rule: choose(scores, candidates, SearchOptions(n_directions=4, rule=rule), 4, rows=rows)[0].tolist()
+        for rule in ("separation", "cover")
+    }
+    assert chosen["separation"] == [0, 1, 2, 3]
+    assert chosen["cover"][0] < 8 and sorted(chosen["cover"][1:]) == [8, 9, 10]
+
+
+def test_what_every_ensemble_finds_again_has_more_votes_than_noise_of_better_score() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = normalize(torch.randn(3, 40, generator=generator), dim=1).repeat(N_ENSEMBLES, 1)
+    near = normalize(features + 0.02 * torch.randn(features.shape, generator=generator), dim=1)
+    noise = normalize(torch.randn(60, 40, generator=generator), dim=1)
+    ensemble = torch.cat([torch.arange(N_ENSEMBLES).repeat_interleave(3), torch.arange(60) % N_ENSEMBLES])
+    scores = torch.cat([torch.zeros(len(near)), 1 + torch.rand(60, generator=generator)])
+    found = votes(torch.cat([near, noise]), ensemble, scores)
+    assert found[: len(near)].min() >= N_ENSEMBLES - 1 and found[len(near) :].max() <= 1
+    assert found[len(near) :].argsort().tolist() == scores[len(near) :].argsort().tolist(), "ties go by the score"
 
 
 def test_near_copies_are_merged_into_the_first_drawn_and_share_one_score() -> None:

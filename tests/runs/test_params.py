@@ -224,7 +224,8 @@ def test_the_parameters_cell_is_what_the_class_says(notebook):
     cells = jupytext.read(NOTEBOOK_FOLDER / f"{notebook}.py").cells
     (cell,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     assert cell == parameters_cell(notebook), "run `make notebooks`"
-    assert all(len(line) <= 120 for line in cell.splitlines())
+    # papermill's help reads a parameter from one line, and 04's list of arms is longer than a page is wide
+    assert all(len(line) <= 120 for line in cell.splitlines() if not line.startswith("arms: "))
     namespace = {}
     exec(cell, namespace)
     assert {name: namespace[name] for name in NOTEBOOKS[notebook].model_fields} == defaults(notebook)

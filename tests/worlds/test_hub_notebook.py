@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = """
 {profile: tiny, n_tokens: 10000, context_size: 32, n_seeds: 2, arms: [random, rkcnn, rkcnn_unscored],
- variants: [], expansion: 1.0, k: 8, steps: 20, batch_size: 128, n_subsets: 60, n_directions: 20, mining_rows: 1000,
+ variants: [], expansion: 1.0, k: 8, steps: 20, batch_size: 128, n_neighbours: 8, mining_rows: 1000,
  n_jobs: 1, heldout_rows: 1000, splice_contexts: 2, front_k: [], other_architecture: null, frozen_k: [8],
  frozen_rows: 100, n_cards: 8}
 """
