@@ -128,9 +128,15 @@ def slow_cover(candidates: torch.Tensor, kept: torch.Tensor, rows: torch.Tensor,
 
 
 @pytest.mark.parametrize("n_kept", [0, 3])
-def test_cover_chooses_as_the_slow_greedy_search_does_and_gains_less_each_time(n_kept) -> None:
+@pytest.mark.parametrize("clustered", [False, True], ids=["spread", "clustered"])
+def test_cover_chooses_as_the_slow_greedy_search_does_and_gains_less_each_time(clustered, n_kept) -> None:
+    """Where most candidates lie round one cluster of rows, one choice makes the gains of all of them small."""
     generator = torch.Generator().manual_seed(n_kept)
-    rows, candidates, kept = (normalize(torch.randn(n, 12, generator=generator), dim=1) for n in (80, 300, n_kept))
+    rows, candidates, kept = (torch.randn(n, 12, generator=generator) for n in (80, 300, n_kept))
+    if clustered:
+        rows[:60, 0] += 20
+        candidates[:250, 0] += 20
+    rows, candidates, kept = (normalize(D, dim=1) for D in (rows, candidates, kept))
     chosen, gains = slow_cover(candidates, kept, rows, 12)
     assert cover(candidates, kept, rows, 12).tolist() == chosen
     assert all(later <= earlier + 1e-4 for earlier, later in itertools.pairwise(gains))
