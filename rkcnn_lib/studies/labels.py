@@ -55,7 +55,8 @@ def _cell(folder: Path, layer: int, p: SaeCompare, device: str) -> pd.DataFrame:
     def compute(scratch: Path) -> Unit:
         sae = load_saelens(folder / "sae")
         chosen, judged = _streams(layer, p.hook, device)
-        Z = [sae.encode(stream.X.to(sae.W_dec.device)).cpu().numpy() for stream in (chosen, judged)]
+        with torch.no_grad():
+            Z = [sae.encode(stream.X.to(sae.W_dec.device)).cpu().numpy() for stream in (chosen, judged)]
         told = (Z[0], chosen.labels, Z[1], judged.labels)
         sparse, detected = k_sparse_probing(*told, n_permutations=5), detection(*told)
         rows = [

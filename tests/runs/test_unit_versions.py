@@ -19,12 +19,14 @@ from rkcnn_lib.runs.params import resolve
 from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.runs.schemas import ARMS
 from rkcnn_lib.runs.units import VERSIONS, load_unit
+from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
 from rkcnn_lib.studies import (
     agreement,
     causal_subspaces,
     comparison,
     curves,
     fourier,
+    labels,
     neighbourhoods,
     planes,
     probe_tasks,
@@ -91,6 +93,9 @@ def make_all(root):
     published_saes.judge_published(opened, store, SimpleNamespace(p=published, device="cpu"))
     causal = {"model": "atlas", "sae_expansion": 2.0, "sae_k": 4, "sae_steps": 30, "device": "cpu"}
     causal_subspaces.trained_sae(store, resolve("06_causal_checks", causal), 0, "cpu")
+    save_saelens(SAE(SAEConfig(128, 32, k=4)), root / "of_atlas" / "sae")
+    at = resolve("04_sae_compare", SAES | {"model": "atlas", "hook": "resid_post", "layer": 2})
+    labels._cell(root / "of_atlas", at.layer, at, "cpu")
     plant(root / "model")
     p = resolve("04_sae_compare", SAES | CIRCUIT | {"model": str(root / "model")})
     store = open_or_capture(p.model, 0, "mlp_out", p.n_tokens, context_size=3, root=root / "cache", device="cpu")
