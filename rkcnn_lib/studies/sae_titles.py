@@ -29,7 +29,11 @@ def metrics_title(metrics: pd.DataFrame) -> str:
 def advantage_title(ahead: pd.DataFrame) -> str:
     """Return what the advantage in explained variance is after the smallest and the largest budget, by rival."""
     means = (
-        ahead[ahead["metric"] == "explained_variance"].groupby(["arm", "tokens"], sort=False)["value"].mean().unstack()
+        ahead[ahead["metric"] == "explained_variance"]
+        .groupby(["arm", "tokens"], sort=False)["value"]
+        .mean()
+        .unstack()
+        .sort_index(axis=1)
     )
     told = [f"{first:+.4f} to {last:+.4f} over {rival}" for rival, first, last in means.iloc[:, [0, -1]].itertuples()]
     return f"With training the advantage in explained variance goes from {', '.join(told)}"
