@@ -300,6 +300,7 @@ CALLS: dict[str, Callable] = {
     "measure.token_set_logits": lambda: effects.token_set_logits(answers()[0], pairs().answer).is_cuda,
     "measure.tokens_to_quality": lambda: measure.tokens_to_quality({1: 0.1, 8: 0.9}, {1: 0.1, 8: 0.8}),
     "measure.unit_pair": lambda: recovery.unit_pair(unit(), unit()),
+    "measure.whitening_of": lambda: stability.whitening_of(X().T @ X(), D),
     "measure.whitened_agreement": lambda: measure.whitened_agreement(decoders(), covariance(), live(), n_draws=2),
     "measure.waves": lambda: fourier.waves(sums(), KEYS, P),
 }  # fmt: skip

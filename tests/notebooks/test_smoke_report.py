@@ -64,7 +64,7 @@ def test_gates_of_bookkeeping_pass_even_at_smoke_sizes(report, notebook):
 @pytest.mark.parametrize("notebook", ["04_sae_compare", "05_multilayer", "06_causal_checks"])
 def test_two_seeds_settle_nothing(report, notebook):
     verdicts = json.loads((report.run_folder(notebook) / "run.json").read_text(encoding="utf-8"))["verdicts"]
-    assert verdicts and {row["verdict"] for row in verdicts} == {"inconclusive"}
+    assert verdicts and {row["verdict"] for row in verdicts} == {"undecided"}
 
 
 def test_smoke_runs_carry_a_banner(report):

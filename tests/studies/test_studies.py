@@ -93,7 +93,7 @@ def test_titles_say_what_the_figures_below_them_show():
     assert sae_titles.advantage_title(ahead).endswith("from +0.0500 to +0.0700 over covariance")
     frozen = both(k=[8, 32], value=[0.5, 0.9])
     assert sae_titles.frozen_title(frozen) == (
-        "Before training, rkcnn codes best at k = 32 (EV 0.900); rkcnn 0.900, random 0.090"
+        "Before training, explained variance at k = 8: rkcnn 0.500, random 0.050"
     )
     told = sae_titles.density_title({"rkcnn": np.array([0.0, 0.0, 0.5]), "random": np.zeros(3)})
     assert told.endswith("rkcnn 50.00%, random nan%")

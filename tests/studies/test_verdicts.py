@@ -81,7 +81,7 @@ def test_a_claim_says_how_much_room_its_rival_leaves():
 def test_the_title_gathers_measures_of_one_word():
     table = pd.DataFrame(judge_arms(metrics(explained_variance=ALL | {"random": 0.4}, dead=ALL), P))
     told = verdict_title(table)
-    assert told.startswith("H1 better on explained variance; equivalent on dead latents. H1c equivalent on explained")
+    assert told.startswith("H1 better on explained variance; equivalent on dead latents. H1c equivalent on all 2")
 
 
 def test_the_best_of_the_other_arms_is_named_without_a_word():
