@@ -108,8 +108,8 @@ supply.groupby(["layer", "arm"])[["candidates_a_place", "supply", "wanted", "sec
 )
 
 # %% [markdown]
-# Seeds agree if their dictionaries hold the same directions, matched one-to-one (PW-MCC, from three seeds on). Two
-# dictionaries of random directions, drawn with the activations' covariance, agree too: at the level named beside it.
+# Seeds agree if their dictionaries hold the same directions, matched one-to-one (PW-MCC on whitened rows, from three seeds
+# on). Two dictionaries of random directions agree too: at the level named beside it.
 
 # %%
 chance
