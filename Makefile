@@ -30,7 +30,7 @@ report: $(READY)  ## run all six notebooks on the embedded models and write outp
 lint: $(READY)  ## ruff: rules and format; basedpyright: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --project pyproject.toml --pythonpath $(BIN)/python
 
 format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
