@@ -80,3 +80,8 @@ MEASURES: dict[str, Measure] = {
     "l0_at_equal_ev": Measure("active latents for the same variance", "delta_l0", lower_is_better=True),
     "recovery_rate": Measure("true directions recovered", "delta_recovery", bound=1.0),
 }
+
+
+def in_words(metric: str) -> str:
+    """Return a metric in words where hypotheses are judged on it, else its name."""
+    return MEASURES[metric].words if metric in MEASURES else metric

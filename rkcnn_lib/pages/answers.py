@@ -14,7 +14,7 @@ from rkcnn_lib.figures.display import checked, in_order
 from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT
 from rkcnn_lib.measure.verdict import verdict_word
 from rkcnn_lib.pages import blocks
-from rkcnn_lib.vocabulary import MEASURES
+from rkcnn_lib.vocabulary import in_words
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 JUDGED_BY = "04_sae_compare"  # the notebook whose verdicts answer the report's question
@@ -76,8 +76,7 @@ def _sentence(rows: list[dict[str, Any]]) -> str:
 
 def measured(row: dict[str, Any]) -> str:
     """Return a recorded row's measure in words."""
-    metric = str(row.get("metric"))
-    return MEASURES[metric].words if metric in MEASURES else metric
+    return in_words(str(row.get("metric")))
 
 
 def outlook(rows: list[dict[str, Any]]) -> str:

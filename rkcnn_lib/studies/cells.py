@@ -55,8 +55,13 @@ def train_config(p: Comparison, arm: str, seed: int) -> TrainConfig:
     )  # fmt: skip
 
 
-def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
-    """Return an arm's directions for one seed: as many as there are latents, where it can supply them."""
+def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit | None:
+    """Return an arm's directions for one seed, as many as there are latents where it can supply them.
+
+    None for the arms whose directions are random ones.
+    """
+    if base_arm(arm) == UNMINED:
+        return None
     return directions_unit(store, p, base_arm(arm), round(p.expansion * store.d_in), seed, device)
 
 
@@ -113,9 +118,8 @@ def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
 def initial_sae(store: Any, p: Comparison, arm: str, seed: int, device: str) -> SAE:
     """Return an arm's SAE before training, all through one function; what an arm cannot supply is the same for all."""
     X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
-    directions = None
-    if base_arm(arm) != UNMINED:
-        directions = mined_unit(store, p, arm, seed, device).arrays["directions"].to(device)
+    mined = mined_unit(store, p, arm, seed, device)
+    directions = None if mined is None else mined.arrays["directions"].to(device)
     encoder = "random" if arm == DECODER_ONLY else p.encoder
     return init_from_directions(sae_config(p, store.d_in), directions, X=X, encoder=encoder, random_state=seed)
 
@@ -126,12 +130,10 @@ def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
     It is judged on documents that seed's SAE was not trained on; held-out ones are left for the verdicts.
     """
     config, training = sae_config(p, store.d_in), train_config(p, arm, SEARCH_SEED)
-    mined = None
-    if base_arm(arm) != UNMINED:
-        mined = mined_unit(store, p, arm, SEARCH_SEED, device).folder.name
+    mined = mined_unit(store, p, arm, SEARCH_SEED, device)
     inputs = {
-        "data": store.key, "arm": arm, "mined": mined, "encoder": p.encoder, "config": asdict(config),
-        "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
+        "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": p.encoder,
+        "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
     }  # fmt: skip
 
     def compute(scratch: Path) -> Unit:
@@ -194,12 +196,10 @@ def next_penalty(tried: list[tuple[float, float]], target: float) -> float:
 def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
     """Return one trained SAE with its history, its start and its held-out quality; computed once."""
     config, training = sae_config(p, store.d_in), train_config(p, arm, seed)
-    mined, n_mined = None, 0
-    if base_arm(arm) != UNMINED:
-        unit = mined_unit(store, p, arm, seed, device)
-        mined, n_mined = unit.folder.name, int(unit.scalars["supply"])
+    mined = mined_unit(store, p, arm, seed, device)
+    n_mined = 0 if mined is None else int(mined.scalars["supply"])
     inputs = {
-        "data": store.key, "arm": arm, "seed": seed, "mined": mined, "encoder": p.encoder,
+        "data": store.key, "arm": arm, "seed": seed, "mined": mined and mined.folder.name, "encoder": p.encoder,
         "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
         "heldout": p.heldout_rows, "splice": None if p.model in INVENTED_MODELS else p.splice_contexts,
     }  # fmt: skip

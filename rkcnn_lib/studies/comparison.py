@@ -20,7 +20,6 @@ from rkcnn_lib.runs.schemas import Comparison, SaeCompare
 from rkcnn_lib.runs.units import Unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.cells import matched_unit, mined_unit, rate_unit
-from rkcnn_lib.vocabulary import UNMINED, base_arm
 
 QUALITIES = ("explained_variance", "explained_variance_standardised", "dead", "live")  # shown along the budgets
 
@@ -87,10 +86,8 @@ def _rate_cell(store: Any, p: Comparison, arm: str, device: str) -> float:
 def cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> tuple[Path, dict[str, Any]]:
     """Mine, train and measure one arm of one seed; return its SAE unit's folder, and what it supplied (see `Grid`)."""
     folder = matched_unit(store, p, arm, seed, device).folder
-    if base_arm(arm) == UNMINED:
-        return folder, {}
     mined = mined_unit(store, p, arm, seed, device)
-    return folder, mined.scalars | _selection(mined.tables.get("funnel"))
+    return folder, {} if mined is None else mined.scalars | _selection(mined.tables.get("funnel"))
 
 
 def _selection(funnel: pd.DataFrame | None) -> dict[str, Any]:
@@ -108,7 +105,6 @@ class Compared:
     units: dict[tuple[str, int], Unit]
     supply: pd.DataFrame
     metrics: pd.DataFrame  # arm, seed, metric, value
-    history: pd.DataFrame  # arm, seed, step, metric, value
     rates: pd.DataFrame  # arm, lr, explained_variance, chosen
     budgets: pd.DataFrame  # arm, seed, tokens, metric, value: trainings of several lengths, the full one last
 
@@ -133,7 +129,7 @@ def compare(store: Any, p: SaeCompare, device: str, trained: Sequence[str] | Non
     shorter = [_shorter(stores, p, share, device, trained) for share in sorted(p.budgets) if share < 1]
     budgets = pd.concat([*shorter, full]).sort_values("metric", key=lambda names: names.map(QUALITIES.index))
     drop = [table.drop(columns="layer") for table in (grid.supply, grid.rates)]
-    return Compared(units, drop[0], metrics, _histories(units), drop[1], budgets.reset_index(drop=True))
+    return Compared(units, drop[0], metrics, drop[1], budgets.reset_index(drop=True))
 
 
 def _shorter(
@@ -154,17 +150,6 @@ def tidy(found: dict[tuple[int, str, int], dict[str, Any]]) -> pd.DataFrame:
         for (layer, arm, seed), scalars in found.items()
         for metric, value in scalars.items()
     ])  # fmt: skip
-
-
-def _histories(units: dict[tuple[str, int], Unit]) -> pd.DataFrame:
-    longs = [
-        unit.tables["history"]
-        .drop(columns="tokens")
-        .melt(id_vars=["step"], var_name="metric", value_name="value")
-        .assign(arm=arm, seed=seed)
-        for (arm, seed), unit in units.items()
-    ]
-    return pd.concat(longs, ignore_index=True)
 
 
 def unit_list(compared: Compared) -> list[dict[str, Any]]:

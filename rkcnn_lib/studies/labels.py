@@ -19,9 +19,8 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import load_saelens
-from rkcnn_lib.studies.cells import model_of
 from rkcnn_lib.studies.comparison import Compared
-from rkcnn_lib.worlds import capture
+from rkcnn_lib.worlds import capture, load_model
 
 LABELS = ("topic", "kind", "number", "owed", "in_quotes", "in_brackets", "fact")
 PARENTS = ("landmark", "city", "country", "person")  # kinds, whose children are the entities of that kind
@@ -89,7 +88,7 @@ def _streams(layer: int, hook: str, device: str) -> list[Labelled]:
     """Both streams, with the labels that are frequent enough in both."""
     from rkcnn_lib.worlds.atlas import labelled_contexts
 
-    lm, found = model_of_atlas(device), []
+    lm, found = load_model("atlas", device=device), []
     for seed in STREAMS:
         contexts = labelled_contexts(N_CONTEXTS, seed=seed)
         X = capture(lm, contexts.token_ids, layer=layer, hook=hook).float().cpu()
@@ -103,11 +102,6 @@ def _streams(layer: int, hook: str, device: str) -> list[Labelled]:
         found.append(Labelled(X[rows], np.stack(columns, 1), np.stack(parents, 1)))
     frequent = np.minimum(*(stream.labels.mean(0) for stream in found)) >= RARE
     return [stream._replace(labels=stream.labels[:, frequent]) for stream in found]
-
-
-def model_of_atlas(device: str) -> Any:
-    """Return the embedded language model, loaded once a process."""
-    return model_of(SaeCompare(model="atlas"), device)
 
 
 def title(table: pd.DataFrame) -> str:

@@ -54,7 +54,7 @@ def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFram
 
 
 def _frozen_cell(store: Any, p: SaeCompare, arm: str, seed: int, refined: bool, device: str) -> dict[str, float]:
-    mined = None if arm == UNMINED else mined_unit(store, p, arm, seed, device)
+    mined = mined_unit(store, p, arm, seed, device)
 
     def compute(scratch: Path) -> Unit:
         held_out = store.matrix("heldout", n_rows=p.frozen_rows).to(device)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rkcnn_lib.measure.statistics import paired_interval
 from rkcnn_lib.measure.verdict import verdict_table
-from rkcnn_lib.vocabulary import HYPOTHESES, MEASURES, MINED
+from rkcnn_lib.vocabulary import HYPOTHESES, MEASURES, MINED, in_words
 
 Values = dict[str, dict[int, float]]  # {arm: {seed: value}}
 
@@ -215,7 +215,7 @@ def verdict_title(table: pd.DataFrame) -> str:
     parts = []
     for hypothesis, rows in table.groupby("hypothesis", sort=False):
         words = [
-            f"{word} on {', '.join(MEASURES[m].words if m in MEASURES else m for m in part['metric'])}"
+            f"{word} on {', '.join(map(in_words, part['metric']))}"
             for word, part in rows.groupby("verdict", sort=False)
         ]
         if len(words) == 1 < len(rows):

@@ -52,7 +52,7 @@ def panel(request, tmp_path, monkeypatch):
             same.W_enc.copy_(same.W_enc[:, order])
         units[MINED, seed] = unit(MINED, seed, same, N)
         units[UNMINED, seed] = unit(UNMINED, seed, other, N // 2)
-    return agreement(Compared(units, *[pd.DataFrame()] * 5), request.param, P)
+    return agreement(Compared(units, *[pd.DataFrame()] * 4), request.param, P)
 
 
 def mean(panel, metric, arm, column="value"):

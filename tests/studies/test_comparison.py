@@ -99,7 +99,7 @@ def compared(budgets: pd.DataFrame, seconds: float = 100.0, mining: float = 10.0
     cells = budgets[["arm", "seed"]].drop_duplicates()
     metrics = cells.assign(metric="seconds", value=seconds)
     supply = cells[cells["arm"] != "random"].assign(seconds=mining)
-    return Compared({}, supply, metrics, pd.DataFrame(), pd.DataFrame(), budgets)
+    return Compared({}, supply, metrics, pd.DataFrame(), budgets)
 
 
 def along(**curves: list[float]) -> pd.DataFrame:

@@ -36,7 +36,7 @@ def compared(**faults: float) -> Compared:
                 mined = {"rows": given.get("rows", 1000), "candidates_a_place": candidates, "wanted": N_LATENTS,
                          "supply": given.get("supply", N_LATENTS)}  # fmt: skip
                 supply.append({"arm": arm, "seed": seed} | mined)
-    return Compared(units, pd.DataFrame(supply), pd.DataFrame(rows), *[pd.DataFrame()] * 3)
+    return Compared(units, pd.DataFrame(supply), pd.DataFrame(rows), *[pd.DataFrame()] * 2)
 
 
 def failed(**faults: float) -> list[str]:
