@@ -120,15 +120,15 @@ def test_a_unit_that_fails_is_recorded_with_its_traceback_and_the_rest_finishes(
 
 
 def test_a_search_that_fails_fails_its_own_arm_alone(tmp_path, monkeypatch):
-    path, out, sound = written(tmp_path), tmp_path / "out", cells.mined_unit
+    path, out, sound = written(tmp_path), tmp_path / "out", cells.directions_unit
 
-    def fails(store, p, arm, seed, *more):
+    def fails(store, p, arm, wanted, seed, *more):
         if (p.k, p.subset_size, seed) == (4, 6, 1):
             raise ValueError("nothing found")
-        return sound(store, p, arm, seed, *more)
+        return sound(store, p, arm, wanted, seed, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "mined_unit", fails)
+        patch.setattr(cells, "directions_unit", fails)
         assert run(path, out) == 1
     (failure,) = pd.read_parquet(out / "failures.parquet").to_dict("records")
     assert (failure["arm"], failure["error"]) == ("rkcnn", "ValueError: nothing found")
