@@ -18,13 +18,12 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from rkcnn_lib.measure import frozen_dictionary_ev
-from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.refine import refine
+from rkcnn_lib.studies.truth import rarest_first, recovered, tenths
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 
 SEEDS = (100, 101)
@@ -58,11 +57,9 @@ def judged(D: torch.Tensor, held_out: torch.Tensor, known: dict[str, Any]) -> di
     ev = frozen_dictionary_ev(held_out, D, ks=(known["k"],))[known["k"]]
     if "world" not in known:
         return {"ev": round(ev, 4)}
-    pairs = match(D, known["world"].directions)
-    hit = np.zeros(known["n"])
-    hit[pairs.columns[np.asarray(pairs.cosines) >= 0.9]] = 1
-    deciles = [hit[part].mean() for part in np.array_split(np.argsort(known["world"].rates), 10)]
-    return {"ev": round(ev, 4), "recovery": round(float(hit.mean()), 4), "rare": round(float(np.mean(deciles[:3])), 4)}
+    hit = recovered(D, known["world"].directions)
+    deciles = tenths(hit, rarest_first(known["world"]))
+    return {"ev": round(ev, 4), "recovery": round(float(hit.mean()), 4), "rare": round(sum(deciles[:3]) / 3, 4)}
 
 
 def lines(world: Any) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,7 @@
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
-model: str = "gpt2"  # hub name, folder, "atlas", "gemma", "modadd"; 04 and sweeps: also "toy", "planted"
+model: str = "gpt2"  # hub name, folder, "atlas", "gemma", "modadd"; 04 and sweeps: also "toy", "planted", "planted_1024"
 revision: str = None  # revision of a hub model; None: its main branch
 layer: int = 6  # block to read; -1 is the last
 hook: str = "mlp_out"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
@@ -54,11 +54,11 @@ expansion: float = 8.0  # latents: expansion x width
 k: int = 32  # active latents a token; relu: searched for by its penalty
 l1: float = None  # relu only: this penalty, instead of the search for k active latents
 aux_k: int = 256  # dead latents in the auxiliary loss, for all arms or (None, and relu) for none
-encoder: str = "fitted"  # of all starts: tied to the decoder, or fitted to its codes
+encoder: str = None  # of all starts: tied to the decoder, or fitted to its codes; None: each arm's better, searched with its rate
 steps: int = 2300  # training steps
 batch_size: int = 4096  # tokens a step
 lr: float = 0.0004  # learning rate
-lr_search: list = []  # rates of which each arm gets its best, found on other seeds; []: lr
+lr_search: list = []  # rates of which each arm gets its best, on a seed of its own; []: lr
 budgets: list = [0.125, 0.25, 0.5]  # shares of the steps that arms are trained for too
 mining_rows: int = 100_000  # rows each seed mines, from its own documents
 heldout_rows: int = 100_000  # held-out rows for explained variance and dead latents
@@ -98,6 +98,7 @@ from rkcnn_lib.studies import (
     sae_panels,
     sae_titles,
     seed_study,
+    truth,
     verdicts,
 )
 
@@ -127,12 +128,11 @@ sae_panels.funnel(compared)
 # %% [markdown]
 # Means over seeds: subsets drawn in all rounds, the distinct directions they led to (candidates), how many of those could be
 # kept (places), candidates for a place in the tightest round, what was kept, started and lives after training. Below three
-# candidates a place the score would select nothing, and the run is refused.
+# candidates a place the score would select nothing, and the run is refused. Below: the search for each arm's learning rate
+# and encoder (tied to its directions, or fitted to the codes they give), the same for all, on a seed of its own.
 
 # %%
-compared.rates.round(
-    4
-) if run.p.lr_search else f"All arms train at learning rate {run.p.lr:g}; lr_search would find each arm's best."
+compared.rates.round(4)
 
 # %% [markdown]
 # ## Before training: how good are the directions themselves?
@@ -233,7 +233,7 @@ figures.show(
 # line (linear in log L0) crosses what the random arm of the same seed explains at this notebook's `k`.
 
 # %%
-front_table = front.front(store, run)
+front_table = front.front(compared, store, run)
 needed = front.l0_at_equal_ev(front_table, run.p)
 if run.p.front_k:
     run.metrics(front_table.assign(metric="front_" + front_table["metric"]))
@@ -329,15 +329,16 @@ else:
 # ## Against the truth, where it is known
 
 # %%
-truth = sae_panels.recovery(compared, store)
-if truth is not None:
-    run.metrics(truth)
+found = truth.recovery(compared, store)
+if found is not None:
+    run.metrics(found)
     figures.show(
-        figures.recovery_by_miner(truth.rename(columns={"arm": "miner"})),
-        sae_titles.recovery_title(truth),
-        f"Trained decoders of {run.p.n_seeds} seeds against the true directions, one-to-one and signed; grey: chance with as many random ones.",
+        figures.recovery_by_miner(found.rename(columns={"arm": "miner"})),
+        sae_titles.recovery_title(found),
+        f"Decoders of {run.p.n_seeds} seeds against the true directions, one-to-one and signed; rare: of the three tenths that fire "
+        "least; untrained: before the first step; grey: chance with as many random directions.",
     )
-    display(sae_panels.recovery_by_rate(compared, store))
+    display(truth.recovery_by_rate(compared, store))
 else:
     print(f"{run.p.model}: no true directions are known here. Run with -p model planted (or toy) to see them.")
 
@@ -409,7 +410,7 @@ if world is not None and run.p.n_seeds > 1:
 # margin; else, and always below 5 seeds, *undecided*. Positive means that `rkcnn` is better.
 
 # %%
-everything = sae_panels.measured(compared, needed, agreed.by_seed, *([] if truth is None else [truth]))
+everything = sae_panels.measured(compared, frozen, needed, agreed.by_seed, *([] if found is None else [found]))
 table = run.verdicts(verdicts.judge_arms(everything, run.p))
 figures.show(
     figures.paired_differences(table),

@@ -82,7 +82,7 @@ def input_identity(notebook: str, values: Parameters) -> dict[str, Any]:
         raise ParameterError(f"model = {model!r}: no language model; only 04_sae_compare and sweeps run on it")
     facts = check(values)
     if facts is None:
-        return {"model": model}
+        return {"model": model and {"name": model}}
     sweep = getattr(values, "sweep", None)
     identity = {"model": asdict(facts), "text": _text_identity(getattr(values, "text", None))}
     return identity | ({"sweep": _sweep_identity(sweep)} if sweep else {})

@@ -41,7 +41,9 @@ class Parameters(Checked):
 class Model(Parameters):
     """A language model, or activations made here."""
 
-    model: Name = param("gpt2", 'hub name, folder, "atlas", "gemma", "modadd"; 04 and sweeps: also "toy", "planted"')
+    model: Name = param(
+        "gpt2", 'hub name, folder, "atlas", "gemma", "modadd"; 04 and sweeps: also "toy", "planted", "planted_1024"'
+    )
     revision: str | None = param(None, "revision of a hub model; None: its main branch")
 
 
@@ -210,11 +212,14 @@ class Comparison(Ruled, Captured):
     k: Count = param(32, "active latents a token; relu: searched for by its penalty")
     l1: Positive | None = param(None, "relu only: this penalty, instead of the search for k active latents")
     aux_k: Count | None = param(256, "dead latents in the auxiliary loss, for all arms or (None, and relu) for none")
-    encoder: Literal["tied", "fitted"] = param("fitted", "of all starts: tied to the decoder, or fitted to its codes")
+    encoder: Literal["tied", "fitted"] | None = param(
+        None,
+        "of all starts: tied to the decoder, or fitted to its codes; None: each arm's better, searched with its rate",
+    )
     steps: Count = param(2300, "training steps")
     batch_size: Count = param(4096, "tokens a step")
     lr: Positive = param(4e-4, "learning rate")
-    lr_search: several(Positive) = param([], "rates of which each arm gets its best, found on other seeds; []: lr")
+    lr_search: several(Positive) = param([], "rates of which each arm gets its best, on a seed of its own; []: lr")
     budgets: several(Share) = param([0.125, 0.25, 0.5], "shares of the steps that arms are trained for too")
     mining_rows: at_least(200) = param(100_000, "rows each seed mines, from its own documents")
     heldout_rows: at_least(200) = param(100_000, "held-out rows for explained variance and dead latents")

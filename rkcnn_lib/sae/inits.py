@@ -24,6 +24,7 @@ from rkcnn_lib.tensors import add_at, as_matrix, as_numbers, geometric_median, o
 ENCODERS = ("tied", "fitted", "random")
 FIT_ROWS = 65_536  # most rows from which an encoder is fitted
 RIDGE = 1e-3  # of the mean variance of a dimension
+MOST_SCALED = 20.0  # a column that predicts less of its codes than a twentieth is not scaled up any further
 MAX_ELEMENTS = 2**24  # numbers held in one temporary array
 
 
@@ -53,8 +54,8 @@ def init_from_directions(
     encoder : {"tied", "fitted", "random"}
         "tied": ``W_enc = W_dec^T``, no bias. "fitted": with a bias, the ridge regression on the rows of their sparse
         codes with the decoder's own directions (`k` a row by one-sided matching pursuit; of a relu as many as
-        `default_steps`). "random": random columns, at the scale of tied ones: a start by the decoder only, where
-        a latent fires on something else than what it writes.
+        `default_steps`), each latent at the slope of its own codes. "random": random columns, at the scale of tied
+        ones: a start by the decoder only, where a latent fires on something else than what it writes.
     random_state : int
         Seed of the fill, of random vectors and of the rows drawn from X (and of a store's mine/train split): give the
         run's seed. The fill of latent i is the same for all directions.
@@ -101,13 +102,16 @@ def covariance_draws(X: Tensor, n: int, random_state: int = 0) -> Tensor:
 def fit_encoder(sae: SAE, X: Tensor) -> None:
     """Give `sae` the affine encoder that best predicts sparse codes of the rows X (n, d_in) with its decoder.
 
-    A latent that no row is coded with keeps the encoder it has.
+    Least squares shrinks what it cannot predict, and a latent that reads a rare direction would never win a place among
+    the k: each is scaled back, by 1 / R^2, to the slope that its codes have on what it reads. A latent that no row is
+    coded with keeps the encoder it has.
     """
     D, d = sae.W_dec, sae.W_dec.shape[1]
     n_steps = sae.config.k or default_steps(d)
     gram = D @ D.T
     second = torch.zeros(d + 1, d + 1, dtype=torch.float64, device=D.device)
     product = torch.zeros(len(D), d + 1, dtype=torch.float64, device=D.device)
+    energy = torch.zeros(len(D), dtype=torch.float64, device=D.device)
     for x in X.split(max(1, MAX_ELEMENTS // max(len(D), d * n_steps))):
         x = x - sae.b_dec
         codes = one_sided_codes(x, D, gram, n_steps)
@@ -115,9 +119,12 @@ def fit_encoder(sae: SAE, X: Tensor) -> None:
         second += x.T @ x
         written = codes.values.double()[:, :, None] * x[:, None]  # (rows, steps, d + 1)
         add_at(product, codes.picked.flatten(), written.flatten(0, 1))
+        add_at(energy, codes.picked.flatten(), codes.values.double().square().flatten())
     ridge = RIDGE * second.diagonal()[:d].mean()
     second.diagonal()[:d].add_(ridge)
-    solved = torch.linalg.solve(second, product.T).to(D.dtype)
+    solved = torch.linalg.solve(second, product.T)
+    predicted = (product.T * solved).sum(0)  # of the codes' energy: their ratio is R^2
+    solved = (solved * (energy / predicted.clamp_min(1e-12)).clamp_max(MOST_SCALED)).to(D.dtype)
     coded = product.any(1)  # the others would be blind for ever: they stay tied
     sae.W_enc[:, coded] = solved[:d, coded]
     sae.b_enc[coded] = solved[d, coded]

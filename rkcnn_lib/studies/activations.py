@@ -54,10 +54,10 @@ def width(p: Any) -> int:
 
 def invented_store(model: str, n_rows: int) -> MemoryStore:
     """Return activations made here, whose true directions are known (``store.truth``)."""
-    if model == "planted":
-        world = PlantedDictionary(**PLANTED, random_state=0)
+    if model in PLANTED:
+        world = PlantedDictionary(**PLANTED[model], random_state=0)
         X, _ = world.sample(n_rows)
-        store = MemoryStore(X, name="planted", truth=world.directions, **PLANTED)
+        store = MemoryStore(X, name=model, truth=world.directions, **PLANTED[model])
         store.rates = world.rates  # of each true direction, for recovery by rate
         return store
     from rkcnn_lib.studies.toy import train_space

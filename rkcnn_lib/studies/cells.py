@@ -7,6 +7,7 @@ trained from them and its held-out quality) and ``learning_rates`` (arm x rate: 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 import warnings
@@ -44,6 +45,16 @@ def sae_config(p: Comparison, d_in: int) -> SAEConfig:
     d_sae = round(p.expansion * d_in)
     aux_k = None if p.aux_k is None or p.architecture == "relu" else min(p.aux_k, d_sae)
     return SAEConfig(d_in, d_sae, architecture=p.architecture, aux_k=aux_k, **sparsity)
+
+
+def searched(p: Comparison) -> list[tuple[float, str]]:
+    """Return the pairs of learning rate and encoder among which each arm's best is searched for; one: no search.
+
+    A ReLU SAE's variance depends on its L0, which the penalty sets: nothing is searched for by it.
+    """
+    relu = p.architecture == "relu"
+    encoders = [p.encoder] if p.encoder else ["fitted"] if relu else ["fitted", "tied"]
+    return list(itertools.product([p.lr] if relu or not p.lr_search else p.lr_search, encoders))
 
 
 def train_config(p: Comparison, arm: str, seed: int) -> TrainConfig:
@@ -120,19 +131,19 @@ def initial_sae(store: Any, p: Comparison, arm: str, seed: int, device: str) -> 
     X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
     mined = mined_unit(store, p, arm, seed, device)
     directions = None if mined is None else mined.arrays["directions"].to(device)
-    encoder = "random" if arm == DECODER_ONLY else p.encoder
+    encoder = "random" if arm == DECODER_ONLY else searched(p)[0][1]
     return init_from_directions(sae_config(p, store.d_in), directions, X=X, encoder=encoder, random_state=seed)
 
 
 def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
-    """Return how well an arm does with the learning rate ``p.lr`` on a seed of its own (cached).
+    """Return how well an arm does with the learning rate and encoder of ``p`` on a seed of its own (cached).
 
     It is judged on documents that seed's SAE was not trained on; held-out ones are left for the verdicts.
     """
     config, training = sae_config(p, store.d_in), train_config(p, arm, SEARCH_SEED)
     mined = mined_unit(store, p, arm, SEARCH_SEED, device)
     inputs = {
-        "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": p.encoder,
+        "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
         "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
     }  # fmt: skip
 
@@ -199,7 +210,7 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
     mined = mined_unit(store, p, arm, seed, device)
     n_mined = 0 if mined is None else int(mined.scalars["supply"])
     inputs = {
-        "data": store.key, "arm": arm, "seed": seed, "mined": mined and mined.folder.name, "encoder": p.encoder,
+        "data": store.key, "arm": arm, "seed": seed, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
         "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
         "heldout": p.heldout_rows, "splice": None if p.model in INVENTED_MODELS else p.splice_contexts,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """The comparison of initialisations that 04 and 05 run: mine, initialise, train, measure, one unit a cell.
 
 All arms of a seed share the rows that are mined, the order of training tokens, the held-out rows, and what fills the
-latents that an arm cannot supply; each has the learning rate that suits it best on a seed of its own.
+latents that an arm cannot supply; each has the learning rate and the encoder that suit it best on a seed of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.schemas import Comparison, SaeCompare
 from rkcnn_lib.runs.units import Unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
-from rkcnn_lib.studies.cells import matched_unit, mined_unit, rate_unit
+from rkcnn_lib.studies.cells import matched_unit, mined_unit, rate_unit, searched
 
 QUALITIES = ("explained_variance", "explained_variance_standardised", "dead", "live")  # shown along the budgets
 
@@ -34,10 +34,13 @@ class Grid:
     folders: dict[tuple[int, str, int], Path]
     """(layer, arm, seed) to the folder of its finished SAE unit."""
     rates: pd.DataFrame
-    """layer, arm, lr, explained_variance, chosen: the search for each arm's learning rate; empty without one."""
+    """arm, lr, encoder, explained_variance, chosen: the search for what suits each arm; empty without one."""
 
 
-def run_grid(stores: dict[int, Any], p: Comparison, device: str, trained: Sequence[str] | None = None) -> Grid:
+def run_grid(
+    stores: dict[int, Any], p: Comparison, device: str, trained: Sequence[str] | None = None,
+    rates: pd.DataFrame | None = None,
+) -> Grid:  # fmt: skip
     """Mine, train and measure every layer, seed and arm, several processes at once; finished units are only read.
 
     Parameters
@@ -50,12 +53,17 @@ def run_grid(stores: dict[int, Any], p: Comparison, device: str, trained: Sequen
         Where each cell computes.
     trained : sequence of str, optional
         The arms and variants that are trained, if not all.
+    rates : DataFrame, optional
+        A search for learning rates to go by (see :attr:`Grid.rates`), instead of one with these parameters.
     """
     arms = [arm for arm in (*p.arms, *p.variants) if trained is None or arm in trained]
-    rates = _search_rates(stores, p, arms, device)
-    own = {(row.layer, row.arm): p.model_copy(update={"lr": row.lr}) for row in rates[rates["chosen"]].itertuples()}
+    rates = _search_rates(stores, p, arms, device) if rates is None else rates
+    own = {
+        row.arm: p.model_copy(update={"lr": row.lr, "encoder": row.encoder})
+        for row in rates[rates["chosen"]].itertuples()
+    }
     grid = [(layer, arm, seed) for layer in stores for seed in range(p.n_seeds) for arm in arms]
-    cells = [(stores[layer], own.get((layer, arm), p), arm, seed, device) for layer, arm, seed in grid]
+    cells = [(stores[layer], own.get(arm, p), arm, seed, device) for layer, arm, seed in grid]
     done = run_cells(cell, cells, process_count(p.n_jobs, device), "SAEs")
     supply = pd.DataFrame([
         {"layer": layer, "arm": arm, "seed": seed} | supplied
@@ -65,17 +73,14 @@ def run_grid(stores: dict[int, Any], p: Comparison, device: str, trained: Sequen
 
 
 def _search_rates(stores: dict[int, Any], p: Comparison, arms: list[str], device: str) -> pd.DataFrame:
-    """Try every learning rate with every arm and layer on a seed of its own (see :attr:`Grid.rates`).
-
-    A ReLU SAE's variance depends on its L0, which the penalty sets: it trains with ``lr``.
-    """
-    columns = ["layer", "arm", "lr", "explained_variance", "chosen"]
-    tried = [] if p.architecture == "relu" else p.lr_search
-    grid = [(layer, arm, lr) for layer in stores for arm in arms for lr in tried]
-    cells = [(stores[layer], p.model_copy(update={"lr": lr}), arm, device) for layer, arm, lr in grid]
+    """Try learning rates and encoders with every arm at the middle layer, on a seed of its own: :attr:`Grid.rates`."""
+    columns = ["arm", "lr", "encoder", "explained_variance", "chosen"]
+    grid = [(arm, *pair) for arm in arms for pair in searched(p) if len(searched(p)) > 1]
+    store = stores[sorted(stores)[len(stores) // 2]]
+    cells = [(store, p.model_copy(update={"lr": lr, "encoder": how}), arm, device) for arm, lr, how in grid]
     found = run_cells(_rate_cell, cells, process_count(p.n_jobs, device), "learning rates")
     rates = pd.DataFrame([(*cell, value, False) for cell, value in zip(grid, found, strict=True)], columns=columns)
-    rates.loc[rates.groupby(["layer", "arm"])["explained_variance"].idxmax(), "chosen"] = True
+    rates.loc[rates.groupby("arm")["explained_variance"].idxmax(), "chosen"] = True
     return rates.astype({"chosen": bool})
 
 
@@ -105,7 +110,7 @@ class Compared:
     units: dict[tuple[str, int], Unit]
     supply: pd.DataFrame
     metrics: pd.DataFrame  # arm, seed, metric, value
-    rates: pd.DataFrame  # arm, lr, explained_variance, chosen
+    rates: pd.DataFrame  # as in `Grid`
     budgets: pd.DataFrame  # arm, seed, tokens, metric, value: trainings of several lengths, the full one last
 
     def decoders(self, arm: str) -> list[torch.Tensor]:
@@ -126,19 +131,18 @@ def compare(store: Any, p: SaeCompare, device: str, trained: Sequence[str] | Non
     units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in grid.folders.items()}
     metrics = tidy({(p.layer, *cell): unit.scalars for cell, unit in units.items()}).drop(columns="layer")
     full = metrics[metrics["metric"].isin(QUALITIES)].assign(tokens=p.steps * p.batch_size)
-    shorter = [_shorter(stores, p, share, device, trained) for share in sorted(p.budgets) if share < 1]
+    shorter = [_shorter(stores, p, share, device, trained, grid.rates) for share in sorted(p.budgets) if share < 1]
     budgets = pd.concat([*shorter, full]).sort_values("metric", key=lambda names: names.map(QUALITIES.index))
-    drop = [table.drop(columns="layer") for table in (grid.supply, grid.rates)]
-    return Compared(units, drop[0], metrics, drop[1], budgets.reset_index(drop=True))
+    return Compared(units, grid.supply.drop(columns="layer"), metrics, grid.rates, budgets.reset_index(drop=True))
 
 
 def _shorter(
-    stores: dict[int, Any], p: SaeCompare, share: float, device: str, trained: Sequence[str] | None
+    stores: dict[int, Any], p: SaeCompare, share: float, device: str, trained: Sequence[str] | None, rates: pd.DataFrame
 ) -> pd.DataFrame:
     """Train all arms for a share of the steps, learning-rate decay and all: arm, seed, metric, value, tokens."""
     steps = max(1, round(share * p.steps))
     arms = [arm for arm in p.arms if trained is None or arm in trained]
-    grid = run_grid(stores, p.model_copy(update={"steps": steps, "splice_contexts": 0}), device, arms)
+    grid = run_grid(stores, p.model_copy(update={"steps": steps, "splice_contexts": 0}), device, arms, rates)
     found = tidy({cell: unit_scalars(folder) for cell, folder in grid.folders.items()}).drop(columns="layer")
     return found[found["metric"].isin(QUALITIES)].assign(tokens=steps * p.batch_size)
 

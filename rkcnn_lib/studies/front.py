@@ -16,7 +16,7 @@ import pandas as pd
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import unit_scalars
-from rkcnn_lib.studies.comparison import run_grid, tidy
+from rkcnn_lib.studies.comparison import Compared, run_grid, tidy
 from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 
 COMPARED = (*RIVALS, MINED)  # the arms trained at every k
@@ -24,8 +24,8 @@ METRIC = "l0_at_equal_ev"
 SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta_ce", "kl", "dead", "untrained_dead")
 
 
-def front(store: Any, run: Run) -> pd.DataFrame:
-    """Train the compared arms at every k of ``front_k``.
+def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
+    """Train the compared arms at every k of ``front_k``, with the learning rates they were compared with.
 
     Returns
     -------
@@ -35,7 +35,8 @@ def front(store: Any, run: Run) -> pd.DataFrame:
     parts = []
     for k in sorted({*run.p.front_k, run.p.k} if run.p.front_k else ()):
         arms = [arm for arm in COMPARED if arm in run.p.arms]
-        grid = run_grid({run.p.layer: store}, run.p.model_copy(update={"k": k}), run.device, trained=arms)
+        p = run.p.model_copy(update={"k": k})
+        grid = run_grid({run.p.layer: store}, p, run.device, trained=arms, rates=compared.rates)
         found = tidy({cell: unit_scalars(folder) for cell, folder in grid.folders.items()}).drop(columns="layer")
         l0 = found[found["metric"] == "l0"].set_index(["arm", "seed"])["value"].rename("l0")
         parts.append(found[found["metric"].isin(SHOWN)].join(l0, on=["arm", "seed"]).assign(k=k))

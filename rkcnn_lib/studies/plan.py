@@ -120,11 +120,12 @@ def _grid_cost(values: Comparison, d_in: int, layers: int, device: str, rate: fl
 def trainings(p: Comparison) -> float:
     """Return how many full trainings a comparison takes a layer: arms and variants, budgets, the front and so on."""
     from rkcnn_lib.studies.agreement import OTHER_ARMS
+    from rkcnn_lib.studies.cells import searched
     from rkcnn_lib.studies.front import COMPARED
 
     trials = RELU_TRIALS if p.architecture == "relu" and p.l1 is None else 1
     count = (len(p.arms) + len(p.variants)) * trials
-    count += len(p.arms) * len(p.lr_search) / p.n_seeds
+    count += len(p.arms) * len(searched(p)) / p.n_seeds if len(searched(p)) > 1 else 0
     if isinstance(p, SaeCompare):
         count += len(p.arms) * sum(p.budgets) * trials
         count += len({*p.front_k} - {p.k}) * len({*COMPARED} & {*p.arms}) * trials

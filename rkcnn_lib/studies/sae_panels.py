@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rkcnn_lib.measure import chance, frozen_dictionary_ev, matched_cosine, precision, recovery_rate
+from rkcnn_lib.measure import frozen_dictionary_ev
 from rkcnn_lib.measure.quality import tokens_to_quality
-from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.statistics import seed_document_interval
 from rkcnn_lib.probe.found import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
@@ -26,7 +25,6 @@ from rkcnn_lib.vocabulary import ARMS, MEASURES, MINED, RIVALS, UNMINED, base_ar
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 LEAST_OWN = 0.5  # of an arm's latents: below, what is compared is mostly the fill
-RECOVERED = 0.9  # cosine from which a true direction counts as recovered
 MIN_FIRINGS = 100  # of the mean latent on the held-out tokens: one that fires a thirtieth as often is still seen
 SHOWN = (
     "explained_variance", "explained_variance_standardised", "untrained_explained_variance",
@@ -154,45 +152,14 @@ def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
     return {step: {group: np.concatenate(parts) for group, parts in f.items()} for step, f in frames.items()}
 
 
-def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
-    """Compare trained decoders with the true directions (live latents), beside chance; None where none are known."""
-    truth = getattr(store, "truth", None)
-    if truth is None:
-        return None
-    rows = []
-    for arm in dict.fromkeys(arm for arm, _ in compared.units):
-        for seed, (decoder, live) in enumerate(zip(compared.decoders(arm), compared.live(arm), strict=True)):
-            for measure in (matched_cosine, recovery_rate, precision):
-                by_chance = chance(measure, int(live.sum()), len(truth), store.d_in, n_draws=20, truth=truth)
-                value = measure(decoder[live], truth)
-                rows.append({"arm": arm, "seed": seed, "metric": measure.__name__, "value": value,
-                             "chance_mean": by_chance.mean, "chance_upper": by_chance.upper})  # fmt: skip
-    return pd.DataFrame(rows)
+def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
+    """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed.
 
-
-def recovery_by_rate(compared: Compared, store: Any) -> pd.DataFrame:
-    """Return a row an arm: the share of true directions recovered at 0.9, in each tenth of them by firing rate.
-
-    Columns 1 (rarest) to 10; means over seeds. Empty where the rates are not known.
+    Of the frozen dictionaries that is the mean over their numbers of atoms.
     """
-    rates = getattr(store, "rates", None)
-    if rates is None:
-        return pd.DataFrame()
-    tenths = np.array_split(np.argsort(rates, kind="stable"), 10)
-    rows = []
-    for arm in dict.fromkeys(arm for arm, _ in compared.units):
-        for decoder, live in zip(compared.decoders(arm), compared.live(arm), strict=True):
-            pairs = match(decoder[live], store.truth)
-            hit = np.zeros(len(store.truth), dtype=bool)
-            hit[pairs.columns[np.asarray(pairs.cosines) >= RECOVERED]] = True
-            rows.append({"arm": arm} | {tenth + 1: hit[part].mean() for tenth, part in enumerate(tenths)})
-    return pd.DataFrame(rows).groupby("arm", sort=False).mean().round(3)
-
-
-def measured(compared: Compared, *others: pd.DataFrame) -> pd.DataFrame:
-    """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed."""
     columns = ["arm", "seed", "metric", "value"]
-    tables = [compared.metrics, needed_tokens(compared), *others]
+    before = frozen.groupby(["arm", "seed"], as_index=False)["value"].mean().assign(metric="frozen_ev")
+    tables = [compared.metrics, needed_tokens(compared), before, *others]
     return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
 
 

@@ -9,7 +9,7 @@ from papermill.parameterize import translate_parameters
 
 from rkcnn_lib.runs import limits
 from rkcnn_lib.runs.execute import execute
-from rkcnn_lib.runs.gates import earlier_gates
+from rkcnn_lib.runs.gates import earlier_gates, read_run
 from rkcnn_lib.runs.params import ParameterError, defaults, read_parameter_file, resolve
 from rkcnn_lib.runs.run import ROOT, Check, GateFailed, run_folder, run_key, start_run
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
@@ -192,7 +192,8 @@ def test_no_parameter_file_asks_for_what_its_model_or_16_gib_cannot_give(path, s
 
 def test_the_worlds_that_are_known_run_in_04_and_in_sweeps_alone():
     for model in ("toy", "planted"):
-        run_key("04_sae_compare", resolve("04_sae_compare", smoke("04_sae_compare", model=model, frozen_k=[2])))
+        run = finished_run("04_sae_compare", "PASS", model=model, frozen_k=[2])
+        assert read_run(run.folder)["model"] == {"name": model}
         with pytest.raises(ParameterError, match="only 04_sae_compare and sweeps run on it"):
             start_run("06_causal_checks", smoke("06_causal_checks", model=model))
 

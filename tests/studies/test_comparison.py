@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from rkcnn_lib.runs.params import resolve
 from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.studies import cells, comparison, sae_panels
+from rkcnn_lib.studies import truth as truth_panel
 from rkcnn_lib.studies.cells import SEARCH_SEED
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.worlds.activations.store import MemoryStore
@@ -88,6 +89,30 @@ def test_each_arm_trains_at_the_rate_that_suits_it_best(store, monkeypatch):
     assert len(rates) == 9 and rates[rates["chosen"]].set_index("arm")["lr"].to_dict() == best
 
 
+def test_each_arm_starts_with_the_encoder_that_suits_it_and_every_layer_and_budget_goes_by_one_search(
+    store, monkeypatch
+):
+    best, searched, used = {"random": "tied", "kmeans_refined": "fitted", "rkcnn": "fitted"}, [], {}
+
+    def rate(store, p, arm, device):
+        searched.append((p.steps, arm, p.encoder))
+        return Unit(scalars={"explained_variance": float(p.encoder == best[arm])})
+
+    def cell(store, p, arm, seed, *_):
+        used.setdefault(arm, set()).add(p.encoder)
+        return Unit(scalars={"explained_variance": 0.5}), {"supply": 1}
+
+    monkeypatch.setattr(comparison, "rate_unit", rate)
+    monkeypatch.setattr(comparison, "cell", cell)
+    monkeypatch.setattr(comparison, "unit_scalars", lambda unit: unit.scalars)
+    monkeypatch.setattr(comparison, "load_unit", lambda unit: unit)
+    p = P.model_copy(update={"encoder": None, "budgets": [0.2, 0.6]})
+    comparison.compare(store, p, "cpu")
+    comparison.run_grid({2: store, 4: store, 6: store}, p, "cpu")
+    assert used == {arm: {encoder} for arm, encoder in best.items()}
+    assert searched == [(5, arm, encoder) for _ in range(2) for arm in P.arms for encoder in ("fitted", "tied")]
+
+
 def test_rates_are_tried_on_a_seed_of_their_own_and_read_no_held_out_row(store):
     for arm in P.arms:
         assert 0 < cells.rate_unit(store, P, arm, "cpu").scalars["explained_variance"] < 1
@@ -143,11 +168,11 @@ def test_recovery_is_told_apart_by_how_often_a_true_direction_fires():
     decoders = {"half": torch.cat([truth[order[:20]], noise]), "dead": truth[order]}
     alive = {"half": torch.ones(40, dtype=torch.bool), "dead": torch.arange(40) < 32}
     found = SimpleNamespace(
-        units={(arm, 0): None for arm in decoders},
+        units={(arm, 0): SimpleNamespace(arrays={"W_dec_start": truth}) for arm in decoders},
         decoders=lambda arm: [decoders[arm]],
         live=lambda arm: [alive[arm]],
     )
-    table = sae_panels.recovery_by_rate(found, SimpleNamespace(truth=truth, rates=rates))
+    table = truth_panel.recovery_by_rate(found, SimpleNamespace(truth=truth, rates=rates))
     assert table.loc["half"].tolist() == [1.0] * 5 + [0.0] * 5
     assert table.loc["dead"].tolist() == [1.0] * 8 + [0.0] * 2
-    assert sae_panels.recovery_by_rate(found, SimpleNamespace(truth=truth)).empty
+    assert truth_panel.recovery_by_rate(found, SimpleNamespace(truth=truth)).empty

@@ -13,11 +13,15 @@ from rkcnn_lib.worlds.toy.synthetic import topic_rates
 
 # Rows are always drawn in blocks of this many, so memory stays bounded and a seed fixes the rows.
 BLOCK_ROWS = 16384
-# Activations made here, their true directions known, that 04 and sweeps run on like a model's:
-# `toy` is the 20-feature, 5-dimension model of notebook 01, `planted` a random dictionary in heavy superposition.
-PLANTED = {"n_features": 256, "d": 64, "mean_active": 4.0}
+# Activations made here, their true directions known, that 04 and sweeps run on like a model's: `toy` is the 20-feature,
+# 5-dimension model of notebook 01, the others random dictionaries in superposition, their rates by Zipf's law.
+PLANTED = {
+    "planted": {"n_features": 256, "d": 64, "mean_active": 4.0},
+    "planted_1024": {"n_features": 1024, "d": 96, "mean_active": 4.0, "noise": 0.05},
+    "planted_4096": {"n_features": 4096, "d": 256, "mean_active": 8.0, "noise": 0.05},
+}
 TOY = {"n_features": 20, "n_hidden": 5, "n_active": 2, "steps": 2000}
-WIDTHS = {"toy": TOY["n_hidden"], "planted": PLANTED["d"]}
+WIDTHS = {"toy": TOY["n_hidden"]} | {name: int(world["d"]) for name, world in PLANTED.items()}
 INVENTED_MODELS = tuple(WIDTHS)
 
 
