@@ -196,23 +196,6 @@ def frozen_dictionary(table: pd.DataFrame) -> go.Figure:
     )
 
 
-def dead_curve(table: pd.DataFrame) -> go.Figure:
-    """Share of latents that have not fired yet, against the number of tokens looked at.
-
-    Columns arm, seed, tokens (positive), share ([0, 1]).
-    """
-    table = checked(table, ["arm", "seed", "tokens", "share"], ["tokens", "share"], "dead_curve")
-    if table["tokens"].min() <= 0:
-        raise ValueError("dead_curve: tokens must be positive (the axis is logarithmic)")
-    return finish(
-        go.Figure(lines(table.assign(value=table["share"]), "tokens")),
-        height=400,
-        legend="right",
-        xaxis=log_axis(table["tokens"]) | {"title": "held-out tokens looked at"},
-        yaxis={"title": "latents that have not fired (share)", "tickformat": ".1%", "rangemode": "tozero"},
-    )
-
-
 def funnel(table: pd.DataFrame) -> go.Figure:
     """How many are left after each stage of a search, a line an arm on a logarithmic axis that 0 is put at the foot of.
 

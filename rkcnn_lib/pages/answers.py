@@ -69,8 +69,8 @@ def _sentence(rows: list[dict[str, Any]]) -> str:
     found: dict[str, list[str]] = {name: [] for name in WORDS}
     for row in rows:
         found[word(row)].append(measured(row))
-    if len(rows) > 1 and len({name for name, on in found.items() if on}) == 1:
-        return _counts(rows)
+    if len(rows) > 1 and found[word(rows[0])] == list(map(measured, rows)):
+        return f"{word(rows[0])} on all {len(rows)} measures"
     return "; ".join(f"{name} on {', '.join(dict.fromkeys(on))}" for name, on in found.items() if on)
 
 
@@ -129,21 +129,22 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
     seeds = min(answer.n_seeds for answer in judged)
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = f"This {profile(record)} run settles nothing. " if profile(record) in PROVISIONAL else ""
-    against = "; ".join(f"against {_rivals(answer.rows)} {_counts(answer.rows)}" for answer in judged)
-    return f"{small}On {place(record)} ({seeds} seeds{ungated}) mined starts are, {against}."
+    sides = [(verb, _against(judged, verdict)) for verb, verdict in (("beat", "better"), ("lose to", "worse"))]
+    told = "; they ".join(f"{verb} {rivals}" for verb, rivals in sides if rivals) or "neither beat nor lose to a rival"
+    rest = {word(row) for answer in judged for row in answer.rows} & {"equivalent", "undecided"}
+    others = f" All other differences are {' or '.join(sorted(rest))}." * bool(rest)
+    return f"{small}On {place(record)} ({seeds} seeds{ungated}) SAEs that start from mined directions {told}.{others}"
 
 
-def _rivals(rows: list[dict[str, Any]]) -> str:
-    return " and ".join(dict.fromkeys(rival(row.get("contrast")) for row in rows))
-
-
-def _counts(rows: list[dict[str, Any]]) -> str:
-    """Return on how many measures each word fell: "better on 2 of 6 measures, equivalent on 4"."""
-    words = [word(row) for row in rows]
-    told = [f"{name} on {words.count(name)}" for name in WORDS if name in words]
-    if len(told) == 1:
-        return f"{words[0]} on all {len(rows)} measures" if len(rows) > 1 else f"{words[0]} on the one measure"
-    return ", ".join([f"{told[0]} of {len(rows)} measures", *told[1:]])
+def _against(judged: list[Answer], verdict: str) -> str:
+    """Return the rivals on which a word fell, and on which measures: "random on dead latents; covariance on loss"."""
+    found = []
+    for answer in judged:
+        measures = dict.fromkeys(measured(row) for row in answer.rows if word(row) == verdict)
+        rivals = dict.fromkeys(rival(row.get("contrast")) for row in answer.rows if word(row) == verdict)
+        if measures:
+            found.append(f"{' and '.join(rivals)} on {', '.join(measures)}")
+    return "; ".join(found)
 
 
 def profile(record: dict[str, Any]) -> str:

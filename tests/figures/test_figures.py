@@ -56,7 +56,6 @@ TABLES = {
     "training_curves": rows(arm=ARMS, seed=[0, 1], step=[1, 10, 100], metric=["ev", "loss"]),
     "paired_differences": CONTRASTS,
     "frozen_dictionary": rows(arm=ARMS, seed=[0, 1], k=[8, 16, 32]),
-    "dead_curve": rows(arm=ARMS, seed=[0, 1], tokens=[1e4, 1e5]).assign(share=0.1),
     "layer_heatmap": rows(layer=[2, 4], arm=ARMS, metric=["ev", "dead"]),
     "layer_differences": rows(layer=[2, 4], contrast=["a - b", "c - b"]).assign(difference=0.1, delta=0.05),
     "sensitivity": rows(axis=["k", "score"], x=[8, 16, "none"], arm=ARMS, seed=[0, 1], metric=["ev", "dead"]),

@@ -26,16 +26,18 @@ BETTER, WORSE, EQUIVALENT, OPEN = (
 )  # fmt: skip
 
 
-def test_the_sentence_says_on_how_many_measures_each_word_fell_against_each_rival():
+def test_the_answer_says_what_mined_starts_beat_and_what_they_lose_to():
     rows = [
-        row(**BETTER), row(**EQUIVALENT, metric="explained_variance"), row(**EQUIVALENT, metric="delta_ce"),
+        row(**BETTER), row(**EQUIVALENT, metric="explained_variance"), row(**BETTER, metric="delta_ce"),
         row("covariance", **WORSE, hypothesis="H1c: x"),
     ]  # fmt: skip
     told = answers.in_one_sentence({"verdicts": rows, "parameters": {"model": "atlas"}})
     assert told == (
-        "On atlas (5 seeds) mined starts are, against random better on 1 of 3 measures, equivalent on 2; "
-        "against covariance worse on the one measure."
+        "On atlas (5 seeds) SAEs that start from mined directions beat random on dead latents, loss when spliced in; "
+        "they lose to covariance on dead latents. All other differences are equivalent."
     )
+    neither = answers.in_one_sentence({"verdicts": [row(**OPEN), row(**EQUIVALENT, metric="delta_ce")]})
+    assert neither.endswith("neither beat nor lose to a rival. All other differences are equivalent or undecided.")
     quick = answers.in_one_sentence({"verdicts": rows, "profile": "quick--x"})
     assert quick.startswith("This quick run settles nothing. On unknown model")
     assert "5 seeds, ungated" in answers.in_one_sentence({"verdicts": [row() | {"gated": False}]})
