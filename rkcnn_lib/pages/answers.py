@@ -129,11 +129,14 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
     seeds = min(answer.n_seeds for answer in judged)
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = f"This {profile(record)} run settles nothing. " if profile(record) in PROVISIONAL else ""
+    where = f"{small}On {place(record)} ({seeds} seeds{ungated})"
     sides = [(verb, _against(judged, verdict)) for verb, verdict in (("beat", "better"), ("lose to", "worse"))]
-    told = "; they ".join(f"{verb} {rivals}" for verb, rivals in sides if rivals) or "neither beat nor lose to a rival"
-    rest = {word(row) for answer in judged for row in answer.rows} & {"equivalent", "undecided"}
-    others = f" All other differences are {' or '.join(sorted(rest))}." * bool(rest)
-    return f"{small}On {place(record)} ({seeds} seeds{ungated}) SAEs that start from mined directions {told}.{others}"
+    told = "; they ".join(f"{verb} {rivals}" for verb, rivals in sides if rivals)
+    rest = sorted({word(row) for answer in judged for row in answer.rows} & {"equivalent", "undecided"})
+    if not told:
+        return f"{where} every difference between mined starts and their rivals is {' or '.join(rest)}."
+    others = f" All other differences are {' or '.join(rest)}." * bool(rest)
+    return f"{where} SAEs that start from mined directions {told}.{others}"
 
 
 def _against(judged: list[Answer], verdict: str) -> str:

@@ -39,6 +39,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
 HEADINGS = re.compile(r"^h[1-6]$")
 # What these outputs of a notebook say, the page's own header and captions say.
+MOST_ROWS = 8  # a table of more is folded
 SAID_BY_PAGE = ".banner, table.provenance, p.figure-title"
 TAGS = frozenset(
     """a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li mark ol p
@@ -99,7 +100,8 @@ def render_notebook(path: Path) -> Rendered:
             corner.name = "td"  # pandas leaves the corner above an index empty: it heads nothing
             corner.attrs.pop("scope", None)
     for table in soup.find_all("table"):
-        table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
+        box = table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
+        _fold(soup, box, table.select("tbody tr"))
     page.body = str(soup)
     for place, block in placed.items():
         page.body = page.body.replace(place, block)
@@ -107,6 +109,16 @@ def render_notebook(path: Path) -> Rendered:
         page.flags.append("no figure was drawn by this notebook")
     page.flags = list(dict.fromkeys(page.flags))
     return page
+
+
+def _fold(soup: BeautifulSoup, box: Tag, rows: list[Tag]) -> None:
+    """Put a table of many rows behind a line that says what its rows are."""
+    if len(rows) > MOST_ROWS:
+        names = [cell.get_text(" ", strip=True) for row in rows[:3] if (cell := row.find(["th", "td"]))]
+        folded = box.wrap(soup.new_tag("details", attrs={"class": "long"}))
+        line = soup.new_tag("summary")
+        line.string = f"Table of {len(rows)} rows: {', '.join(filter(None, names))}, ..."
+        folded.insert(0, line)
 
 
 def safe_html(text: str, page: Rendered | None = None) -> str:

@@ -37,7 +37,7 @@ def test_the_answer_says_what_mined_starts_beat_and_what_they_lose_to():
         "they lose to covariance on dead latents. All other differences are equivalent."
     )
     neither = answers.in_one_sentence({"verdicts": [row(**OPEN), row(**EQUIVALENT, metric="delta_ce")]})
-    assert neither.endswith("neither beat nor lose to a rival. All other differences are equivalent or undecided.")
+    assert neither.endswith("every difference between mined starts and their rivals is equivalent or undecided.")
     quick = answers.in_one_sentence({"verdicts": rows, "profile": "quick--x"})
     assert quick.startswith("This quick run settles nothing. On unknown model")
     assert "5 seeds, ungated" in answers.in_one_sentence({"verdicts": [row() | {"gated": False}]})

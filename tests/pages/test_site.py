@@ -263,6 +263,18 @@ def test_no_output_of_a_notebook_is_lost(tmp_path):
     assert record["figures"] == 1 and any("KeyError" in flag for flag in record["flags"])
 
 
+def test_a_table_of_more_than_eight_rows_is_folded_behind_a_line_that_names_its_rows(tmp_path):
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": pd.DataFrame({"x": 0.5}, index=rows)._repr_html_()})
+        for rows in (list("abcdefgh"), ["one & all", "two", "three", *"defghi"])
+    ]
+    run = write_run(tmp_path / "runs", cells=[nbformat.v4.new_code_cell("1", outputs=outputs)])
+    page = read(build_site([run], tmp_path / "site").with_name("01_toy_superposition.html"))
+    short, long = page.select("article .table-scroll")
+    assert short.find_parent("details") is None
+    assert long.find_parent("details").summary.get_text() == "Table of 9 rows: one & all, two, three, ..."
+
+
 def test_logs_do_not_tell_where_the_machine_keeps_its_files(tmp_path):
     places = (
         "/home/someone/.venv/lib/python3.11/site-packages/joblib/x.py:7",

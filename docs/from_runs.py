@@ -1,22 +1,26 @@
-"""Draw README's picture from a published run: which true directions each start finds, before and after training.
+"""What README shows of published runs: `python docs/from_runs.py` draws docs/recovery.svg and prints the verdicts.
 
-    python docs/picture.py outputs/published/planted/runs/04_sae_compare docs/recovery.svg
-
-Reads the run's metrics.parquet and run.json. The SVG follows the reader's light or dark theme.
+The picture says which true directions each start finds, before and after training, in the reader's light or dark theme.
+The table has a row a hypothesis and a column a world. A test holds README to both.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rkcnn_lib.figures.style import style_of
 from rkcnn_lib.measure.statistics import mean_interval
+from rkcnn_lib.pages import answers
+
+PUBLISHED = Path(__file__).parents[1] / "outputs/published"
+WORLDS = ("planted", "atlas")  # the first has the truth that the picture shows
+PICTURE = Path(__file__).parent / "recovery.svg"
 
 BARS = {  # metric: words, opacity, place of its key
     "untrained_recovery_rate": ("before training", 0.35, 0),
@@ -39,10 +43,11 @@ def tag(name: str, inside: str = "", **attributes: object) -> str:
     return f"<{name}{given}>{inside}</{name}>"
 
 
-def picture(metrics: pd.DataFrame, title: str) -> str:
+def picture(metrics: pd.DataFrame, world: str, n_seeds: int) -> str:
     """Return the SVG of a run's metrics (arm, seed, metric, value)."""
-    table = metrics[metrics["metric"].isin(BARS)]
-    means = table.groupby(["arm", "metric"])["value"].mean().unstack()
+    title = f"True directions that a start finds, one-to-one at cosine 0.9 ({world}, {n_seeds} seeds)"
+    shown = metrics[metrics["metric"].isin(BARS)]
+    means = shown.groupby(["arm", "metric"])["value"].mean().unstack()
     arms = means.sort_values("untrained_recovery_rate", ascending=False).index
     height = TOP + len(arms) * (len(BARS) * BAR + GAP) + 30
     parts = [tag("style", LOOKS), tag("text", escape(title), x=10, y=20, class_="name", font_weight=600)]
@@ -57,7 +62,7 @@ def picture(metrics: pd.DataFrame, title: str) -> str:
         y = TOP + place * (len(BARS) * BAR + GAP)
         parts.append(tag("text", escape(arm), x=LEFT - 10, y=y + 26, class_="name", text_anchor="end"))
         for i, (metric, (_, opacity, _)) in enumerate(BARS.items()):
-            values = table[(table["arm"] == arm) & (table["metric"] == metric)]["value"].to_numpy()
+            values = shown[(shown["arm"] == arm) & (shown["metric"] == metric)]["value"].to_numpy()
             parts.append(_bar(arm, values, opacity, y + i * BAR) if len(values) else "")
     size = f"0 0 {LEFT + WIDTH + RIGHT} {height}"
     frame = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": size, "role": "img", "aria_label": escape(title)}
@@ -76,11 +81,23 @@ def _bar(arm: str, values: np.ndarray, opacity: float, top: float) -> str:
     )
 
 
+def table(records: list[dict[str, Any]]) -> str:
+    """Return the verdicts of several runs as a Markdown table."""
+    columns = [{one.hypothesis: one.sentence for one in answers.answers(record)} for record in records]
+    heads = [f"{answers.place(record)}, {record['parameters']['n_seeds']} seeds" for record in records]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for hypothesis in dict.fromkeys(name for column in columns for name in column):
+        lines.append(f"| **{hypothesis}** | {' | '.join(column.get(hypothesis, '') for column in columns)} |")
+    return "\n".join(lines)
+
+
+def read(world: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Return run.json and the metrics of the published 04 of a world."""
+    folder = PUBLISHED / world / "runs" / "04_sae_compare"
+    return json.loads((folder / "run.json").read_text(encoding="utf-8")), pd.read_parquet(folder / "metrics.parquet")
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder with run.json and metrics.parquet")
-    parser.add_argument("svg", type=Path)
-    given = parser.parse_args()
-    p = json.loads((given.run / "run.json").read_text(encoding="utf-8"))["parameters"]
-    heading = f"True directions that a start finds, one-to-one at cosine 0.9 ({p['model']}, {p['n_seeds']} seeds)"
-    given.svg.write_text(picture(pd.read_parquet(given.run / "metrics.parquet"), heading), encoding="utf-8")
+    record, metrics = read(WORLDS[0])
+    PICTURE.write_text(picture(metrics, answers.place(record), record["parameters"]["n_seeds"]), encoding="utf-8")
+    print(table([read(world)[0] for world in WORLDS]))
