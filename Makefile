@@ -70,10 +70,11 @@ $(VENV)-%/.ready:
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision  # comes along unused, built for another torch
 	touch $@
 
-peers: $(VENV)-sae-lens/.ready $(VENV)-dictionary-learning/.ready  ## make the environments of the peers that benchmarks time
+peers: $(VENV)-sae-lens/.ready $(VENV)-dictionary-learning/.ready  ## make the environments of the peers that benchmarks time and tests ask
 
-test-interop: $(READY) $(VENV)-sae-lens/.ready  ## check SAE files both ways against SAELens itself
-	SAELENS_PYTHON=$(VENV)-sae-lens/bin/python $(BIN)/python -m pytest tests/interop
+test-interop: $(READY) peers  ## check our SAE files and starts against SAELens and dictionary_learning themselves
+	SAELENS_PYTHON=$(VENV)-sae-lens/bin/python DICTIONARY_LEARNING_PYTHON=$(VENV)-dictionary-learning/bin/python \
+	$(BIN)/python -m pytest tests/interop
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -127,16 +127,24 @@ def parts_of(table: pd.DataFrame, column: str = "metric") -> list[tuple[str | No
 
 
 def chosen(choices: Sequence[Choice]) -> go.Figure:
-    """A figure whose traces a drop-down shows one set at a time; with a single set there is no drop-down."""
+    """A figure whose traces a drop-down shows one set at a time; with a single set there is no drop-down.
+
+    A trace that is "legendonly" waits in the legend whenever its set is shown.
+    """
     fig = go.Figure([trace for _, traces, _ in choices for trace in traces])
     owners = [number for number, (_, traces, _) in enumerate(choices) for _ in traces]
+    own = [True if trace.visible is None else trace.visible for trace in fig.data]
     for trace, owner in zip(fig.data, owners, strict=True):
         if owner > 0:
             trace.visible = False
     fig.update_layout({path.replace(".", "_"): value for path, value in choices[0][2].items()})
     if len(choices) > 1:
         buttons = [
-            {"label": cut(name, 60), "method": "update", "args": [{"visible": [o == i for o in owners]}, dict(layout)]}
+            {
+                "label": cut(name, 60),
+                "method": "update",
+                "args": [{"visible": [o == i and how for o, how in zip(owners, own, strict=True)]}, dict(layout)],
+            }
             for i, (name, _, layout) in enumerate(choices)
         ]
         add_menu(fig, {"type": "dropdown", "buttons": buttons, "active": 0, "x": 0, "xanchor": "left"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -143,11 +145,12 @@ def causal_by_layer(table: pd.DataFrame) -> go.Figure:
     return finish(chosen(choices), height=430, legend="right", xaxis=x_axis)
 
 
-def causal_effects(table: pd.DataFrame) -> go.Figure:
+def causal_effects(table: pd.DataFrame, drawn: Sequence[str] | None = None) -> go.Figure:
     """Effects of keeping or ablating subspaces, with intervals; clean and full-resample runs are lines.
 
     Columns subspace, intervention (keep or ablate), metric, value, low, high. Rows whose subspace is "clean" or
-    "full-resample" become reference lines; others there must be.
+    "full-resample" become reference lines; others there must be. Subspaces that are not ``drawn`` come with a choice
+    of their own in the drop-down.
     """
     columns = ["subspace", "intervention", "metric", "value", "low", "high"]
     table = checked(table, columns, ["value"], "causal_effects")
@@ -155,26 +158,34 @@ def causal_effects(table: pd.DataFrame) -> go.Figure:
     subspaces = in_order(table.loc[~is_reference, "subspace"].astype(str))
     if not subspaces:
         raise ValueError("causal_effects: only reference rows were given, there is no subspace to draw")
+    first = [subspace for subspace in subspaces if drawn is None or subspace in drawn] or subspaces
+    subspaces = [*first, *(subspace for subspace in subspaces if subspace not in first)]
     choices = []
-    for metric, part in parts_of(table):
+    for n, (metric, part) in itertools.product(dict.fromkeys([len(first), len(subspaces)]), parts_of(table)):
         is_reference = part["subspace"].isin(REFERENCES)
         traces: list[go.Scatter] = []
         for _, row in part[is_reference].drop_duplicates("subspace").iterrows():
             hover = f"{REFERENCES[row['subspace']]}: {number(row['value'])}<extra></extra>"
             name = f"{REFERENCES[row['subspace']]} ({number(row['value'])})"
-            ends = [-0.6, len(subspaces) - 0.4]
+            ends = [-0.6, n - 0.4]
             traces.append(_reference(row["subspace"], [row["value"]] * 2, ends, name=name, hovertemplate=hover))
         effects = part[~is_reference]
         for i, intervention in enumerate(in_order(effects["intervention"])):
             under = effects[effects["intervention"] == intervention]
-            for y, subspace in enumerate(subspaces):
+            for y, subspace in enumerate(subspaces[:n]):
                 for _, row in under[under["subspace"].astype(str) == subspace].iterrows():
                     traces.append(_effect(y + 0.3 * i - 0.15, row))
             traces.append(_legend_entry(str(intervention)))
         axis = window(part["value"], part[["low", "high"]].to_numpy(float), [0])
-        choices.append((short(metric), traces, {"xaxis.title.text": label(metric), "xaxis.range": axis}))
-    height = 110 + 54 * len(subspaces)
-    return finish(chosen(choices), height=height, legend="right", yaxis=rows_axis(subspaces))
+        layout = {
+            "xaxis.title.text": label(metric),
+            "xaxis.range": axis,
+            "yaxis.range": rows_axis(subspaces[:n])["range"],
+        }
+        choices.append((short(metric) + ", every subspace" * (n > len(first)), traces, layout))
+    height = 110 + 54 * len(first)
+    rows = {name: value for name, value in rows_axis(subspaces).items() if name != "range"}
+    return finish(chosen(choices), height=height, legend="right", yaxis=rows)
 
 
 def _reference(subspace: str, x: Any, y: Any, **trace: Any) -> go.Scatter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -115,10 +116,11 @@ def _log_where_wide(values: pd.Series) -> dict[str, Any]:
     return log_axis(values) if wide else {}
 
 
-def recovery_curve(table: pd.DataFrame, x: str) -> go.Figure:
+def recovery_curve(table: pd.DataFrame, x: str, drawn: Collection[str] | None = None) -> go.Figure:
     """Recovery along ``x`` (a column, and the axis's title): a line a miner, above the grey band of chance.
 
-    Columns ``x``, miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down.
+    Columns ``x``, miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down. Miners that are not
+    ``drawn`` wait in the legend.
     """
     columns = [x, "miner", "seed", "value", *LEVELS]
     table = checked(table, columns, [x, "value", *LEVELS], "recovery_curve")
@@ -126,7 +128,7 @@ def recovery_curve(table: pd.DataFrame, x: str) -> go.Figure:
         [
             (
                 short(metric or "value"),
-                lines(part, x, "miner", by_palette=False),
+                _waiting(lines(part, x, "miner", by_palette=False), drawn),
                 {"yaxis.title.text": label(metric or "recovery")},
             )
             for metric, part in parts_of(table)
@@ -134,6 +136,14 @@ def recovery_curve(table: pd.DataFrame, x: str) -> go.Figure:
     )
     x_axis = _log_where_wide(table[x]) | {"title": escape(x.replace("_", " "))}
     return finish(fig, height=430, legend="right", xaxis=x_axis)
+
+
+def _waiting(traces: list[go.Scatter], drawn: Collection[str] | None) -> list[go.Scatter]:
+    """Let the lines of a series that is not drawn wait in the legend; bands of chance belong to none."""
+    for trace in traces:
+        if drawn is not None and trace.customdata is not None and trace.legendgroup not in set(map(escape, drawn)):
+            trace.visible = "legendonly"
+    return traces
 
 
 def recovery_curves(table: pd.DataFrame) -> go.Figure:

@@ -290,6 +290,28 @@ def test_signed_colours_are_centred_on_zero():
     assert signed.data[0].zmin == -signed.data[0].zmax
 
 
+def test_subspaces_that_are_not_drawn_come_with_a_choice_of_their_own():
+    fig = figures.causal_effects(CAUSAL, drawn=["random"])
+    names = [button.label for button in fig.layout.updatemenus[0].buttons]
+    n_metrics = CAUSAL["metric"].nunique() if "metric" in CAUSAL else 1
+    assert len(names) == 2 * n_metrics and all(name.endswith("every subspace") for name in names[n_metrics:])
+    assert list(fig.layout.yaxis.ticktext) == ["random", "rkcnn"] and fig.layout.yaxis.range == (0.6, -0.6)
+    assert fig.layout.updatemenus[0].buttons[-1].args[1]["yaxis.range"] == [1.6, -0.6]
+
+
+def test_series_that_are_not_drawn_wait_in_the_legend_of_every_choice():
+    table = pd.concat([CURVE.assign(miner=miner) for miner in ("rkcnn", "kmeans")])
+    table = pd.concat([table.assign(metric="recovery_rate"), table.assign(metric="precision")])
+    fig = figures.recovery_curve(table, "n_features", drawn=["rkcnn"])
+    for i, button in enumerate(fig.layout.updatemenus[0].buttons):
+        shown = {
+            (trace.name, how)
+            for trace, how in zip(fig.data, button.args[0]["visible"], strict=True)
+            if how and trace.mode == "lines+markers"
+        }
+        assert shown == {("rkcnn", True), ("kmeans", "legendonly")}, i
+
+
 def test_references_become_lines_and_not_rows():
     fig = draw("causal_effects")
     assert any((t.name or "").startswith("clean") for t in fig.data)
