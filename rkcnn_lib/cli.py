@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,18 +193,22 @@ def _report(options: argparse.Namespace) -> int:
     plans = {nb: resolve(nb, given | forced) for nb, given in overrides.items()}  # refuse the bad before compute
     if not confirm(plans, yes=options.yes):
         return 2
-    for notebook, values in plans.items():
-        folder = execute(notebook, values)  # in a kernel of its own
-        if folder is None:
-            print(f"rkcnn: {notebook} did not finish; what is finished is kept", file=sys.stderr)
-            return 1
-        if judged(read_run(folder) or {}) == "FAIL" and not options.force:
-            _pages(values.profile, options.out)
-            small = " (as gates may at smoke sizes)" * (values.profile == "smoke")
-            print(f"rkcnn: the gate of {notebook} FAILED{small}; --force goes on all the same", file=sys.stderr)
-            return 1
-    _pages(next(iter(plans.values())).profile, options.out)
-    return 0
+    profile = next(iter(plans.values())).profile
+    with ThreadPoolExecutor(1) as writer:  # pages are written while the next kernel works
+        for notebook, values in plans.items():
+            folder = execute(notebook, values)  # in a kernel of its own
+            if folder is None:
+                print(f"rkcnn: {notebook} did not finish; what is finished is kept", file=sys.stderr)
+                return 1
+            failed = judged(read_run(folder) or {}) == "FAIL" and not options.force
+            if failed or notebook == list(plans)[-1]:
+                break
+            writer.submit(_pages, profile, options.out, so_far=True)
+    _pages(profile, options.out)
+    if failed:
+        small = " (as gates may at smoke sizes)" * (profile == "smoke")
+        print(f"rkcnn: the gate of {notebook} FAILED{small}; --force goes on all the same", file=sys.stderr)
+    return int(failed)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -260,14 +265,15 @@ def _single_file(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pages(profile: str, out: Path | None, also: list[Path] | None = None) -> None:
+def _pages(profile: str, out: Path | None, also: list[Path] | None = None, so_far: bool = False) -> None:
     from rkcnn_lib.pages.sharing import run_folders, weight_lines
     from rkcnn_lib.pages.site import build_site
 
     runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
     index = build_site(runs, out or outputs_root() / "report", also=run_folders(also or []))
-    print("\n".join(weight_lines(index.parent)))
-    print(f"rkcnn: pages of profile {profile!r}: {index}")
+    if not so_far:
+        print("\n".join(weight_lines(index.parent)))
+    print(f"rkcnn: pages of profile {profile!r}{' so far' * so_far}: {index}", flush=True)
 
 
 def _cache(options: argparse.Namespace) -> int:

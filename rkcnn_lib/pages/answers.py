@@ -24,6 +24,13 @@ PROVISIONAL = {
 }
 WORDS = ("better", "equivalent", "worse", "undecided")
 MARKS = dict(zip(WORDS, "▲=▼?", strict=True))  # beside each word: not by colour alone
+# The measures that the answer tells, and how: where mined starts are better, equivalent, worse.
+MORE = ("more variance than", "as much variance as", "less variance than")
+LEAD = (
+    ("frozen_ev", "Before training mined directions explain", MORE),
+    ("explained_variance", "After training SAEs from mined directions explain", MORE),
+    ("dead", "They leave", ("fewer latents dead than", "as many latents dead as", "more latents dead than")),
+)
 MANY = 200  # seeds beyond which a forecast says "many"
 
 
@@ -129,25 +136,22 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
     seeds = min(answer.n_seeds for answer in judged)
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = f"This {profile(record)} run settles nothing. " if profile(record) in PROVISIONAL else ""
-    where = f"{small}On {place(record)} ({seeds} seeds{ungated})"
-    sides = [(verb, _against(judged, verdict)) for verb, verdict in (("beat", "better"), ("lose to", "worse"))]
-    told = "; they ".join(f"{verb} {rivals}" for verb, rivals in sides if rivals)
-    rest = sorted({word(row) for answer in judged for row in answer.rows} & {"equivalent", "undecided"})
-    if not told:
-        return f"{where} every difference between mined starts and their rivals is {' or '.join(rest)}."
-    others = f" All other differences are {' or '.join(rest)}." * bool(rest)
-    return f"{where} SAEs that start from mined directions {told}.{others}"
+    told = [_told(judged, *lead) for lead in LEAD]
+    undecided = any(word(row) == "undecided" for answer in judged for row in answer.rows)
+    told.append("All else is undecided or in the table." if undecided and any(told) else "")
+    what = " ".join(filter(None, told)) or "Nothing about variance or dead latents is decided."
+    return f"{small}On {place(record)} ({seeds} seeds{ungated}): {what[0].lower()}{what[1:]}"
 
 
-def _against(judged: list[Answer], verdict: str) -> str:
-    """Return the rivals on which a word fell, and on which measures: "random on dead latents; covariance on loss"."""
-    found = []
-    for answer in judged:
-        measures = dict.fromkeys(measured(row) for row in answer.rows if word(row) == verdict)
-        rivals = dict.fromkeys(rival(row.get("contrast")) for row in answer.rows if word(row) == verdict)
-        if measures:
-            found.append(f"{' and '.join(rivals)} on {', '.join(measures)}")
-    return "; ".join(found)
+def _told(judged: list[Answer], metric: str, verb: str, phrases: tuple[str, ...]) -> str:
+    """Return a sentence on one measure: which rivals are beaten, equalled, lost to; empty where nothing is decided."""
+    rivals: dict[str, list[str]] = {name: [] for name in WORDS}
+    for row in (row for answer in judged for row in answer.rows if row.get("metric") == metric):
+        rivals[word(row)].append(rival(row.get("contrast")))
+    decided = [
+        f"{phrase} {', '.join(rivals[name])}" for name, phrase in zip(WORDS, phrases, strict=False) if rivals[name]
+    ]
+    return f"{verb} {', '.join(decided)}." if decided else ""
 
 
 def profile(record: dict[str, Any]) -> str:
