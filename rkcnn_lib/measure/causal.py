@@ -90,7 +90,7 @@ class PromptPairs:
         """Return the same pairs on the model's device."""
         return PromptPairs(*(to_model(lm, column) for column in self._columns()))
 
-    def _columns(self) -> tuple[Tensor, ...]:
+    def _columns(self) -> tuple[Any, ...]:
         return self.base, self.donor, self.answer, self.foil, self.positions, self.lengths
 
 
@@ -197,16 +197,17 @@ def edited_logits(
     logits (n, vocab) behind each prompt's last token.
     """
     check_site(lm, hook_name, pairs.base.shape[1])
-    pairs, rows = pairs.on(lm), []
-    for start in range(0, len(pairs), batch_size):
+    tokens, *_, positions, lengths = pairs.on(lm)._columns()
+    rows = []
+    for start in range(0, len(tokens), batch_size):
         part = slice(start, start + batch_size)
-        base, row = pairs.base[part], torch.arange(len(pairs.base[part]), device=pairs.base.device)
+        base, row = tokens[part], torch.arange(len(tokens[part]), device=tokens.device)
         if hook_name is None:
             logits = lm(base, return_type="logits")
         else:
-            at = row[:, None], pairs.positions[part]
+            at = row[:, None], positions[part]
             logits = run_edited(lm, base, hook_name, at, lambda clean, part=part: edit(clean, part))
-        rows.append(logits[row, pairs.lengths[part] - 1].float())
+        rows.append(logits[row, lengths[part] - 1].float())
     return torch.cat(rows)
 
 

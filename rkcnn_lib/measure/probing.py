@@ -79,7 +79,9 @@ def k_sparse_probing(
         scaler = StandardScaler().fit(X_train)
         X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
         probes = (_dense_probe(X_train, labels) for labels in y_train.T)
-        dense = np.array([_f1(p.predict(X_test), labels) for p, labels in zip(probes, y_test.T, strict=True)])
+        dense = np.array(
+            [_f1(p.predict(X_test), labels) for p, labels in zip(probes, y_test.T, strict=True)]
+        )
     return SparseProbes(ks, f1, tuple(Chance.of(of_k) for of_k in draws), latents, dense)
 
 
@@ -150,7 +152,7 @@ def splitting_and_absorption(
     main = _main_latents(Z_train, own_train, Z_test, own_test, order, number("least_gain", least_gain, "(0, 1)"))
 
     scaler = StandardScaler().fit(X_train)
-    probe = _dense_probe(scaler.transform(X_train), own_train)
+    probe = _dense_probe(np.asarray(scaler.transform(X_train)), own_train)
     u = unit_rows(probe.coef_ / scaler.scale_, "the probe").numpy()[0]
     right = np.flatnonzero(own_test & probe.predict(scaler.transform(X_test)))
     if not len(right):
@@ -279,7 +281,7 @@ def _dense_probe(X: np.ndarray, label: np.ndarray) -> LogisticRegression:
     return LogisticRegression(class_weight="balanced", max_iter=1000, tol=1e-3).fit(X, label)
 
 
-def _f1(predicted: np.ndarray, truth: np.ndarray) -> float:
+def _f1(predicted: Any, truth: np.ndarray) -> float:
     return float(_f1_table(predicted[:, None].astype(np.float32), truth[:, None])[0, 0])
 
 
