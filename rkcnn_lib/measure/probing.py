@@ -79,9 +79,7 @@ def k_sparse_probing(
         scaler = StandardScaler().fit(X_train)
         X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
         probes = (_dense_probe(X_train, labels) for labels in y_train.T)
-        dense = np.array(
-            [_f1(p.predict(X_test), labels) for p, labels in zip(probes, y_test.T, strict=True)]
-        )
+        dense = np.array([_f1(p.predict(X_test), labels) for p, labels in zip(probes, y_test.T, strict=True)])
     return SparseProbes(ks, f1, tuple(Chance.of(of_k) for of_k in draws), latents, dense)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -103,7 +103,7 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, random_state: int = 0
     d = _finite(differences)
     if len(d) == 1:
         return 1.0
-    drawn = {"random_state": random_state}  # under its newer name, rng, scipy draws other patterns
+    drawn: dict[str, Any] = {"random_state": random_state}  # under its newer name, rng, scipy draws other patterns
     return float(
         stats.permutation_test(
             (d,), np.mean, permutation_type="samples", n_resamples=2**16, vectorized=True, **drawn

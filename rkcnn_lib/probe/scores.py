@@ -9,14 +9,11 @@ import numpy as np
 import torch
 
 from rkcnn_lib.probe.inputs import check_labels
-from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, chunks, contrast_of, covariance, projection_contrast
+from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks, contrast_of, covariance, projection_contrast
 from rkcnn_lib.probe.nulls import permute_labels
+from rkcnn_lib.probe.parameters import LABELLED_SCORES, SCORES
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import MAX_SEED, as_matrix, chance_level, one_of, scaled, whole
-
-UNLABELLED_SCORES = (*CONTRASTS, "coordinate_kurtosis", "variance_ratio")
-LABELLED_SCORES = ("separation", "knn_label_consistency")
-SCORES = UNLABELLED_SCORES + LABELLED_SCORES
 
 
 def principal_directions(
@@ -45,26 +42,19 @@ def principal_directions(
     return v * torch.where(largest < 0, -1.0, 1.0), torch.cat(shares).nan_to_num(0.0)
 
 
-def _class_moments(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Class means centred on the grand mean (L, d), class sizes (L,) and the class index of each row."""
-    codes = torch.as_tensor(np.unique(np.asarray(y), return_inverse=True)[1], device=X.device)
-    sizes = torch.bincount(codes)
-    sums = torch.zeros(len(sizes), X.shape[1], dtype=torch.float64, device=X.device)
-    sums.index_add_(0, codes, X.to(torch.float64))
-    return sums / sizes[:, None] - X.mean(0, dtype=torch.float64), sizes, codes
-
-
 def scatter_matrices(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Between-class and within-class scatter (d, d), float64, whose traces are BV and WV.
 
     ``BV = sum_c ||mean_c - mean||^2 / (L - 1)`` and ``WV = sum_c sum_i ||x_i - mean_c||^2 / ((N_c - 1) L)`` (Lu & Gweon
     2025, eq. for S). A class of one row has no spread of its own and adds nothing to WV.
     """
-    y = check_labels(y, len(X))
-    means, sizes, codes = _class_moments(X, y)
+    codes = torch.as_tensor(np.unique(check_labels(y, len(X)), return_inverse=True)[1], device=X.device)
+    sizes, grand = torch.bincount(codes), X.mean(0, dtype=torch.float64)
+    sums = torch.zeros(len(sizes), X.shape[1], dtype=torch.float64, device=X.device)
+    sums.index_add_(0, codes, X.to(torch.float64))
+    means = sums / sizes[:, None] - grand  # centred on the grand mean
     between = means.T @ means / (len(sizes) - 1)
     weight = 1.0 / ((sizes - 1).clamp_min(1) * len(sizes)).to(torch.float64)
-    grand = X.mean(0, dtype=torch.float64)
     within = torch.zeros_like(between)
     for rows in chunks(len(X), X.shape[1]):
         residual = X[rows].to(torch.float64) - grand - means[codes[rows]]
