@@ -178,6 +178,12 @@ def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float 
     return point.to(X.dtype)
 
 
+def with_covariance(noise: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """Return standard Gaussian noise (n, d) as draws from a covariance (d, d); both float64."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (noise * values.clamp_min(0).sqrt()) @ vectors.T
+
+
 def fingerprint(*tensors: torch.Tensor) -> str:
     """sha256 over the values of some tensors."""
     digest = hashlib.sha256()

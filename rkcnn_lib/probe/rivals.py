@@ -20,7 +20,7 @@ from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.probe.parameters import check_parameters
-from rkcnn_lib.tensors import as_matrix, one_of
+from rkcnn_lib.tensors import as_matrix, one_of, with_covariance
 
 ACTIVE_SHARE = 0.99  # of the variance: the principal directions that hold it are the active subspace
 
@@ -30,9 +30,7 @@ def _random(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor
 
 
 def _covariance(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
-    values, vectors = torch.linalg.eigh(covariance(X)[1])
-    noise = torch.as_tensor(rng.standard_normal((n, X.shape[1])), device=X.device)
-    return (noise * values.clamp_min(0).sqrt()) @ vectors.T
+    return with_covariance(_random(X, n, rng), covariance(X)[1])
 
 
 def _active_subspace(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
