@@ -32,9 +32,9 @@ def as_matrix(given: Any, name: str = "X", least: int = 1) -> torch.Tensor:
     return X
 
 
-def rows_or_store(given: Any, name: str = "X") -> torch.Tensor | Store:
+def rows_or_store(given: Any) -> torch.Tensor | Store:
     """Return a tensor or array as `as_matrix` does, and anything else, an activation store, as it is."""
-    return as_matrix(given, name) if hasattr(given, "shape") else given
+    return as_matrix(given) if hasattr(given, "shape") else given
 
 
 def as_numbers(given: Any, name: str) -> torch.Tensor:

@@ -37,10 +37,9 @@ def ledoit_wolf_shrinkage(X: torch.Tensor, mean: torch.Tensor, cov: torch.Tensor
 
 @dataclass(frozen=True)
 class Whitening:
-    """Shrunk covariance Sigma (d, d) of some rows, their mean (d,), Sigma^1/2 and Sigma^-1/2, symmetric; float64."""
+    """Mean (d,) of some rows, and Sigma^1/2 and Sigma^-1/2 (d, d) of their shrunk covariance, symmetric; float64."""
 
     mean: torch.Tensor
-    covariance: torch.Tensor
     root: torch.Tensor
     inverse_root: torch.Tensor
     shrinkage: float
@@ -73,13 +72,7 @@ def whiten(X: torch.Tensor, shrinkage: float | str = "auto", max_elements: int =
     eye = torch.eye(d, dtype=cov.dtype, device=cov.device)
     values, vectors = torch.linalg.eigh((1 - share) * cov + share * cov.trace() / d * eye)
     values = values.clamp_min(max(float(values[-1]) * 1e-7, 1e-30))
-    return Whitening(
-        mean,
-        (vectors * values) @ vectors.T,
-        (vectors * values.sqrt()) @ vectors.T,
-        (vectors * values.rsqrt()) @ vectors.T,
-        share,
-    )
+    return Whitening(mean, (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T, share)
 
 
 def fisher_lift(
