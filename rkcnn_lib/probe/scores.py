@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -82,14 +81,7 @@ def _over_subsets(matrix: torch.Tensor, subsets: Subsets) -> torch.Tensor:
     return torch.cat(traces)
 
 
-def _separation(X: torch.Tensor, subsets: Subsets, y: np.ndarray, **_: object) -> torch.Tensor:
-    between, within = scatter_matrices(X, y)
-    return _ratio(_over_subsets(between, subsets), _over_subsets(within, subsets))
-
-
-def _coordinate_kurtosis(
-    X: torch.Tensor, subsets: Subsets, max_elements: int = MAX_ELEMENTS, **_: object
-) -> torch.Tensor:
+def _coordinate_kurtosis(X: torch.Tensor, subsets: Subsets, max_elements: int) -> torch.Tensor:
     columns = torch.cat(
         [contrast_of(X[:, c].T.contiguous(), "kurtosis") for c in chunks(X.shape[1], len(X), max_elements)]
     )
@@ -97,11 +89,11 @@ def _coordinate_kurtosis(
     return torch.cat([columns[subsets.indices].mean(1), rotated.reshape(subsets.n_rotated, subsets.size).mean(1)])
 
 
-def nearest_neighbours(X: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
+def nearest_neighbours(X: torch.Tensor, k: int) -> torch.Tensor:
     """Rows of the k nearest *other* points of each row of X (n, m), by Euclidean distance; (n, k) int64."""
     k = whole("k", k, 1, len(X) - 1)
     nearest = []
-    for rows in chunks(len(X), len(X), max_elements):
+    for rows in chunks(len(X), len(X)):
         distance = torch.cdist(X[rows], X, compute_mode="donot_use_mm_for_euclid_dist")
         own = torch.arange(rows.start, rows.stop, device=X.device)
         distance[torch.arange(len(own), device=X.device), own] = torch.inf  # by index: duplicates stay in
@@ -144,7 +136,7 @@ def knn_label_consistency(
     return Consistency(float(share), *map(float, chance_level(draws)))
 
 
-def _knn(X: torch.Tensor, subsets: Subsets, y: np.ndarray, k: int = 10, **_: object) -> torch.Tensor:
+def _knn(X: torch.Tensor, subsets: Subsets, y: np.ndarray, k: int) -> torch.Tensor:
     codes = torch.as_tensor(np.unique(check_labels(y, len(X)), return_inverse=True)[1], device=X.device)
     shares = []
     for i in range(len(subsets)):  # n^2 distances each: nothing is gained by batching over subsets
@@ -173,24 +165,21 @@ def subset_scores(
     array. ValueError for an unknown score, or a labelled one without labels, or labels that do not fit.
     """
     one_of("score", score, SCORES)
-    if score in LABELLED_SCORES and y is None:
-        raise ValueError(f"score={score!r} needs labels; give y")
     subsets = subsets.to(X.device)
-    if score not in _DIRECT:
-        moments = None
-        if principal is None:
-            mean, cov = covariance(X, max_elements)
-            principal = principal_directions(cov, subsets, max_elements)
-            moments = mean, (cov.diagonal() + mean.square()).sqrt()
-        if score == "variance_ratio":
-            return principal[1]
-        value = projection_contrast(X, principal[0].to(X.dtype), score, max_elements, moments)
-        return value.abs() if score == "skew" else value  # the sign of a principal direction means nothing
-    return _DIRECT[score](X=X, subsets=subsets, y=y, k=k, max_elements=max_elements)
-
-
-_DIRECT: dict[str, Callable[..., torch.Tensor]] = {
-    "separation": _separation,
-    "coordinate_kurtosis": _coordinate_kurtosis,
-    "knn_label_consistency": _knn,
-}
+    if score in LABELLED_SCORES:
+        if y is None:
+            raise ValueError(f"score={score!r} needs labels; give y")
+        if score == "knn_label_consistency":
+            return _knn(X, subsets, y, k)
+        return _ratio(*(_over_subsets(scatter, subsets) for scatter in scatter_matrices(X, y)))
+    if score == "coordinate_kurtosis":
+        return _coordinate_kurtosis(X, subsets, max_elements)
+    moments = None
+    if principal is None:
+        mean, cov = covariance(X, max_elements)
+        principal = principal_directions(cov, subsets, max_elements)
+        moments = mean, (cov.diagonal() + mean.square()).sqrt()
+    if score == "variance_ratio":
+        return principal[1]
+    value = projection_contrast(X, principal[0].to(X.dtype), score, max_elements, moments)
+    return value.abs() if score == "skew" else value  # the sign of a principal direction means nothing
