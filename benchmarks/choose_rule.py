@@ -22,7 +22,7 @@ import torch
 
 from rkcnn_lib.measure import frozen_dictionary_ev
 from rkcnn_lib.probe import mine
-from rkcnn_lib.probe.refine import refine
+from rkcnn_lib.probe.lift import refine
 from rkcnn_lib.studies.truth import rarest_first, recovered, tenths
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
 

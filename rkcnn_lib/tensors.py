@@ -32,9 +32,9 @@ def as_matrix(given: Any, name: str = "X", least: int = 1) -> torch.Tensor:
     return X
 
 
-def rows_or_store(given: Any, name: str = "X") -> torch.Tensor | Store:
+def rows_or_store(given: Any) -> torch.Tensor | Store:
     """Return a tensor or array as `as_matrix` does, and anything else, an activation store, as it is."""
-    return as_matrix(given, name) if hasattr(given, "shape") else given
+    return as_matrix(given) if hasattr(given, "shape") else given
 
 
 def as_numbers(given: Any, name: str) -> torch.Tensor:
@@ -176,6 +176,12 @@ def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float 
         if step < tolerance * spread:
             break
     return point.to(X.dtype)
+
+
+def with_covariance(noise: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """Return standard Gaussian noise (n, d) as draws from a covariance (d, d); both float64."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (noise * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 def fingerprint(*tensors: torch.Tensor) -> str:

@@ -22,10 +22,10 @@ from rkcnn_lib.measure import (
     fourier_planes,
     probing,
     recovery,
-    splice,
     stability,
     subspaces,
 )
+from rkcnn_lib.measure.quality import splice_losses
 from tests.measure.planted_reader import HOOK, D, PlantedReader
 
 N = 240  # rows
@@ -288,7 +288,7 @@ CALLS: dict[str, Callable] = {
     "measure.shared_latents": lambda: measure.shared_latents(seeds(), live=live()),
     "measure.span_energy": lambda: fourier_planes.span_energy(turning()[:5], planes()),
     "measure.splitting_and_absorption": split_up,
-    "measure.splice_losses": lambda: splice.splice_losses(trained(), lm(), tokens(), HOOK, X().mean(0)),
+    "measure.splice_losses": lambda: splice_losses(trained(), lm(), tokens(), HOOK, X().mean(0)),
     "measure.steered_continuation": lambda: len(
         causal.steered_continuation(lm(), torch.arange(3), HOOK, torch.ones(D), 2.0, 4)
     ) == 4,
@@ -301,7 +301,6 @@ CALLS: dict[str, Callable] = {
     "measure.tokens_to_quality": lambda: measure.tokens_to_quality({1: 0.1, 8: 0.9}, {1: 0.1, 8: 0.8}),
     "measure.unit_pair": lambda: recovery.unit_pair(unit(), unit()),
     "measure.whitening_of": lambda: stability.whitening_of(X().T @ X(), D),
-    "measure.whitened_agreement": lambda: measure.whitened_agreement(decoders(), covariance(), live(), n_draws=2),
     "measure.waves": lambda: fourier.waves(sums(), KEYS, P),
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from functools import cache
 
 from rkcnn_lib.worlds.atlas.documents import Document, grammar
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, MIN_SENTENCES, STOP, Grammar
-from rkcnn_lib.worlds.atlas.patterns import NUMBER, SEASON, SUBJECT, Slot
+from rkcnn_lib.worlds.atlas.world import NUMBER, SEASON, SUBJECT, Slot
 
 
 @dataclass(eq=False)

@@ -90,7 +90,7 @@ class PromptPairs:
         """Return the same pairs on the model's device."""
         return PromptPairs(*(to_model(lm, column) for column in self._columns()))
 
-    def _columns(self) -> tuple[Tensor, ...]:
+    def _columns(self) -> tuple[Any, ...]:
         return self.base, self.donor, self.answer, self.foil, self.positions, self.lengths
 
 
@@ -153,19 +153,17 @@ def check_site(lm: Any, hook_name: str | None, length: int) -> None:
 
 
 @torch.no_grad()
-def read_activations(
-    lm: Any, tokens: Tensor, hook_name: str, positions: Tensor | int = -1, batch_size: int = BATCH
-) -> Tensor:
+def read_activations(lm: Any, tokens: Tensor, hook_name: str, positions: Tensor | int = -1) -> Tensor:
     """Return the activations at one hook: (n, d) for one position, (n, k, d) for positions (n, k)."""
     check_site(lm, hook_name, tokens.shape[1])
     activations = []
-    for start in range(0, len(tokens), batch_size):
-        batch = to_model(lm, tokens[start : start + batch_size])
+    for start in range(0, len(tokens), BATCH):
+        batch = to_model(lm, tokens[start : start + BATCH])
         passed = lm.run_with_cache(batch, names_filter=[hook_name])[1][hook_name].float()
         if isinstance(positions, int):
             activations.append(passed[:, positions])
         else:
-            places = positions[start : start + batch_size].to(passed.device)
+            places = positions[start : start + BATCH].to(passed.device)
             activations.append(passed[torch.arange(len(batch), device=passed.device)[:, None], places])
     return torch.cat(activations)
 
@@ -197,23 +195,22 @@ def edited_logits(
     logits (n, vocab) behind each prompt's last token.
     """
     check_site(lm, hook_name, pairs.base.shape[1])
-    pairs, rows = pairs.on(lm), []
-    for start in range(0, len(pairs), batch_size):
+    tokens, *_, positions, lengths = pairs.on(lm)._columns()
+    rows = []
+    for start in range(0, len(tokens), batch_size):
         part = slice(start, start + batch_size)
-        base, row = pairs.base[part], torch.arange(len(pairs.base[part]), device=pairs.base.device)
+        base, row = tokens[part], torch.arange(len(tokens[part]), device=tokens.device)
         if hook_name is None:
             logits = lm(base, return_type="logits")
         else:
-            at = row[:, None], pairs.positions[part]
+            at = row[:, None], positions[part]
             logits = run_edited(lm, base, hook_name, at, lambda clean, part=part: edit(clean, part))
-        rows.append(logits[row, pairs.lengths[part] - 1].float())
+        rows.append(logits[row, lengths[part] - 1].float())
     return torch.cat(rows)
 
 
 @torch.no_grad()
-def patched_logits(
-    lm: Any, pairs: PromptPairs, hook_name: str, A: Part, mode: Mode, replacement: Tensor, batch_size: int = BATCH
-) -> Tensor:
+def patched_logits(lm: Any, pairs: PromptPairs, hook_name: str, A: Part, mode: Mode, replacement: Tensor) -> Tensor:
     """Run the base prompts with a part of their activations replaced; returns the last logits (n, vocab).
 
     `A` is a subspace (d, r) with orthonormal columns, `latents_part`'s function, or None for the empty subspace. The
@@ -224,13 +221,13 @@ def patched_logits(
     def exchange(clean: Tensor, part: slice) -> Tensor:
         return mix(clean, replacement[part] if per_pair else replacement, A, mode)
 
-    return edited_logits(lm, pairs, hook_name, exchange, batch_size)
+    return edited_logits(lm, pairs, hook_name, exchange)
 
 
 @torch.no_grad()
-def clean_logits(lm: Any, pairs: PromptPairs, batch_size: int = BATCH) -> Tensor:
+def clean_logits(lm: Any, pairs: PromptPairs) -> Tensor:
     """Return the logits (n, vocab) behind the last token of the base prompts, left alone."""
-    return edited_logits(lm, pairs, None, lambda clean, part: clean, batch_size)
+    return edited_logits(lm, pairs, None, lambda clean, part: clean)
 
 
 @torch.no_grad()

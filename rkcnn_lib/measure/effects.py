@@ -148,14 +148,11 @@ def _numbers(values: Tensor | np.ndarray) -> np.ndarray:
 def _jackknife(values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str]) -> tuple[float, float, int]:
     """Return the mean, its delete-one-entity standard error (0 below two entities), and the number of entities."""
     values = _numbers(values)
-    base, donor = np.asarray(base), np.asarray(donor)
     if not len(values) == len(base) == len(donor) or not len(values):
         raise ValueError(f"{len(values)} values, {len(base)} bases, {len(donor)} donors: one of each a pair")
-    without = []
-    for name in np.unique(np.concatenate([base, donor])):
-        kept = (base != name) & (donor != name)
-        if kept.any():
-            without.append(values[kept].mean())
+    both = np.array([base, donor])
+    kept = [(both != name).all(0) for name in np.unique(both)]
+    without = np.array([values[others].mean() for others in kept if others.any()])
     n = len(without)
     spread = np.square(without - np.mean(without)).sum() if n > 1 else 0.0
     return float(values.mean()), math.sqrt(max(0, n - 1) / max(1, n) * spread), n
@@ -228,9 +225,9 @@ def tells_apart(
     Class means come from the coordinates `train` (m, r) of other prompts with their `labels` (m,). Returns (n,): 1, 0,
     or 0.5 where a class was never seen in training: there A can tell nothing.
     """
-    labels = np.asarray(labels)
     scale = train.std(0, correction=0).clamp_min(1e-12)
-    means = {label: train[torch.as_tensor(labels == label)].mean(0) / scale for label in np.unique(labels)}
+    of = {label: torch.as_tensor(np.asarray(labels) == label) for label in np.unique(labels)}
+    means = {label: train[rows].mean(0) / scale for label, rows in of.items()}
     nearer = []
     for x, answer, foil in zip(coordinates / scale, answers, foils, strict=True):
         if answer not in means or foil not in means:

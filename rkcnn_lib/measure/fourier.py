@@ -70,13 +70,13 @@ def strongest_share(W: Tensor, n: int) -> float:
     return float(frequency_power(W).sort(descending=True).values[:n].sum())
 
 
-def strongest_share_chance(W: Tensor, n: int, n_draws: int = 200, random_state: int = 0) -> Chance:
+def strongest_share_chance(W: Tensor, n: int, n_draws: int = 200) -> Chance:
     """Return what :func:`strongest_share` gives when the rows of ``W`` are shuffled: mean and 95 % point.
 
     Shuffling keeps norms and rank: the few dimensions that a trained embedding uses make shares larger by chance than
     a Gaussian embedding's.
     """
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch.Generator().manual_seed(0)
     shuffles = (torch.randperm(len(W), generator=generator) for _ in range(n_draws))
     return Chance.of([strongest_share(W[order], n) for order in shuffles])
 
@@ -98,9 +98,9 @@ def neuron_frequencies(N: Tensor) -> Tensor:
     return torch.stack([power[block][:, block].sum((0, 1)) / total for block in blocks], dim=1)
 
 
-def neuron_chance(p: int, m: int, random_state: int = 0) -> Chance:
+def neuron_chance(p: int, m: int) -> Chance:
     """Return the largest of a noise neuron's shares, mean and 95 % point over ``m`` Gaussian neurons."""
-    noise = torch.randn(p * p, m, generator=torch.Generator().manual_seed(random_state))
+    noise = torch.randn(p * p, m, generator=torch.Generator().manual_seed(0))
     return Chance.of(neuron_frequencies(noise).amax(1).tolist())
 
 
@@ -140,13 +140,13 @@ def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor |
 
 
 def fourier_losses_chance(
-    logits: Tensor, frequencies: Sequence[int], counted: Tensor | None = None, n_draws: int = 20, random_state: int = 0
+    logits: Tensor, frequencies: Sequence[int], counted: Tensor | None = None, n_draws: int = 20
 ) -> dict[str, Chance]:
     """Return restricted and excluded losses with as many random frequencies that are *not* the key ones.
 
     Keeping the wrong ones should cost everything, taking the wrong ones away nothing.
     """
-    others = _other_frequencies(frequencies, _modulus(logits), n_draws, random_state)
+    others = _other_frequencies(frequencies, _modulus(logits), n_draws)
     drawn = [fourier_losses(logits, some, counted) for some in others]
     return {name: Chance.of([losses[name] for losses in drawn]) for name in ("restricted", "excluded")}
 
@@ -176,7 +176,7 @@ def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_dra
     p, keys = _modulus(logits), key_frequencies(W_E)
     right = _sums(p, logits.device)
     shares = neuron_frequencies(neurons)
-    others = _other_frequencies(keys, p, n_draws, random_state=0)
+    others = _other_frequencies(keys, p, n_draws)
     figures = {
         "accuracy": float((logits.argmax(1) == right)[_counted(counted, right)].double().mean()),
         "key_power": strongest_share(W_E, len(keys)),
@@ -196,9 +196,9 @@ def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_dra
     return Circuit(keys, figures, by_chance)
 
 
-def _other_frequencies(frequencies: Sequence[int], p: int, n_draws: int, random_state: int) -> list[list[int]]:
+def _other_frequencies(frequencies: Sequence[int], p: int, n_draws: int) -> list[list[int]]:
     """Draw sets of as many frequencies, none of them among those given (fewer where fewer are left)."""
-    rng = np.random.default_rng(random_state)
+    rng = np.random.default_rng(0)
     others = np.setdiff1d(np.arange(1, _half(p) + 1), list(frequencies))
     if not len(others):
         raise ValueError(f"{len(frequencies)} key frequencies are all there are at p = {p}: none is left for chance")

@@ -76,16 +76,14 @@ class EnergyChance(NamedTuple):
     """The single largest energy in a plane among all directions."""
 
 
-def energy_chance(
-    n: int, planes: Planes, spread: Tensor | None = None, n_draws: int = 50, random_state: int = 0
-) -> EnergyChance:
+def energy_chance(n: int, planes: Planes, spread: Tensor | None = None, n_draws: int = 50) -> EnergyChance:
     """Simulate ``n`` random unit directions against the planes.
 
     With ``spread``, centred activations (m, d), directions have the activations' covariance: in a grokked model these
     fill little more than the planes together, and whatever points into the activations has energy there without being
     of one frequency.
     """
-    rng, d = np.random.default_rng(random_state), planes.basis.shape[2]
+    rng, d = np.random.default_rng(0), planes.basis.shape[2]
     factor = None if spread is None else covariance_factor(spread)
     drawn = []
     for _ in range(n_draws):

@@ -150,7 +150,7 @@ def splitting_and_absorption(
     main = _main_latents(Z_train, own_train, Z_test, own_test, order, number("least_gain", least_gain, "(0, 1)"))
 
     scaler = StandardScaler().fit(X_train)
-    probe = _dense_probe(scaler.transform(X_train), own_train)
+    probe = _dense_probe(np.asarray(scaler.transform(X_train)), own_train)
     u = unit_rows(probe.coef_ / scaler.scale_, "the probe").numpy()[0]
     right = np.flatnonzero(own_test & probe.predict(scaler.transform(X_test)))
     if not len(right):
@@ -279,7 +279,7 @@ def _dense_probe(X: np.ndarray, label: np.ndarray) -> LogisticRegression:
     return LogisticRegression(class_weight="balanced", max_iter=1000, tol=1e-3).fit(X, label)
 
 
-def _f1(predicted: np.ndarray, truth: np.ndarray) -> float:
+def _f1(predicted: Any, truth: np.ndarray) -> float:
     return float(_f1_table(predicted[:, None].astype(np.float32), truth[:, None])[0, 0])
 
 

@@ -78,11 +78,11 @@ def _assign(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _assign_among_nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     near_a, near_b = torch.from_numpy(a).float(), torch.from_numpy(b).float()
-    near = _nearest(near_a, near_b).maximum(_nearest(near_b, near_a).T)
+    near = sparse.csr_array(_nearest(near_a, near_b).maximum(_nearest(near_b, near_a).T))
     # A pairing by number, at the price of an unrelated one, completes the graph; what it pairs is left over.
     own = np.arange(min(len(a), len(b)))
     numbered = sparse.csr_array((np.full(len(own), SHIFT), (own, own)), shape=near.shape)
-    rows, columns = min_weight_full_bipartite_matching(near.maximum(numbered).tocsr(), maximize=True)
+    rows, columns = min_weight_full_bipartite_matching(sparse.csr_array(near.maximum(numbered)), maximize=True)
     chosen = near[rows, columns] >= SHIFT
     partner = np.full(len(a), -1)
     partner[rows[chosen]] = columns[chosen]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rkcnn_lib.measure.recovery import Chance, match, random_directions
+from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.subspaces import orthonormal_basis
 from rkcnn_lib.tensors import as_matrix, bool_mask, check_widths, number, unit_rows, whole
 
@@ -52,23 +52,12 @@ def pw_max_cosine(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = No
     return float(np.mean([float(c.amax(0).mean() + c.amax(1).mean()) / 2 for c in cosines]))
 
 
-class WhitenedAgreement(NamedTuple):
-    """Agreement of seeds once every direction of the activations varies alike, each beside its chance level."""
-
-    live: float
-    """`pw_mcc` of live latents' whitened decoder rows."""
-    total: float
-    """`pw_mcc_total` of them."""
-    chance: Chance
-    """Of ``live``: as many latents drawn as the activations lie, which is any direction at all once they are white."""
-    chance_total: Chance
-    """Of ``total``."""
-
-
 def whitening_of(covariance: Matrix, d: int) -> Tensor:
     """What whitens rows of activations with the covariance (d, d), from the right: (d, rank) float64.
 
-    ValueError for a covariance that is not (d, d), symmetric and positive.
+    Where data fill few dimensions any two dictionaries made of them agree: once their rows are whitened that is gone,
+    and chance is that of random directions. Dimensions with less than 1e-6 of the largest variance are left out, since
+    their noise would be all that counts. ValueError for a covariance that is not (d, d), symmetric and positive.
     """
     C = as_matrix(covariance, "covariance").cpu().double()
     if C.shape != (d, d) or not torch.allclose(C, C.T, atol=1e-6 * float(C.abs().max())):
@@ -80,36 +69,10 @@ def whitening_of(covariance: Matrix, d: int) -> Tensor:
     return vectors[:, kept] / values[kept].sqrt()
 
 
-def whitened_agreement(
-    decoders: Sequence[Matrix],
-    covariance: Matrix,
-    live: Sequence[Matrix] | None = None,
-    *,
-    n_draws: int = 20,
-    random_state: int = 0,
-) -> WhitenedAgreement:
-    """Agreement of seeds on decoder rows w whitened, ``C^-1/2 w``, where leading directions cannot flatter it.
-
-    Where data fill few dimensions any two dictionaries made of them agree: after whitening that is gone, and chance is
-    that of random directions. `covariance` C (d, d) is that of the activations; dimensions with less than 1e-6 of the
-    largest variance are left out, since their noise would be all that counts. `decoders`, `live` as in `pw_mcc`.
-    ValueError for a covariance that is not (d, d), symmetric and positive, or a row outside of what varies.
-    """
-    whitening = whitening_of(covariance, decoders[0].shape[1])
-    rows = [unit_rows(decoder, f"decoders[{i}]", 1) @ whitening for i, decoder in enumerate(decoders)]
-    n_live, d_sae = [len(r) for r in _live_rows(rows, live)], len(rows[0])
-    rng, drawn = np.random.default_rng(whole("random_state", random_state, 0)), []
-    for _ in range(whole("n_draws", n_draws)):
-        random = [torch.from_numpy(random_directions(rng, n, whitening.shape[1])) for n in n_live]
-        drawn.append(_agreement(random, d_sae))
-    live_level, total_level = (Chance.of(draws) for draws in zip(*drawn, strict=True))
-    return WhitenedAgreement(*_agreement(_live_rows(rows, live), d_sae), live_level, total_level)
-
-
 def _agreement(rows: list[Tensor], d_sae: int) -> tuple[float, float]:
     """`pw_mcc` and `pw_mcc_total` of unit rows, each pair of seeds matched once."""
-    cosines = [_cosines(a, b) for a, b in combinations(rows, 2)]
-    return float(np.mean([_mean(c) for c in cosines])), float(np.mean([c.sum() / d_sae for c in cosines]))
+    cosines = [match(a, b).cosines if len(a) and len(b) else np.zeros(1) for a, b in combinations(rows, 2)]
+    return float(np.mean([c.mean() for c in cosines])), float(np.mean([c.sum() / d_sae for c in cosines]))
 
 
 def shared_latents(saes: Sequence[Any], threshold: float = 0.7, live: Sequence[Matrix] | None = None) -> float:
@@ -137,7 +100,7 @@ def subspace_overlap(a: Matrix, b: Matrix) -> float:
     1 when the smaller span lies within the larger, whatever the directions in it: two dictionaries may share a space
     and no latent. Random spans of ranks r_a and r_b overlap by max(r_a, r_b) / d on average.
     """
-    units = [unit_rows(rows, name, least=1) for rows, name in ((a, "a"), (b, "b"))]
+    units = unit_rows(a, "a", least=1), unit_rows(b, "b", least=1)
     check_widths(*units, ("a", "b"))
     bases = [orthonormal_basis(unit) for unit in units]
     return float((bases[0].t() @ bases[1]).square().sum()) / min(basis.shape[1] for basis in bases)
@@ -158,15 +121,6 @@ def _live_rows(dictionaries: Sequence[Matrix], live: Sequence[Matrix] | None, na
     return [r[mask.cpu()] for r, mask in zip(rows, masks, strict=True)]
 
 
-def _cosines(a: Tensor, b: Tensor) -> np.ndarray:
-    """Cosines of the optimal one-to-one matches; none when either side is empty."""
-    return np.asarray(match(a, b).cosines, dtype=float) if len(a) and len(b) else np.zeros(0)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else 0.0
-
-
 def _partners(a: Tensor, b: Tensor, threshold: float) -> np.ndarray:
     """(n_a,) the row of b matched to each row of a, -1 where there is none or the cosine is below `threshold`."""
     partner = np.full(len(a), -1)
@@ -183,7 +137,7 @@ def jackknife_pairs(matrix: Sequence[Sequence[float]] | np.ndarray) -> np.ndarra
     The mean U over all pairs (PW-MCC, say) is a U-statistic of degree two. Its jackknife pseudo-values ``n U - (n - 1)
     U_without_seed`` have mean U, and their spread gives its standard error (Arvesen 1969, "Jackknifing U-statistics",
     Annals of Mathematical Statistics 40:2076-2100); paired by seed they go into
-    `rkcnn_lib.measure.verdict.verdict_table`.
+    `rkcnn_lib.measure.statistics.verdict_table`.
 
     `matrix` (n, n): entry (i, j) is the statistic of seeds i and j; the diagonal is not read. ValueError for fewer than
     three seeds, or a matrix that is not square, symmetric and finite.

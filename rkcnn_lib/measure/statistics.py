@@ -1,4 +1,4 @@
-"""Paired comparisons of arms over seeds: intervals and tests.
+"""Paired comparisons of arms over seeds: intervals, tests, and the report's one rule from differences to a word.
 
 Arms are compared seed by seed, because a seed fixes data order, held-out rows and the fill for all arms.
 The unit of replication is the seed (and the document, where seeds share them); tokens and latents within a run are not
@@ -8,15 +8,17 @@ independent and never counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from rkcnn_lib.tensors import number
 
 MIN_SEEDS_FOR_VERDICT = 5
+BETTER, EQUIVALENT, WORSE, UNDECIDED, NOT_APPLIED = "better", "equivalent", "worse", "undecided", "not applied"
 
 
 class MeanInterval(NamedTuple):
@@ -101,9 +103,10 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, random_state: int = 0
     d = _finite(differences)
     if len(d) == 1:
         return 1.0
+    drawn: dict[str, Any] = {"random_state": random_state}  # under its newer name, rng, scipy draws other patterns
     return float(
         stats.permutation_test(
-            (d,), np.mean, permutation_type="samples", n_resamples=2**16, vectorized=True, random_state=random_state
+            (d,), np.mean, permutation_type="samples", n_resamples=2**16, vectorized=True, **drawn
         ).pvalue
     )
 
@@ -168,3 +171,127 @@ def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"all values must be finite, got {array.tolist()}")
     return array
+
+
+def verdict_word(low: float, high: float, delta: float, n_seeds: int) -> str:
+    """Word for an interval [low, high] of a difference whose positive values are better, against a margin delta >= 0.
+
+    "better": wholly above delta; "worse": wholly below -delta; "equivalent": wholly within [-delta, delta];
+    "undecided": anything else, and always below 5 seeds.
+    """
+    if n_seeds < MIN_SEEDS_FOR_VERDICT:
+        return UNDECIDED
+    if low > delta:
+        return BETTER
+    if high < -delta:
+        return WORSE
+    return EQUIVALENT if -delta <= low and high <= delta else UNDECIDED
+
+
+def verdict_table(
+    differences: pd.DataFrame,
+    delta: float | Mapping[str, float],
+    *,
+    not_applied: Collection[str] = (),
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Judge hypotheses, each on several measures.
+
+    The chance that a hypothesis is called better or worse on any measure on which arms do not differ is at most
+    1 - level, whatever the dependence of the measures: see `holm_intervals`. An interval covers its own difference with
+    at least ``level``, so an equivalence is wrong with at most (1 - level) / 2 on its measure.
+
+    Parameters
+    ----------
+    differences : DataFrame with columns hypothesis, measure, seed, difference
+        One row a seed, arm minus baseline, the sign turned so that positive is better.
+    delta : float or {measure: float}
+        The smallest difference that matters, in units of the measure, 0 or more.
+    not_applied : collection of str
+        Hypotheses whose funnel shows that the treatment was not applied: their word is "not applied", no verdict.
+    level : float
+        Confidence of a hypothesis's intervals, in (0, 1).
+
+    Returns
+    -------
+    DataFrame
+        hypothesis, measure, word, difference (mean over seeds), low and high (t interval at the measure's Holm level),
+        p (two-sided t-test of no difference, Holm-adjusted over the measures of the hypothesis), delta, n_seeds.
+
+    Raises
+    ------
+    ValueError
+        On missing columns or margins, two differences of a seed, values that are not finite.
+    """
+    if missing := {"hypothesis", "measure", "seed", "difference"} - set(differences.columns):
+        raise ValueError(f"differences lacks the columns {sorted(missing)}")
+    if differences.duplicated(["hypothesis", "measure", "seed"]).any():
+        raise ValueError("a seed has two differences on the same measure of a hypothesis: it would count twice")
+    margins = {name: _margin(delta, name) for name in differences["measure"].unique()}
+    rows = []
+    for hypothesis, measures in differences.groupby("hypothesis", sort=False):
+        by_measure = {
+            name: part["difference"].to_numpy(float) for name, part in measures.groupby("measure", sort=False)
+        }
+        intervals = holm_intervals(list(by_measure.values()), level)
+        for (name, d), (difference, low, high, p) in zip(by_measure.items(), intervals, strict=True):
+            word = NOT_APPLIED if hypothesis in not_applied else verdict_word(low, high, margins[name], len(d))
+            rows.append([hypothesis, name, word, difference, low, high, p, margins[name], len(d)])
+    return pd.DataFrame(
+        rows, columns=["hypothesis", "measure", "word", "difference", "low", "high", "p", "delta", "n_seeds"]
+    )
+
+
+def _margin(delta: float | Mapping[str, float], measure: str) -> float:
+    if isinstance(delta, Mapping):
+        if measure not in delta:
+            raise ValueError(f"delta has no margin for {measure!r}; it has {', '.join(map(repr, delta))}")
+        delta = delta[measure]
+    return number("delta", delta, "[0, inf)")
+
+
+class TokensToQuality(NamedTuple):
+    """Tokens at which an arm reaches what random starts reach at full budget, as a share of that budget."""
+
+    ratio: float
+    """Below 1: the arm is cheaper. Where ``bound`` is not "=" this is the limit to which the budgets tell."""
+    bound: str
+    """"=" between two budgets; "<=" already reached at the smallest one; ">" not reached at the largest."""
+
+
+def tokens_to_quality(
+    curve_arm: Mapping[int, float],
+    curve_random: Mapping[int, float],
+    *,
+    mining_tokens: float = 0.0,
+    lower_is_better: bool = False,
+) -> TokensToQuality:
+    """Compare how many tokens an arm needs for the quality that the random arm has at full budget.
+
+    ``curve_arm`` and ``curve_random`` are {tokens: value}: separate runs at 1/8, 1/4, 1/2 and 1 of the budget, each
+    with a learning rate that decays to its own end; an intermediate value of one long run, whose rate is still high,
+    would not do. Between the first budget that reaches the value and the one before, the value is taken as linear in
+    the logarithm of tokens; beyond the budgets nothing is extrapolated. ``mining_tokens`` is what mining cost, its
+    seconds times the tokens that training sees in a second, and is added to the arm's. ValueError for fewer than two
+    budgets, arms of different full budgets, or values that are not finite.
+    """
+    if len(curve_arm) < 2 or min([*curve_arm, *curve_random], default=0) <= 0:
+        raise ValueError(f"at least two budgets above 0 are needed, got {sorted(curve_arm)} and {sorted(curve_random)}")
+    full = max(curve_random)
+    if max(curve_arm) != full:
+        raise ValueError(f"the full budgets differ: {max(curve_arm)} tokens against {full}")
+    number("mining_tokens", mining_tokens, "[0, inf)")
+    sign, budgets = (-1 if lower_is_better else 1), sorted(curve_arm)
+    if not all(map(math.isfinite, [*curve_arm.values(), *curve_random.values()])):
+        raise ValueError("all values of both curves must be finite")
+    short = [sign * (curve_random[full] - curve_arm[budget]) for budget in budgets]  # of the value; reached at 0
+    first = next((i for i, by in enumerate(short) if by <= 0), None)
+    if first is None:
+        tokens, bound = float(full), ">"
+    elif first == 0:
+        tokens, bound = float(budgets[0]), "<="
+    else:
+        before, after = short[first - 1], short[first]
+        part = before / (before - after)
+        tokens, bound = budgets[first - 1] * (budgets[first] / budgets[first - 1]) ** part, "="
+    return TokensToQuality((tokens + mining_tokens) / full, bound)

@@ -36,10 +36,9 @@ class Moments:
 
     def __init__(self) -> None:
         self.n = 0
-        self.total: Tensor | None = None  # (d,) sum of x
-        self.square: Tensor | None = None  # (d,) sum of x^2
-        self.error: Tensor | None = None  # (d,) sum of (x - x_hat)^2
-        self.lengths: Tensor | None = None  # (4,) sums of ||x||, ||x_hat||, ||x_hat||^2 and x . x_hat
+        nothing = torch.zeros((), dtype=torch.float64)
+        self.total = self.square = self.error = nothing  # (d,) sums of x, x^2 and (x - x_hat)^2
+        self.lengths = nothing  # (4,) sums of ||x||, ||x_hat||, ||x_hat||^2 and x . x_hat
 
     def add(self, x: Tensor, x_hat: Tensor) -> None:
         """Add rows (n, d) and what they were reconstructed as; ValueError for other shapes or no numbers."""
@@ -51,14 +50,11 @@ class Moments:
             raise ValueError("NaN or infinite values in the held-out rows or in their reconstruction")
         norms, norms_hat = x.norm(dim=1), x_hat.norm(dim=1)
         lengths = torch.stack([norms.sum(), norms_hat.sum(), norms_hat.square().sum(), (x * x_hat).sum()])
-        if self.total is None:
-            self.total, self.square, self.error = (torch.zeros_like(error) for _ in range(3))
-            self.lengths = torch.zeros_like(lengths)
         self.n += len(x)
-        self.total += x.sum(0)
-        self.square += x.square().sum(0)
-        self.error += error
-        self.lengths += lengths
+        self.total = self.total + x.sum(0)
+        self.square = self.square + x.square().sum(0)
+        self.error = self.error + error
+        self.lengths = self.lengths + lengths
 
     def mean(self) -> Tensor:
         """(d,) float64: E x."""
@@ -112,8 +108,8 @@ def frozen_dictionary_ev(
     at once, each with a (max(ks), d) basis. ValueError on mismatched widths, NaN, a zero direction or X without
     variance.
     """
-    ks = [whole("ks", k) for k in ks]
-    if not ks:
+    counts = [whole("ks", k) for k in ks]
+    if not counts:
         raise ValueError("ks is empty; give numbers of directions a token, at least 1")
     X, D = as_matrix(X), unit_rows(D, "D", least=1).float()
     check_widths(X, D, ("X", "D"))
@@ -126,13 +122,13 @@ def frozen_dictionary_ev(
     total = float((X.double() - centre).square().sum())
     if total == 0:
         raise ValueError("X does not vary; there is no variance to explain")
-    steps = {k: min(k, len(D)) for k in ks}  # then all are picked
+    steps = {k: min(k, len(D)) for k in counts}  # then all are picked
     left = dict.fromkeys(steps.values(), 0.0)
     for x in X.split(whole("batch_size", batch_size)):
         for k, residual in _pursue(x - bias, D, max(left)):
             if k in left:
                 left[k] += float(residual.double().square().sum())
-    return {k: 1 - left[steps[k]] / total for k in ks}
+    return {k: 1 - left[steps[k]] / total for k in counts}
 
 
 def _pursue(residual: Tensor, D: Tensor, k_max: int) -> Iterator[tuple[int, Tensor]]:

@@ -11,8 +11,7 @@ from markupsafe import Markup
 
 from rkcnn_lib.figures import rival
 from rkcnn_lib.figures.display import checked, in_order
-from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT
-from rkcnn_lib.measure.verdict import verdict_word
+from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT, verdict_word
 from rkcnn_lib.pages import blocks
 from rkcnn_lib.vocabulary import in_words
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS

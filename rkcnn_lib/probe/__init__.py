@@ -5,9 +5,9 @@ from rkcnn_lib.probe.lift import Whitening, ascend, fisher_lift, whiten
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.moments import CONTRASTS, projection_contrast
 from rkcnn_lib.probe.nulls import Surrogate, max_statistic_threshold, permute_labels, surrogate
+from rkcnn_lib.probe.parameters import SCORES
 from rkcnn_lib.probe.rivals import METHODS, mine
 from rkcnn_lib.probe.scores import (
-    SCORES,
     Consistency,
     knn_label_consistency,
     principal_directions,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state as sklearn_random_state
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -17,7 +16,7 @@ from rkcnn_lib.probe.moments import chunks
 from rkcnn_lib.tensors import MAX_SEED, as_matrix, exponent, whole
 
 
-def estimator_rows(estimator: BaseEstimator, X: Any, reset: bool = True, least: int = 1) -> torch.Tensor:
+def estimator_rows(estimator: Any, X: Any, reset: bool = True, least: int = 1) -> torch.Tensor:
     """Rows given to an estimator as a checked tensor (n, d); with ``reset`` their columns are what it then expects."""
     if isinstance(X, torch.Tensor):
         rows = as_matrix(X, least=least)
@@ -26,7 +25,7 @@ def estimator_rows(estimator: BaseEstimator, X: Any, reset: bool = True, least: 
         elif rows.shape[1] != estimator.n_features_in_:
             raise ValueError(f"X has {rows.shape[1]} columns; this was fitted with {estimator.n_features_in_}")
         return rows
-    if np.ma.isMaskedArray(X):
+    if np.ma.is_masked(X):
         as_matrix(X)  # scikit-learn would forget the mask
     try:
         return as_matrix(validate_data(estimator, X, reset=reset, ensure_min_samples=least))
@@ -116,7 +115,7 @@ def centred(X: torch.Tensor, columns: torch.Tensor, normalise: bool) -> tuple[to
     """
     blocks = list(chunks(len(X), X.shape[1]))
     unit = 2.0 ** exponent(X)  # of numbers near the largest there are not even sums exist
-    mean = sum((X[rows].double() / unit).sum(0) for rows in blocks) / len(X)
+    mean = sum(((X[rows].double() / unit).sum(0) for rows in blocks), X.new_zeros(())) / len(X)
     largest = max(float((X[rows].double() / unit - mean).abs().max()) for rows in blocks) or 1.0
     work = X.new_empty(len(X), len(columns), dtype=torch.float32)
     for rows in blocks:

@@ -11,7 +11,6 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from rkcnn_lib.probe.found import Found, SearchOptions, SelectionWarning, selects_nothing
 from rkcnn_lib.probe.inputs import (
     centred,
     check_random_state,
@@ -22,9 +21,16 @@ from rkcnn_lib.probe.inputs import (
     varying_columns,
 )
 from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, contrast_of
-from rkcnn_lib.probe.neighbours import NEIGHBOURS
-from rkcnn_lib.probe.parameters import MIN_SURROGATES, check_parameters
-from rkcnn_lib.probe.scores import LABELLED_SCORES
+from rkcnn_lib.probe.parameters import (
+    LABELLED_SCORES,
+    MIN_SURROGATES,
+    NEIGHBOURS,
+    Found,
+    SearchOptions,
+    SelectionWarning,
+    check_parameters,
+    selects_nothing,
+)
 from rkcnn_lib.probe.search import Halves, calibrate, split_rows
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.tensors import scaled
@@ -101,7 +107,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     fewer than 3 distinct candidates for each place of a round a `SelectionWarning` gives the numbers."""
     subsets: str = "coordinate"
     """"coordinate" or "rotated"."""
-    score: str = _ScoreParameter()  # "neighbours"
+    score: Any = _ScoreParameter()  # a str, "neighbours"
     """Selects subsets (see `subset_scores`). "kurtosis", "logcosh" (bounded: for heavy-tailed activations) and "skew"
     are also the contrast that the lift climbs and that `scores_` reports; the other unlabelled scores leave those to
     kurtosis. "neighbours": each subset finds the nearest neighbours of a random row and is scored by how they separate
@@ -118,7 +124,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     rule: str = "separation"
     """What makes a candidate good. "separation": the mean score of the subsets that lead to it. "votes": in how many of
     six independent ensembles of subsets, each with half of the rows, it is found again. "cover": how much nearer rows
-    that are not searched come to a direction chosen (greedy facility location); see `selection`."""
+    that are not searched come to a direction chosen (greedy facility location); see `selection`. With labels or without
+    lift it is always "separation"."""
     select: str = "best"
     """Which candidates are kept; "random" and "worst" are controls. With "random" nothing ranks by a score: the first
     drawn of near-copies stays, and directions are returned in the order drawn."""
@@ -129,8 +136,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     n_shifts: int = 3
     """Mean shifts of their lift: more lead to fewer different directions."""
     n_refinements: int = 3
-    """Passes of sparse coding that sharpen the directions together at the end (see `rkcnn_lib.probe.refine`); without
-    labels and with lift only."""
+    """Passes of sparse coding that sharpen the directions together at the end (see `lift.refine`); without labels and
+    with lift only."""
     n_surrogates: int = MIN_SURROGATES
     """Maxima behind the threshold; at least 99."""
     full_null_size: float = 2e7

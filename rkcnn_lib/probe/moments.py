@@ -26,7 +26,7 @@ def chunks(n: int, elements_each: int, max_elements: int = MAX_ELEMENTS) -> Iter
 def column_moments(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and root mean square of the columns of X (n, d), both (d,) float64; summed in blocks that fit the cache."""
     sums = torch.zeros(2, X.shape[1], dtype=torch.float64, device=X.device)
-    for rows in chunks(*X.shape, block_size(X, MAX_ELEMENTS)):
+    for rows in chunks(len(X), X.shape[1], block_size(X, MAX_ELEMENTS)):
         sums[0] += X[rows].sum(0)
         sums[1] += torch.linalg.vector_norm(X[rows], dim=0).to(torch.float64).square()
     return sums[0] / len(X), (sums[1] / len(X)).sqrt()

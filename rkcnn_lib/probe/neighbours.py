@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.found import SearchOptions
 from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks
+from rkcnn_lib.probe.parameters import SearchOptions
 from rkcnn_lib.probe.selection import distinct
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import geometric_median
 
-NEIGHBOURS = "neighbours"
 MAX_ROWS = 16384  # rows among which a subset looks for neighbours
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from rkcnn_lib.probe.inputs import check_random_state, one_a_row
+from rkcnn_lib.probe.parameters import SURROGATES
 from rkcnn_lib.tensors import MAX_SEED, as_matrix, exponent, number, one_of, whole
-
-SURROGATES = ("gaussian", "elliptical")
 
 
 class Surrogate:

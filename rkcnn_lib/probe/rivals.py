@@ -15,12 +15,12 @@ from sklearn.exceptions import ConvergenceWarning
 from torch.nn.functional import normalize
 
 from rkcnn_lib.probe.inputs import all_centred, check_random_state, result_dtype
+from rkcnn_lib.probe.lift import refine
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.probe.parameters import check_parameters
-from rkcnn_lib.probe.refine import refine
-from rkcnn_lib.tensors import as_matrix, one_of
+from rkcnn_lib.tensors import as_matrix, one_of, with_covariance
 
 ACTIVE_SHARE = 0.99  # of the variance: the principal directions that hold it are the active subspace
 
@@ -30,9 +30,7 @@ def _random(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor
 
 
 def _covariance(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
-    values, vectors = torch.linalg.eigh(covariance(X)[1])
-    noise = torch.as_tensor(rng.standard_normal((n, X.shape[1])), device=X.device)
-    return (noise * values.clamp_min(0).sqrt()) @ vectors.T
+    return with_covariance(_random(X, n, rng), covariance(X)[1])
 
 
 def _active_subspace(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
@@ -69,7 +67,7 @@ def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState, max_iter: int = 20
         random_state=rng,
     )
     model.fit(X.double().cpu().numpy())
-    patterns = torch.as_tensor(model.mixing_.T, device=X.device)  # (components, d)
+    patterns = torch.as_tensor(np.asarray(model.mixing_).T, device=X.device)  # (components, d)
     filters = torch.as_tensor(model.components_, device=X.device, dtype=X.dtype)
     best = projection_contrast(X, filters).argsort(descending=True)
     return _with_both_signs(patterns[best], n)
@@ -79,8 +77,9 @@ def _kmeans(
     X: torch.Tensor, n: int, rng: np.random.RandomState, normalise: bool = True, batch_size: int = 4096
 ) -> torch.Tensor:
     tokens = normalize(X, dim=1, eps=1e-9) if normalise else X
-    n_clusters = min(n, len(X))
-    model = MiniBatchKMeans(n_clusters=n_clusters, batch_size=max(batch_size, n_clusters), n_init=1, random_state=rng)
+    size: Any = min(n, len(X))
+    once: Any = 1  # start; scikit-learn's default is a word
+    model = MiniBatchKMeans(n_clusters=size, batch_size=max(batch_size, size), n_init=once, random_state=rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
         model.fit(tokens.cpu().numpy())
@@ -151,7 +150,7 @@ def mine(
     - "kmeans": MiniBatchKMeans centres of the centred rows; at most n. Options: normalise (True: rows scaled
       to norm 1, spherical clusters), batch_size (4096).
     - "datapoint_refined", "kmeans_refined": the same, sharpened by the passes of sparse coding that end an
-      RkCNN search (`rkcnn_lib.probe.refine`). Option: n_refinements (3).
+      RkCNN search (`rkcnn_lib.probe.lift.refine`). Option: n_refinements (3).
     - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
       with zeros, subsets chosen by kurtosis, no lift and no merging.
     - "rkcnn": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.

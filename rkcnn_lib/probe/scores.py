@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from rkcnn_lib.probe.inputs import check_labels
-from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, chunks, contrast_of, covariance, projection_contrast
+from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks, contrast_of, covariance, projection_contrast
 from rkcnn_lib.probe.nulls import permute_labels
+from rkcnn_lib.probe.parameters import LABELLED_SCORES, SCORES
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import MAX_SEED, as_matrix, chance_level, one_of, scaled, whole
-
-UNLABELLED_SCORES = (*CONTRASTS, "coordinate_kurtosis", "variance_ratio")
-LABELLED_SCORES = ("separation", "knn_label_consistency")
-SCORES = UNLABELLED_SCORES + LABELLED_SCORES
 
 
 def principal_directions(
@@ -45,26 +41,19 @@ def principal_directions(
     return v * torch.where(largest < 0, -1.0, 1.0), torch.cat(shares).nan_to_num(0.0)
 
 
-def _class_moments(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Class means centred on the grand mean (L, d), class sizes (L,) and the class index of each row."""
-    codes = torch.as_tensor(np.unique(np.asarray(y), return_inverse=True)[1], device=X.device)
-    sizes = torch.bincount(codes)
-    sums = torch.zeros(len(sizes), X.shape[1], dtype=torch.float64, device=X.device)
-    sums.index_add_(0, codes, X.to(torch.float64))
-    return sums / sizes[:, None] - X.mean(0, dtype=torch.float64), sizes, codes
-
-
 def scatter_matrices(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Between-class and within-class scatter (d, d), float64, whose traces are BV and WV.
 
     ``BV = sum_c ||mean_c - mean||^2 / (L - 1)`` and ``WV = sum_c sum_i ||x_i - mean_c||^2 / ((N_c - 1) L)`` (Lu & Gweon
     2025, eq. for S). A class of one row has no spread of its own and adds nothing to WV.
     """
-    y = check_labels(y, len(X))
-    means, sizes, codes = _class_moments(X, y)
+    codes = torch.as_tensor(np.unique(check_labels(y, len(X)), return_inverse=True)[1], device=X.device)
+    sizes, grand = torch.bincount(codes), X.mean(0, dtype=torch.float64)
+    sums = torch.zeros(len(sizes), X.shape[1], dtype=torch.float64, device=X.device)
+    sums.index_add_(0, codes, X.to(torch.float64))
+    means = sums / sizes[:, None] - grand  # centred on the grand mean
     between = means.T @ means / (len(sizes) - 1)
     weight = 1.0 / ((sizes - 1).clamp_min(1) * len(sizes)).to(torch.float64)
-    grand = X.mean(0, dtype=torch.float64)
     within = torch.zeros_like(between)
     for rows in chunks(len(X), X.shape[1]):
         residual = X[rows].to(torch.float64) - grand - means[codes[rows]]
@@ -92,14 +81,7 @@ def _over_subsets(matrix: torch.Tensor, subsets: Subsets) -> torch.Tensor:
     return torch.cat(traces)
 
 
-def _separation(X: torch.Tensor, subsets: Subsets, y: np.ndarray, **_: object) -> torch.Tensor:
-    between, within = scatter_matrices(X, y)
-    return _ratio(_over_subsets(between, subsets), _over_subsets(within, subsets))
-
-
-def _coordinate_kurtosis(
-    X: torch.Tensor, subsets: Subsets, max_elements: int = MAX_ELEMENTS, **_: object
-) -> torch.Tensor:
+def _coordinate_kurtosis(X: torch.Tensor, subsets: Subsets, max_elements: int) -> torch.Tensor:
     columns = torch.cat(
         [contrast_of(X[:, c].T.contiguous(), "kurtosis") for c in chunks(X.shape[1], len(X), max_elements)]
     )
@@ -107,11 +89,11 @@ def _coordinate_kurtosis(
     return torch.cat([columns[subsets.indices].mean(1), rotated.reshape(subsets.n_rotated, subsets.size).mean(1)])
 
 
-def nearest_neighbours(X: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
+def nearest_neighbours(X: torch.Tensor, k: int) -> torch.Tensor:
     """Rows of the k nearest *other* points of each row of X (n, m), by Euclidean distance; (n, k) int64."""
     k = whole("k", k, 1, len(X) - 1)
     nearest = []
-    for rows in chunks(len(X), len(X), max_elements):
+    for rows in chunks(len(X), len(X)):
         distance = torch.cdist(X[rows], X, compute_mode="donot_use_mm_for_euclid_dist")
         own = torch.arange(rows.start, rows.stop, device=X.device)
         distance[torch.arange(len(own), device=X.device), own] = torch.inf  # by index: duplicates stay in
@@ -154,7 +136,7 @@ def knn_label_consistency(
     return Consistency(float(share), *map(float, chance_level(draws)))
 
 
-def _knn(X: torch.Tensor, subsets: Subsets, y: np.ndarray, k: int = 10, **_: object) -> torch.Tensor:
+def _knn(X: torch.Tensor, subsets: Subsets, y: np.ndarray, k: int) -> torch.Tensor:
     codes = torch.as_tensor(np.unique(check_labels(y, len(X)), return_inverse=True)[1], device=X.device)
     shares = []
     for i in range(len(subsets)):  # n^2 distances each: nothing is gained by batching over subsets
@@ -183,24 +165,21 @@ def subset_scores(
     array. ValueError for an unknown score, or a labelled one without labels, or labels that do not fit.
     """
     one_of("score", score, SCORES)
-    if score in LABELLED_SCORES and y is None:
-        raise ValueError(f"score={score!r} needs labels; give y")
     subsets = subsets.to(X.device)
-    if score not in _DIRECT:
-        moments = None
-        if principal is None:
-            mean, cov = covariance(X, max_elements)
-            principal = principal_directions(cov, subsets, max_elements)
-            moments = mean, (cov.diagonal() + mean.square()).sqrt()
-        if score == "variance_ratio":
-            return principal[1]
-        value = projection_contrast(X, principal[0].to(X.dtype), score, max_elements, moments)
-        return value.abs() if score == "skew" else value  # the sign of a principal direction means nothing
-    return _DIRECT[score](X=X, subsets=subsets, y=y, k=k, max_elements=max_elements)
-
-
-_DIRECT: dict[str, Callable[..., torch.Tensor]] = {
-    "separation": _separation,
-    "coordinate_kurtosis": _coordinate_kurtosis,
-    "knn_label_consistency": _knn,
-}
+    if score in LABELLED_SCORES:
+        if y is None:
+            raise ValueError(f"score={score!r} needs labels; give y")
+        if score == "knn_label_consistency":
+            return _knn(X, subsets, y, k)
+        return _ratio(*(_over_subsets(scatter, subsets) for scatter in scatter_matrices(X, y)))
+    if score == "coordinate_kurtosis":
+        return _coordinate_kurtosis(X, subsets, max_elements)
+    moments = None
+    if principal is None:
+        mean, cov = covariance(X, max_elements)
+        principal = principal_directions(cov, subsets, max_elements)
+        moments = mean, (cov.diagonal() + mean.square()).sqrt()
+    if score == "variance_ratio":
+        return principal[1]
+    value = projection_contrast(X, principal[0].to(X.dtype), score, max_elements, moments)
+    return value.abs() if score == "skew" else value  # the sign of a principal direction means nothing

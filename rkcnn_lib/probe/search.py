@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.found import Found, SearchOptions
-from rkcnn_lib.probe.lift import ContrastLift, fisher_lift, skew_sign, whiten
+from rkcnn_lib.probe.lift import ContrastLift, fisher_lift, pursue, refine, skew_sign, whiten
 from rkcnn_lib.probe.moments import covariance, projection_contrast
-from rkcnn_lib.probe.neighbours import NEIGHBOURS, NeighbourLift, concentration, unit
+from rkcnn_lib.probe.neighbours import NeighbourLift, concentration, unit
 from rkcnn_lib.probe.nulls import Surrogate, max_statistic_threshold, permute_labels
-from rkcnn_lib.probe.refine import pursue, refine
+from rkcnn_lib.probe.parameters import NEIGHBOURS, Found, SearchOptions
 from rkcnn_lib.probe.scores import principal_directions, scatter_matrices, subset_scores
 from rkcnn_lib.probe.selection import N_ENSEMBLES, choose, distinct, votes
 from rkcnn_lib.probe.subsets import Subsets

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rkcnn_lib.probe.found import SearchOptions
 from rkcnn_lib.probe.moments import chunks
+from rkcnn_lib.probe.parameters import SearchOptions
 
 BLOCK = 256  # directions compared among themselves at once
 REFRESHED = 128  # candidates whose gain the lazy greedy search computes anew at once
@@ -34,7 +34,7 @@ def choose(
     Parameters
     ----------
     scores : (h,)
-        Of each subset; not used by ``rule="cover"``.
+        Of each subset; not used where `rows` are covered.
     directions : (h, d)
         The unit direction that each subset leads to.
     places : int
@@ -56,7 +56,7 @@ def choose(
     if options.select == "random":
         picked = np.random.RandomState([options.seed, stage]).permutation(len(candidates))[:places]
         return candidates[torch.as_tensor(np.sort(picked), device=candidates.device)], len(candidates)
-    if options.rule == "cover":
+    if options.rule == "cover" and rows is not None:
         picked = cover(directions[candidates], kept, rows, places, worst=options.select == "worst")
     else:
         scores = scores.double().nan_to_num().clamp(-1e300, 1e300)

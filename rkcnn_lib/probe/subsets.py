@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from rkcnn_lib.probe.inputs import check_random_state
+from rkcnn_lib.probe.parameters import KINDS
 from rkcnn_lib.tensors import one_of, whole
-
-KINDS = ("coordinate", "rotated")
 
 
 @dataclass(frozen=True)

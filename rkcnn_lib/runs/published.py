@@ -12,7 +12,7 @@ from rkcnn_lib.files import read_json
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.yaml_values import ParameterError
 from rkcnn_lib.sae import SAE, load_saelens
-from rkcnn_lib.sae.saelens import CONFIG_FILE, WEIGHTS_FILE
+from rkcnn_lib.sae.disk import CONFIG_FILE, WEIGHTS_FILE
 from rkcnn_lib.worlds.models.hub import ModelUnavailable, fetched
 
 CENTRED = "#centred"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rkcnn_lib.sae.architectures import ARCHITECTURES, SAE, SAEConfig
+from rkcnn_lib.sae.disk import load_saelens, save_saelens
 from rkcnn_lib.sae.inits import geometric_median, init_from_directions
-from rkcnn_lib.sae.saelens import load_saelens, save_saelens
 from rkcnn_lib.sae.trainer import TrainConfig
 from rkcnn_lib.sae.training import train_many, train_sae
 

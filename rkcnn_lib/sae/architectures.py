@@ -69,6 +69,11 @@ class SAEConfig:
         """Whether a fixed number of latents is active, so that training is sparse."""
         return "k" in USES[self.architecture]
 
+    @property
+    def n_active(self) -> int:
+        """`k`; 0 where the architecture has none."""
+        return self.k or 0
+
 
 def keep(config: Any, check: Callable[..., Any], *names: str, **bounds: Any) -> None:
     """Keep settings of a frozen configuration as Python's own numbers; ValueError where `check` refuses one."""
@@ -99,6 +104,8 @@ class SAE(nn.Module):
         {step: (d_sae, d_in) copy of W_dec} at the steps asked for.
     """
 
+    threshold: Tensor
+
     def __init__(self, config: SAEConfig, random_state: int = 0) -> None:
         super().__init__()
         self.config = config
@@ -126,7 +133,7 @@ class SAE(nn.Module):
         if self.config.architecture == "relu":
             return pre.relu()
         if self.config.architecture == "topk":
-            flat = select_topk(pre.flatten(0, -2) if pre.ndim > 1 else pre[None], self.config.k)
+            flat = select_topk(pre.flatten(0, -2) if pre.ndim > 1 else pre[None], self.config.n_active)
             return torch.zeros_like(pre).flatten().index_copy(0, flat, pre.flatten()[flat].relu()).view_as(pre)
         return pre.relu() * (pre > self.threshold)
 
@@ -137,9 +144,8 @@ class SAE(nn.Module):
         """
         self._check_width(x)
         select = select_topk if self.config.architecture == "topk" else select_batchtopk
-        return encode_sparse(
-            x.to(self.W_enc.dtype), self.W_enc, self.b_enc, self.b_dec, partial(select, k=self.config.k)
-        )
+        chosen = partial(select, k=self.config.n_active)
+        return encode_sparse(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, self.b_dec, chosen)
 
     def decode(self, z: Tensor) -> Tensor:
         """Reconstructions, (..., d_sae) to (..., d_in)."""

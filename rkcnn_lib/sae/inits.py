@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from rkcnn_lib.pursuit import default_steps, one_sided_codes
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.sparse import decode_sparse
-from rkcnn_lib.tensors import add_at, as_matrix, as_numbers, geometric_median, one_of, rows_or_store
+from rkcnn_lib.tensors import add_at, as_matrix, as_numbers, geometric_median, one_of, rows_or_store, with_covariance
 
 ENCODERS = ("tied", "fitted", "random")
 FIT_ROWS = 65_536  # most rows from which an encoder is fitted
@@ -93,9 +93,8 @@ def covariance_draws(X: Tensor, n: int, random_state: int = 0) -> Tensor:
     """(n, d) unit rows drawn as Gaussians with the covariance of X (n_rows, d): they lie as the activations do."""
     generator = torch.Generator().manual_seed(index(random_state))
     centred = X.double() - X.double().mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred)
     noise = torch.randn(n, X.shape[1], generator=generator, dtype=torch.float64).to(X.device)
-    return F.normalize((noise * values.clamp_min(0).sqrt()) @ vectors.T, dim=1).to(X.dtype)
+    return F.normalize(with_covariance(noise, centred.T @ centred), dim=1).to(X.dtype)
 
 
 @torch.no_grad()
@@ -107,7 +106,7 @@ def fit_encoder(sae: SAE, X: Tensor) -> None:
     coded with keeps the encoder it has.
     """
     D, d = sae.W_dec, sae.W_dec.shape[1]
-    n_steps = sae.config.k or default_steps(d)
+    n_steps = sae.config.n_active or default_steps(d)
     gram = D @ D.T
     second = torch.zeros(d + 1, d + 1, dtype=torch.float64, device=D.device)
     product = torch.zeros(len(D), d + 1, dtype=torch.float64, device=D.device)
@@ -171,7 +170,7 @@ def best_scale(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
 @torch.no_grad()
 def batch_threshold(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
     """The threshold over which k latents a token fire on X (n, d_in), on average; 0 where fewer are positive."""
-    n_wanted = len(X) * sae.config.k + 1  # one more: a pre-activation must exceed the threshold
+    n_wanted = len(X) * sae.config.n_active + 1  # one more: a pre-activation must exceed the threshold
     largest, floor = X.new_zeros(0), 0.0
     for x in X.split(batch_size):
         pre = sae.pre_activations(x)

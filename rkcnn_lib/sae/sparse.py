@@ -114,9 +114,9 @@ class _Encode(torch.autograd.Function):
         return values, tokens, latents, by_latent
 
     @staticmethod
-    def backward(ctx, grad_values, *_):
+    def backward(ctx, *grad_outputs):
         centred, W_enc, values, tokens, latents, by_latent = ctx.saved_tensors
-        grad = grad_values * (values > 0)
+        grad = grad_outputs[0] * (values > 0)
         codes = Codes(values, tokens, latents, by_latent, len(centred), W_enc.shape[1])
         grad_W_enc = _bag_by_latent(centred, codes, grad).t()
         # bags, not index_add_: that adds by atomics on a GPU, in an order that differs from run to run
@@ -135,8 +135,8 @@ class _Decode(torch.autograd.Function):
         return ctx.inner_out.detach()
 
     @staticmethod
-    def backward(ctx, grad_out):
-        grad_out = grad_out.contiguous()
+    def backward(ctx, *grad_outputs):
+        grad_out = grad_outputs[0].contiguous()
         (grad_values,) = torch.autograd.grad(ctx.inner_out, ctx.inner_values, grad_out)
         grad_W_dec = _bag_by_latent(grad_out, ctx.codes, ctx.codes.values)
         del ctx.inner_out, ctx.inner_values

@@ -99,7 +99,7 @@ def training_output(sae: SAE, x: Tensor, dead: Tensor | None = None, l1_share: f
     if not sae.config.uses_topk:
         z = sae.pre_activations(x).relu()
         x_hat = sae.decode(z)
-        loss = (x - x_hat).square().sum(1).mean() + l1_share * sae.config.l1 * z.sum(1).mean()
+        loss = (x - x_hat).square().sum(1).mean() + l1_share * (sae.config.l1 or 0.0) * z.sum(1).mean()
         active = z > 0
         return Output(loss, x_hat, active.any(0), active.sum(1).float().mean())
     codes = sae.encode_batch(x)
@@ -118,7 +118,7 @@ def auxk_error(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
     """
     which = dead.nonzero().squeeze(1)
     pre = (x - sae.b_dec.detach()) @ sae.W_enc[:, which] + sae.b_enc[which]
-    top = pre.topk(min(sae.config.aux_k, len(which)), dim=1)
+    top = pre.topk(min(sae.config.aux_k or 0, len(which)), dim=1)
     z = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
     return (residual - z @ sae.W_dec[which]).square().sum(1).mean()
 
@@ -233,6 +233,7 @@ class Trainer:
     def _update(self) -> None:
         """Adam, with decoder rows kept on the unit sphere: no gradient along a row, then renormalised."""
         gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
+        assert gradient is not None  # a batch has just been worked on
         if self.config.train_decoder:
             gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
         else:

@@ -1,4 +1,4 @@
-"""Train one or several SAEs over one stream of activations, with checkpoints that resume (see `checkpoints`)."""
+"""Train one or several SAEs over one stream of activations, with checkpoints that resume (see `disk`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from rkcnn_lib.files import plain_name
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
-from rkcnn_lib.sae.checkpoints import resume_checkpoint, save_checkpoint, sketch
+from rkcnn_lib.sae.disk import resume_checkpoint, save_checkpoint, sketch
 from rkcnn_lib.sae.inits import init_from_directions, sample_rows
 from rkcnn_lib.sae.trainer import TrainConfig, Trainer
 from rkcnn_lib.tensors import fingerprint, rows_or_store

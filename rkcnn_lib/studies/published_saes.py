@@ -16,7 +16,7 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE
-from rkcnn_lib.sae.saelens import CONFIG_FILE, WEIGHTS_FILE
+from rkcnn_lib.sae.disk import CONFIG_FILE, WEIGHTS_FILE
 from rkcnn_lib.studies.cells import splice
 from rkcnn_lib.studies.comparison import tidy
 

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import frozen_dictionary_ev
-from rkcnn_lib.measure.quality import tokens_to_quality
-from rkcnn_lib.measure.statistics import seed_document_interval
-from rkcnn_lib.probe.found import MIN_RATIO
+from rkcnn_lib.measure.statistics import seed_document_interval, tokens_to_quality
+from rkcnn_lib.probe.parameters import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import SaeCompare

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.measure.statistics import paired_interval
-from rkcnn_lib.measure.verdict import verdict_table
+from rkcnn_lib.measure.statistics import paired_interval, verdict_table
 from rkcnn_lib.vocabulary import HYPOTHESES, MEASURES, MINED, in_words
 
 Values = dict[str, dict[int, float]]  # {arm: {seed: value}}

@@ -29,7 +29,7 @@ from rkcnn_lib.measure.fourier import fourier_losses
 from rkcnn_lib.measure.fourier_planes import Planes, plane_energy, span_energy
 from rkcnn_lib.measure.probing import detection, k_sparse_probing
 from rkcnn_lib.measure.recovery import match
-from rkcnn_lib.measure.stability import bootstrap_pairs, whitened_agreement
+from rkcnn_lib.measure.stability import bootstrap_pairs
 from rkcnn_lib.measure.subspaces import captured_variance, leading_basis, orthonormal_basis, random_basis_of_variance
 from rkcnn_lib.sae import SAE, SAEConfig
 from tests.odd_inputs import assert_refused, forms, no_matrices
@@ -163,7 +163,6 @@ def test_other_masks_are_masks_too() -> None:
 def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
     for call in (
         lambda: chance("mmcs", 2, 2, 3, 5, seed),
-        lambda: whitened_agreement([A, A], np.eye(A.shape[1]), random_state=seed),
         lambda: detection(CODES, CODES > 0, CODES, CODES > 0, random_state=seed),
         lambda: k_sparse_probing(CODES, CODES > 0, CODES, CODES > 0, (1,), random_state=seed),
         lambda: bootstrap_pairs(np.eye(4), random_state=seed),
@@ -178,7 +177,7 @@ def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
           for name in ("n_a", "n_b", "d", "n_draws") for bad in (0, 2.5, "2", None, True)],
         *[("threshold", lambda bad=bad: recovery_rate(A, B, bad)) for bad in (90, float("nan"), "0.9", None)],
         *[("threshold", lambda bad=bad: shared_latents(SEEDS, bad)) for bad in (0, 1.5, float("nan"), "0.9")],
-        *[("n_draws", lambda bad=bad: whitened_agreement([A, A], np.eye(A.shape[1]), n_draws=bad)) for bad in (0, 2.5)],
+        *[("n_draws", lambda bad=bad: bootstrap_pairs(np.eye(4), n_draws=bad)) for bad in (0, 2.5)],
         *[("n_permutations", lambda bad=bad: detection(CODES, CODES > 0, CODES, CODES > 0, n_permutations=bad))
           for bad in (0, 2.5)],
         *[("ks", lambda bad=bad: frozen_dictionary_ev(A, B, bad)) for bad in ((), (0,), (2.5,), (True,))],

@@ -10,8 +10,8 @@ from scipy.optimize import minimize_scalar
 from transformer_lens import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rkcnn_lib.measure import splice
-from rkcnn_lib.measure.quality import quality, tokens_to_quality
+from rkcnn_lib.measure import tokens_to_quality
+from rkcnn_lib.measure.quality import _ABLATED, quality
 from rkcnn_lib.measure.variance import explained_variance, frozen_dictionary_ev
 from rkcnn_lib.sae import SAE, SAEConfig
 
@@ -346,7 +346,7 @@ def test_ablations_are_remembered_for_one_hook_text_mean_and_set_of_weights(lm, 
         result = quality(sae, X, lm=lm, tokens=tokens, hook_name=hook_name, contexts_per_batch=12)
         return len(passes), (result["ce_zero"], result["ce_mean"])
 
-    splice._ABLATED.clear()
+    _ABLATED.clear()
     (n_first, first), (n_second, second) = asked(), asked(SAE(SAEConfig(16, 32, k=4)))
     assert (n_first, n_second) == (4, 2)
     assert first == second
@@ -358,7 +358,7 @@ def test_ablations_are_remembered_for_one_hook_text_mean_and_set_of_weights(lm, 
         with torch.no_grad():
             weight.mul_(3.0)
         n_changed, changed = asked()
-        splice._ABLATED.clear()
+        _ABLATED.clear()
         assert n_changed == 4 and changed == asked()[1] != first
     finally:
         with torch.no_grad():

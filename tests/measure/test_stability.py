@@ -13,7 +13,7 @@ from rkcnn_lib.measure.stability import (
     pw_mcc_total,
     shared_latents,
     subspace_overlap,
-    whitened_agreement,
+    whitening_of,
 )
 from rkcnn_lib.sae import SAE, SAEConfig
 
@@ -51,14 +51,17 @@ def stretched(n: int, spread: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.nn.functional.normalize(drawn, dim=1)
 
 
+def whitened(dictionaries, covariance):
+    whitening = whitening_of(covariance, len(covariance))
+    return [rows.double() @ whitening for rows in dictionaries]
+
+
 def test_dictionaries_that_only_share_where_the_data_vary_agree_at_chance_once_whitened():
     spread = torch.linspace(1, 30, 12).square()
     pair = [stretched(60, spread, seed) for seed in (0, 1)]
-    found = whitened_agreement(pair, torch.diag(spread.square()))
-    white = chance(lambda a, b: pw_mcc([a, b]), 60, 60, 12, n_draws=20)
+    white = chance("matched_cosine", 60, 60, 12, n_draws=20)
     assert pw_mcc(pair) > white.upper + 0.1, "else nothing to see through"
-    assert found.live == found.total == pytest.approx(found.chance.mean, abs=0.03)
-    assert found.chance.mean == pytest.approx(white.mean, abs=0.01)
+    assert pw_mcc(whitened(pair, torch.diag(spread.square()))) == pytest.approx(white.mean, abs=0.03)
 
 
 def test_the_same_latents_agree_whitened_and_dead_ones_count_in_the_total_alone():
@@ -66,26 +69,27 @@ def test_the_same_latents_agree_whitened_and_dead_ones_count_in_the_total_alone(
     b = a.clone()
     b[30:] = dictionary(10, 12, 1)
     mixing = torch.randn(12, 12, generator=torch.Generator().manual_seed(2))
-    live = torch.arange(40) < 30
-    found = whitened_agreement([a, b], mixing @ mixing.T, [live, live])
-    assert found.live == pytest.approx(1, abs=1e-5) and found.total == pytest.approx(30 / 40, abs=1e-5)
-    assert found.live > found.chance.upper and found.chance_total.mean < found.chance.mean < 0.7
-    raw = whitened_agreement([a, b], torch.eye(12), [live, live], n_draws=1)
-    assert raw[:2] == pytest.approx((pw_mcc([a, b], [live] * 2), pw_mcc_total([a, b], [live] * 2)), abs=1e-6)
+    live = [torch.arange(40) < 30] * 2
+    white = whitened([a, b], mixing @ mixing.T)
+    assert pw_mcc(white, live) == pytest.approx(1, abs=1e-5)
+    assert pw_mcc_total(white, live) == pytest.approx(30 / 40, abs=1e-5)
+    assert chance("matched_cosine", 30, 30, 12, n_draws=20).upper < 0.7
+    raw = whitened([a, b], torch.eye(12))
+    assert pw_mcc(raw, live) == pytest.approx(pw_mcc([a, b], live), abs=1e-6)
 
 
 def test_dimensions_that_do_not_vary_are_left_out_of_the_whitening():
     a, b = dictionary(20, 6, 0), dictionary(20, 6, 1)
     b[:, :4] = a[:, :4]
     variances = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0, 1e-9])
-    assert whitened_agreement([a, b], torch.diag(variances), n_draws=1).live == pytest.approx(1, abs=1e-5)
+    assert pw_mcc(whitened([a, b], torch.diag(variances))) == pytest.approx(1, abs=1e-5)
     for covariance, message in [
         (torch.zeros(6, 6), "no positive variance"),
         (torch.eye(5), "symmetric"),
         (torch.ones(6, 6).triu(), "symmetric"),
     ]:
         with pytest.raises(ValueError, match=message):
-            whitened_agreement([a, b], covariance)
+            whitening_of(covariance, 6)
 
 
 def test_partners_are_not_shared():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rkcnn_lib.measure.verdict import verdict_table, verdict_word
+from rkcnn_lib.measure.statistics import verdict_table, verdict_word
 
 
 def tidy(hypothesis: str = "H1", **differences: np.ndarray) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.refine import pursue, refine
+from rkcnn_lib.probe.lift import pursue, refine
 from rkcnn_lib.probe.selection import distinct
 from rkcnn_lib.pursuit import default_steps, one_sided_codes
 from tests.probe.planted import recovery, sparse_world

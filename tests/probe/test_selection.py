@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.probe import RkCNNMiner, mine, search, selection
-from rkcnn_lib.probe.found import MIN_RATIO, RULES, SearchOptions, SelectionWarning
+from rkcnn_lib.probe.parameters import MIN_RATIO, RULES, SearchOptions, SelectionWarning
 from rkcnn_lib.probe.selection import N_ENSEMBLES, choose, cover, votes
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture
 from rkcnn_lib.worlds.toy.models import true_directions
@@ -187,7 +188,7 @@ def test_a_score_without_anything_to_select_from_is_told_with_the_numbers() -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n_features", "d", "p", "n", "least"), [(256, 64, 0.01, 384, 0.98), (40, 10, 0.05, 60, 0.8)])
-@pytest.mark.filterwarnings("ignore::rkcnn_lib.probe.found.SelectionWarning")  # so few features are soon all found
+@pytest.mark.filterwarnings("ignore::rkcnn_lib.probe.parameters.SelectionWarning")  # so few features are soon all found
 def test_the_default_miner_recovers_features_in_superposition(n_features, d, p, n, least) -> None:
     model = ToyModel(n_features, d, p, random_state=0)
     model.train(1500, progress=False)
@@ -196,3 +197,13 @@ def test_the_default_miner_recovers_features_in_superposition(n_features, d, p, 
     default = RkCNNMiner(n_subsets=3 * n, n_directions=n, null=None).fit(X).directions_
     assert recovery(default, truth) >= least
     assert recovery(mine(BEST, X, n, n_subsets=3 * n), truth) >= least
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_with_labels_or_without_lift_all_rules_are_the_mean_score(rule, with_labels):
+    X = np.random.default_rng(0).standard_normal((120, 9))
+    y, lift = (np.arange(120) % 2, True) if with_labels else (None, False)
+    options = {"n_subsets": 30, "n_directions": 5, "null": None, "lift": lift, "score": "kurtosis"}
+    found, plain = (RkCNNMiner(rule=name, **options).fit(X, y).directions_ for name in (rule, "separation"))
+    assert np.array_equal(found, plain) and len(found)

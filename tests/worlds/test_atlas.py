@@ -19,8 +19,7 @@ from benchmarks.embedded import atlas as training
 from benchmarks.embedded.scorer import Scorer, entropy, log_probabilities
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, Grammar
-from rkcnn_lib.worlds.atlas.patterns import NUMBER, expand, wrap
-from rkcnn_lib.worlds.atlas.world import TABLES, make_world, third_person
+from rkcnn_lib.worlds.atlas.world import NUMBER, TABLES, expand, make_world, third_person, wrap
 
 
 def documents_text(*args, **options):

@@ -13,8 +13,7 @@ import torch
 
 from rkcnn_lib.tensors import one_of, whole
 from rkcnn_lib.worlds.atlas.grammar import BOS, Grammar
-from rkcnn_lib.worlds.atlas.patterns import Step
-from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, TABLES, make_world
+from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, TABLES, Step, make_world
 from rkcnn_lib.worlds.prompts.base import Prompt
 
 LABELS = ("topic", "entity", "kind", "number", "owed", "in_quotes", "in_brackets", "fact", "fact_subject")

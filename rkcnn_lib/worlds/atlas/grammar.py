@@ -14,21 +14,25 @@ from bisect import bisect
 from collections.abc import Iterable
 from itertools import accumulate
 
-from rkcnn_lib.worlds.atlas.patterns import (
+from rkcnn_lib.worlds.atlas.world import (
     COUNTRY,
+    KINDS,
     NOTHING,
     NUMBER,
+    RELATIONS,
     SEASON,
     SUBJECT,
+    TABLES,
     Options,
     Sentence,
     Slot,
     Step,
+    World,
     expand,
     kind_weights,
+    third_person,
     wrap,
 )
-from rkcnn_lib.worlds.atlas.world import KINDS, RELATIONS, TABLES, World, third_person
 
 PAD, BOS, UNK = "<pad>", "<bos>", "<unk>"
 BOS_ID = 1
@@ -176,7 +180,6 @@ class Grammar:
             slots=tuple(self._slot(symbol, topic, relation, pattern) for symbol in symbols),
             names_subject=any(s in ("$landmark", "$city", "$country", "$person") for s in symbols),
             reveals_topic=any(s.startswith(topical) for s in symbols),
-            has_brackets="(" in symbols,
         )
 
     def _build_topic(self, topic: int) -> None:

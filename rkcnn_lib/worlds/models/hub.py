@@ -237,15 +237,14 @@ def check_folder(folder: Path, weights: bool) -> Path:
     return folder
 
 
-def gemma_folder(root: str | Path | None = None) -> Path:
+def gemma_folder() -> Path:
     """Return the folder of Gemma 3 270M from installable packages, for machines that reach a package index only.
 
     The packages hold 4-bit weights in GGUF format. The first call dequantises them into an ordinary Hugging Face folder
-    (about 1.2 GB, some minutes) in ``root``, ``models`` under the outputs folder unless said.
-    ModelUnavailable if they are not installed; RuntimeError if the tokenizer or the model fails the known answer: some
-    transformers releases break this tokenizer.
+    (about 1.2 GB, some minutes) in ``models`` under the outputs folder. ModelUnavailable if they are not installed;
+    RuntimeError if the tokenizer or the model fails the known answer: some transformers releases break this tokenizer.
     """
-    folder = (outputs_root() / "models" if root is None else Path(root)) / "gemma-3-270m"
+    folder = outputs_root() / "models" / "gemma-3-270m"
     if (folder / "config.json").is_file():
         return folder
     if any(importlib.util.find_spec(name) is None for name in (GEMMA_PACKAGE, "gguf")):

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import groupby
 from pathlib import Path
 
 HEADING = re.compile(r"^ ?= [^=].* = *$")  # " = Title = " and not " = = Section = = "
@@ -130,13 +130,9 @@ def by_heading(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _by_blank_line(lines: Iterable[str]) -> Iterator[str]:
-    lines_of_document: list[str] = []
-    for line in chain(lines, [""]):
-        if line.strip():
-            lines_of_document.append(line)
-        elif lines_of_document:
-            yield "".join(lines_of_document)
-            lines_of_document = []
+    for has_words, some in groupby(lines, key=lambda line: bool(line.strip())):
+        if has_words:
+            yield "".join(some)
 
 
 def write_hub_rows(dataset: str, config: str, commit: str) -> None:
