@@ -164,7 +164,6 @@ class Run:
         self.key = _key(notebook, values, identity)
         self.device = str(pick_device(values.device))
         self.folder = run_folder(notebook, self.key)
-        self.cache = outputs_root() / "cache"
         self._began = time.monotonic()
         self._tables: list[pd.DataFrame] = []
         self.record: dict[str, Any] = {

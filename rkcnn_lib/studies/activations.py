@@ -20,6 +20,7 @@ from rkcnn_lib.worlds import (
     MemoryStore,
     PlantedDictionary,
     capture,
+    capture_layers,
     hook_width,
     load_model,
     model_facts,
@@ -33,16 +34,32 @@ STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}
 
 def open_store(run: Run) -> Any:
     """Open the activations that a run's parameters name, capturing them if they are not there, and record them."""
-    p = run.p
-    if p.model in INVENTED_MODELS:
-        store = invented_store(p.model, p.n_tokens)
-    else:
-        store = open_or_capture(
-            p.model, p.layer, p.hook, p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
-            device=run.device, revision=p.revision,
-        )  # fmt: skip
+    store = opened(run.p, run.device)
     run.note(data=store.manifest)
     return store
+
+
+def opened(p: Any, device: str) -> Any:
+    """Open the activations that parameters of one layer name, or capture them."""
+    if p.model in INVENTED_MODELS:
+        return invented_store(p.model, p.n_tokens)
+    return open_or_capture(
+        p.model, p.layer, p.hook, p.n_tokens, text=p.text, context_size=p.context_size, device=device,
+        revision=p.revision,
+    )  # fmt: skip
+
+
+def opened_layers(p: Any, hooks: list[str], device: str) -> dict[tuple[int, str], Any]:
+    """Open the activations at all ``layers`` of the parameters and some hooks, or capture them in one pass."""
+    if p.model in INVENTED_MODELS:
+        return {(0, hook): invented_store(p.model, p.n_tokens) for hook in hooks}
+    n_layers = model_facts(p.model, p.revision).n_layers
+    layers = sorted({layer % n_layers for layer in (range(n_layers) if p.layers is None else p.layers)})
+    stores = capture_layers(
+        p.model, layers, hooks, p.n_tokens, text=p.text, context_size=p.context_size, device=device,
+        revision=p.revision,
+    )  # fmt: skip
+    return {(layer, hook): stores[layer, hook] for layer in layers for hook in hooks}
 
 
 def width(p: Any) -> int:

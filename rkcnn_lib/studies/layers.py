@@ -17,6 +17,7 @@ from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.units import unit_scalars
 from rkcnn_lib.studies import agreement
+from rkcnn_lib.studies.activations import opened_layers
 from rkcnn_lib.studies.comparison import run_grid, tidy
 from rkcnn_lib.studies.sae_panels import SHOWN
 from rkcnn_lib.studies.verdicts import (
@@ -30,7 +31,6 @@ from rkcnn_lib.studies.verdicts import (
     verdict_title,
 )
 from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
-from rkcnn_lib.worlds import capture_layers, model_facts
 
 __all__ = [
     "against_gamma", "best_of_layers", "checks", "compare_further", "compare_layers", "difference_title",
@@ -49,14 +49,10 @@ def open_stores(run: Run) -> dict[str, dict[int, Any]]:
 
     The first hook is the one that is judged.
     """
-    p = run.p
-    n_layers = model_facts(p.model, p.revision).n_layers
-    layers = sorted({layer % n_layers for layer in (p.layers if p.layers is not None else range(n_layers))})
-    stores = capture_layers(
-        p.model, layers, [p.hook, *p.more_hooks], p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
-        device=run.device, revision=p.revision,
-    )  # fmt: skip
-    return {hook: {layer: stores[layer, hook] for layer in layers} for hook in (p.hook, *p.more_hooks)}
+    by_hook: dict[str, dict[int, Any]] = {}
+    for (layer, hook), store in opened_layers(run.p, [run.p.hook, *run.p.more_hooks], run.device).items():
+        by_hook.setdefault(hook, {})[layer] = store
+    return by_hook
 
 
 def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
