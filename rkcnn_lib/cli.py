@@ -221,7 +221,7 @@ def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _mine(options: argparse.Namespace) -> int:
-    from rkcnn_lib.studies.starts import write_start
+    from rkcnn_lib.studies.comparison import write_start
 
     named = {name: getattr(options, name) for name in ("model", "layer", "hook")}
     out = write_start(named | parsed(options.parameter), options.out)

@@ -219,14 +219,9 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
         start = initial_sae(store, p, arm, seed, device)
         began = time.perf_counter()
         sae = train_sae(
-            store,
-            config,
-            training,
-            init=start,
-            checkpoint=scratch / "checkpoint",
-            device=device,
+            store, config, training, init=start, checkpoint=scratch / "checkpoint", device=device,
             progress=p.steps > LONG,
-        )
+        )  # fmt: skip
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
         found = quality(sae, held_out, **splice(store, p, device))
@@ -234,18 +229,13 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
         for name in ("explained_variance", "explained_variance_standardised"):
             found[f"untrained_{name}"] = untrained[name]
         found |= dead_latents(untrained["density"], found["density"], n_mined)
-        curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
-        arrays = {
-            "density": found.pop("density"),
-            "density_start": untrained["density"],
-            "W_dec_start": start.W_dec.data,
-        }
-        if "ce_by_context" in found:
-            arrays["ce_by_context"] = found.pop("ce_by_context")
+        del found["dead_curve"]
+        arrays = {name: found.pop(name) for name in ("density", "ce_by_context") if name in found}
+        arrays |= {"density_start": untrained["density"], "W_dec_start": start.W_dec.data}
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
         return Unit(
             scalars=found | {"seconds": seconds, "n_mined": n_mined, "lr": p.lr} | ({"l1": p.l1} if p.l1 else {}),
-            tables={"history": pd.DataFrame(sae.history), "dead_curve": curve},
+            tables={"history": pd.DataFrame(sae.history)},
             arrays=arrays,
             save_extra=lambda folder: save_saelens(sae, folder / "sae", about(store, arm, seed)),
         )

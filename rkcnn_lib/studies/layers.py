@@ -18,7 +18,7 @@ from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.units import unit_scalars
 from rkcnn_lib.studies import agreement
 from rkcnn_lib.studies.activations import opened_layers
-from rkcnn_lib.studies.comparison import run_grid, tidy
+from rkcnn_lib.studies.comparison import in_order, run_grid, tidy
 from rkcnn_lib.studies.sae_panels import SHOWN
 from rkcnn_lib.studies.verdicts import (
     best_of,
@@ -72,7 +72,7 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
     ]
     n_jobs = agreement.matching_processes(run.p.n_jobs, next(iter(folders.values())))
     agreed = pd.concat(run_cells(_agreement_cell, cells, n_jobs, "agreement"))
-    metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()})
+    metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}, ("layer", "arm", "seed"))
     pseudo = agreed[agreed["metric"] == "pw_mcc"]
     summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
     metrics = pd.concat([metrics, pseudo[metrics.columns]], ignore_index=True) if len(pseudo) else metrics
@@ -127,8 +127,7 @@ def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return hook, layer, arm, metric, value: means over seeds of what the heat map offers, from {hook: metrics}."""
     found = pd.concat([table.assign(hook=hook) for hook, table in metrics.items()])
     means = found.groupby(["hook", "layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
-    order = means["metric"].map({name: i for i, name in enumerate([*SHOWN, "pw_mcc"])}).dropna()
-    return means.loc[order.sort_values(kind="stable").index]
+    return in_order(means, "metric", [*SHOWN, "pw_mcc"])
 
 
 def heatmap_title(metrics: pd.DataFrame) -> str:

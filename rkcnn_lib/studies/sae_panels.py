@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import frozen_dictionary_ev
-from rkcnn_lib.measure.quality import tokens_to_quality
 from rkcnn_lib.measure.statistics import seed_document_interval
 from rkcnn_lib.probe.found import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
@@ -19,9 +18,10 @@ from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import init_from_directions
 from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
-from rkcnn_lib.studies.comparison import QUALITIES, Compared
-from rkcnn_lib.studies.verdicts import by_arm, verdict_title
-from rkcnn_lib.vocabulary import ARMS, MEASURES, MINED, RIVALS, UNMINED, base_arm
+from rkcnn_lib.studies.comparison import Compared, in_order
+from rkcnn_lib.studies.front import needed_tokens
+from rkcnn_lib.studies.verdicts import verdict_title
+from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 LEAST_OWN = 0.5  # of an arm's latents: below, what is compared is mostly the fill
@@ -70,12 +70,25 @@ def _frozen_cell(store: Any, p: SaeCompare, arm: str, seed: int, refined: bool, 
     return cached_unit("frozen", inputs, compute).scalars
 
 
+def frozen_title(frozen: pd.DataFrame) -> str:
+    """Return the finding of the frozen-dictionary figure."""
+    k = frozen["k"].min()
+    means = frozen[frozen["k"] == k].groupby("arm")["value"].mean().sort_values(ascending=False)
+    return f"Before training, explained variance at k = {k}: " + ", ".join(
+        f"{arm} {ev:.3f}" for arm, ev in means.items()
+    )
+
+
 def shown_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
     """Keep the metrics that the figure offers, in order."""
-    metrics = pd.concat([table for table in tables if len(table)])
-    metrics = metrics[metrics["metric"].isin(SHOWN)]
-    order = metrics["metric"].map({name: i for i, name in enumerate(SHOWN)})
-    return metrics.loc[order.sort_values(kind="stable").index]
+    return in_order(pd.concat([table for table in tables if len(table)]), "metric", SHOWN)
+
+
+def metrics_title(metrics: pd.DataFrame) -> str:
+    """Return the finding of the figure of trained SAEs."""
+    means = metrics[metrics["metric"] == "explained_variance"].groupby("arm")["value"].mean().sort_values()
+    (worst, low), *_, (best, high) = means.items()
+    return f"After training, explained variance runs from {low:.3f} ({worst}) to {high:.3f} ({best})"
 
 
 def of_other(other: Compared | None, run: Run) -> pd.DataFrame:
@@ -135,6 +148,13 @@ def densities(compared: Compared) -> dict[str, np.ndarray]:
     }
 
 
+def density_title(densities: dict[str, np.ndarray]) -> str:
+    """Return how often the median latent fires of those that fire at all."""
+    live = {arm: densities[arm][densities[arm] > 0] for arm in (MINED, UNMINED)}
+    told = [f"{arm} {np.median(rates) if len(rates) else np.nan:.2%}" for arm, rates in live.items()]
+    return f"Tokens on which the median live latent fires: {', '.join(told)}"
+
+
 def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
     """Return, step by step, the cosine of each rkcnn latent with its own start: mined and filled ones."""
     frames: dict[str, dict[str, np.ndarray]] = {}
@@ -152,6 +172,13 @@ def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
     return {step: {group: np.concatenate(parts) for group, parts in f.items()} for step, f in frames.items()}
 
 
+def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
+    """Return the finding of the figure of how far latents moved."""
+    last = list(frames.values())[-1]
+    medians = {group: np.median(values) if len(values) else float("nan") for group, values in last.items()}
+    return "Median cosine with the start: " + ", ".join(f"{group} {median:.2f}" for group, median in medians.items())
+
+
 def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
     """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed.
 
@@ -161,48 +188,6 @@ def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) ->
     before = frozen.groupby(["arm", "seed"], as_index=False)["value"].mean().assign(metric="frozen_ev")
     tables = [compared.metrics, needed_tokens(compared), before, *others]
     return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
-
-
-def needed_tokens(compared: Compared) -> pd.DataFrame:
-    """Return arm, seed, metric, value, mining, bound: the share of the tokens by which an arm is where random ends.
-
-    See `rkcnn_lib.measure.tokens_to_quality`; ``value`` counts ``mining``, the tokens that training would
-    have seen in the time that mining took. Empty without budgets.
-    """
-    ev = compared.budgets[compared.budgets["metric"] == "explained_variance"]
-    curves = {cell: dict(zip(line["tokens"], line["value"], strict=True)) for cell, line in ev.groupby(["arm", "seed"])}
-    seconds = by_arm(compared.metrics, "seconds")
-    mining = compared.supply.set_index(["arm", "seed"])["seconds"].to_dict()
-    full = ev["tokens"].max()
-    rows = []
-    for (arm, seed), curve in curves.items():
-        if len(curve) < 2:  # variants, and runs without budgets
-            continue
-        share = mining.get((arm, seed), 0.0) / seconds[arm][seed]
-        found = tokens_to_quality(curve, curves[UNMINED, seed], mining_tokens=share * full)
-        rows.append((arm, seed, "tokens_to_quality", found.ratio, share, found.bound))
-    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "mining", "bound"])
-
-
-def tokens_table(needed: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an arm, means over seeds: the share of the tokens, what mining is of it, and which way it is cut."""
-    grouped = needed.groupby("arm", sort=False)
-    return grouped.agg({"value": "mean", "mining": "mean", "bound": lambda bounds: " ".join(bounds)}).round(3)
-
-
-def advantage(compared: Compared) -> pd.DataFrame:
-    """Return arm (a rival), seed, tokens, metric, value: how far rkcnn is ahead of each rival after each budget."""
-    wide = compared.budgets.pivot_table(index=["metric", "tokens", "seed"], columns="arm", values="value")
-    lower = {name: -1.0 if MEASURES[name].lower_is_better else 1.0 for name in QUALITIES if name in MEASURES}
-    ahead = pd.concat(
-        [
-            (wide[MINED] - wide[rival]).rename("value").reset_index().assign(arm=rival)
-            for rival in RIVALS
-            if rival in wide
-        ]
-    )
-    ahead = ahead[ahead["metric"].isin(lower)].sort_values("metric", key=lambda names: names.map(QUALITIES.index))
-    return ahead.assign(value=ahead["value"] * ahead["metric"].map(lower))
 
 
 def funnel(compared: Compared) -> pd.DataFrame:
