@@ -90,29 +90,23 @@ def _search_rates(stores: dict[int, Any], p: Comparison, arms: list[str], device
     grid = [(arm, *pair) for arm in arms for pair in searched(p) if len(searched(p)) > 1]
     store = stores[sorted(stores)[len(stores) // 2]]
     cells = [(store, p.model_copy(update={"lr": lr, "encoder": how}), arm, device) for arm, lr, how in grid]
-    found = run_cells(_rate_cell, cells, process_count(p.n_jobs, device), "learning rates")
+    units = run_cells(rate_unit, cells, process_count(p.n_jobs, device), "learning rates")
+    found = [unit.scalars["explained_variance"] for unit in units]
     rates = pd.DataFrame([(*cell, value, False) for cell, value in zip(grid, found, strict=True)], columns=columns)
     rates.loc[rates.groupby("arm")["explained_variance"].idxmax(), "chosen"] = True
     return rates.astype({"chosen": bool})
-
-
-def _rate_cell(store: Any, p: Comparison, arm: str, device: str) -> float:
-    return rate_unit(store, p, arm, device).scalars["explained_variance"]
 
 
 def cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> tuple[Path, dict[str, Any]]:
     """Mine, train and measure one arm of one seed; return its SAE unit's folder, and what it supplied (see `Grid`)."""
     folder = matched_unit(store, p, arm, seed, device).folder
     mined = mined_unit(store, p, arm, seed, device)
-    return folder, {} if mined is None else mined.scalars | _selection(mined.tables.get("funnel"))
-
-
-def _selection(funnel: pd.DataFrame | None) -> dict[str, Any]:
-    """Return what a score had to select from, over all rounds; nothing for an arm without one."""
-    if funnel is None:
-        return {}
-    sums = funnel[["drawn", "candidates", "places", "kept"]].sum().to_dict()
-    return sums | {"candidates_a_place": float((funnel["candidates"] / funnel["places"]).min())}
+    if mined is None or "funnel" not in mined.tables:
+        return folder, {} if mined is None else mined.scalars
+    funnel = mined.tables["funnel"]
+    selected = funnel[["drawn", "candidates", "places", "kept"]].sum().to_dict()
+    selected["candidates_a_place"] = float((funnel["candidates"] / funnel["places"]).min())
+    return folder, mined.scalars | selected
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,18 +169,10 @@ def difference_title(table: pd.DataFrame) -> str:
     return f"Explained variance, better by more than the margin: {', '.join(told)}"
 
 
-def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield metric, contrast and (layers, seeds) of the mined arm less a rival, positive meaning better."""
-    for claim in claims(metrics, p):
-        seeds = seed_differences(metrics, claim.metric, MINED, claim.rival, claim.lower_is_better, ["layer"])
-        if len(seeds):
-            yield claim.metric, f"{MINED} - {claim.rival}", seeds
-
-
 def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     """Return each contrast's best layer beside the best that sign-flipped seeds would give."""
     rows = []
-    for metric, contrast, seeds in _contrasts(metrics, p):
+    for metric, contrast, seeds in seed_differences(metrics, p, ["layer"]):
         found = best_of(seeds)
         rows.append({"metric": f"best {metric}", "contrast": contrast, "layer": int(found.pop("best"))} | found)
     return pd.DataFrame(rows)
@@ -196,7 +187,7 @@ def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     text, model) counts once, and with n seeds it cannot go below 2 ** (1 - n).
     """
     rows = []
-    for metric, contrast, seeds in _contrasts(metrics, p):
+    for metric, contrast, seeds in seed_differences(metrics, p, ["layer"]):
         ahead, n = int((seeds.mean(axis=1) > 0).sum()), len(seeds)
         off = np.abs(sign_flips(np.sign(seeds)).mean(axis=1))  # the first pattern is what was observed
         rows.append({"metric": metric, "contrast": contrast, "layers_ahead": ahead, "layers": n,

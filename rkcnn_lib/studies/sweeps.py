@@ -28,7 +28,7 @@ from rkcnn_lib.runs.params import ParameterError, checked, defaults, read_parame
 from rkcnn_lib.runs.published import SweepTables
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.yaml_values import cut
-from rkcnn_lib.studies.verdicts import best_of, claims, judge_arms, seed_differences
+from rkcnn_lib.studies.verdicts import best_of, judge_arms, seed_differences
 from rkcnn_lib.vocabulary import MEASURES, MINED, UNMINED
 
 NOTEBOOK = "05_multilayer"
@@ -196,17 +196,12 @@ def sensitivity_title(table: pd.DataFrame) -> str:
 
 def best_of_sweep(tables: SweepTables, p: Multilayer) -> pd.DataFrame:
     """Return each contrast's best of all settings, layers and hooks beside what the best of as many gives by chance."""
-    metrics, rows = tables.metrics, []
-    for claim in claims(metrics, p):
-        differences = seed_differences(
-            metrics, claim.metric, claim.arm, claim.rival, claim.lower_is_better, list(WHERE)
-        )
-        if len(differences):
-            best = best_of(differences)
-            named = dict(zip(WHERE, best.pop("best"), strict=True))
-            about = {"metric": f"best {claim.metric}", "contrast": f"{claim.arm} - {claim.rival}"}
-            mean = {"best_of": len(differences), "mean": float(differences.to_numpy().mean())}
-            rows.append(about | mean | named | best)
+    rows = []
+    for metric, contrast, differences in seed_differences(tables.metrics, p, list(WHERE)):
+        best = best_of(differences)
+        named = dict(zip(WHERE, best.pop("best"), strict=True))
+        mean = {"best_of": len(differences), "mean": float(differences.to_numpy().mean())}
+        rows.append({"metric": f"best {metric}", "contrast": contrast} | mean | named | best)
     return pd.DataFrame(rows)
 
 

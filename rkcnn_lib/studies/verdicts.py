@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,19 +195,18 @@ def best_of(differences: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def seed_differences(
-    metrics: pd.DataFrame, metric: str, arm: str, baseline: str, lower_is_better: bool, rows: list[str]
-) -> pd.DataFrame:
-    """Return (arm - baseline), positive meaning better, with a row for each combination of ``rows``, a column a seed.
+def seed_differences(metrics: pd.DataFrame, p: Any, rows: list[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield metric, contrast and differences of each claim: a row a combination of ``rows``, a column a seed.
 
-    Combinations for which a seed lacks one of the two arms are left out.
+    Positive means better. Combinations for which a seed lacks one of the two arms are left out.
     """
-    found = metrics[(metrics["metric"] == metric) & metrics["arm"].isin([arm, baseline])]
-    table = found.pivot_table(index=rows, columns=["arm", "seed"], values="value")
-    if not {arm, baseline} <= set(table.columns.get_level_values(0)):
-        return pd.DataFrame()
-    difference = (table[arm] - table[baseline]).dropna()
-    return -difference if lower_is_better else difference
+    for claim in claims(metrics, p):
+        found = metrics[metrics["metric"] == claim.metric]
+        table = found.pivot_table(index=rows, columns=["arm", "seed"], values="value")
+        difference = (table[claim.arm] - table[claim.rival]).dropna()
+        if len(difference):
+            contrast = f"{claim.arm} - {claim.rival}"
+            yield claim.metric, contrast, -difference if claim.lower_is_better else difference
 
 
 def verdict_title(table: pd.DataFrame) -> str:
