@@ -28,6 +28,7 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
+from rkcnn_lib.studies.activations import sample
 from rkcnn_lib.studies.comparison import Compared, compare
 from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 
@@ -128,7 +129,7 @@ def _n_latents(folder: Path) -> int:
 
 def spread_of(store: Any) -> np.ndarray:
     """Return what draws random directions with the covariance of a store's activations, (d, d)."""
-    X = store.matrix("train", seed=0, n_rows=min(SPREAD_ROWS, len(store.rows("train", seed=0))))
+    X = sample(store, SPREAD_ROWS)
     return covariance_factor(X - X.mean(0))
 
 

@@ -14,7 +14,6 @@ from rkcnn_lib.measure.effects import effects
 from rkcnn_lib.measure.subspaces import rowspace_part
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import Measured, ground, judged_rank
-from rkcnn_lib.studies.causal_prompts import Pairing, Prompts
 from rkcnn_lib.studies.causal_subspaces import (
     CEILING,
     CHANCE,
@@ -22,6 +21,8 @@ from rkcnn_lib.studies.causal_subspaces import (
     MINED,
     SAE_SPAN,
     VARIANCE,
+    Pairing,
+    Prompts,
     Subspace,
     aligned_subspace,
     at_positions,

@@ -16,7 +16,7 @@ from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.units import unit_scalars
 from rkcnn_lib.studies import agreement
-from rkcnn_lib.studies.activations import opened_layers
+from rkcnn_lib.studies.activations import concentration, opened_layers, sample
 from rkcnn_lib.studies.comparison import in_order, run_grid, tidy
 from rkcnn_lib.studies.sae_panels import SHOWN
 from rkcnn_lib.studies.verdicts import (
@@ -72,9 +72,8 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
     n_jobs = agreement.matching_processes(run.p.n_jobs, next(iter(folders.values())))
     agreed = pd.concat(run_cells(_agreement_cell, cells, n_jobs, "agreement"))
     metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}, ("layer", "arm", "seed"))
-    pseudo = agreed[agreed["metric"] == "pw_mcc"]
-    summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
-    metrics = pd.concat([metrics, pseudo[metrics.columns]], ignore_index=True) if len(pseudo) else metrics
+    summary = agreed.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
+    metrics = pd.concat([metrics, agreed[metrics.columns]], ignore_index=True) if len(agreed) else metrics
     return metrics, grid.supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
 
 
@@ -111,15 +110,9 @@ def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
     """Return per layer the median norm, gamma = ||mu||/||sigma|| and how many dimensions hold half the variance."""
     rows = []
     for layer, store in stores.items():
-        X = store.matrix("train", seed=0, n_rows=min(n_rows, len(store.rows("train", seed=0)))).double()
-        variance = X.var(0).sort(descending=True).values
-        rows.append({
-            "layer": layer,
-            "median_norm": float(X.norm(dim=1).median()),
-            "gamma": float(X.mean(0).norm() / variance.sum().sqrt()),
-            "dimensions_with_half_the_variance": int((variance.cumsum(0) < variance.sum() / 2).sum()) + 1,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        X = sample(store, n_rows).double()
+        rows.append((layer, float(X.norm(dim=1).median()), *concentration(X.var(0), X.mean(0))))
+    return pd.DataFrame(rows, columns=["layer", "median_norm", "gamma", "dimensions_with_half_the_variance"])
 
 
 def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -105,7 +105,8 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
     """
     rows = []
     for (arm, _), unit in compared.units.items():
-        n, own = len(unit.arrays["density"]), _own(arm, unit)
+        n = len(unit.arrays["density"])
+        own = n if base_arm(arm) == UNMINED else int(unit.scalars["n_mined"])
         for origin, part, latents in (("own", "_mined" if arm != UNMINED else "", own), ("fill", "_fill", n - own)):
             if latents:
                 shares = {name: unit.scalars[name + part] for name in ("untrained_dead", "died", "revived", "dead")}
@@ -113,11 +114,6 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
     found = pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean()
     named = {"untrained_dead": "dead at the start", "dead": "dead at the end"}
     return found.rename(columns=named).round(3).astype({"latents": int})
-
-
-def _own(arm: str, unit: Unit) -> int:
-    """Return how many latents started from the arm's own directions."""
-    return len(unit.arrays["density"]) if base_arm(arm) == UNMINED else int(unit.scalars["n_mined"])
 
 
 def loss_over_documents(compared: Compared) -> pd.DataFrame:
@@ -141,11 +137,10 @@ def loss_over_documents(compared: Compared) -> pd.DataFrame:
 
 def densities(compared: Compared) -> dict[str, np.ndarray]:
     """Return each arm's firing rates, all seeds together."""
-    arms = dict.fromkeys(arm for arm, _ in compared.units)
-    return {
-        arm: np.concatenate([u.arrays["density"].numpy() for (name, _), u in compared.units.items() if name == arm])
-        for arm in arms
-    }
+    rates: dict[str, list[np.ndarray]] = {}
+    for (arm, _), unit in compared.units.items():
+        rates.setdefault(arm, []).append(unit.arrays["density"].numpy())
+    return {arm: np.concatenate(parts) for arm, parts in rates.items()}
 
 
 def density_title(densities: dict[str, np.ndarray]) -> str:
@@ -203,65 +198,40 @@ def funnel(compared: Compared) -> pd.DataFrame:
 
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
     """Return 04's gate: was the treatment applied, do arms differ in nothing else, can the numbers mean anything?"""
-    metrics = compared.metrics
-    equal = {name: _spread(compared, name) for name in ("rows mined", "tokens trained on", "held-out tokens")}
-    tightest = float(compared.supply.get("candidates_a_place", pd.Series(dtype=float)).min())
-    own = float((compared.supply["supply"] / compared.supply["wanted"]).min())
-    firings = metrics[metrics["metric"] == "n_tokens"]["value"].min() * p.k / _n_latents(compared)
-    ev = metrics[metrics["metric"] == "explained_variance"]["value"]
-    l0 = metrics[metrics["metric"] == "l0"].groupby("arm")["value"].mean()
+    metrics, supply = compared.metrics.set_index("metric"), compared.supply
+    tightest = float(supply.get("candidates_a_place", pd.Series(dtype=float)).min())
+    own = float((supply["supply"] / supply["wanted"]).min())
+    n_latents = len(next(iter(compared.units.values())).arrays["density"])
+    firings = float(metrics.loc[["n_tokens"], "value"].min() * p.k / n_latents)
+    ev = float(metrics.loc[["explained_variance"], "value"].min())
+    l0 = metrics.loc[["l0"]].groupby("arm")["value"].mean()
     spread = float(l0.max() / l0.min() - 1) if l0.min() > 0 else float("inf")
     finite = bool(np.isfinite(metrics["value"]).all())
+    trained = {cell: unit.tables["history"]["tokens"].iloc[-1] for cell, unit in compared.units.items()}
+    alike = {
+        "rows mined": supply.set_index("seed")["rows"],
+        "tokens trained on": pd.Series(trained.values(), index=[seed for _, seed in trained]),
+        "held-out tokens": metrics.loc[["n_tokens"]].set_index("seed")["value"],
+    }
+    enough = f">= {MIN_RATIO} (else the score selects nothing)"
+    seen = f">= {MIN_FIRINGS} (else dead latents are merely rare)"
     return [
-        Check("smallest explained variance of any SAE", float(ev.min()), "> 0 (0: predicting the mean)", ev.min() > 0),
+        Check("smallest explained variance of any SAE", ev, "> 0 (0: predicting the mean)", ev > 0),
         Check("L0 of the arms, largest over smallest, minus 1", spread, f"<= {L0_TOLERANCE}", spread <= L0_TOLERANCE),
-        Check(
-            "candidates for a place, in the tightest round of any seed",
-            tightest,
-            f">= {MIN_RATIO} (else the score selects nothing)",
-            tightest >= MIN_RATIO,
-        ),
-        *(
-            Check(
-                f"{name}, most and least of any arm of a seed",
-                f"{low:,} to {high:,}" if low < high else f"{low:,}",
-                "equal",
-                low == high,
-            )
-            for name, (low, high) in equal.items()
-        ),
-        Check(
-            "smallest share of an arm's latents that start from its own directions",
-            own,
-            f">= {LEAST_OWN} (else the fill is compared)",
-            own >= LEAST_OWN,
-        ),
-        Check(
-            "times that the mean latent fires on the held-out tokens",
-            float(firings),
-            f">= {MIN_FIRINGS} (else dead latents are merely rare)",
-            bool(firings >= MIN_FIRINGS),
-        ),
+        Check("candidates for a place, in the tightest round of any seed", tightest, enough, tightest >= MIN_RATIO),
+        *(_alike(f"{name}, most and least of any arm of a seed", values) for name, values in alike.items()),
+        Check("smallest share of an arm's latents that start from its own directions", own,
+              f">= {LEAST_OWN} (else the fill is compared)", own >= LEAST_OWN),
+        Check("times that the mean latent fires on the held-out tokens", firings, seen, firings >= MIN_FIRINGS),
         Check("every number is finite", "yes" if finite else "no", "yes", finite),
-    ]
+    ]  # fmt: skip
 
 
-def _n_latents(compared: Compared) -> int:
-    return len(next(iter(compared.units.values())).arrays["density"])
-
-
-def _spread(compared: Compared, what: str) -> tuple[int, int]:
-    """Return the least and the most that arms of one seed have of what they must have alike, where farthest apart."""
-    if what == "rows mined":
-        values = compared.supply.set_index("seed")["rows"]
-    elif what == "held-out tokens":
-        values = compared.metrics[compared.metrics["metric"] == "n_tokens"].set_index("seed")["value"]
-    else:
-        last = {cell: unit.tables["history"]["tokens"].iloc[-1] for cell, unit in compared.units.items()}
-        values = pd.Series(last.values(), index=[seed for _, seed in last])
-    ends = values.groupby(level=0).agg(["min", "max"])
+def _alike(name: str, values: pd.Series) -> Check:
+    """Check that the arms of each seed, the index of ``values``, have the same; tell the seed that differs most."""
+    ends = values.groupby(level=0).agg(["min", "max"]).astype(int)
     low, high = ends.loc[(ends["max"] - ends["min"]).idxmax()]
-    return int(low), int(high)
+    return Check(name, f"{low:,} to {high:,}" if low < high else f"{low:,}", "equal", bool(low == high))
 
 
 def headline(table: pd.DataFrame, run: Run) -> str:
