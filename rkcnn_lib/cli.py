@@ -271,15 +271,15 @@ def _pages(profile: str, out: Path | None, also: list[Path] | None = None) -> No
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs import caches
+    from rkcnn_lib.runs import machine
 
     if options.action == "ls":
-        return caches.show()
-    return {"verify": caches.verify, "rm": caches.remove}[options.action](options.names)
+        return machine.show()
+    return {"verify": machine.verify, "rm": machine.remove}[options.action](options.names)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.doctor import examine
+    from rkcnn_lib.runs.machine import examine
 
     return examine()
 

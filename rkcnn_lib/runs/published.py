@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from rkcnn_lib.files import read_json
+from rkcnn_lib.runs.fields import ParameterError
 from rkcnn_lib.runs.schemas import SaeCompare
-from rkcnn_lib.runs.yaml_values import ParameterError
 from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.sae.saelens import CONFIG_FILE, WEIGHTS_FILE
 from rkcnn_lib.worlds.models.hub import ModelUnavailable, fetched

@@ -8,7 +8,6 @@ parameters, the model's files and the code's version, so the same question asked
 from __future__ import annotations
 
 import functools
-import hashlib
 import html
 import platform
 import re
@@ -23,7 +22,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
+from rkcnn_lib.files import digest, outputs_root, sha256_of, write_json, write_whole
 from rkcnn_lib.runs.gates import all_passed, earlier_gates, next_number, read_run
 from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, check_notebook, resolve
@@ -94,7 +93,7 @@ def _sweep_identity(folder: str) -> str:
     except (ValueError, KeyError, TypeError, OSError) as error:
         known = isinstance(error, ParameterError)
         raise ParameterError(str(error) if known else f"sweep = {folder!r} is damaged: {error}") from None
-    return hashlib.sha256((Path(folder).expanduser() / "metrics.parquet").read_bytes()).hexdigest()
+    return sha256_of(Path(folder).expanduser() / "metrics.parquet")
 
 
 def _text_identity(text: str | None) -> dict[str, Any] | None:

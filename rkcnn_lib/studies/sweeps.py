@@ -27,7 +27,7 @@ from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import ParameterError, checked, defaults, read_parameter_file, resolve
 from rkcnn_lib.runs.published import SweepTables
 from rkcnn_lib.runs.schemas import Multilayer
-from rkcnn_lib.runs.yaml_values import cut
+from rkcnn_lib.strings import cut
 from rkcnn_lib.studies.verdicts import best_of, judge_arms, seed_differences
 from rkcnn_lib.vocabulary import MEASURES, MINED, UNMINED
 
