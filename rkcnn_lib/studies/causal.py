@@ -229,13 +229,11 @@ def verdict_table(measured: Measured, p: CausalChecks, prompts: Prompts) -> pd.D
     """Judge every subspace at the judged rank: causal, predictive only or inconclusive.
 
     A subspace that was found anew for each seed is judged by its mean over seeds, pair by pair. Its controls are
-    random subspaces of equal rank, and of equal rank and variance, a draw a seed.
+    random subspaces of equal rank, and of equal rank and variance, a draw a seed. Intervals are at Bonferroni's level.
 
-    Returns
-    -------
-    DataFrame: subspace, verdict, share (of the whole activation's effect), share_low, share_high, advantage (the
-    share above the strongest control), low, high, accuracy (telling answer from foil, chance 0.5), accuracy_low,
-    accuracy_high, candidates (directions or latents it was chosen from). Intervals at Bonferroni's level.
+    Columns subspace, verdict, share (of the whole activation's effect), share_low, share_high, advantage (the share
+    above the strongest control), low, high, accuracy (telling answer from foil, chance 0.5), accuracy_low,
+    accuracy_high, candidates (directions or latents it was chosen from).
     """
     rank, margins = judged_rank(p), Margins(p.delta_share, p.delta_predict)
     judged = [name for name in dict.fromkeys(name for name, _ in measured.subspaces) if name != CHANCE]

@@ -141,11 +141,7 @@ def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
     It is judged on documents that seed's SAE was not trained on; held-out ones are left for the verdicts.
     """
     config, training = sae_config(p, store.d_in), train_config(p, arm, SEARCH_SEED)
-    mined = mined_unit(store, p, arm, SEARCH_SEED, device)
-    inputs = {
-        "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
-        "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
-    }  # fmt: skip
+    inputs = _training_inputs(store, p, arm, mined_unit(store, p, arm, SEARCH_SEED, device), training, device)
 
     def compute(scratch: Path) -> Unit:
         start = initial_sae(store, p, arm, SEARCH_SEED, device)
@@ -155,6 +151,16 @@ def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
         return Unit(scalars={"explained_variance": quality(sae, rows)["explained_variance"]})
 
     return cached_unit("learning_rates", inputs, compute)
+
+
+def _training_inputs(
+    store: Any, p: Comparison, arm: str, mined: Unit | None, training: TrainConfig, device: str
+) -> dict[str, Any]:
+    return {
+        "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
+        "config": asdict(sae_config(p, store.d_in)), "training": asdict(training), "mining_rows": p.mining_rows,
+        "device": device,
+    }  # fmt: skip
 
 
 def matched_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
@@ -209,11 +215,9 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
     config, training = sae_config(p, store.d_in), train_config(p, arm, seed)
     mined = mined_unit(store, p, arm, seed, device)
     n_mined = 0 if mined is None else int(mined.scalars["supply"])
-    inputs = {
-        "data": store.key, "arm": arm, "seed": seed, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
-        "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
-        "heldout": p.heldout_rows, "splice": None if p.model in INVENTED_MODELS else p.splice_contexts,
-    }  # fmt: skip
+    inputs = _training_inputs(store, p, arm, mined, training, device)
+    inputs |= {"seed": seed, "heldout": p.heldout_rows}
+    inputs["splice"] = None if p.model in INVENTED_MODELS else p.splice_contexts
 
     def compute(scratch: Path) -> Unit:
         start = initial_sae(store, p, arm, seed, device)

@@ -208,8 +208,6 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
             return Unit(scalars={name: value for name, value in measured.items() if isinstance(value, int | float)})
 
         qualities[name, 0] = cached_unit("published", inputs, compute).scalars
-    if not qualities:
-        return pd.DataFrame({"arm": [], "seed": [], "metric": [], "value": []}).astype({"seed": int, "value": float})
     return tidy(qualities)
 
 

@@ -21,17 +21,13 @@ from rkcnn_lib.studies.verdicts import by_arm
 from rkcnn_lib.vocabulary import MEASURES, MINED, RIVALS, UNMINED
 
 COMPARED = (*RIVALS, MINED)  # the arms trained at every k
-METRIC = "l0_at_equal_ev"
 SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta_ce", "kl", "dead", "untrained_dead")
 
 
 def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     """Train the compared arms at every k of ``front_k``, with the learning rates they were compared with.
 
-    Returns
-    -------
-    DataFrame
-        arm, seed, k, metric, value, and ``l0`` of that SAE; empty where ``front_k`` is.
+    Columns arm, seed, k, metric, value, and ``l0`` of that SAE; empty where ``front_k`` is.
     """
     if not run.p.front_k:
         return pd.DataFrame()
@@ -51,16 +47,16 @@ def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
     difference than there is, never more (``cut`` is then "at most" or "at least", else empty).
     """
     if table.empty:
-        return pd.DataFrame({"arm": [], "seed": [], "metric": [], "value": [], "cut": []}).astype({"value": float})
-    ev = table[table["metric"] == "explained_variance"]
+        return table
+    ev = table[table["metric"] == "explained_variance"].sort_values("l0")
+    targets = ev[(ev["arm"] == UNMINED) & (ev["k"] == p.k)].set_index("seed")["value"]
     rows = []
     for (arm, seed), line in ev.groupby(["arm", "seed"]):
-        line = line.sort_values("l0")
-        target = ev[(ev["arm"] == UNMINED) & (ev["seed"] == seed) & (ev["k"] == p.k)]["value"].item()
+        target = targets[seed]
         quality = np.maximum.accumulate(line["value"].to_numpy())  # a dip is noise: more latents never explain less
         value = np.exp(np.interp(target, quality, np.log(line["l0"].to_numpy())))
         cut = "at most" if target < quality[0] else "at least" if target > quality[-1] else ""
-        rows.append({"arm": arm, "seed": seed, "metric": METRIC, "value": float(value), "cut": cut})
+        rows.append({"arm": arm, "seed": seed, "metric": "l0_at_equal_ev", "value": float(value), "cut": cut})
     return pd.DataFrame(rows)
 
 

@@ -55,13 +55,10 @@ def open_stores(run: Run) -> dict[str, dict[int, Any]]:
 
 
 def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Run the comparison at every layer and measure how well seeds agree.
+    """Run the comparison at every layer and measure how well seeds agree: metrics, supply and agreement.
 
-    Returns
-    -------
-    metrics, supply, agreement : DataFrame
-        Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds
-        is PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
+    Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds is
+    PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
     """
     grid = run_grid(stores, run.p, run.device)
     folders = grid.folders

@@ -59,9 +59,15 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
     planned = read_sweep(path)
     planned.check()  # a layer that the model lacks, a text that is not there
     out = out.expanduser().resolve()
-    device = _device(planned.p, cluster)
+    asked = planned.p.device  # on a cluster it may be one that this machine lacks
+    device = asked if cluster and asked else str(pick_device(asked))
     _check_folder(out, planned, resume)
-    workers = _workers(planned.p, device, cluster, out)
+    if cluster is None:
+        workers = Workers(process_count(planned.p.n_jobs, device))
+    else:
+        from rkcnn_lib.runs.cluster import connect
+
+        workers = connect(cluster, device, [out, outputs_root()])
     if not _agreed(planned, device, workers, yes):
         return 2
     write_json(out / "sweep.json", {"file": planned.file.model_dump(), "status": "running"})
@@ -75,19 +81,6 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
                 columns.append(about | {"arm": arm, "seed": seed})
                 work.append((str(outputs_root()), store, p, arm, seed, device))
     return finish(columns, try_cells(_cell, work, workers, "SAEs"), planned, out)
-
-
-def _device(p: Multilayer, cluster: str | None) -> str:
-    """Return the device of the cells: on a cluster it may be one that this machine lacks."""
-    return p.device if cluster and p.device else str(pick_device(p.device))
-
-
-def _workers(p: Multilayer, device: str, cluster: str | None, out: Path) -> Any:
-    if cluster is None:
-        return Workers(process_count(p.n_jobs, device))
-    from rkcnn_lib.runs.cluster import connect
-
-    return connect(cluster, device, [out, outputs_root()])
 
 
 def _check_folder(out: Path, planned: Sweep, resume: bool) -> None:

@@ -39,12 +39,9 @@ OF_LABELS = ("one_latent_f1", "five_latents_f1", "detection_f1", "absorbed", "sp
 def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
     """Compare decoders with the true directions, beside chance; None where none are known.
 
-    Returns
-    -------
-    DataFrame
-        arm, seed, metric, value, chance_mean, chance_upper (with as many directions as there are latents). Of live
-        latents after training: recovery_rate, precision, matched_cosine and, where rates are known,
-        rare_recovery_rate, that of the three tenths that fire least; of all latents before: untrained_recovery_rate.
+    Columns arm, seed, metric, value, chance_mean, chance_upper (with as many directions as there are latents). Of live
+    latents after training: recovery_rate, precision, matched_cosine and, where rates are known, rare_recovery_rate,
+    that of the three tenths that fire least; of all latents before: untrained_recovery_rate.
     """
     truth = getattr(store, "truth", None)
     if truth is None:
