@@ -23,12 +23,9 @@ class ParameterError(ValueError):
 def yaml_value(text: str, where: str) -> Any:
     """Return the value of one YAML text.
 
-    Raises
-    ------
-    ParameterError
-        In one line that begins with ``where``: for what is no YAML, for keys that are there twice, for numbers with
-        leading zeros, and for anchors, aliases and tags, which no parameter needs (nine lines of them make a billion
-        values).
+    Raises ParameterError in one line that begins with ``where``: for what is no YAML, for keys that are there twice,
+    for numbers with leading zeros, and for anchors, aliases and tags, which no parameter needs (nine lines of them make
+    a billion values).
     """
     try:
         return yaml.load(text, Loader=_Loader)

@@ -33,12 +33,8 @@ FROZEN_ROWS = 512  # coded at once in the frozen-dictionary test
 def check(p: Parameters) -> ModelFacts | None:
     """Return what is known of the model that parameters name; None where they name none, or one made here.
 
-    Raises
-    ------
-    ParameterError
-        If the model, the text or the memory cannot give what is asked for.
-    ModelUnavailable
-        If the model is neither here nor can it be fetched.
+    Raises ParameterError if the model, the text or the memory cannot give what is asked for; ModelUnavailable if the
+    model is neither here nor can it be fetched.
     """
     from rkcnn_lib.worlds.text.sources import TextUnavailable
 

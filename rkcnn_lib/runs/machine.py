@@ -167,10 +167,7 @@ def is_left(folder: Path) -> bool:
 def chosen(names: list[str]) -> list[Path]:
     """Return the folders that the names or unambiguous beginnings of names stand for; all for no name.
 
-    Raises
-    ------
-    ValueError
-        For a name that stands for no folder or for several; the message lists what there is.
+    Raises ValueError for a name that stands for no folder or for several; the message lists what there is.
     """
     folders, named = cache_folders(), []
     for name in names:

@@ -52,10 +52,7 @@ class Check:
 def run_key(notebook: str, values: Parameters) -> str:
     """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook.
 
-    Raises
-    ------
-    ParameterError, ModelUnavailable
-        See :func:`input_identity`.
+    Raises what :func:`input_identity` does.
     """
     return _key(notebook, values, input_identity(notebook, values))
 
@@ -68,13 +65,9 @@ def _key(notebook: str, values: Parameters, identity: dict[str, Any]) -> str:
 def input_identity(notebook: str, values: Parameters) -> dict[str, Any]:
     """Return what identifies the model and the local text that parameters name.
 
-    Raises
-    ------
-    ParameterError
-        If the model, the text, the sweep or the memory cannot give what is asked for (see `rkcnn_lib.runs.limits`), or
-        the notebook needs a language model and is given activations made here.
-    ModelUnavailable
-        If the model is neither here nor can it be fetched.
+    Raises ParameterError if the model, the text, the sweep or the memory cannot give what is asked for (see
+    `rkcnn_lib.runs.limits`), or the notebook needs a language model and is given activations made here;
+    ModelUnavailable if the model is neither here nor can it be fetched.
     """
     model = getattr(values, "model", None)
     if model in INVENTED_MODELS and notebook != "04_sae_compare":
@@ -228,12 +221,8 @@ def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
 
     ``namespace`` is the notebook's ``globals()``, which hold the parameters.
 
-    Raises
-    ------
-    ParameterError
-        For an unknown name or a value out of range; nothing has been computed by then.
-    GateFailed
-        If an earlier notebook's gate failed under the same profile and ``force`` is False.
+    Raises ParameterError for an unknown name or a value out of range; nothing has been computed by then; GateFailed if
+    an earlier notebook's gate failed under the same profile and ``force`` is False.
     """
     asked = (*NOTEBOOKS[check_notebook(notebook)].model_fields, *_injected(namespace))
     values = resolve(notebook, {name: namespace[name] for name in asked if name in namespace})

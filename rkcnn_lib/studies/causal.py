@@ -140,10 +140,7 @@ def judged_rank(p: CausalChecks) -> int:
 def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device: str) -> Measured:
     """Keep and exchange every subspace at every rank and seed on the judged pairs.
 
-    Raises
-    ------
-    ValueError
-        If a rank exceeds what a miner supplies.
+    Raises ValueError if a rank exceeds what a miner supplies.
     """
     hook_name = store.manifest["hook_name"]
     hooked = ground(lm, prompts.judged, hook_name)

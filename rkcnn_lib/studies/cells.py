@@ -116,10 +116,7 @@ def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: 
 def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
     """Refuse a search whose score had nothing to select from: it would be compared with itself.
 
-    Raises
-    ------
-    ParameterError
-        With the numbers of the rounds that had fewer than three candidates a place, and what to do.
+    Raises ParameterError with the numbers of the rounds that had fewer than three candidates a place, and what to do.
     """
     problem = selects_nothing(funnel.to_dict("records"))
     if problem:

@@ -31,11 +31,6 @@ from rkcnn_lib.studies.verdicts import (
 )
 from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 
-__all__ = [
-    "against_gamma", "best_of_layers", "checks", "compare_further", "compare_layers", "difference_title",
-    "differences", "gamma_title", "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics",
-    "sign_over_layers", "verdict_title", "verdicts",
-]  # fmt: skip
 TITLED = "explained_variance"  # the metric that the titles of figures over layers speak of
 MIN_LAYERS_FOR_CORRELATION = 4
 OVER_LAYERS = ", mean over layers"  # ends the name of each hypothesis that 05 judges

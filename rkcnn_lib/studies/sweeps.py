@@ -95,11 +95,8 @@ class Sweep:
 def read_sweep(path: Path) -> Sweep:
     """Read and check a sweep file.
 
-    Raises
-    ------
-    ParameterError
-        For an unknown entry or axis, an axis that is empty or names a value twice, or a setting that 05 refuses:
-        nothing has been computed by then.
+    Raises ParameterError for an unknown entry or axis, an axis that is empty or names a value twice, or a setting that
+    05 refuses: nothing has been computed by then.
     """
     file = checked(SweepFile, read_parameter_file(path), path.name)
     if file.parameters.get("more_hooks"):
