@@ -86,15 +86,14 @@ def run_grid(
 
 def _search_rates(stores: dict[int, Any], p: Comparison, arms: list[str], device: str) -> pd.DataFrame:
     """Try learning rates and encoders with every arm at the middle layer, on a seed of its own: :attr:`Grid.rates`."""
-    columns = ["arm", "lr", "encoder", "explained_variance", "chosen"]
     grid = [(arm, *pair) for arm in arms for pair in searched(p) if len(searched(p)) > 1]
     store = stores[sorted(stores)[len(stores) // 2]]
     cells = [(store, p.model_copy(update={"lr": lr, "encoder": how}), arm, device) for arm, lr, how in grid]
     units = run_cells(rate_unit, cells, process_count(p.n_jobs, device), "learning rates")
-    found = [unit.scalars["explained_variance"] for unit in units]
-    rates = pd.DataFrame([(*cell, value, False) for cell, value in zip(grid, found, strict=True)], columns=columns)
-    rates.loc[rates.groupby("arm")["explained_variance"].idxmax(), "chosen"] = True
-    return rates.astype({"chosen": bool})
+    rates = pd.DataFrame(grid, columns=["arm", "lr", "encoder"])
+    rates["explained_variance"] = [unit.scalars["explained_variance"] for unit in units]
+    rates["chosen"] = rates.index.isin(rates.groupby("arm")["explained_variance"].idxmax())
+    return rates
 
 
 def cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> tuple[Path, dict[str, Any]]:

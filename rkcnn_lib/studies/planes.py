@@ -39,6 +39,10 @@ class Planes:
     W: torch.Tensor
     table: pd.DataFrame
 
+    def model(self, probability: float, instance: int) -> torch.Tensor:
+        """Return the feature directions (5, 2) of one model."""
+        return self.W[self.table["probability"].drop_duplicates().tolist().index(probability), instance]
+
 
 def train_planes(p: ToySuperposition) -> Planes:
     """Train ``plane_instances`` models at each probability in one batched tensor (cached)."""
@@ -67,8 +71,7 @@ def train_planes(p: ToySuperposition) -> Planes:
 
 def median_instances(planes: Planes) -> dict[str, np.ndarray]:
     """Return for each probability the feature directions (5, 2) of the model of median loss."""
-    ps = planes.table["probability"].drop_duplicates().tolist()
-    return {f"p = {p:g}": planes.W[ps.index(p), instance].numpy() for p, instance in _median_models(planes)}
+    return {f"p = {p:g}": planes.model(p, instance).numpy() for p, instance in _median_models(planes)}
 
 
 def _median_models(planes: Planes) -> Iterator[tuple[float, int]]:
@@ -98,8 +101,7 @@ def plane_metrics(planes: Planes) -> pd.DataFrame:
 
 def states(planes: Planes, probability: float, instance: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return hidden states (PLANE_SAMPLES, 2) of one model and the directions of the features it represents."""
-    ps = planes.table["probability"].drop_duplicates().tolist()
-    W = planes.W[ps.index(probability), instance]
+    W = planes.model(probability, instance)
     codes = SyntheticSparseDataGenerator(PLANE_FEATURES, probability, random_state=instance).sample(PLANE_SAMPLES)
     return codes @ W, true_directions(W)
 

@@ -156,10 +156,9 @@ def _checked_axis(name: str, values: list[Any], shared: dict[str, Any]) -> list[
 
 def _check_everywhere(axes: dict[str, list[Any]]) -> None:
     for name, least in (("seeds", 0), ("layers", -(2**31))):
-        for value in axes.get(name, []):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-                expected = "expected whole numbers" + " from 0" * (name == "seeds")
-                raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {expected}")
+        if not all(type(value) is int and least <= value < 2**31 for value in axes.get(name, [])):
+            expected = "expected whole numbers" + " from 0" * (name == "seeds")
+            raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {expected}")
 
 
 # ------------------------------------------------------------ what a finished sweep says
