@@ -93,11 +93,8 @@ from rkcnn_lib.studies import (
     comparison,
     fourier,
     front,
-    labels,
-    published_saes,
+    planes,
     sae_panels,
-    sae_titles,
-    seed_study,
     truth,
     verdicts,
 )
@@ -145,7 +142,7 @@ frozen = sae_panels.frozen_dictionaries(compared, store, run)
 run.metrics(frozen.rename(columns={"k": "frozen_k"}).assign(metric="frozen_ev"))
 figures.show(
     figures.frozen_dictionary(frozen),
-    sae_titles.frozen_title(frozen),
+    sae_panels.frozen_title(frozen),
     f"Explained variance with k directions a token, {run.p.frozen_rows} held-out rows; the random arm is the chance level. "
     f"Lines are means, bands the range over {run.p.n_seeds} seeds.",
 )
@@ -160,23 +157,23 @@ figures.show(
 # %%
 figures.show(
     figures.training_curves(compared.budgets, x="tokens"),
-    sae_titles.budget_title(compared.budgets),
+    front.budget_title(compared.budgets),
     f"Held-out documents, mean and range over {run.p.n_seeds} seeds; choose the metric at the top.",
 )
 
 # %%
-ahead = sae_panels.advantage(compared)
+ahead = front.advantage(compared)
 figures.show(
     figures.training_curves(ahead, x="tokens"),
-    sae_titles.advantage_title(ahead),
+    front.advantage_title(ahead),
     f"rkcnn less each rival, seed by seed, positive is better; mean and range over {run.p.n_seeds} seeds. An advantage that "
     "shrinks with training was speed, not quality.",
 )
 
 # %%
-needed_tokens = sae_panels.needed_tokens(compared)
+needed_tokens = front.needed_tokens(compared)
 run.metrics(needed_tokens)
-sae_panels.tokens_table(needed_tokens)
+front.tokens_table(needed_tokens)
 
 # %% [markdown]
 # Means over seeds: after what share of the tokens of a full training an arm explains what random explains at its end. It
@@ -190,13 +187,13 @@ sae_panels.tokens_table(needed_tokens)
 # on: position 0 and special tokens stay as they are.
 
 # %%
-judged = published_saes.judge_published(others, store, run)
+judged = comparison.judge_published(others, store, run)
 run.metrics(judged)
 other = agreement.other_architecture(store, run)
 shown = sae_panels.shown_metrics(compared.metrics, judged, sae_panels.of_other(other, run))
 figures.show(
     figures.arm_metrics(shown),
-    sae_titles.metrics_title(compared.metrics),
+    sae_panels.metrics_title(compared.metrics),
     f"{run.p.n_seeds} seeds, held-out documents. Dots are seeds, bars 95 % t intervals of the mean over seeds; choose the metric "
     "at the top. L0 is fixed by k, or matched by the penalty, so it is a check here. Published SAEs, where there are any, have an "
     "L0 and training data of their own and enter no contrast.",
@@ -221,7 +218,7 @@ sae_panels.dead_by_origin(compared)
 rates = sae_panels.densities(compared)
 figures.show(
     figures.density(rates),
-    sae_titles.density_title(rates),
+    sae_panels.density_title(rates),
     f"Share of held-out tokens on which a latent is active, all {run.p.n_seeds} seeds, log axis; those that never fire have "
     "their own bar.",
 )
@@ -251,7 +248,7 @@ if run.p.front_k:
 moved = sae_panels.moved(compared)
 figures.show(
     figures.cosine_histograms(moved),
-    sae_titles.moved_title(moved),
+    sae_panels.moved_title(moved),
     f"rkcnn, all {run.p.n_seeds} seeds: cosine of each latent with its own start; the slider goes through training. A latent that "
     "never fires does not move either: the map of latents below shows movement beside firing rate.",
 )
@@ -314,12 +311,12 @@ browser = explore.latents(cards)
 # of its tokens on which none of these fires and another latent speaks for it (Chanin et al. 2024). Shown, not judged.
 
 # %%
-told = labels.labels(compared, store, run)
+told = truth.labels(compared, store, run)
 if len(told):
     run.metrics(told)
     figures.show(
         figures.arm_metrics(told),
-        labels.title(told),
+        truth.labels_title(told),
         f"{run.p.n_seeds} seeds; grey: chance, labels permuted (absorbed: latents shuffled). Choose the measure at the top.",
     )
 else:
@@ -334,7 +331,7 @@ if found is not None:
     run.metrics(found)
     figures.show(
         figures.recovery_by_miner(found.rename(columns={"arm": "miner"})),
-        sae_titles.recovery_title(found),
+        truth.recovery_title(found),
         f"Decoders of {run.p.n_seeds} seeds against the true directions, one-to-one and signed; rare: of the three tenths that fire "
         "least; untrained: before the first step; grey: chance with as many random directions.",
     )
@@ -348,20 +345,20 @@ else:
 
 # %%
 if run.p.model == "toy":
-    study = seed_study.seed_study()
-    run.metrics(study.table.assign(metric="seed_study_matched_cosine"))
+    study, frames = planes.seed_study()
+    run.metrics(study.assign(metric="seed_study_matched_cosine"))
     figures.show(
-        figures.recovery_curve(study.table.assign(step=study.table["step"] + 1), "step"),
-        seed_study.title(study.table),
+        figures.recovery_curve(study.assign(step=study["step"] + 1), "step"),
+        planes.seed_study_title(study),
         "Matched cosine of the five decoder rows with the true directions against training steps (plus one, for the log "
         "axis); bands run over 20 toy models; grey: five random directions.",
     )
     figures.show(
-        figures.mined_slider(study.frames),
+        figures.mined_slider(frames),
         "Learned and true directions of one toy model, started from mined ones",
         "Seed 0; the slider goes through training.",
     )
-    display(seed_study.success(study.table))
+    display(planes.success(study))
 
 # %% [markdown]
 # With `-p model modadd -p context_size 3` a transformer that has learned to add modulo 113, and whose circuit is known: it

@@ -62,7 +62,7 @@ force: bool = False  # go on although an earlier gate failed
 from rkcnn_lib import figures
 from rkcnn_lib.pages import explore, prompt_box
 from rkcnn_lib.runs.run import start_run
-from rkcnn_lib.studies import activations, causal, causal_panels, causal_prompts, causal_views
+from rkcnn_lib.studies import activations, causal, causal_panels, causal_subspaces, causal_views
 from rkcnn_lib.worlds import load_model
 
 run = start_run("06_causal_checks", globals())
@@ -77,7 +77,7 @@ run = start_run("06_causal_checks", globals())
 
 # %%
 lm = load_model(run.p.model, revision=run.p.revision, device=run.device)
-prompts = causal_prompts.known_prompts(lm, run.p)
+prompts = causal_subspaces.known_prompts(lm, run.p)
 causal_panels.describe(prompts)
 
 # %% [markdown]
@@ -169,7 +169,7 @@ figures.show(
 
 # %%
 if run.p.isolated:
-    other = causal_prompts.known_prompts(lm, run.p, like=prompts)
+    other = causal_subspaces.known_prompts(lm, run.p, like=prompts)
     isolation = causal_views.isolation(lm, run.p, measured, prompts, other)
     run.metrics(isolation)
     figures.show(

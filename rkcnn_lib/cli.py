@@ -193,7 +193,7 @@ def _report(options: argparse.Namespace) -> int:
     plans = {nb: resolve(nb, given | forced) for nb, given in overrides.items()}  # refuse the bad before compute
     if not confirm(plans, yes=options.yes):
         return 2
-    profile = next(iter(plans.values())).profile
+    profile, notebook, failed = next(iter(plans.values())).profile, "", False
     with ThreadPoolExecutor(1) as writer:  # pages are written while the next kernel works
         for notebook, values in plans.items():
             folder = execute(notebook, values)  # in a kernel of its own
@@ -226,7 +226,7 @@ def parsed(parameters: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _mine(options: argparse.Namespace) -> int:
-    from rkcnn_lib.studies.starts import write_start
+    from rkcnn_lib.studies.comparison import write_start
 
     named = {name: getattr(options, name) for name in ("model", "layer", "hook")}
     out = write_start(named | parsed(options.parameter), options.out)
@@ -277,15 +277,15 @@ def _pages(profile: str, out: Path | None, also: list[Path] | None = None, so_fa
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs import caches
+    from rkcnn_lib.runs import machine
 
     if options.action == "ls":
-        return caches.show()
-    return {"verify": caches.verify, "rm": caches.remove}[options.action](options.names)
+        return machine.show()
+    return {"verify": machine.verify, "rm": machine.remove}[options.action](options.names)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.doctor import examine
+    from rkcnn_lib.runs.machine import examine
 
     return examine()
 

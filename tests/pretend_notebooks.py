@@ -48,9 +48,9 @@ if __name__ == "__main__":
     import sklearn  # noqa: F401
     import transformer_lens.model_bridge.sources.native  # noqa: F401
 
-    from rkcnn_lib.studies.seed_study import seed_study
+    from rkcnn_lib.studies.planes import seed_study
 
-    seed_study.__defaults__ = (2, 30, "rkcnn")  # 20 seeds of 2,000 steps are no parameter of 04 on the toy model
+    seed_study.__defaults__ = (2, 30)  # 20 seeds of 2,000 steps are no parameter of 04 on the toy model
     pretend_cuda.install()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

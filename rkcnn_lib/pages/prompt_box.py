@@ -22,7 +22,7 @@ from rkcnn_lib.measure.causal import (
 )
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import Measured
-from rkcnn_lib.studies.causal_prompts import Prompts
+from rkcnn_lib.studies.causal_subspaces import Prompts
 from rkcnn_lib.studies.tokens import readable, token_text, unknown_words
 from rkcnn_lib.worlds import hook_name
 

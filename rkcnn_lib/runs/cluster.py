@@ -35,11 +35,8 @@ def connect(address: str, device: str, folders: list[Path]) -> RayWorkers:
 
     ``address`` is ``auto`` (the cluster that this machine belongs to), ``HOST:PORT`` or ``ray://HOST:PORT``.
 
-    Raises
-    ------
-    ClusterUnusable
-        If Ray is not installed, nothing answers at the address, a node does not see the folders or runs other code,
-        or no node offers the device. Nothing has been computed by then.
+    Raises ClusterUnusable if Ray is not installed, nothing answers at the address, a node does not see the folders or
+    runs other code, or no node offers the device. Nothing has been computed by then.
     """
     try:
         import ray
@@ -85,10 +82,7 @@ class RayWorkers:
     def slots(self) -> int:
         """Return how many cells can run at once on the nodes that answer.
 
-        Raises
-        ------
-        ClusterUnusable
-            If a node answers that it cannot do the work, or none offers the device.
+        Raises ClusterUnusable if a node answers that it cannot do the work, or none offers the device.
         """
         import ray
 

@@ -26,10 +26,7 @@ def execute(notebook: str, values: Parameters, again: bool = False, cell_timeout
     The executed notebook is ``notebook.ipynb`` in the run folder; while it runs, or when it fails, it is
     ``notebook.running.ipynb`` there.
 
-    Raises
-    ------
-    ParameterError
-        Before any kernel starts, for what the model, the text or this machine cannot give.
+    Raises ParameterError before any kernel starts, for what the model, the text or this machine cannot give.
     """
     key = run_key(notebook, values)
     folder = run_folder(notebook, key)

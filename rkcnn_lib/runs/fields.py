@@ -1,12 +1,98 @@
-"""What parameters are made of: bounded numbers, lists without repeats, and a class that refuses the rest."""
+"""What parameters are made of: values as a person writes them, bounded numbers, lists without repeats.
+
+YAML is read by the rules of YAML 1.2: ``1e-3`` is a number, ``no`` and ``2024-01-01`` are texts. (By those of 1.1,
+which PyYAML follows, ``1e-3`` is a text, ``010`` is 8 and ``1:30`` is 90.) ``None`` is none, as in Python.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
+import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from rkcnn_lib.runs.yaml_values import cut, yaml_value
+from rkcnn_lib.strings import cut
+
+
+class ParameterError(ValueError):
+    """Parameters that a notebook refuses; the message has one line a problem: name, value, what is allowed."""
+
+
+def yaml_value(text: str, where: str) -> Any:
+    """Return the value of one YAML text.
+
+    Raises ParameterError in one line that begins with ``where``: for what is no YAML, for keys that are there twice,
+    for numbers with leading zeros, and for anchors, aliases and tags, which no parameter needs (nine lines of them make
+    a billion values).
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{where}{_place(error)}: {_reason(error)}") from None
+    except (ValueError, RecursionError) as error:  # a number of 10,000 digits; brackets 1,000 deep
+        raise ParameterError(f"{where}: not read as YAML: {cut(str(error))}") from None
+
+
+def yaml_file(path: Path) -> Any:
+    """Return the value of one YAML file; raise ParameterError as `yaml_value`, or if it is not UTF-8."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    return yaml_value(text, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, list]] = {}  # those of YAML 1.2 are added below
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor or getattr(event, "tag", None):
+            _refuse(event, "anchors (&), aliases (*) and tags (!) are not read here")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        seen: set[str] = set()
+        for key in keys:
+            if key.value in seen:
+                _refuse(key, f"{cut(key.value)} is there twice: keep one")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def begins_with_0(self, node: yaml.ScalarNode) -> None:
+        _refuse(node, f"{cut(node.value)} begins with 0: leave the zero out, or quote it if it is a text")
+
+
+def _refuse(at: Any, why: str) -> None:
+    raise yaml.MarkedYAMLError(problem=why, problem_mark=at.start_mark)
+
+
+_DECIMAL = r"[-+]?([0-9][0-9_]*(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|None|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
+    ("zero", r"[-+]?0[0-9_]+", list("-+0")),
+    ("float", rf"{_DECIMAL}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:zero", _Loader.begins_with_0)
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return cut(" ".join(str(reason).split()))
+
+
+# ---------------------------------------------------------------- fields of parameters
 
 
 def at_least(least: int, most: int = 10**12) -> Any:

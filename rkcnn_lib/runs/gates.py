@@ -47,10 +47,8 @@ class _Record(BaseModel):
 def own_file(folder: Path, name: str) -> Path | None:
     """Return a file of a run folder, None if it has none.
 
-    Raises
-    ------
-    DamagedFile
-        If a link stands there, or no regular file: what a link leads to is not the run's to read or to publish.
+    Raises DamagedFile if a link stands there, or no regular file: what a link leads to is not the run's to read or to
+    publish.
     """
     path = folder / name
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -61,10 +59,7 @@ def own_file(folder: Path, name: str) -> Path | None:
 def record_of(folder: Path) -> dict[str, Any] | None:
     """Return a run folder's ``run.json``, None if it has none.
 
-    Raises
-    ------
-    DamagedFile
-        If it is no file of the folder, damaged, or holds a field of another kind; the message names it.
+    Raises DamagedFile if it is no file of the folder, damaged, or holds a field of another kind; the message names it.
     """
     path = own_file(folder, "run.json")
     if path is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rkcnn_lib.runs.fields import require
+from rkcnn_lib.runs.fields import ParameterError, require
 from rkcnn_lib.runs.schemas import (
     CausalChecks,
     Comparison,
@@ -19,7 +19,6 @@ from rkcnn_lib.runs.schemas import (
     SaeCompare,
     ToySuperposition,
 )
-from rkcnn_lib.runs.yaml_values import ParameterError
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
 
 if TYPE_CHECKING:
@@ -34,12 +33,8 @@ FROZEN_ROWS = 512  # coded at once in the frozen-dictionary test
 def check(p: Parameters) -> ModelFacts | None:
     """Return what is known of the model that parameters name; None where they name none, or one made here.
 
-    Raises
-    ------
-    ParameterError
-        If the model, the text or the memory cannot give what is asked for.
-    ModelUnavailable
-        If the model is neither here nor can it be fetched.
+    Raises ParameterError if the model, the text or the memory cannot give what is asked for; ModelUnavailable if the
+    model is neither here nor can it be fetched.
     """
     from rkcnn_lib.worlds.text.sources import TextUnavailable
 
@@ -57,8 +52,6 @@ def check(p: Parameters) -> ModelFacts | None:
 
             open_published(p, widths[0])
         _check_memory(p, max(widths))
-    except ParameterError:
-        raise
     except (ValueError, OSError, TextUnavailable) as error:
         raise ParameterError(str(error)) from None
     return facts

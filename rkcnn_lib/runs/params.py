@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from rkcnn_lib.files import ROOT, write_text
+from rkcnn_lib.runs.fields import ParameterError, yaml_file, yaml_value
 from rkcnn_lib.runs.schemas import NOT_DECIDING, NOTEBOOKS, Parameters
-from rkcnn_lib.runs.yaml_values import ParameterError, cut, yaml_file, yaml_value
+from rkcnn_lib.strings import cut
 
 __all__ = [
     "NOTEBOOKS", "ParameterError", "check_notebook", "checked", "defaults", "parameters_cell", "read_parameter_file",

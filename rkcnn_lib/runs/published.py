@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from rkcnn_lib.files import read_json
+from rkcnn_lib.runs.fields import ParameterError
 from rkcnn_lib.runs.schemas import SaeCompare
-from rkcnn_lib.runs.yaml_values import ParameterError
 from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.sae.disk import CONFIG_FILE, WEIGHTS_FILE
 from rkcnn_lib.worlds.models.hub import ModelUnavailable, fetched
@@ -21,10 +21,7 @@ CENTRED = "#centred"
 def folder_of(spec: str) -> Path:
     """Return the folder of an SAE: a local one, or ``owner/repository:path`` on the hub, fetched once.
 
-    Raises
-    ------
-    ParameterError
-        If it is neither here nor can it be fetched.
+    Raises ParameterError if it is neither here nor can it be fetched.
     """
     name = spec.removesuffix(CENTRED)
     if (Path(name).expanduser() / CONFIG_FILE).is_file():
@@ -55,10 +52,7 @@ def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
     Its name is that of its folder, after as much of the path as tells it from the others and from the arms: SAELens
     names folders after hooks, so those of two trainings have the same name.
 
-    Raises
-    ------
-    ParameterError
-        If one cannot be had, cannot be read, or is of another width than the activations.
+    Raises ParameterError if one cannot be had, cannot be read, or is of another width than the activations.
     """
     opened: dict[tuple[str, ...], tuple[Path, SAE]] = {}
     for spec in p.published:
@@ -105,10 +99,7 @@ class SweepTables:
 def read_tables(folder: str | Path) -> SweepTables:
     """Read the folder that ``rkcnn sweep --out`` wrote.
 
-    Raises
-    ------
-    ParameterError
-        If there is no finished sweep in it.
+    Raises ParameterError if there is no finished sweep in it.
     """
     folder = Path(folder).expanduser()
     about, table = folder / "sweep.json", folder / "metrics.parquet"

@@ -8,7 +8,6 @@ parameters, the model's files and the code's version, so the same question asked
 from __future__ import annotations
 
 import functools
-import hashlib
 import html
 import platform
 import re
@@ -23,7 +22,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from rkcnn_lib.files import digest, outputs_root, write_json, write_whole
+from rkcnn_lib.files import digest, outputs_root, sha256_of, write_json, write_whole
 from rkcnn_lib.runs.gates import all_passed, earlier_gates, next_number, read_run
 from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, check_notebook, resolve
@@ -53,10 +52,7 @@ class Check:
 def run_key(notebook: str, values: Parameters) -> str:
     """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook.
 
-    Raises
-    ------
-    ParameterError, ModelUnavailable
-        See :func:`input_identity`.
+    Raises what :func:`input_identity` does.
     """
     return _key(notebook, values, input_identity(notebook, values))
 
@@ -69,13 +65,9 @@ def _key(notebook: str, values: Parameters, identity: dict[str, Any]) -> str:
 def input_identity(notebook: str, values: Parameters) -> dict[str, Any]:
     """Return what identifies the model and the local text that parameters name.
 
-    Raises
-    ------
-    ParameterError
-        If the model, the text, the sweep or the memory cannot give what is asked for (see `rkcnn_lib.runs.limits`), or
-        the notebook needs a language model and is given activations made here.
-    ModelUnavailable
-        If the model is neither here nor can it be fetched.
+    Raises ParameterError if the model, the text, the sweep or the memory cannot give what is asked for (see
+    `rkcnn_lib.runs.limits`), or the notebook needs a language model and is given activations made here;
+    ModelUnavailable if the model is neither here nor can it be fetched.
     """
     model = getattr(values, "model", None)
     if model in INVENTED_MODELS and notebook != "04_sae_compare":
@@ -94,7 +86,7 @@ def _sweep_identity(folder: str) -> str:
     except (ValueError, KeyError, TypeError, OSError) as error:
         known = isinstance(error, ParameterError)
         raise ParameterError(str(error) if known else f"sweep = {folder!r} is damaged: {error}") from None
-    return hashlib.sha256((Path(folder).expanduser() / "metrics.parquet").read_bytes()).hexdigest()
+    return sha256_of(Path(folder).expanduser() / "metrics.parquet")
 
 
 def _text_identity(text: str | None) -> dict[str, Any] | None:
@@ -164,7 +156,6 @@ class Run:
         self.key = _key(notebook, values, identity)
         self.device = str(pick_device(values.device))
         self.folder = run_folder(notebook, self.key)
-        self.cache = outputs_root() / "cache"
         self._began = time.monotonic()
         self._tables: list[pd.DataFrame] = []
         self.record: dict[str, Any] = {
@@ -230,12 +221,8 @@ def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
 
     ``namespace`` is the notebook's ``globals()``, which hold the parameters.
 
-    Raises
-    ------
-    ParameterError
-        For an unknown name or a value out of range; nothing has been computed by then.
-    GateFailed
-        If an earlier notebook's gate failed under the same profile and ``force`` is False.
+    Raises ParameterError for an unknown name or a value out of range; nothing has been computed by then; GateFailed if
+    an earlier notebook's gate failed under the same profile and ``force`` is False.
     """
     asked = (*NOTEBOOKS[check_notebook(notebook)].model_fields, *_injected(namespace))
     values = resolve(notebook, {name: namespace[name] for name in asked if name in namespace})

@@ -20,6 +20,7 @@ from rkcnn_lib.worlds import (
     MemoryStore,
     PlantedDictionary,
     capture,
+    capture_layers,
     hook_width,
     load_model,
     model_facts,
@@ -33,16 +34,32 @@ STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}
 
 def open_store(run: Run) -> Any:
     """Open the activations that a run's parameters name, capturing them if they are not there, and record them."""
-    p = run.p
-    if p.model in INVENTED_MODELS:
-        store = invented_store(p.model, p.n_tokens)
-    else:
-        store = open_or_capture(
-            p.model, p.layer, p.hook, p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
-            device=run.device, revision=p.revision,
-        )  # fmt: skip
+    store = opened(run.p, run.device)
     run.note(data=store.manifest)
     return store
+
+
+def opened(p: Any, device: str) -> Any:
+    """Open the activations that parameters of one layer name, or capture them."""
+    if p.model in INVENTED_MODELS:
+        return invented_store(p.model, p.n_tokens)
+    return open_or_capture(
+        p.model, p.layer, p.hook, p.n_tokens, text=p.text, context_size=p.context_size, device=device,
+        revision=p.revision,
+    )  # fmt: skip
+
+
+def opened_layers(p: Any, hooks: list[str], device: str) -> dict[tuple[int, str], Any]:
+    """Open the activations at all ``layers`` of the parameters and some hooks, or capture them in one pass."""
+    if p.model in INVENTED_MODELS:
+        return {(0, hook): invented_store(p.model, p.n_tokens) for hook in hooks}
+    n_layers = model_facts(p.model, p.revision).n_layers
+    layers = sorted({layer % n_layers for layer in (range(n_layers) if p.layers is None else p.layers)})
+    stores = capture_layers(
+        p.model, layers, hooks, p.n_tokens, text=p.text, context_size=p.context_size, device=device,
+        revision=p.revision,
+    )  # fmt: skip
+    return {(layer, hook): stores[layer, hook] for layer in layers for hook in hooks}
 
 
 def width(p: Any) -> int:
@@ -72,7 +89,8 @@ def describe(store: Any) -> None:
     if "hook_name" not in manifest:  # invented activations: no model, no text
         shown = {name: value for name, value in manifest.items() if name not in ("format", "key")}
     else:
-        text = manifest["text"]
+        text, first = manifest["text"], manifest.get("first_position", 1)
+        left_out = "position 0" if first == 1 else f"positions 0 to {first - 1}"
         shown = {
             "model": f"{manifest['title']} ({manifest['identity'][:19]}...)",
             "activations": f"{manifest['hook_name']}, {store.d_in} wide, stored as {manifest['dtype']}",
@@ -80,17 +98,12 @@ def describe(store: Any) -> None:
             "sources that failed before it": "; ".join(text["failed_before"]) or "none",
             "tokens": f"{len(store):,} in {manifest['n_contexts']:,} contexts of {manifest['context_size']}",
             "documents": f"{manifest['n_documents']:,}, of which {manifest['n_documents_held_out']:,} held out",
-            "left out everywhere": f"{_left_out(manifest)} and special tokens: {int((~store.mask).sum()):,} rows",
+            "left out everywhere": f"{left_out} and special tokens: {int((~store.mask).sum()):,} rows",
             "model's loss": f"{loss(store):.3f} nats a token on {manifest['loss']['n_tokens']:,} held-out tokens",
             "notes": "; ".join(manifest["notes"]) or "none",
         }
     with pd.option_context("display.max_colwidth", None):
         display(pd.DataFrame({"": shown.keys(), "value": map(str, shown.values())}).set_index(""))
-
-
-def _left_out(manifest: dict[str, Any]) -> str:
-    first = manifest.get("first_position", 1)
-    return "position 0" if first == 1 else f"positions 0 to {first - 1}"
 
 
 def loss(store: Any) -> float:
@@ -177,25 +190,31 @@ class DimensionStatistics:
         return f"The covariance has {effective:.0f} effective dimensions of {len(values)}"
 
 
-def _rows(store: Any, p: Cache) -> torch.Tensor:
-    return store.matrix("train", seed=0, n_rows=min(p.n_statistics, len(store.rows("train", seed=0))))
+def sample(store: Any, n_rows: int) -> torch.Tensor:
+    """Return rows of a store that SAEs are trained on, drawn at random; fewer where it has no more."""
+    return store.matrix("train", seed=0, n_rows=min(n_rows, len(store.rows("train", seed=0))))
+
+
+def concentration(variance: torch.Tensor, mean: torch.Tensor) -> tuple[float, int]:
+    """Return gamma = ||mu|| / ||sigma||, and how many dimensions carry half of the variance."""
+    share = (variance / variance.sum()).sort(descending=True).values
+    return float(mean.norm() / variance.sum().sqrt()), int((share.cumsum(0) < 0.5).sum()) + 1
 
 
 def dimension_statistics(store: Any, p: Cache) -> DimensionStatistics:
     """Measure variance, kurtosis and covariance on a sample of usable rows."""
-    X = _rows(store, p).double()
+    X = sample(store, p.n_statistics).double()
     variance = X.var(0)
     order = variance.argsort(descending=True)
-    share = (variance / variance.sum())[order]
-    kurtosis = stats.kurtosis(X.numpy(), axis=0)[order.numpy()]
-    table = pd.DataFrame({"dimension": order.numpy(), "share": share.numpy(), "kurtosis": kurtosis})
+    share = (variance / variance.sum()).numpy()
+    table = pd.DataFrame({"share": share, "kurtosis": stats.kurtosis(X.numpy(), axis=0)}).iloc[order.numpy()]
+    table = table.rename_axis("dimension").reset_index()
     gaussian = surrogate(X.float(), "gaussian", random_state=0)
     spectra = {
         "activations": torch.linalg.eigvalsh(torch.cov(X.T)).flip(0).numpy(),
         "Gaussian surrogate": torch.linalg.eigvalsh(torch.cov(gaussian.double().T)).flip(0).numpy(),
     }
-    gamma = float(X.mean(0).norm() / variance.sum().sqrt())
-    return DimensionStatistics(table, spectra, gamma, int((share.cumsum(0) < 0.5).sum()) + 1)
+    return DimensionStatistics(table, spectra, *concentration(variance, X.mean(0)))
 
 
 @dataclass(frozen=True)
@@ -217,7 +236,7 @@ class RandomDirectionKurtosis:
 
 def kurtosis_of_random_directions(store: Any, p: Cache, n_directions: int = 500) -> RandomDirectionKurtosis:
     """Project activations and their surrogates on the same random unit directions."""
-    X = _rows(store, p)[:20_000]
+    X = sample(store, p.n_statistics)[:20_000]
     directions = torch.randn(n_directions, X.shape[1], generator=torch.Generator().manual_seed(0))
     directions /= directions.norm(dim=1, keepdim=True)
     clouds = {"activations": X} | {kind: surrogate(X, kind, random_state=1) for kind in ("gaussian", "elliptical")}

@@ -28,6 +28,7 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
+from rkcnn_lib.studies.activations import sample
 from rkcnn_lib.studies.comparison import Compared, compare
 from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 
@@ -54,7 +55,6 @@ class Agreement:
     """What the panel shows, and jackknife pseudo-values of PW-MCC a seed for the verdicts."""
 
     table: pd.DataFrame  # arm, seed, metric, value (mean over the seed's pairs), chance_mean, _upper and _any
-    along: pd.DataFrame  # the same for the snapshots of training, with step
     summary: pd.DataFrame  # one row an arm
     by_seed: pd.DataFrame  # arm, seed, metric ``pw_mcc``, value
     title: str
@@ -81,19 +81,16 @@ def other_architecture(store: Any, run: Run) -> Compared | None:
 
 
 def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
-    """Measure how well the seeds of each arm agree, before, along and after training, all beside chance.
+    """Measure how well the seeds of each arm agree, before and after training, all beside chance.
 
     One seed agrees with nobody: all tables are empty then.
     """
     if p.n_seeds < 2:
-        nothing = pd.DataFrame(columns=["arm", "seed", "metric", "value", "step"])
-        return Agreement(nothing, nothing, pd.DataFrame(), nothing, "One seed: nothing to agree with")
+        nothing = pd.DataFrame(columns=["arm", "seed", "metric", "value"])
+        return Agreement(nothing, pd.DataFrame(), nothing, "One seed: nothing to agree with")
     spread = spread_of(store)
     arms = _folders(compared) | {f"{arm}, {p.other_architecture}": f for arm, f in _folders(other).items()}
-    steps = sorted(
-        {int(name.rpartition("_")[2]) for unit in compared.units.values() for name in unit.arrays if "_step_" in name}
-    )
-    cells = list(itertools.product(arms, (AFTER, BEFORE, *steps)))
+    cells = list(itertools.product(arms, (AFTER, BEFORE)))
     largest = next(iter(arms.values()))[0]  # all have as many latents
     n_jobs = matching_processes(p.n_jobs, largest)
     units = run_cells(pairs, [(arms[arm], moment, spread) for arm, moment in cells], n_jobs, "agreement")
@@ -104,10 +101,6 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
         for arm in arms
         for row in _by_seed(found[arm, moment], measure)
     ]  # fmt: skip
-    along = [
-        {"arm": arm, "step": step, "metric": OLDER} | row
-        for arm in arms for step in steps for row in _by_seed(found[arm, step], OLDER)
-    ]  # fmt: skip
     cosines = {arm: found[arm, AFTER].arrays[WHITE].numpy() for arm in arms}
     by_seed = pd.DataFrame([
         {"arm": arm, "seed": seed, "metric": "pw_mcc", "value": float(value)}
@@ -117,7 +110,7 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     ])  # fmt: skip
     table = pd.DataFrame(rows)
     l0 = {arm: np.mean([unit_scalars(folder)["l0"] for folder in folders]) for arm, folders in arms.items()}
-    return Agreement(table, pd.DataFrame(along), _summary(table, cosines, l0), by_seed, _title(table))
+    return Agreement(table, _summary(table, cosines, l0), by_seed, _title(table))
 
 
 def matched_exactly(folder: Path) -> bool:
@@ -136,7 +129,7 @@ def _n_latents(folder: Path) -> int:
 
 def spread_of(store: Any) -> np.ndarray:
     """Return what draws random directions with the covariance of a store's activations, (d, d)."""
-    X = store.matrix("train", seed=0, n_rows=min(SPREAD_ROWS, len(store.rows("train", seed=0))))
+    X = sample(store, SPREAD_ROWS)
     return covariance_factor(X - X.mean(0))
 
 
@@ -146,14 +139,14 @@ def _folders(compared: Compared | None) -> dict[str, tuple[Path, ...]]:
     return {arm: tuple(compared.units[cell].folder for cell in units if cell[0] == arm) for arm, _ in units}
 
 
-def pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray, only: str | None = None) -> Unit:
+def pairs(folders: tuple[Path, ...], moment: str, spread: np.ndarray, only: str | None = None) -> Unit:
     """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: matching takes long)."""
 
     def compute(scratch: Any) -> Unit:
         whitening = whitening_of(spread.T @ spread, len(spread)).float()
         seeds = [_seed(folder, moment, whitening) for folder in folders]
         levels, arrays = {}, {}
-        for measure, statistic in _statistics(moment, seeds[0].decoder.shape[1]).items():
+        for measure, statistic in _statistics(moment, _rank(seeds[0].decoder.shape[1])).items():
             if only not in (None, measure):
                 continue
             matrix = torch.eye(len(seeds), dtype=torch.float64)
@@ -171,38 +164,30 @@ def pairs(folders: tuple[Path, ...], moment: str | int, spread: np.ndarray, only
     return cached_unit("agreement", inputs | ({"only": only} if only else {}), compute)
 
 
-def _seed(folder: Path, moment: str | int, whitening: torch.Tensor) -> _Seed:
+def _seed(folder: Path, moment: str, whitening: torch.Tensor) -> _Seed:
     unit = load_unit(folder)
     if moment == AFTER:
         sae, density = load_saelens(folder / "sae"), unit.arrays["density"]
         return _Seed(sae.W_dec.data, density > 0, sae.W_dec.data @ whitening, density, sae)
-    decoder = unit.arrays["W_dec_start" if moment == BEFORE else f"W_dec_step_{moment}"]
+    decoder = unit.arrays["W_dec_start"]
     return _Seed(decoder, torch.ones(len(decoder), dtype=torch.bool), decoder @ whitening)
 
 
-def _statistics(moment: str | int, d: int) -> dict[str, Callable[[_Seed, _Seed], float]]:
-    """Return what is measured of a pair at a moment: all of it after training, along training what is cheap."""
+def _statistics(moment: str, n_busiest: int) -> dict[str, Callable[[_Seed, _Seed], float]]:
+    """Return what is measured of a pair at a moment."""
 
-    def mcc(a: _Seed, b: _Seed) -> float:
-        return pw_mcc([a.decoder, b.decoder], [a.live, b.live])
+    def busiest(seed: _Seed) -> torch.Tensor:
+        return seed.decoder[seed.density.argsort(descending=True)[:n_busiest]]
 
-    def white(a: _Seed, b: _Seed) -> float:
-        return pw_mcc([a.white, b.white], [a.live, b.live])
-
-    def older(a: _Seed, b: _Seed) -> float:
-        return pw_max_cosine([a.decoder, b.decoder], [a.live, b.live])
-
-    def shared(a: _Seed, b: _Seed) -> float:
-        return shared_latents([a.sae, b.sae], live=[a.live, b.live])
-
-    def span(a: _Seed, b: _Seed) -> float:
-        return subspace_overlap(*(seed.decoder[seed.density.argsort(descending=True)[: _rank(d)]] for seed in (a, b)))
-
-    if moment == BEFORE:
-        return {WHITE: white, PW_MCC: mcc, OLDER: older}
+    measures = {
+        WHITE: lambda a, b: pw_mcc([a.white, b.white], [a.live, b.live]),
+        PW_MCC: lambda a, b: pw_mcc([a.decoder, b.decoder], [a.live, b.live]),
+        OLDER: lambda a, b: pw_max_cosine([a.decoder, b.decoder], [a.live, b.live]),
+    }
     if moment == AFTER:
-        return {WHITE: white, PW_MCC: mcc, OLDER: older, SHARED: shared, SPAN: span}
-    return {OLDER: older}
+        measures[SHARED] = lambda a, b: shared_latents([a.sae, b.sae], live=[a.live, b.live])
+        measures[SPAN] = lambda a, b: subspace_overlap(busiest(a), busiest(b))
+    return measures
 
 
 def _rank(d: int) -> int:

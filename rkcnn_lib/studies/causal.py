@@ -29,12 +29,13 @@ from rkcnn_lib.measure.effects import (
 )
 from rkcnn_lib.measure.subspaces import random_basis, rowspace_part
 from rkcnn_lib.runs.schemas import CausalChecks
-from rkcnn_lib.studies.causal_prompts import Pairing, Prompts
 from rkcnn_lib.studies.causal_subspaces import (
     CHANCE,
     CHANCE_OF_VARIANCE,
     MINED,
     VARIANCE,
+    Pairing,
+    Prompts,
     Subspace,
     aligned_subspace,
     at_positions,
@@ -72,7 +73,7 @@ class Ground:
         """Return `effects` of one intervention, each (n,), on the CPU; by default the replacement is the donors'."""
         donated = self.donated if replacement is None else replacement
         patched = patched_logits(self.lm, self.pairing.pairs, self.hook_name, A, mode, donated)
-        return _on_cpu(effects(self.logits, patched, self.pairing.pairs))
+        return _effects(self.logits, patched, self.pairing)
 
     def shares(self, A: Part) -> torch.Tensor:
         """Return what exchanging A does to each pair (n,), as a share of what exchanging everything does."""
@@ -98,12 +99,12 @@ def ground(lm: Any, pairing: Pairing, hook_name: str, logits: torch.Tensor | Non
     donated = donor_activations(lm, pairing.pairs, hook_name)
     logits = clean_logits(lm, pairing.pairs) if logits is None else logits
     full = patched_logits(lm, pairing.pairs, hook_name, None, "keep", donated)
-    ends = (_on_cpu(effects(logits, x, pairing.pairs)) for x in (logits, full))
+    ends = (_effects(logits, x, pairing) for x in (logits, full))
     return Ground(lm, hook_name, pairing, donated, logits, *ends)
 
 
-def _on_cpu(effect: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: values.cpu() for name, values in effect.items()}
+def _effects(clean: torch.Tensor, patched: torch.Tensor, pairing: Pairing) -> dict[str, torch.Tensor]:
+    return {name: values.cpu() for name, values in effects(clean, patched, pairing.pairs).items()}
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class Measured:
 
     ``table``: subspace, rank, seed, intervention, metric, value, low, high. ``per_pair``: at the judged rank the
     effects (n,) by (subspace, seed, intervention). ``subspaces``: what was measured, by (name, seed). ``rows``: the
-    selection prompts' activations and answers. ``weight``: what reads the hook, where one weight does.
+    selection prompts' activations and answers. ``weight`` (d_mlp, d_model): what reads the MLP's hidden layer, None at
+    hooks that many things read.
     """
 
     table: pd.DataFrame
@@ -135,18 +137,10 @@ def judged_rank(p: CausalChecks) -> int:
     return sorted(p.ranks)[(len(p.ranks) - 1) // 2]
 
 
-def downstream_weight(lm: Any, p: CausalChecks) -> torch.Tensor | None:
-    """Return the weight (d_mlp, d_model) that reads the MLP's hidden layer; None at hooks that many things read."""
-    return lm.blocks[p.layer].mlp.W_out.detach().cpu() if p.hook == "mlp_post" else None
-
-
 def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device: str) -> Measured:
     """Keep and exchange every subspace at every rank and seed on the judged pairs.
 
-    Raises
-    ------
-    ValueError
-        If a rank exceeds what a miner supplies.
+    Raises ValueError if a rank exceeds what a miner supplies.
     """
     hook_name = store.manifest["hook_name"]
     hooked = ground(lm, prompts.judged, hook_name)
@@ -171,7 +165,8 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
         for mode in MODES:
             rows += hooked.rows(hooked.run(part, mode), subspace=name, rank=0, seed=0, intervention=mode)
     by_name = {(one.name, one.seed): one for one in subspaces}
-    return Measured(pd.DataFrame(rows), per_pair, by_name, hooked, (X, y), downstream_weight(lm, p))
+    weight = lm.blocks[p.layer].mlp.W_out.detach().cpu() if p.hook == "mlp_post" else None
+    return Measured(pd.DataFrame(rows), per_pair, by_name, hooked, (X, y), weight)
 
 
 def shares(table: pd.DataFrame) -> pd.DataFrame:
@@ -231,13 +226,11 @@ def verdict_table(measured: Measured, p: CausalChecks, prompts: Prompts) -> pd.D
     """Judge every subspace at the judged rank: causal, predictive only or inconclusive.
 
     A subspace that was found anew for each seed is judged by its mean over seeds, pair by pair. Its controls are
-    random subspaces of equal rank, and of equal rank and variance, a draw a seed.
+    random subspaces of equal rank, and of equal rank and variance, a draw a seed. Intervals are at Bonferroni's level.
 
-    Returns
-    -------
-    DataFrame: subspace, verdict, share (of the whole activation's effect), share_low, share_high, advantage (the
-    share above the strongest control), low, high, accuracy (telling answer from foil, chance 0.5), accuracy_low,
-    accuracy_high, candidates (directions or latents it was chosen from). Intervals at Bonferroni's level.
+    Columns subspace, verdict, share (of the whole activation's effect), share_low, share_high, advantage (the share
+    above the strongest control), low, high, accuracy (telling answer from foil, chance 0.5), accuracy_low,
+    accuracy_high, candidates (directions or latents it was chosen from).
     """
     rank, margins = judged_rank(p), Margins(p.delta_share, p.delta_predict)
     judged = [name for name in dict.fromkeys(name for name, _ in measured.subspaces) if name != CHANCE]
@@ -281,11 +274,9 @@ def predictions(hooked: Ground, p: CausalChecks, prompts: Prompts, A: Part) -> t
         inside = share_in(x, A) if callable(A) or A is None else x @ A.to(x)
         return inside.flatten(1).detach()
 
-    bases = [base for base, _ in hooked.pairing.drawn]
-    labels = [prompt.answer for prompt in prompts.selection]
-    told_apart = tells_apart(
-        coordinates(bases), hooked.pairing.answers, coordinates(prompts.selection), labels, hooked.pairing.foils
-    )
+    bases, donors = map(list, zip(*hooked.pairing.drawn, strict=True))
+    answers, foils, labels = ([prompt.answer for prompt in of] for of in (bases, donors, prompts.selection))
+    told_apart = tells_apart(coordinates(bases), answers, coordinates(prompts.selection), labels, foils)
     return torch.as_tensor(told_apart, dtype=torch.float32)
 
 

@@ -15,8 +15,8 @@ from rkcnn_lib.measure.subspaces import random_basis
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import ENDS, Measured, judged_rank
-from rkcnn_lib.studies.causal_prompts import Prompts, shared_prompts
-from rkcnn_lib.studies.causal_subspaces import CEILING, CHANCE, MINED, SUBSPACES, VARIANCE
+from rkcnn_lib.studies.causal_subspaces import CEILING, CHANCE, MINED, SUBSPACES, VARIANCE, Prompts, shared_prompts
+from rkcnn_lib.studies.comparison import in_order
 from rkcnn_lib.studies.verdicts import verdict_title
 
 EXACT = 1e-5  # largest allowed difference of logits between two runs that must be equal, float32
@@ -80,11 +80,8 @@ def at_rank(table: pd.DataFrame, p: CausalChecks) -> pd.DataFrame:
     inner = table[(table["rank"] == judged_rank(p)) & ~table["subspace"].isin(ENDS)]
     ends = table[table["subspace"].isin(ENDS) & (table["intervention"] == "keep")]
     ends = ends.assign(subspace=ends["subspace"].map(ENDS))
-    order = ["interchanged", "logit_difference", "top1", "loss", "kl"]
-    return over_seeds(
-        pd.concat([inner, ends]).sort_values("metric", key=lambda m: m.map(order.index), kind="stable"),
-        ["subspace", "intervention", "metric"],
-    )
+    effects = in_order(pd.concat([inner, ends]), "metric", ["interchanged", "logit_difference", "top1", "loss", "kl"])
+    return over_seeds(effects, ["subspace", "intervention", "metric"])
 
 
 def _named(means: pd.Series) -> str:

@@ -14,7 +14,6 @@ from rkcnn_lib.measure.effects import effects
 from rkcnn_lib.measure.subspaces import rowspace_part
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import Measured, ground, judged_rank
-from rkcnn_lib.studies.causal_prompts import Pairing, Prompts
 from rkcnn_lib.studies.causal_subspaces import (
     CEILING,
     CHANCE,
@@ -22,6 +21,8 @@ from rkcnn_lib.studies.causal_subspaces import (
     MINED,
     SAE_SPAN,
     VARIANCE,
+    Pairing,
+    Prompts,
     Subspace,
     aligned_subspace,
     at_positions,
@@ -45,11 +46,9 @@ def n_layers(p: CausalChecks) -> int:
 
 
 def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
-    """Return the supervised ceiling and the whole activation at several layers: interchange accuracy on held-out pairs.
+    """Return interchange accuracy on held-out pairs of the supervised ceiling and the whole activation, by layer.
 
-    Returns
-    -------
-    DataFrame: layer, subspace, intervention, metric, value, low, high.
+    Columns layer, subspace, intervention, metric, value, low, high.
     """
     n = n_layers(p)
     layers = range(n) if p.das_layers is None else sorted({layer % n for layer in (p.layer, *p.das_layers)})
@@ -70,12 +69,9 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     """Exchange the whole activation at one layer and one token at a time (activation patching), in one sentence.
 
     The sentence is that of most judged pairs. Of a deep model some layers are looked at, evenly spaced, the last one
-    and the one that is studied among them.
-
-    Returns
-    -------
-    DataFrame: layer, arm (the token's place and text), place, pair (row of the judged pairs), metric, value:
-    ``fractional_decrease`` of the logit difference (0: none, 1: level, 2: turned round) and ``interchanged``.
+    and the one that is studied among them. Columns layer, arm (the token's place and text), place, pair (row of the
+    judged pairs), metric, value: ``fractional_decrease`` of the logit difference (0: none, 1: level, 2: turned round)
+    and ``interchanged``.
     """
     drawn = prompts.judged.drawn
     kinds = [(base.family, len(base.ids)) for base, _ in drawn]
@@ -108,11 +104,8 @@ def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompt
     """Ablate the judged subspaces by zero, by the mean of the selection prompts and by a donor.
 
     Zero and mean can take an answer away, a donor can also put another in its place; what only the first two do may
-    be the damage of a state the model never meets.
-
-    Returns
-    -------
-    DataFrame: subspace, replacement, metric (top1, interchanged, kl), value, low, high.
+    be the damage of a state the model never meets. Columns subspace, replacement, metric (top1, interchanged, kl),
+    value, low, high.
     """
     hooked = measured.ground
     mean = at_positions(lm, prompts.selection, p.positions, hooked.hook_name).mean(0)  # (k, d)
@@ -130,12 +123,9 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
 
     *cause*: share of pairs asked for ``p.relation`` whose answer becomes the donor's. *isolate*: share of pairs
     asked for ``p.isolated``, of entities with another answer to it, whose answer stays. *disentangle*: their mean;
-    the whole activation and the empty subspace both get 0.5. Held-out sentences and entities throughout.
-
-    Returns
-    -------
-    DataFrame: subspace, seed, intervention, metric, value, low, high at the judged rank, the ceiling also as learnt
-    with isolation in its loss.
+    the whole activation and the empty subspace both get 0.5. Held-out sentences and entities throughout, at the judged
+    rank, the ceiling also as learnt with isolation in its loss. Columns subspace, seed, intervention, metric, value,
+    low, high.
     """
     rank, hook = judged_rank(p), measured.ground.hook_name
     asks, leaves = measured.ground, ground(lm, other.judged, hook)
@@ -158,11 +148,7 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
 
     The block is that whose hidden layer matters most when all of it is exchanged. What its output weight cannot
     read cannot matter by itself: an effect of the subspace that its rowspace part lacks is the interpretability
-    illusion.
-
-    Returns
-    -------
-    DataFrame: layer, part, metric, value, low, high.
+    illusion. Columns layer, part, metric, value, low, high.
     """
     hooks = [name_of_hook("mlp_post", layer) for layer in range(n_layers(p))]
     grounds = [ground(lm, prompts.judged, hook, measured.ground.logits) for hook in hooks]
@@ -179,12 +165,10 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     return pd.DataFrame(rows)
 
 
-def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, name: str = MINED) -> pd.DataFrame:
+def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
     """Continue prompts while the part in A of ``mean(donor's answer) - mean(base's answer)`` is added.
 
-    Returns
-    -------
-    DataFrame: prompt, unsteered (the model's own continuation), towards, subspace, a column for each strength.
+    Columns prompt, unsteered (the model's own continuation), towards, subspace, and one for each strength.
     """
     X, y = measured.rows
     rows = []
@@ -196,7 +180,7 @@ def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
         difference = X[torch.as_tensor(y == donor.answer)].mean(0) - X[torch.as_tensor(y == base.answer)].mean(0)
         hook = measured.ground.hook_name
         about = {"prompt": base.text, "unsteered": _continued(lm, base, hook, difference, 0.0), "towards": donor.answer}
-        for subspace in dict.fromkeys((name, CEILING)):
+        for subspace in (MINED, CEILING):
             A = measured.subspaces[subspace, 0].part(judged_rank(p)).to(difference)
             samples = {
                 f"x {strength:g}": _continued(lm, base, hook, A @ (A.T @ difference), strength)

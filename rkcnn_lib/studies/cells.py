@@ -116,10 +116,7 @@ def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: 
 def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
     """Refuse a search whose score had nothing to select from: it would be compared with itself.
 
-    Raises
-    ------
-    ParameterError
-        With the numbers of the rounds that had fewer than three candidates a place, and what to do.
+    Raises ParameterError with the numbers of the rounds that had fewer than three candidates a place, and what to do.
     """
     problem = selects_nothing(funnel.to_dict("records"))
     if problem:
@@ -141,11 +138,7 @@ def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
     It is judged on documents that seed's SAE was not trained on; held-out ones are left for the verdicts.
     """
     config, training = sae_config(p, store.d_in), train_config(p, arm, SEARCH_SEED)
-    mined = mined_unit(store, p, arm, SEARCH_SEED, device)
-    inputs = {
-        "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
-        "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
-    }  # fmt: skip
+    inputs = _training_inputs(store, p, arm, mined_unit(store, p, arm, SEARCH_SEED, device), training, device)
 
     def compute(scratch: Path) -> Unit:
         start = initial_sae(store, p, arm, SEARCH_SEED, device)
@@ -155,6 +148,16 @@ def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
         return Unit(scalars={"explained_variance": quality(sae, rows)["explained_variance"]})
 
     return cached_unit("learning_rates", inputs, compute)
+
+
+def _training_inputs(
+    store: Any, p: Comparison, arm: str, mined: Unit | None, training: TrainConfig, device: str
+) -> dict[str, Any]:
+    return {
+        "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
+        "config": asdict(sae_config(p, store.d_in)), "training": asdict(training), "mining_rows": p.mining_rows,
+        "device": device,
+    }  # fmt: skip
 
 
 def matched_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
@@ -209,24 +212,17 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
     config, training = sae_config(p, store.d_in), train_config(p, arm, seed)
     mined = mined_unit(store, p, arm, seed, device)
     n_mined = 0 if mined is None else int(mined.scalars["supply"])
-    inputs = {
-        "data": store.key, "arm": arm, "seed": seed, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
-        "config": asdict(config), "training": asdict(training), "mining_rows": p.mining_rows, "device": device,
-        "heldout": p.heldout_rows, "splice": None if p.model in INVENTED_MODELS else p.splice_contexts,
-    }  # fmt: skip
+    inputs = _training_inputs(store, p, arm, mined, training, device)
+    inputs |= {"seed": seed, "heldout": p.heldout_rows}
+    inputs["splice"] = None if p.model in INVENTED_MODELS else p.splice_contexts
 
     def compute(scratch: Path) -> Unit:
         start = initial_sae(store, p, arm, seed, device)
         began = time.perf_counter()
         sae = train_sae(
-            store,
-            config,
-            training,
-            init=start,
-            checkpoint=scratch / "checkpoint",
-            device=device,
+            store, config, training, init=start, checkpoint=scratch / "checkpoint", device=device,
             progress=p.steps > LONG,
-        )
+        )  # fmt: skip
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
         found = quality(sae, held_out, **splice(store, p, device))
@@ -234,18 +230,13 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
         for name in ("explained_variance", "explained_variance_standardised"):
             found[f"untrained_{name}"] = untrained[name]
         found |= dead_latents(untrained["density"], found["density"], n_mined)
-        curve = pd.DataFrame(found.pop("dead_curve")).rename(columns={"dead": "share"})
-        arrays = {
-            "density": found.pop("density"),
-            "density_start": untrained["density"],
-            "W_dec_start": start.W_dec.data,
-        }
-        if "ce_by_context" in found:
-            arrays["ce_by_context"] = found.pop("ce_by_context")
+        del found["dead_curve"]
+        arrays = {name: found.pop(name) for name in ("density", "ce_by_context") if name in found}
+        arrays |= {"density_start": untrained["density"], "W_dec_start": start.W_dec.data}
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}
         return Unit(
             scalars=found | {"seconds": seconds, "n_mined": n_mined, "lr": p.lr} | ({"l1": p.l1} if p.l1 else {}),
-            tables={"history": pd.DataFrame(sae.history), "dead_curve": curve},
+            tables={"history": pd.DataFrame(sae.history)},
             arrays=arrays,
             save_extra=lambda folder: save_saelens(sae, folder / "sae", about(store, arm, seed)),
         )

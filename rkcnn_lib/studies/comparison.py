@@ -1,5 +1,8 @@
 """The comparison of initialisations that 04 and 05 run: mine, initialise, train, measure, one unit a cell.
 
+Beside it stand what it is held against, SAEs that others trained, and what it gives to others: an arm's start
+(``rkcnn mine``).
+
 All arms of a seed share the rows that are mined, the order of training tokens, the held-out rows, and what fills the
 latents that an arm cannot supply; each has the learning rate and the encoder that suit it best on a seed of its own.
 """
@@ -14,12 +17,21 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rkcnn_lib.files import outputs_root
+from rkcnn_lib.files import outputs_root, sha256_of, whole_folder, write_json
+from rkcnn_lib.measure import quality
 from rkcnn_lib.runs.grid import process_count, run_cells
+from rkcnn_lib.runs.limits import check
+from rkcnn_lib.runs.params import ParameterError, resolve
+from rkcnn_lib.runs.published import CENTRED
+from rkcnn_lib.runs.run import Run, provenance
 from rkcnn_lib.runs.schemas import Comparison, SaeCompare
-from rkcnn_lib.runs.units import Unit, load_unit, unit_scalars
-from rkcnn_lib.sae import load_saelens
-from rkcnn_lib.studies.cells import matched_unit, mined_unit, rate_unit, searched
+from rkcnn_lib.runs.units import Unit, cached_unit, load_unit, unit_scalars
+from rkcnn_lib.sae import SAE, save_saelens
+from rkcnn_lib.sae.disk import CONFIG_FILE, WEIGHTS_FILE
+from rkcnn_lib.studies.activations import opened
+from rkcnn_lib.studies.cells import about, initial_sae, matched_unit, mined_unit, rate_unit, searched, splice
+from rkcnn_lib.vocabulary import MINED
+from rkcnn_lib.worlds import pick_device
 
 QUALITIES = ("explained_variance", "explained_variance_standardised", "dead", "live")  # shown along the budgets
 
@@ -74,33 +86,26 @@ def run_grid(
 
 def _search_rates(stores: dict[int, Any], p: Comparison, arms: list[str], device: str) -> pd.DataFrame:
     """Try learning rates and encoders with every arm at the middle layer, on a seed of its own: :attr:`Grid.rates`."""
-    columns = ["arm", "lr", "encoder", "explained_variance", "chosen"]
     grid = [(arm, *pair) for arm in arms for pair in searched(p) if len(searched(p)) > 1]
     store = stores[sorted(stores)[len(stores) // 2]]
     cells = [(store, p.model_copy(update={"lr": lr, "encoder": how}), arm, device) for arm, lr, how in grid]
-    found = run_cells(_rate_cell, cells, process_count(p.n_jobs, device), "learning rates")
-    rates = pd.DataFrame([(*cell, value, False) for cell, value in zip(grid, found, strict=True)], columns=columns)
-    rates.loc[rates.groupby("arm")["explained_variance"].idxmax(), "chosen"] = True
-    return rates.astype({"chosen": bool})
-
-
-def _rate_cell(store: Any, p: Comparison, arm: str, device: str) -> float:
-    return rate_unit(store, p, arm, device).scalars["explained_variance"]
+    units = run_cells(rate_unit, cells, process_count(p.n_jobs, device), "learning rates")
+    rates = pd.DataFrame(grid, columns=["arm", "lr", "encoder"])
+    rates["explained_variance"] = [unit.scalars["explained_variance"] for unit in units]
+    rates["chosen"] = rates.index.isin(rates.groupby("arm")["explained_variance"].idxmax())
+    return rates
 
 
 def cell(store: Any, p: Comparison, arm: str, seed: int, device: str) -> tuple[Path, dict[str, Any]]:
     """Mine, train and measure one arm of one seed; return its SAE unit's folder, and what it supplied (see `Grid`)."""
     folder = matched_unit(store, p, arm, seed, device).folder
     mined = mined_unit(store, p, arm, seed, device)
-    return folder, {} if mined is None else mined.scalars | _selection(mined.tables.get("funnel"))
-
-
-def _selection(funnel: pd.DataFrame | None) -> dict[str, Any]:
-    """Return what a score had to select from, over all rounds; nothing for an arm without one."""
-    if funnel is None:
-        return {}
-    sums = funnel[["drawn", "candidates", "places", "kept"]].sum().to_dict()
-    return sums | {"candidates_a_place": float((funnel["candidates"] / funnel["places"]).min())}
+    if mined is None or "funnel" not in mined.tables:
+        return folder, {} if mined is None else mined.scalars
+    funnel = mined.tables["funnel"]
+    selected = funnel[["drawn", "candidates", "places", "kept"]].sum().to_dict()
+    selected["candidates_a_place"] = float((funnel["candidates"] / funnel["places"]).min())
+    return folder, mined.scalars | selected
 
 
 @dataclass(frozen=True)
@@ -113,47 +118,41 @@ class Compared:
     rates: pd.DataFrame  # as in `Grid`
     budgets: pd.DataFrame  # arm, seed, tokens, metric, value: trainings of several lengths, the full one last
 
-    def decoders(self, arm: str) -> list[torch.Tensor]:
-        """Return an arm's trained decoders (d_sae, d_in), one a seed."""
-        seeds = sorted(seed for name, seed in self.units if name == arm)
-        return [load_saelens(self.units[arm, seed].folder / "sae").W_dec.data for seed in seeds]
-
-    def live(self, arm: str) -> list[torch.Tensor]:
-        """Return for each seed which latents fired on the held-out tokens."""
-        seeds = sorted(seed for name, seed in self.units if name == arm)
-        return [self.units[arm, seed].arrays["density"] > 0 for seed in seeds]
-
 
 def compare(store: Any, p: SaeCompare, device: str, trained: Sequence[str] | None = None) -> Compared:
     """Run the grid of one layer (see `run_grid`), once for each budget, and read back everything it left."""
-    stores = {p.layer: store}
-    grid = run_grid(stores, p, device, trained)
+    grid = run_grid({p.layer: store}, p, device, trained)
     units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in grid.folders.items()}
-    metrics = tidy({(p.layer, *cell): unit.scalars for cell, unit in units.items()}).drop(columns="layer")
-    full = metrics[metrics["metric"].isin(QUALITIES)].assign(tokens=p.steps * p.batch_size)
-    shorter = [_shorter(stores, p, share, device, trained, grid.rates) for share in sorted(p.budgets) if share < 1]
-    budgets = pd.concat([*shorter, full]).sort_values("metric", key=lambda names: names.map(QUALITIES.index))
-    return Compared(units, grid.supply.drop(columns="layer"), metrics, grid.rates, budgets.reset_index(drop=True))
+    metrics = tidy({cell: unit.scalars for cell, unit in units.items()})
+    budgets = []
+    for share in sorted(share for share in p.budgets if share < 1):  # each with a learning-rate decay of its own
+        shorter = p.model_copy(update={"steps": max(1, round(share * p.steps)), "splice_contexts": 0})
+        arms = [arm for arm in p.arms if trained is None or arm in trained]
+        budgets.append(metrics_of(store, shorter, device, arms, grid.rates).assign(tokens=shorter.steps * p.batch_size))
+    along = pd.concat([*budgets, metrics.assign(tokens=p.steps * p.batch_size)])
+    along = in_order(along, "metric", QUALITIES)
+    return Compared(units, grid.supply.drop(columns="layer"), metrics, grid.rates, along)
 
 
-def _shorter(
-    stores: dict[int, Any], p: SaeCompare, share: float, device: str, trained: Sequence[str] | None, rates: pd.DataFrame
-) -> pd.DataFrame:
-    """Train all arms for a share of the steps, learning-rate decay and all: arm, seed, metric, value, tokens."""
-    steps = max(1, round(share * p.steps))
-    arms = [arm for arm in p.arms if trained is None or arm in trained]
-    grid = run_grid(stores, p.model_copy(update={"steps": steps, "splice_contexts": 0}), device, arms, rates)
-    found = tidy({cell: unit_scalars(folder) for cell, folder in grid.folders.items()}).drop(columns="layer")
-    return found[found["metric"].isin(QUALITIES)].assign(tokens=steps * p.batch_size)
+def metrics_of(store: Any, p: SaeCompare, device: str, trained: Sequence[str], rates: pd.DataFrame) -> pd.DataFrame:
+    """Return arm, seed, metric, value of the SAEs of one layer (see `run_grid`)."""
+    folders = run_grid({p.layer: store}, p, device, trained, rates).folders
+    return tidy({(arm, seed): unit_scalars(folder) for (_, arm, seed), folder in folders.items()})
 
 
-def tidy(found: dict[tuple[int, str, int], dict[str, Any]]) -> pd.DataFrame:
-    """Return one row a layer, arm, seed and metric."""
+def tidy(found: dict[tuple, dict[str, Any]], names: tuple[str, ...] = ("arm", "seed")) -> pd.DataFrame:
+    """Return one row a cell, whose parts have ``names``, and metric."""
     return pd.DataFrame([
-        {"layer": layer, "arm": arm, "seed": seed, "metric": metric, "value": float(value)}
-        for (layer, arm, seed), scalars in found.items()
+        dict(zip(names, cell, strict=True)) | {"metric": metric, "value": float(value)}
+        for cell, scalars in found.items()
         for metric, value in scalars.items()
     ])  # fmt: skip
+
+
+def in_order(table: pd.DataFrame, column: str, order: Sequence[str]) -> pd.DataFrame:
+    """Return the rows whose ``column`` is in an order, in that order, the first first: figures offer them so."""
+    rows = table[table[column].isin(order)]
+    return rows.sort_values(column, key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
 def unit_list(compared: Compared) -> list[dict[str, Any]]:
@@ -163,3 +162,87 @@ def unit_list(compared: Compared) -> list[dict[str, Any]]:
         {"arm": arm, "seed": seed, "folder": str(unit.folder.relative_to(root))}
         for (arm, seed), unit in compared.units.items()
     ]
+
+
+# ---------------------------------------------------------------- SAEs of others
+
+
+@dataclass(frozen=True)
+class Centred:
+    """An SAE that reads activations less their mean over dimensions, as after TransformerLens's weight centring.
+
+    A model whose layer norms subtract the mean, such as GPT-2, does not see it either, so a reconstruction without it
+    may be spliced in as it is.
+    """
+
+    sae: SAE
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes (n, d_sae) of x (n, d_in)."""
+        return self.sae.encode(x - x.mean(1, keepdim=True))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Reconstruction (n, d_in), without the mean."""
+        return self.sae.decode(z)
+
+
+def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -> pd.DataFrame:
+    """Return arm, seed, metric, value: the quality of each on the rows and contexts that judge the arms."""
+    p: SaeCompare = run.p
+    qualities = {}
+    for name, (folder, sae) in opened.items():
+        files = [sha256_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)]
+        inputs = {
+            "files": files, "centred": name.endswith(CENTRED), "data": store.key, "heldout": p.heldout_rows,
+            "splice": p.splice_contexts, "device": run.device,
+        }  # fmt: skip
+
+        def compute(scratch: Path, name: str = name, sae: SAE = sae) -> Unit:
+            judged = sae.to(run.device)
+            judged = Centred(judged) if name.endswith(CENTRED) else judged
+            held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(run.device)
+            if isinstance(judged, Centred):
+                held_out = held_out - held_out.mean(1, keepdim=True)
+            measured = quality(judged, held_out, **splice(store, p, run.device))
+            return Unit(scalars={name: value for name, value in measured.items() if isinstance(value, int | float)})
+
+        qualities[name, 0] = cached_unit("published", inputs, compute).scalars
+    return tidy(qualities)
+
+
+# ---------------------------------------------------------------- starts for others
+
+
+def write_start(given: dict[str, Any], out: Path) -> Path:
+    """Mine directions and write the SAE that starts from them, as the arm ``rkcnn`` of 04 does for seed 0.
+
+    Parameters
+    ----------
+    given : dict
+        Parameters of 04: the model, layer, hook, text, expansion, k and so on.
+    out : Path
+        A new folder: SAELens's ``cfg.json`` and ``sae_weights.safetensors``, plain tensors in units of the raw
+        activations (W_enc (d_in, d_sae), W_dec (d_sae, d_in) of unit rows, b_enc, b_dec); and ``start.json``, how they
+        were made, with the search's funnel.
+
+    Raises
+    ------
+    ParameterError
+        For parameters that cannot work, a folder that holds something, or a search that has nothing to select from.
+    """
+    p = resolve("04_sae_compare", given)
+    check(p)
+    if out.exists():
+        raise ParameterError(f"{out} exists: give another --out")
+    device = str(pick_device(p.device))
+    store = opened(p, device)
+    mined, sae = mined_unit(store, p, MINED, 0, device), initial_sae(store, p, MINED, 0, device)
+    record = {
+        "parameters": p.model_dump(), "data": store.manifest, "provenance": provenance(device),
+        "mined": int(mined.scalars["supply"]), "fill": sae.config.d_sae - int(mined.scalars["supply"]),
+        "funnel": mined.tables["funnel"].to_dict("records"),
+    }  # fmt: skip
+    with whole_folder(out) as work:
+        save_saelens(sae, work, about(store, MINED, 0))
+        write_json(work / "start.json", record)
+    return out

@@ -31,10 +31,7 @@ AXES = {
 def curves(run: Run) -> pd.DataFrame:
     """Mine along every axis that has values, a process a point, each a cached unit.
 
-    Returns
-    -------
-    DataFrame
-        axis, x, miner, seed, metric, value, n_returned, n_true, chance_mean, chance_upper.
+    Columns axis, x, miner, seed, metric, value, n_returned, n_true, chance_mean, chance_upper.
     """
     p: ToySuperposition = run.p
     cells = [(p, name, value) for name in AXES for value in getattr(p, name)]

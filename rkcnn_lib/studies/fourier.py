@@ -36,7 +36,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, load_saelens
 from rkcnn_lib.studies.agreement import Agreement
 from rkcnn_lib.studies.cells import model_of
-from rkcnn_lib.studies.comparison import Compared
+from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds import hook_name
 from rkcnn_lib.worlds.models import modadd
@@ -70,18 +70,14 @@ class World:
     @property
     def figures(self) -> pd.DataFrame:
         """The circuit's figures beside chance: figure, value, chance_mean, chance_upper."""
-        figures, levels = self.circuit.figures, self.circuit.chance
-        none = Chance(float("nan"), float("nan"))
-        return pd.DataFrame([
-            {"figure": name, "value": value, "chance_mean": levels.get(name, none).mean,
-             "chance_upper": levels.get(name, none).upper}
-            for name, value in figures.items()
-        ] + [self._activations()])  # fmt: skip
-
-    def _activations(self) -> dict[str, Any]:
-        """Share of the activations' variance that turns with a + b at the key frequencies."""
-        value, level = (float(planes.explained.sum()) for planes in (self.planes, self.shuffled))
-        return {"figure": f"waves in {self.hook}", "value": value, "chance_mean": level, "chance_upper": level}
+        rows = [
+            (name, value, *self.circuit.chance.get(name, (np.nan, np.nan)))
+            for name, value in self.circuit.figures.items()
+        ]
+        # the share of the activations' variance that turns with a + b at the key frequencies
+        waves, level = (float(planes.explained.sum()) for planes in (self.planes, self.shuffled))
+        rows.append((f"waves in {self.hook}", waves, level, level))
+        return pd.DataFrame(rows, columns=["figure", "value", "chance_mean", "chance_upper"])
 
     @property
     def power(self) -> pd.DataFrame:
@@ -176,9 +172,8 @@ def of_saes(known: World, compared: Compared, store: Any, run: Run) -> pd.DataFr
         inputs = {"unit": unit.folder.name, "keys": known.circuit.frequencies}
         measured = cached_unit("fourier", inputs, lambda _, u=unit, s=seed: _measure(known, u, store, s, run.device))
         rows.append(measured.tables["fourier"].assign(arm=arm, seed=seed))
-    table = pd.concat(rows, ignore_index=True)
-    names = list(dict.fromkeys(table["metric"]))
-    return table.sort_values("metric", key=lambda metric: metric.map(names.index), kind="stable", ignore_index=True)
+    table = pd.concat(rows)
+    return in_order(table, "metric", list(dict.fromkeys(table["metric"])))
 
 
 def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Unit:
@@ -199,8 +194,7 @@ def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Un
         r2 = latent_fit(Z, sums[order[0]], Z_heldout, sums_heldout[order[1]], keys, p)
         return float(r2.best.nanmean()), float(r2.all.nanmean())
 
-    shuffled = np.array([fit(shuffle) for shuffle in range(SHUFFLES)])
-    by_chance = [Chance.of(column) for column in shuffled.T]
+    by_chance = [Chance.of(fits) for fits in zip(*map(fit, range(SHUFFLES)), strict=True)]
     logits, _ = _on_all_pairs(known.lm, p, sae, known.hook)
     losses = fourier_losses(logits, keys, known.lm.untrained)
     others = fourier_losses_chance(logits, keys, known.lm.untrained, n_draws=DRAWS)
@@ -216,10 +210,8 @@ def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Un
         ("restricted loss with the SAE (nats)", losses["restricted"], others["restricted"]),
         ("excluded loss with the SAE (nats)", losses["excluded"], others["excluded"]),
     ]
-    return Unit(tables={"fourier": pd.DataFrame([
-        {"metric": name, "value": value, "chance_mean": level.mean, "chance_upper": level.upper}
-        for name, value, level in shown
-    ])})  # fmt: skip
+    rows = [(name, value, *level) for name, value, level in shown]
+    return Unit(tables={"fourier": pd.DataFrame(rows, columns=["metric", "value", "chance_mean", "chance_upper"])})
 
 
 def title(table: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""The front of 04: how good an SAE is at each L0, and how many active latents an arm needs for the same quality.
+"""What an arm of 04 needs for the same quality: how many active latents (the front of L0), how many tokens.
 
 TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k
 (a ReLU SAE at the penalties that give as many active latents);
@@ -13,37 +13,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rkcnn_lib.measure.statistics import tokens_to_quality
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
-from rkcnn_lib.runs.units import unit_scalars
-from rkcnn_lib.studies.comparison import Compared, run_grid, tidy
-from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
+from rkcnn_lib.studies.comparison import QUALITIES, Compared, in_order, metrics_of
+from rkcnn_lib.studies.verdicts import by_arm
+from rkcnn_lib.vocabulary import MEASURES, MINED, RIVALS, UNMINED
 
 COMPARED = (*RIVALS, MINED)  # the arms trained at every k
-METRIC = "l0_at_equal_ev"
 SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta_ce", "kl", "dead", "untrained_dead")
 
 
 def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     """Train the compared arms at every k of ``front_k``, with the learning rates they were compared with.
 
-    Returns
-    -------
-    DataFrame
-        arm, seed, k, metric, value, and ``l0`` of that SAE; empty where ``front_k`` is.
+    Columns arm, seed, k, metric, value, and ``l0`` of that SAE; empty where ``front_k`` is.
     """
-    parts = []
-    for k in sorted({*run.p.front_k, run.p.k} if run.p.front_k else ()):
-        arms = [arm for arm in COMPARED if arm in run.p.arms]
-        p = run.p.model_copy(update={"k": k})
-        grid = run_grid({run.p.layer: store}, p, run.device, trained=arms, rates=compared.rates)
-        found = tidy({cell: unit_scalars(folder) for cell, folder in grid.folders.items()}).drop(columns="layer")
-        l0 = found[found["metric"] == "l0"].set_index(["arm", "seed"])["value"].rename("l0")
-        parts.append(found[found["metric"].isin(SHOWN)].join(l0, on=["arm", "seed"]).assign(k=k))
-    if not parts:
+    if not run.p.front_k:
         return pd.DataFrame()
-    table = pd.concat(parts, ignore_index=True)
-    return table.sort_values("metric", key=lambda names: names.map(SHOWN.index), kind="stable", ignore_index=True)
+    arms, parts = [arm for arm in COMPARED if arm in run.p.arms], []
+    for k in sorted({*run.p.front_k, run.p.k}):
+        p = run.p.model_copy(update={"k": k})
+        found = metrics_of(store, p, run.device, arms, compared.rates)
+        l0 = found[found["metric"] == "l0"].set_index(["arm", "seed"])["value"].rename("l0")
+        parts.append(found.join(l0, on=["arm", "seed"]).assign(k=k))
+    return in_order(pd.concat(parts), "metric", SHOWN)
 
 
 def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
@@ -53,16 +47,16 @@ def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
     difference than there is, never more (``cut`` is then "at most" or "at least", else empty).
     """
     if table.empty:
-        return pd.DataFrame({"arm": [], "seed": [], "metric": [], "value": [], "cut": []}).astype({"value": float})
-    ev = table[table["metric"] == "explained_variance"]
+        return table
+    ev = table[table["metric"] == "explained_variance"].sort_values("l0")
+    targets = ev[(ev["arm"] == UNMINED) & (ev["k"] == p.k)].set_index("seed")["value"]
     rows = []
     for (arm, seed), line in ev.groupby(["arm", "seed"]):
-        line = line.sort_values("l0")
-        target = ev[(ev["arm"] == UNMINED) & (ev["seed"] == seed) & (ev["k"] == p.k)]["value"].item()
+        target = targets[seed]
         quality = np.maximum.accumulate(line["value"].to_numpy())  # a dip is noise: more latents never explain less
         value = np.exp(np.interp(target, quality, np.log(line["l0"].to_numpy())))
         cut = "at most" if target < quality[0] else "at least" if target > quality[-1] else ""
-        rows.append({"arm": arm, "seed": seed, "metric": METRIC, "value": float(value), "cut": cut})
+        rows.append({"arm": arm, "seed": seed, "metric": "l0_at_equal_ev", "value": float(value), "cut": cut})
     return pd.DataFrame(rows)
 
 
@@ -75,3 +69,59 @@ def title(needed: pd.DataFrame) -> str:
         f"For the variance that {UNMINED} explains with {means[UNMINED]:.1f} active latents a token, "
         f"{MINED} needs {bound}{means[MINED]:.1f}"
     )
+
+
+# ---------------------------------------------------------------- how many tokens
+
+
+def budget_title(budgets: pd.DataFrame) -> str:
+    """Return by how much the last doubling of the training still moves random's explained variance."""
+    of_random = budgets[(budgets["metric"] == "explained_variance") & (budgets["arm"] == UNMINED)]
+    means = of_random.groupby("tokens")["value"].mean()
+    if len(means) < 2:
+        return "One length of training: whether it was long enough is not known"
+    return f"From {means.index[-2]:,} to {means.index[-1]:,} tokens {UNMINED} still gains {means.diff().iloc[-1]:.4f}"
+
+
+def advantage(compared: Compared) -> pd.DataFrame:
+    """Return arm (a rival), seed, tokens, metric, value: how far rkcnn is ahead of each rival after each budget."""
+    wide = compared.budgets.pivot_table(index=["metric", "tokens", "seed"], columns="arm", values="value")
+    signs = {name: -1.0 if MEASURES[name].lower_is_better else 1.0 for name in QUALITIES if name in MEASURES}
+    gaps = {rival: wide[MINED] - wide[rival] for rival in RIVALS if rival in wide}
+    ahead = in_order(pd.concat(gaps, names=["arm"]).rename("value").reset_index(), "metric", list(signs))
+    return ahead.assign(value=ahead["value"] * ahead["metric"].map(signs))
+
+
+def advantage_title(ahead: pd.DataFrame) -> str:
+    """Return what the advantage in explained variance is after the smallest and the largest budget, by rival."""
+    ev = ahead[ahead["metric"] == "explained_variance"]
+    means = ev.pivot_table(index="arm", columns="tokens", values="value", sort=False).sort_index(axis=1)
+    told = [f"{first:+.4f} to {last:+.4f} over {rival}" for rival, first, last in means.iloc[:, [0, -1]].itertuples()]
+    return f"With training the advantage in explained variance goes from {', '.join(told)}"
+
+
+def needed_tokens(compared: Compared) -> pd.DataFrame:
+    """Return arm, seed, metric, value, mining, bound: the share of the tokens by which an arm is where random ends.
+
+    See `rkcnn_lib.measure.tokens_to_quality`; ``value`` counts ``mining``, the tokens that training would
+    have seen in the time that mining took. Empty without budgets.
+    """
+    ev = compared.budgets[compared.budgets["metric"] == "explained_variance"]
+    curves = {cell: dict(zip(line["tokens"], line["value"], strict=True)) for cell, line in ev.groupby(["arm", "seed"])}
+    seconds = by_arm(compared.metrics, "seconds")
+    mining = compared.supply.set_index(["arm", "seed"])["seconds"].to_dict()
+    full = ev["tokens"].max()
+    rows = []
+    for (arm, seed), curve in curves.items():
+        if len(curve) < 2:  # variants, and runs without budgets
+            continue
+        share = mining.get((arm, seed), 0.0) / seconds[arm][seed]
+        found = tokens_to_quality(curve, curves[UNMINED, seed], mining_tokens=share * full)
+        rows.append((arm, seed, "tokens_to_quality", found.ratio, share, found.bound))
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "mining", "bound"])
+
+
+def tokens_table(needed: pd.DataFrame) -> pd.DataFrame:
+    """Return a row an arm, means over seeds: the share of the tokens, what mining is of it, and which way it is cut."""
+    grouped = needed.groupby("arm", sort=False)
+    return grouped.agg({"value": "mean", "mining": "mean", "bound": lambda bounds: " ".join(bounds)}).round(3)

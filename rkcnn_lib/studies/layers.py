@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.units import unit_scalars
 from rkcnn_lib.studies import agreement
-from rkcnn_lib.studies.comparison import run_grid, tidy
+from rkcnn_lib.studies.activations import concentration, opened_layers, sample
+from rkcnn_lib.studies.comparison import in_order, run_grid, tidy
 from rkcnn_lib.studies.sae_panels import SHOWN
 from rkcnn_lib.studies.verdicts import (
     best_of,
@@ -30,13 +30,7 @@ from rkcnn_lib.studies.verdicts import (
     verdict_title,
 )
 from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
-from rkcnn_lib.worlds import capture_layers, model_facts
 
-__all__ = [
-    "against_gamma", "best_of_layers", "checks", "compare_further", "compare_layers", "difference_title",
-    "differences", "gamma_title", "headline", "heatmap_title", "layer_profile", "open_stores", "shown_metrics",
-    "sign_over_layers", "verdict_title", "verdicts",
-]  # fmt: skip
 TITLED = "explained_variance"  # the metric that the titles of figures over layers speak of
 MIN_LAYERS_FOR_CORRELATION = 4
 OVER_LAYERS = ", mean over layers"  # ends the name of each hypothesis that 05 judges
@@ -49,24 +43,17 @@ def open_stores(run: Run) -> dict[str, dict[int, Any]]:
 
     The first hook is the one that is judged.
     """
-    p = run.p
-    n_layers = model_facts(p.model, p.revision).n_layers
-    layers = sorted({layer % n_layers for layer in (p.layers if p.layers is not None else range(n_layers))})
-    stores = capture_layers(
-        p.model, layers, [p.hook, *p.more_hooks], p.n_tokens, text=p.text, root=run.cache, context_size=p.context_size,
-        device=run.device, revision=p.revision,
-    )  # fmt: skip
-    return {hook: {layer: stores[layer, hook] for layer in layers} for hook in (p.hook, *p.more_hooks)}
+    by_hook: dict[str, dict[int, Any]] = {}
+    for (layer, hook), store in opened_layers(run.p, [run.p.hook, *run.p.more_hooks], run.device).items():
+        by_hook.setdefault(hook, {})[layer] = store
+    return by_hook
 
 
 def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Run the comparison at every layer and measure how well seeds agree.
+    """Run the comparison at every layer and measure how well seeds agree: metrics, supply and agreement.
 
-    Returns
-    -------
-    metrics, supply, agreement : DataFrame
-        Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds
-        is PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
+    Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds is
+    PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
     """
     grid = run_grid(stores, run.p, run.device)
     folders = grid.folders
@@ -76,10 +63,9 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
     ]
     n_jobs = agreement.matching_processes(run.p.n_jobs, next(iter(folders.values())))
     agreed = pd.concat(run_cells(_agreement_cell, cells, n_jobs, "agreement"))
-    metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()})
-    pseudo = agreed[agreed["metric"] == "pw_mcc"]
-    summary = pseudo.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
-    metrics = pd.concat([metrics, pseudo[metrics.columns]], ignore_index=True) if len(pseudo) else metrics
+    metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}, ("layer", "arm", "seed"))
+    summary = agreed.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
+    metrics = pd.concat([metrics, agreed[metrics.columns]], ignore_index=True) if len(agreed) else metrics
     return metrics, grid.supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
 
 
@@ -116,23 +102,16 @@ def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
     """Return per layer the median norm, gamma = ||mu||/||sigma|| and how many dimensions hold half the variance."""
     rows = []
     for layer, store in stores.items():
-        X = store.matrix("train", seed=0, n_rows=min(n_rows, len(store.rows("train", seed=0)))).double()
-        variance = X.var(0).sort(descending=True).values
-        rows.append({
-            "layer": layer,
-            "median_norm": float(X.norm(dim=1).median()),
-            "gamma": float(X.mean(0).norm() / variance.sum().sqrt()),
-            "dimensions_with_half_the_variance": int((variance.cumsum(0) < variance.sum() / 2).sum()) + 1,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        X = sample(store, n_rows).double()
+        rows.append((layer, float(X.norm(dim=1).median()), *concentration(X.var(0), X.mean(0))))
+    return pd.DataFrame(rows, columns=["layer", "median_norm", "gamma", "dimensions_with_half_the_variance"])
 
 
 def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return hook, layer, arm, metric, value: means over seeds of what the heat map offers, from {hook: metrics}."""
     found = pd.concat([table.assign(hook=hook) for hook, table in metrics.items()])
     means = found.groupby(["hook", "layer", "arm", "metric"], sort=False)["value"].mean().reset_index()
-    order = means["metric"].map({name: i for i, name in enumerate([*SHOWN, "pw_mcc"])}).dropna()
-    return means.loc[order.sort_values(kind="stable").index]
+    return in_order(means, "metric", [*SHOWN, "pw_mcc"])
 
 
 def heatmap_title(metrics: pd.DataFrame) -> str:
@@ -175,18 +154,10 @@ def difference_title(table: pd.DataFrame) -> str:
     return f"Explained variance, better by more than the margin: {', '.join(told)}"
 
 
-def _contrasts(metrics: pd.DataFrame, p: Multilayer) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield metric, contrast and (layers, seeds) of the mined arm less a rival, positive meaning better."""
-    for claim in claims(metrics, p):
-        seeds = seed_differences(metrics, claim.metric, MINED, claim.rival, claim.lower_is_better, ["layer"])
-        if len(seeds):
-            yield claim.metric, f"{MINED} - {claim.rival}", seeds
-
-
 def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     """Return each contrast's best layer beside the best that sign-flipped seeds would give."""
     rows = []
-    for metric, contrast, seeds in _contrasts(metrics, p):
+    for metric, contrast, seeds in seed_differences(metrics, p, ["layer"]):
         found = best_of(seeds)
         rows.append({"metric": f"best {metric}", "contrast": contrast, "layer": int(found.pop("best"))} | found)
     return pd.DataFrame(rows)
@@ -201,7 +172,7 @@ def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     text, model) counts once, and with n seeds it cannot go below 2 ** (1 - n).
     """
     rows = []
-    for metric, contrast, seeds in _contrasts(metrics, p):
+    for metric, contrast, seeds in seed_differences(metrics, p, ["layer"]):
         ahead, n = int((seeds.mean(axis=1) > 0).sum()), len(seeds)
         off = np.abs(sign_flips(np.sign(seeds)).mean(axis=1))  # the first pattern is what was observed
         rows.append({"metric": metric, "contrast": contrast, "layers_ahead": ahead, "layers": n,

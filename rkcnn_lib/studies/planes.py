@@ -1,4 +1,4 @@
-"""Five features in a plane: the smallest world of superposition, drawn, counted and mined."""
+"""Five features in a plane: the smallest world of superposition, drawn, counted, mined (01), and read by SAEs (04)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rkcnn_lib.measure import matched_cosine
+from rkcnn_lib.measure import chance, matched_cosine
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
+from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
 from rkcnn_lib.studies.toy import COMPARED, mine_small
+from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
 from rkcnn_lib.worlds.toy.models import geometry, polygon, represented, true_directions
 
 PLANE_FEATURES = 5
 PLANE_SAMPLES = 5000
 PLANE_DIRECTIONS = 10  # at most: twice the features
+# what SAEs read back: how often a feature is active, and how they are trained
+PROBABILITY = 0.1
+N_LATENTS, N_SEEDS, N_ROWS = 5, 20, 8000
+STEPS, SHOWN = 2000, (0, 10, 30, 100, 300, 1000, 2000)
+STARTS = ("random", "covariance", "datapoint_refined", "kmeans_refined", "rkcnn_unscored", "rkcnn", "truth")
+MET = 0.97  # mean matched cosine from which the true directions count as found; chance is shown beside it
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,10 @@ class Planes:
 
     W: torch.Tensor
     table: pd.DataFrame
+
+    def model(self, probability: float, instance: int) -> torch.Tensor:
+        """Return the feature directions (5, 2) of one model."""
+        return self.W[self.table["probability"].drop_duplicates().tolist().index(probability), instance]
 
 
 def train_planes(p: ToySuperposition) -> Planes:
@@ -59,8 +71,7 @@ def train_planes(p: ToySuperposition) -> Planes:
 
 def median_instances(planes: Planes) -> dict[str, np.ndarray]:
     """Return for each probability the feature directions (5, 2) of the model of median loss."""
-    ps = planes.table["probability"].drop_duplicates().tolist()
-    return {f"p = {p:g}": planes.W[ps.index(p), instance].numpy() for p, instance in _median_models(planes)}
+    return {f"p = {p:g}": planes.model(p, instance).numpy() for p, instance in _median_models(planes)}
 
 
 def _median_models(planes: Planes) -> Iterator[tuple[float, int]]:
@@ -90,8 +101,7 @@ def plane_metrics(planes: Planes) -> pd.DataFrame:
 
 def states(planes: Planes, probability: float, instance: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return hidden states (PLANE_SAMPLES, 2) of one model and the directions of the features it represents."""
-    ps = planes.table["probability"].drop_duplicates().tolist()
-    W = planes.W[ps.index(probability), instance]
+    W = planes.model(probability, instance)
     codes = SyntheticSparseDataGenerator(PLANE_FEATURES, probability, random_state=instance).sample(PLANE_SAMPLES)
     return codes @ W, true_directions(W)
 
@@ -141,3 +151,90 @@ def mined_title(mined: pd.DataFrame) -> str:
     met = (pentagons["matched_cosine"] >= 0.99).groupby(pentagons["probability"], sort=False).agg(["sum", "count"])
     counts = ", ".join(f"{row['sum']} of {row['count']} (p = {p:g})" for p, row in met.iterrows())
     return f"Pentagons whose features are mined at a mean cosine of 0.99 or more: {counts}"
+
+
+# ---------------------------------------------------------------- SAEs of a plane
+
+
+def seed_study(
+    n_seeds: int = N_SEEDS, steps: int = STEPS
+) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Read back 5 features by 5 latents of which one is active: what a start is worth where all is known (cached).
+
+    Each seed is a toy model of its own; its hidden states train one TopK SAE a start, in the same order. A plane is
+    small: five random directions already lie near five true ones, so every number stands beside its chance level.
+
+    Returns
+    -------
+    table : DataFrame
+        miner (the start), seed, step, matched cosine of the decoder with the truth, chance_mean, chance_upper.
+    frames : dict
+        By step the true directions of seed 0 and those learned from a mined start.
+    """
+    W = _seed_study_models(n_seeds)
+    shown = tuple(step for step in SHOWN if step <= steps)
+    rows, frames = [], {}
+    for seed in range(n_seeds):
+        truth = true_directions(W[seed])
+        by_chance = chance(matched_cosine, N_LATENTS, len(truth), 2, n_draws=200, truth=truth, random_state=seed)
+        for start in STARTS:
+            decoders = _train_start(W[seed], truth, start, seed, steps, shown)
+            rows += [
+                {"miner": start, "seed": seed, "step": step, "metric": "matched_cosine",
+                 "value": matched_cosine(decoders[f"step_{step}"], truth),
+                 "chance_mean": by_chance.mean, "chance_upper": by_chance.upper}
+                for step in shown
+            ]  # fmt: skip
+            if seed == 0 and start == COMPARED:
+                frames = {f"step {step}": (truth.numpy(), decoders[f"step_{step}"].numpy()) for step in shown}
+    return pd.DataFrame(rows), frames
+
+
+def _seed_study_models(n_seeds: int) -> torch.Tensor:
+    def compute(scratch: Path) -> Unit:
+        models = ParallelToyModel(n_seeds, PLANE_FEATURES, 2, PROBABILITY, random_state=0)
+        models.train(3000, progress=False)
+        return Unit(arrays={"W": models.W})
+
+    return cached_unit("seed_study_models", {"n": n_seeds}, compute).arrays["W"]
+
+
+def _train_start(
+    W: torch.Tensor, truth: torch.Tensor, start: str, seed: int, steps: int, shown: tuple[int, ...]
+) -> dict[str, torch.Tensor]:
+    """Return the decoder (5, 2) after each of the shown steps."""
+
+    def compute(scratch: Path) -> Unit:
+        codes = SyntheticSparseDataGenerator(PLANE_FEATURES, PROBABILITY, random_state=1000 + seed).sample(N_ROWS)
+        X = (codes @ W)[codes.any(1)]  # rows with nothing active say nothing about directions
+        directions = None
+        if start == "truth":
+            directions = truth
+        elif start != "random":
+            options = {"n_subsets": 60} if ARMS[start].searches else {}
+            directions = mine_small(start, X, N_LATENTS, seed, **options)
+        config = SAEConfig(2, N_LATENTS, k=1)
+        init = init_from_directions(config, directions, X=X, random_state=seed)
+        training = TrainConfig(steps=steps, batch_size=256, lr=3e-3, seed=seed, snapshot_steps=shown)
+        sae = train_sae(X, config, training, init=init, progress=False)
+        return Unit(arrays={f"step_{step}": decoder for step, decoder in sae.snapshots.items()})
+
+    inputs = {"W": W.flatten().tolist(), "start": start, "seed": seed, "steps": steps}
+    return cached_unit("seed_study", inputs, compute).arrays
+
+
+def success(table: pd.DataFrame) -> pd.DataFrame:
+    """Return by start, at the first and last step, in how many toy models the true directions are found."""
+    ends = table[table["step"].isin([table["step"].min(), table["step"].max()])]
+    counts = ends.assign(found=ends["value"] >= MET).pivot_table(
+        index="miner", columns="step", values="found", aggfunc="sum", sort=False
+    )
+    return counts.rename(columns=lambda step: f"found at step {step}").assign(models=table["seed"].nunique())
+
+
+def seed_study_title(table: pd.DataFrame) -> str:
+    """Return the finding of the study."""
+    counts = success(table)
+    last = counts.columns[-2]
+    by_start = ", ".join(f"{start} {int(counts.loc[start, last])}" for start in ("random", "rkcnn_unscored", "rkcnn"))
+    return f"After training all true directions are found in {by_start} of {table['seed'].nunique()} toy models"

@@ -52,22 +52,25 @@ def judged(make: Callable[[], ClassifierMixin], fit: tuple, test: tuple) -> floa
     return float(balanced_accuracy_score(test[1], fitted.predict(test[0].numpy())))
 
 
+def mean_judged(
+    make: Callable[[], ClassifierMixin], subsets: Subsets, members: np.ndarray, fit: tuple, test: tuple
+) -> float:
+    """Return the mean over some of the subsets of what a probe of their coordinates gets right (see `judged`)."""
+    restricted = (tuple((subsets.restrict(X, i), y) for X, y in (fit, test)) for i in members)
+    return float(np.mean([judged(make, *pair) for pair in restricted]))
+
+
 def accuracies(
     task: Task, y: np.ndarray, p: ProbeValidation, seed: int, subsets: Subsets, n_probed: int
 ) -> dict[tuple[str, str], float]:
     """Return balanced accuracy by (group of n_probed subsets, probe): scored and fitted on half A, judged on B."""
-    labelled = replace(task, y=y)
-    (fit_X, fit_y, _), (test_X, test_y, _) = labelled.half(0, seed), labelled.half(1, seed)
+    (fit_X, fit_y, _), (test_X, test_y, _) = (replace(task, y=y).half(which, seed) for which in (0, 1))
     scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
     chosen = choose(scores, n_probed, np.random.default_rng(seed))
     by_cell = {}
     for name, make in probes(p.n_neighbours).items():
         for group, members in chosen.items():
-            values = [
-                judged(make, (subsets.restrict(fit_X, i), fit_y), (subsets.restrict(test_X, i), test_y))
-                for i in members
-            ]
-            by_cell[group, name] = float(np.mean(values))
+            by_cell[group, name] = mean_judged(make, subsets, members, (fit_X, fit_y), (test_X, test_y))
         by_cell["full", name] = judged(make, (fit_X, fit_y), (test_X, test_y))
     ensemble = RandomKCNNClassifier(
         p.n_subsets, min(p.n_ensemble, p.n_subsets // 3), subsets.size, p.n_neighbours, random_state=seed
@@ -107,11 +110,8 @@ def sizes_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
         scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
         chosen = choose(scores, min(p.n_probed, len(scores)), np.random.default_rng(seed))
         for group in ("top", "random"):
-            values = [
-                judged(make, (subsets.restrict(fit_X, i), fit_y), (subsets.restrict(test_X, i), test_y))
-                for i in chosen[group]
-            ]
-            rows.append({"label": task.label, "seed": seed, "size": size, "group": group, "value": np.mean(values)})
+            value = mean_judged(make, subsets, chosen[group], (fit_X, fit_y), (test_X, test_y))
+            rows.append({"label": task.label, "seed": seed, "size": size, "group": group, "value": value})
     return pd.DataFrame(rows)
 
 

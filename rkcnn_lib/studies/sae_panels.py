@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import frozen_dictionary_ev
-from rkcnn_lib.measure.statistics import seed_document_interval, tokens_to_quality
+from rkcnn_lib.measure.statistics import seed_document_interval
 from rkcnn_lib.probe.parameters import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
@@ -18,9 +18,10 @@ from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import init_from_directions
 from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
-from rkcnn_lib.studies.comparison import QUALITIES, Compared
-from rkcnn_lib.studies.verdicts import by_arm, verdict_title
-from rkcnn_lib.vocabulary import ARMS, MEASURES, MINED, RIVALS, UNMINED, base_arm
+from rkcnn_lib.studies.comparison import Compared, in_order
+from rkcnn_lib.studies.front import needed_tokens
+from rkcnn_lib.studies.verdicts import verdict_title
+from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 LEAST_OWN = 0.5  # of an arm's latents: below, what is compared is mostly the fill
@@ -69,12 +70,25 @@ def _frozen_cell(store: Any, p: SaeCompare, arm: str, seed: int, refined: bool, 
     return cached_unit("frozen", inputs, compute).scalars
 
 
+def frozen_title(frozen: pd.DataFrame) -> str:
+    """Return the finding of the frozen-dictionary figure."""
+    k = frozen["k"].min()
+    means = frozen[frozen["k"] == k].groupby("arm")["value"].mean().sort_values(ascending=False)
+    return f"Before training, explained variance at k = {k}: " + ", ".join(
+        f"{arm} {ev:.3f}" for arm, ev in means.items()
+    )
+
+
 def shown_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
     """Keep the metrics that the figure offers, in order."""
-    metrics = pd.concat([table for table in tables if len(table)])
-    metrics = metrics[metrics["metric"].isin(SHOWN)]
-    order = metrics["metric"].map({name: i for i, name in enumerate(SHOWN)})
-    return metrics.loc[order.sort_values(kind="stable").index]
+    return in_order(pd.concat([table for table in tables if len(table)]), "metric", SHOWN)
+
+
+def metrics_title(metrics: pd.DataFrame) -> str:
+    """Return the finding of the figure of trained SAEs."""
+    means = metrics[metrics["metric"] == "explained_variance"].groupby("arm")["value"].mean().sort_values()
+    (worst, low), *_, (best, high) = means.items()
+    return f"After training, explained variance runs from {low:.3f} ({worst}) to {high:.3f} ({best})"
 
 
 def of_other(other: Compared | None, run: Run) -> pd.DataFrame:
@@ -91,7 +105,8 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
     """
     rows = []
     for (arm, _), unit in compared.units.items():
-        n, own = len(unit.arrays["density"]), _own(arm, unit)
+        n = len(unit.arrays["density"])
+        own = n if base_arm(arm) == UNMINED else int(unit.scalars["n_mined"])
         for origin, part, latents in (("own", "_mined" if arm != UNMINED else "", own), ("fill", "_fill", n - own)):
             if latents:
                 shares = {name: unit.scalars[name + part] for name in ("untrained_dead", "died", "revived", "dead")}
@@ -99,11 +114,6 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
     found = pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean()
     named = {"untrained_dead": "dead at the start", "dead": "dead at the end"}
     return found.rename(columns=named).round(3).astype({"latents": int})
-
-
-def _own(arm: str, unit: Unit) -> int:
-    """Return how many latents started from the arm's own directions."""
-    return len(unit.arrays["density"]) if base_arm(arm) == UNMINED else int(unit.scalars["n_mined"])
 
 
 def loss_over_documents(compared: Compared) -> pd.DataFrame:
@@ -127,11 +137,17 @@ def loss_over_documents(compared: Compared) -> pd.DataFrame:
 
 def densities(compared: Compared) -> dict[str, np.ndarray]:
     """Return each arm's firing rates, all seeds together."""
-    arms = dict.fromkeys(arm for arm, _ in compared.units)
-    return {
-        arm: np.concatenate([u.arrays["density"].numpy() for (name, _), u in compared.units.items() if name == arm])
-        for arm in arms
-    }
+    rates: dict[str, list[np.ndarray]] = {}
+    for (arm, _), unit in compared.units.items():
+        rates.setdefault(arm, []).append(unit.arrays["density"].numpy())
+    return {arm: np.concatenate(parts) for arm, parts in rates.items()}
+
+
+def density_title(densities: dict[str, np.ndarray]) -> str:
+    """Return how often the median latent fires of those that fire at all."""
+    live = {arm: densities[arm][densities[arm] > 0] for arm in (MINED, UNMINED)}
+    told = [f"{arm} {np.median(rates) if len(rates) else np.nan:.2%}" for arm, rates in live.items()]
+    return f"Tokens on which the median live latent fires: {', '.join(told)}"
 
 
 def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
@@ -151,6 +167,13 @@ def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
     return {step: {group: np.concatenate(parts) for group, parts in f.items()} for step, f in frames.items()}
 
 
+def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
+    """Return the finding of the figure of how far latents moved."""
+    last = list(frames.values())[-1]
+    medians = {group: np.median(values) if len(values) else float("nan") for group, values in last.items()}
+    return "Median cosine with the start: " + ", ".join(f"{group} {median:.2f}" for group, median in medians.items())
+
+
 def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
     """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed.
 
@@ -160,48 +183,6 @@ def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) ->
     before = frozen.groupby(["arm", "seed"], as_index=False)["value"].mean().assign(metric="frozen_ev")
     tables = [compared.metrics, needed_tokens(compared), before, *others]
     return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
-
-
-def needed_tokens(compared: Compared) -> pd.DataFrame:
-    """Return arm, seed, metric, value, mining, bound: the share of the tokens by which an arm is where random ends.
-
-    See `rkcnn_lib.measure.tokens_to_quality`; ``value`` counts ``mining``, the tokens that training would
-    have seen in the time that mining took. Empty without budgets.
-    """
-    ev = compared.budgets[compared.budgets["metric"] == "explained_variance"]
-    curves = {cell: dict(zip(line["tokens"], line["value"], strict=True)) for cell, line in ev.groupby(["arm", "seed"])}
-    seconds = by_arm(compared.metrics, "seconds")
-    mining = compared.supply.set_index(["arm", "seed"])["seconds"].to_dict()
-    full = ev["tokens"].max()
-    rows = []
-    for (arm, seed), curve in curves.items():
-        if len(curve) < 2:  # variants, and runs without budgets
-            continue
-        share = mining.get((arm, seed), 0.0) / seconds[arm][seed]
-        found = tokens_to_quality(curve, curves[UNMINED, seed], mining_tokens=share * full)
-        rows.append((arm, seed, "tokens_to_quality", found.ratio, share, found.bound))
-    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "mining", "bound"])
-
-
-def tokens_table(needed: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an arm, means over seeds: the share of the tokens, what mining is of it, and which way it is cut."""
-    grouped = needed.groupby("arm", sort=False)
-    return grouped.agg({"value": "mean", "mining": "mean", "bound": lambda bounds: " ".join(bounds)}).round(3)
-
-
-def advantage(compared: Compared) -> pd.DataFrame:
-    """Return arm (a rival), seed, tokens, metric, value: how far rkcnn is ahead of each rival after each budget."""
-    wide = compared.budgets.pivot_table(index=["metric", "tokens", "seed"], columns="arm", values="value")
-    lower = {name: -1.0 if MEASURES[name].lower_is_better else 1.0 for name in QUALITIES if name in MEASURES}
-    ahead = pd.concat(
-        [
-            (wide[MINED] - wide[rival]).rename("value").reset_index().assign(arm=rival)
-            for rival in RIVALS
-            if rival in wide
-        ]
-    )
-    ahead = ahead[ahead["metric"].isin(lower)].sort_values("metric", key=lambda names: names.map(QUALITIES.index))
-    return ahead.assign(value=ahead["value"] * ahead["metric"].map(lower))
 
 
 def funnel(compared: Compared) -> pd.DataFrame:
@@ -217,65 +198,40 @@ def funnel(compared: Compared) -> pd.DataFrame:
 
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
     """Return 04's gate: was the treatment applied, do arms differ in nothing else, can the numbers mean anything?"""
-    metrics = compared.metrics
-    equal = {name: _spread(compared, name) for name in ("rows mined", "tokens trained on", "held-out tokens")}
-    tightest = float(compared.supply.get("candidates_a_place", pd.Series(dtype=float)).min())
-    own = float((compared.supply["supply"] / compared.supply["wanted"]).min())
-    firings = metrics[metrics["metric"] == "n_tokens"]["value"].min() * p.k / _n_latents(compared)
-    ev = metrics[metrics["metric"] == "explained_variance"]["value"]
-    l0 = metrics[metrics["metric"] == "l0"].groupby("arm")["value"].mean()
+    metrics, supply = compared.metrics.set_index("metric"), compared.supply
+    tightest = float(supply.get("candidates_a_place", pd.Series(dtype=float)).min())
+    own = float((supply["supply"] / supply["wanted"]).min())
+    n_latents = len(next(iter(compared.units.values())).arrays["density"])
+    firings = float(metrics.loc[["n_tokens"], "value"].min() * p.k / n_latents)
+    ev = float(metrics.loc[["explained_variance"], "value"].min())
+    l0 = metrics.loc[["l0"]].groupby("arm")["value"].mean()
     spread = float(l0.max() / l0.min() - 1) if l0.min() > 0 else float("inf")
     finite = bool(np.isfinite(metrics["value"]).all())
+    trained = {cell: unit.tables["history"]["tokens"].iloc[-1] for cell, unit in compared.units.items()}
+    alike = {
+        "rows mined": supply.set_index("seed")["rows"],
+        "tokens trained on": pd.Series(trained.values(), index=[seed for _, seed in trained]),
+        "held-out tokens": metrics.loc[["n_tokens"]].set_index("seed")["value"],
+    }
+    enough = f">= {MIN_RATIO} (else the score selects nothing)"
+    seen = f">= {MIN_FIRINGS} (else dead latents are merely rare)"
     return [
-        Check("smallest explained variance of any SAE", float(ev.min()), "> 0 (0: predicting the mean)", ev.min() > 0),
+        Check("smallest explained variance of any SAE", ev, "> 0 (0: predicting the mean)", ev > 0),
         Check("L0 of the arms, largest over smallest, minus 1", spread, f"<= {L0_TOLERANCE}", spread <= L0_TOLERANCE),
-        Check(
-            "candidates for a place, in the tightest round of any seed",
-            tightest,
-            f">= {MIN_RATIO} (else the score selects nothing)",
-            tightest >= MIN_RATIO,
-        ),
-        *(
-            Check(
-                f"{name}, most and least of any arm of a seed",
-                f"{low:,} to {high:,}" if low < high else f"{low:,}",
-                "equal",
-                low == high,
-            )
-            for name, (low, high) in equal.items()
-        ),
-        Check(
-            "smallest share of an arm's latents that start from its own directions",
-            own,
-            f">= {LEAST_OWN} (else the fill is compared)",
-            own >= LEAST_OWN,
-        ),
-        Check(
-            "times that the mean latent fires on the held-out tokens",
-            float(firings),
-            f">= {MIN_FIRINGS} (else dead latents are merely rare)",
-            bool(firings >= MIN_FIRINGS),
-        ),
+        Check("candidates for a place, in the tightest round of any seed", tightest, enough, tightest >= MIN_RATIO),
+        *(_alike(f"{name}, most and least of any arm of a seed", values) for name, values in alike.items()),
+        Check("smallest share of an arm's latents that start from its own directions", own,
+              f">= {LEAST_OWN} (else the fill is compared)", own >= LEAST_OWN),
+        Check("times that the mean latent fires on the held-out tokens", firings, seen, firings >= MIN_FIRINGS),
         Check("every number is finite", "yes" if finite else "no", "yes", finite),
-    ]
+    ]  # fmt: skip
 
 
-def _n_latents(compared: Compared) -> int:
-    return len(next(iter(compared.units.values())).arrays["density"])
-
-
-def _spread(compared: Compared, what: str) -> tuple[int, int]:
-    """Return the least and the most that arms of one seed have of what they must have alike, where farthest apart."""
-    if what == "rows mined":
-        values = compared.supply.set_index("seed")["rows"]
-    elif what == "held-out tokens":
-        values = compared.metrics[compared.metrics["metric"] == "n_tokens"].set_index("seed")["value"]
-    else:
-        last = {cell: unit.tables["history"]["tokens"].iloc[-1] for cell, unit in compared.units.items()}
-        values = pd.Series(last.values(), index=[seed for _, seed in last])
-    ends = values.groupby(level=0).agg(["min", "max"])
+def _alike(name: str, values: pd.Series) -> Check:
+    """Check that the arms of each seed, the index of ``values``, have the same; tell the seed that differs most."""
+    ends = values.groupby(level=0).agg(["min", "max"]).astype(int)
     low, high = ends.loc[(ends["max"] - ends["min"]).idxmax()]
-    return int(low), int(high)
+    return Check(name, f"{low:,} to {high:,}" if low < high else f"{low:,}", "equal", bool(low == high))
 
 
 def headline(table: pd.DataFrame, run: Run) -> str:

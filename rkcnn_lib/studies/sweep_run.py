@@ -14,11 +14,10 @@ the tables
 
 from __future__ import annotations
 
-import functools
+import itertools
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,46 +30,9 @@ from rkcnn_lib.runs.run import provenance
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.units import VERSIONS, unit_scalars
 from rkcnn_lib.studies import comparison
-from rkcnn_lib.studies.activations import invented_store
-from rkcnn_lib.studies.sweeps import Setting, Sweep, read_sweep
-from rkcnn_lib.worlds import capture_layers, model_facts
+from rkcnn_lib.studies.activations import opened_layers
+from rkcnn_lib.studies.sweeps import Sweep, read_sweep
 from rkcnn_lib.worlds.models.bridge import pick_device
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
-
-CELL = ("layer", "hook", "arm", "seed")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One arm of one setting at one layer, hook and seed."""
-
-    setting: Setting
-    layer: int
-    hook: str
-    seed: int
-    arm: str
-
-    @property
-    def p(self) -> Multilayer:
-        """05's parameters for this cell."""
-        return self.setting.p.model_copy(update={"hook": self.hook})
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The cell's columns in the tables."""
-        named = {"setting": self.setting.number} | self.setting.values | {"steps": self.setting.p.steps}
-        return named | {name: getattr(self, name) for name in CELL}
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A cell and what came of it: the SAE's numbers and folder, or why it failed."""
-
-    cell: Cell
-    scalars: dict[str, Any]
-    unit: str | None = None
-    supply: dict[str, Any] | None = None
-    failure: dict[str, Any] | None = None
 
 
 def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = None, yes: bool = False) -> int:
@@ -97,34 +59,28 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
     planned = read_sweep(path)
     planned.check()  # a layer that the model lacks, a text that is not there
     out = out.expanduser().resolve()
-    device = _device(planned.p, cluster)
+    asked = planned.p.device  # on a cluster it may be one that this machine lacks
+    device = asked if cluster and asked else str(pick_device(asked))
     _check_folder(out, planned, resume)
-    workers = _workers(planned.p, device, cluster, out)
+    if cluster is None:
+        workers = Workers(process_count(planned.p.n_jobs, device))
+    else:
+        from rkcnn_lib.runs.cluster import connect
+
+        workers = connect(cluster, device, [out, outputs_root()])
     if not _agreed(planned, device, workers, yes):
         return 2
     write_json(out / "sweep.json", {"file": planned.file.model_dump(), "status": "running"})
     stores = _open_stores(planned, device, workers)
-    cells = [
-        Cell(setting, layer, hook, seed, arm)
-        for setting in planned.settings
-        for layer, hook in stores
-        for seed in planned.seeds
-        for arm in (*planned.p.arms, *planned.p.variants)
-    ]
-    return finish(_run(cells, stores, device, workers), planned, out)
-
-
-def _device(p: Multilayer, cluster: str | None) -> str:
-    """Return the device of the cells: on a cluster it may be one that this machine lacks."""
-    return p.device if cluster and p.device else str(pick_device(p.device))
-
-
-def _workers(p: Multilayer, device: str, cluster: str | None, out: Path) -> Any:
-    if cluster is None:
-        return Workers(process_count(p.n_jobs, device))
-    from rkcnn_lib.runs.cluster import connect
-
-    return connect(cluster, device, [out, outputs_root().resolve()])
+    columns, work = [], []
+    for setting in planned.settings:
+        for (layer, hook), store in stores.items():
+            p = setting.p.model_copy(update={"hook": hook})
+            about = {"setting": setting.number} | setting.values | {"steps": p.steps, "layer": layer, "hook": hook}
+            for seed, arm in itertools.product(planned.seeds, (*p.arms, *p.variants)):
+                columns.append(about | {"arm": arm, "seed": seed})
+                work.append((str(outputs_root()), store, p, arm, seed, device))
+    return finish(columns, try_cells(_cell, work, workers, "SAEs"), planned, out)
 
 
 def _check_folder(out: Path, planned: Sweep, resume: bool) -> None:
@@ -163,51 +119,32 @@ def _agreed(planned: Sweep, device: str, workers: Any, yes: bool) -> bool:
 
 def _open_stores(planned: Sweep, device: str, workers: Any) -> dict[tuple[int, str], Any]:
     """Open (or capture in one pass of the model) the activations of every layer and hook."""
-    p = planned.p
-    if p.model in INVENTED_MODELS:
-        return {(0, hook): invented_store(p.model, p.n_tokens) for hook in planned.hooks}
-    n_layers = model_facts(p.model, p.revision).n_layers
-    layers = sorted({layer % n_layers for layer in (range(n_layers) if planned.layers is None else planned.layers)})
-    capture = functools.partial(
-        capture_layers, p.model, layers, planned.hooks, p.n_tokens, text=p.text,
-        root=outputs_root().resolve() / "cache", context_size=p.context_size, revision=p.revision,
-    )  # fmt: skip
     if not isinstance(workers, Workers):  # a worker may have the GPU that this machine lacks
-        (left,) = try_cells(_capture, [(capture, device)], workers, "capture")
+        (left,) = try_cells(_capture, [(str(outputs_root()), planned, device)], workers, "capture")
         if isinstance(left, Failure):
             raise RuntimeError(f"capture failed: {left.error}")
         device = "cpu"  # nothing is left to capture
-    stores = capture(device=device)
-    return {(layer, hook): stores[layer, hook] for layer in layers for hook in planned.hooks}
+    return opened_layers(planned.p, planned.hooks, device)
 
 
-def _capture(capture: Any, device: str) -> int:
-    return len(capture(device=device))
-
-
-def _run(cells: list[Cell], stores: dict[Any, Any], device: str, workers: Any) -> list[Ended]:
-    root = str(outputs_root())
-    work = [(root, stores[cell.layer, cell.hook], cell.p, cell.arm, cell.seed, device) for cell in cells]
-    done = try_cells(_cell, work, workers, "SAEs")
-    return [
-        Ended(cell, {}, failure={"error": result.error, "traceback": result.traceback})
-        if isinstance(result, Failure) else Ended(cell, *result)
-        for cell, result in zip(cells, done, strict=True)
-    ]  # fmt: skip
+def _capture(root: str, planned: Sweep, device: str) -> None:
+    os.environ["RKCNN_OUTPUTS"] = root  # a worker elsewhere has an environment of its own
+    opened_layers(planned.p, planned.hooks, device)
 
 
 def _cell(
     root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str
 ) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    os.environ["RKCNN_OUTPUTS"] = root  # a worker elsewhere has an environment of its own
+    """Return the numbers of a cell's SAE, its unit, and what the arm supplied."""
+    os.environ["RKCNN_OUTPUTS"] = root  # as above
     folder, supply = comparison.cell(store, p, arm, seed, device)
     return unit_scalars(folder), str(folder.relative_to(root)), supply
 
 
-def finish(ended: list[Ended], planned: Sweep, out: Path) -> int:
-    """Write the tables and say what came of the sweep."""
-    tables = _tables(ended)
-    failed, units = len(tables["failures"]), {e.unit for e in ended if e.unit}
+def finish(columns: list[dict[str, Any]], ended: list[Any], planned: Sweep, out: Path) -> int:
+    """Write the tables and say what came of the sweep: of each cell its ``columns``, and a Failure or `_cell`'s."""
+    tables = _tables(columns, ended)
+    failed, units = len(tables["failures"]), {one[1] for one in ended if not isinstance(one, Failure)}
     record = {
         "file": planned.file.model_dump(), "status": "failures" if failed else "finished",
         "counts": {"cells": len(ended), "failed": failed, "units": len(units)}, "swept": planned.swept,
@@ -231,22 +168,21 @@ def finish(ended: list[Ended], planned: Sweep, out: Path) -> int:
     return int(failed > 0)
 
 
-def _tables(ended: list[Ended]) -> dict[str, pd.DataFrame]:
+def _tables(columns: list[dict[str, Any]], ended: list[Any]) -> dict[str, pd.DataFrame]:
     """The three tables; a column holds one kind of value: parquet needs it, and 28 must not become 28.0."""
-    seconds = ("mining_seconds", "training_seconds")
-    rows: dict[str, list[dict[str, Any]]] = {
-        "metrics": [
-            e.cell.columns | {"metric": name, "value": float(value)}
-            for e in ended for name, value in e.scalars.items() if name != "seconds"
-        ],
-        "times": [
-            e.cell.columns | dict(zip(seconds, ((e.supply or {}).get("seconds"), e.scalars["seconds"]), strict=True))
-            for e in ended if e.scalars
-        ],
-        "failures": [e.cell.columns | e.failure for e in ended if e.failure],
-    }  # fmt: skip
-    more = {"metrics": ("metric", "value"), "times": seconds, "failures": ("error", "traceback")}
-    columns = list(ended[0].cell.columns) if ended else []
-    tables = {name: pd.DataFrame(rows[name], columns=[*columns, *more[name]]).convert_dtypes() for name in rows}
+    rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "times": [], "failures": []}
+    for cell, one in zip(columns, ended, strict=True):
+        if isinstance(one, Failure):
+            rows["failures"].append(cell | {"error": one.error, "traceback": one.traceback})
+            continue
+        scalars, _, supply = one
+        seconds = scalars.pop("seconds")
+        rows["times"].append(cell | {"mining_seconds": supply.get("seconds"), "training_seconds": seconds})
+        rows["metrics"] += [cell | {"metric": name, "value": float(value)} for name, value in scalars.items()]
+    more = {"metrics": ["metric", "value"], "times": ["mining_seconds", "training_seconds"],
+            "failures": ["error", "traceback"]}  # fmt: skip
+    tables = {
+        name: pd.DataFrame(rows[name], columns=[*columns[0], *added]).convert_dtypes() for name, added in more.items()
+    }
     tables["metrics"] = tables["metrics"].astype({"value": "float64"})
     return tables

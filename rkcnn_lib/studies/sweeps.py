@@ -27,8 +27,8 @@ from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import ParameterError, checked, defaults, read_parameter_file, resolve
 from rkcnn_lib.runs.published import SweepTables
 from rkcnn_lib.runs.schemas import Multilayer
-from rkcnn_lib.runs.yaml_values import cut
-from rkcnn_lib.studies.verdicts import best_of, claims, judge_arms, seed_differences
+from rkcnn_lib.strings import cut
+from rkcnn_lib.studies.verdicts import best_of, judge_arms, seed_differences
 from rkcnn_lib.vocabulary import MEASURES, MINED, UNMINED
 
 NOTEBOOK = "05_multilayer"
@@ -95,11 +95,8 @@ class Sweep:
 def read_sweep(path: Path) -> Sweep:
     """Read and check a sweep file.
 
-    Raises
-    ------
-    ParameterError
-        For an unknown entry or axis, an axis that is empty or names a value twice, or a setting that 05 refuses:
-        nothing has been computed by then.
+    Raises ParameterError for an unknown entry or axis, an axis that is empty or names a value twice, or a setting that
+    05 refuses: nothing has been computed by then.
     """
     file = checked(SweepFile, read_parameter_file(path), path.name)
     if file.parameters.get("more_hooks"):
@@ -159,10 +156,9 @@ def _checked_axis(name: str, values: list[Any], shared: dict[str, Any]) -> list[
 
 def _check_everywhere(axes: dict[str, list[Any]]) -> None:
     for name, least in (("seeds", 0), ("layers", -(2**31))):
-        for value in axes.get(name, []):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-                expected = "expected whole numbers" + " from 0" * (name == "seeds")
-                raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {expected}")
+        if not all(type(value) is int and least <= value < 2**31 for value in axes.get(name, [])):
+            expected = "expected whole numbers" + " from 0" * (name == "seeds")
+            raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {expected}")
 
 
 # ------------------------------------------------------------ what a finished sweep says
@@ -196,17 +192,12 @@ def sensitivity_title(table: pd.DataFrame) -> str:
 
 def best_of_sweep(tables: SweepTables, p: Multilayer) -> pd.DataFrame:
     """Return each contrast's best of all settings, layers and hooks beside what the best of as many gives by chance."""
-    metrics, rows = tables.metrics, []
-    for claim in claims(metrics, p):
-        differences = seed_differences(
-            metrics, claim.metric, claim.arm, claim.rival, claim.lower_is_better, list(WHERE)
-        )
-        if len(differences):
-            best = best_of(differences)
-            named = dict(zip(WHERE, best.pop("best"), strict=True))
-            about = {"metric": f"best {claim.metric}", "contrast": f"{claim.arm} - {claim.rival}"}
-            mean = {"best_of": len(differences), "mean": float(differences.to_numpy().mean())}
-            rows.append(about | mean | named | best)
+    rows = []
+    for metric, contrast, differences in seed_differences(tables.metrics, p, list(WHERE)):
+        best = best_of(differences)
+        named = dict(zip(WHERE, best.pop("best"), strict=True))
+        mean = {"best_of": len(differences), "mean": float(differences.to_numpy().mean())}
+        rows.append({"metric": f"best {metric}", "contrast": contrast} | mean | named | best)
     return pd.DataFrame(rows)
 
 

@@ -38,10 +38,7 @@ def unknown_words(lm: Any, text: str) -> list[str]:
 def one_token(lm: Any, text: str) -> int:
     """Return the token that a typed word stands for, with the space before it where the vocabulary has that.
 
-    Raises
-    ------
-    ValueError
-        If the word is no token of the model, or several; the message says which.
+    Raises ValueError if the word is no token of the model, or several; the message says which.
     """
     word = text.strip()
     if lm is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,13 +110,8 @@ def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) 
     """Return which other arm is best by its mean, and how ``arm`` stands against it; None where there is no other.
 
     The best of several was not declared beforehand, so its interval holds for all of them at once: the paired-t
-    interval at Bonferroni's level for their number.
-
-    Returns
-    -------
-    dict
-        strongest (its name), value and its own (means over seeds), difference (positive: ``arm`` is better), low, high,
-        n_others and n_seeds.
+    interval at Bonferroni's level for their number. Given are strongest (its name), value and its own (means over
+    seeds), difference (positive: ``arm`` is better), low, high, n_others and n_seeds.
     """
     others = [name for name in values if name != arm]
     if not others:
@@ -148,20 +143,11 @@ SIGN_DRAWS = 2**EXACT_SEEDS
 
 
 def sign_flips(differences: pd.DataFrame) -> np.ndarray:
-    """Return what the means of paired differences are when coins turn the seeds round.
+    """Return what the means of paired differences (n_rows, n_seeds) are when coins turn the seeds round.
 
     A seed's sign is flipped in all rows together, which keeps what the rows (layers, settings) of a seed share. The
-    first pattern is the one observed.
-
-    Parameters
-    ----------
-    differences : DataFrame (n_rows, n_seeds)
-        Nothing missing.
-
-    Returns
-    -------
-    ndarray (n_patterns, n_rows)
-        All 2 ** n_seeds patterns, or :data:`SIGN_DRAWS` random ones (fixed seed) beyond :data:`EXACT_SEEDS` seeds.
+    result is (n_patterns, n_rows), the first pattern the one observed: all 2 ** n_seeds patterns, or
+    :data:`SIGN_DRAWS` random ones (fixed seed) beyond :data:`EXACT_SEEDS` seeds.
     """
     d = differences.to_numpy(float)
     n = d.shape[1]
@@ -176,37 +162,31 @@ def sign_flips(differences: pd.DataFrame) -> np.ndarray:
 def best_of(differences: pd.DataFrame) -> dict[str, Any]:
     """Return the best row's mean beside what the best of as many rows gives when coins turn the seeds round.
 
-    Returns
-    -------
-    dict
-        best (the row's label), value, chance_mean, chance_upper (95 % point of the best under :func:`sign_flips`) and
-        p, the share of patterns whose best is at least as good: exact, and never below 2 ** -n_seeds.
+    Given are best (the row's label), value, chance_mean, chance_upper (95 % point of the best under `sign_flips`) and
+    p, the share of patterns whose best is at least as good: exact, and never below 2 ** -n_seeds.
     """
     flipped = sign_flips(differences).max(axis=1)
     means = differences.mean(axis=1)
     value = float(means.max())
     return {
-        "best": means.idxmax(),
-        "value": value,
-        "chance_mean": float(flipped.mean()),
+        "best": means.idxmax(), "value": value, "chance_mean": float(flipped.mean()),
         "chance_upper": float(np.quantile(flipped, 0.95, method="higher")),
         "p": float((flipped >= value - 1e-12).mean()),
-    }
+    }  # fmt: skip
 
 
-def seed_differences(
-    metrics: pd.DataFrame, metric: str, arm: str, baseline: str, lower_is_better: bool, rows: list[str]
-) -> pd.DataFrame:
-    """Return (arm - baseline), positive meaning better, with a row for each combination of ``rows``, a column a seed.
+def seed_differences(metrics: pd.DataFrame, p: Any, rows: list[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield metric, contrast and differences of each claim: a row a combination of ``rows``, a column a seed.
 
-    Combinations for which a seed lacks one of the two arms are left out.
+    Positive means better. Combinations for which a seed lacks one of the two arms are left out.
     """
-    found = metrics[(metrics["metric"] == metric) & metrics["arm"].isin([arm, baseline])]
-    table = found.pivot_table(index=rows, columns=["arm", "seed"], values="value")
-    if not {arm, baseline} <= set(table.columns.get_level_values(0)):
-        return pd.DataFrame()
-    difference = (table[arm] - table[baseline]).dropna()
-    return -difference if lower_is_better else difference
+    for claim in claims(metrics, p):
+        found = metrics[metrics["metric"] == claim.metric]
+        table = found.pivot_table(index=rows, columns=["arm", "seed"], values="value")
+        difference = (table[claim.arm] - table[claim.rival]).dropna()
+        if len(difference):
+            contrast = f"{claim.arm} - {claim.rival}"
+            yield claim.metric, contrast, -difference if claim.lower_is_better else difference
 
 
 def verdict_title(table: pd.DataFrame) -> str:

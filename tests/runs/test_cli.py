@@ -13,7 +13,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 from rkcnn_lib import cli
 from rkcnn_lib.files import ROOT
-from rkcnn_lib.runs import doctor
+from rkcnn_lib.runs import machine
 from rkcnn_lib.runs.execute import own_kernel
 from rkcnn_lib.runs.params import ParameterError, resolve
 from rkcnn_lib.studies import plan
@@ -189,8 +189,8 @@ def test_runs_use_their_own_interpreter_whatever_kernel_is_called_python3(monkey
     with own_kernel() as name:
         assert KernelSpecManager().get_kernel_spec(name).argv[0] == sys.executable
     assert os.environ["JUPYTER_PATH"] == str(tmp_path)
-    with pytest.raises(doctor.Note, match="/bin/false, not this interpreter"):
-        doctor._kernel()
+    with pytest.raises(machine.Note, match="/bin/false, not this interpreter"):
+        machine._kernel()
 
 
 @pytest.mark.slow

@@ -26,15 +26,13 @@ from rkcnn_lib.studies import (
     comparison,
     curves,
     fourier,
-    labels,
     neighbourhoods,
     planes,
     probe_tasks,
     probing,
-    published_saes,
     sae_panels,
-    seed_study,
     toy,
+    truth,
 )
 from rkcnn_lib.worlds import MemoryStore, PlantedDictionary, open_or_capture
 from tests.studies.test_fourier_study import plant
@@ -75,7 +73,7 @@ def make_all(root):
     toy.from_noise(spaces[0], run)
     toy.seed_scores(spaces, run)
     curves.curves(run)
-    seed_study.seed_study(n_seeds=1, steps=50)
+    planes.seed_study(n_seeds=1, steps=50)
     run = SimpleNamespace(p=resolve("02_probe_validation", PROBE), device="cpu")
     for kind in probing.STUDIES:
         probing.study(run, probe_tasks.toy_tasks, kind)
@@ -90,12 +88,12 @@ def make_all(root):
     folder = str(next(iter(compared.units.values())).folder / "sae")
     published = p.model_copy(update={"published": [folder]})
     opened = open_published(published, store.d_in)
-    published_saes.judge_published(opened, store, SimpleNamespace(p=published, device="cpu"))
+    comparison.judge_published(opened, store, SimpleNamespace(p=published, device="cpu"))
     causal = {"model": "atlas", "sae_expansion": 2.0, "sae_k": 4, "sae_steps": 30, "device": "cpu"}
     causal_subspaces.trained_sae(store, resolve("06_causal_checks", causal), 0, "cpu")
     save_saelens(SAE(SAEConfig(128, 32, k=4)), root / "of_atlas" / "sae")
     at = resolve("04_sae_compare", SAES | {"model": "atlas", "hook": "resid_post", "layer": 2})
-    labels._cell(root / "of_atlas", at.layer, at, "cpu")
+    truth._labels_cell(root / "of_atlas", at.layer, at, "cpu")
     plant(root / "model")
     p = resolve("04_sae_compare", SAES | CIRCUIT | {"model": str(root / "model")})
     store = open_or_capture(p.model, 0, "mlp_out", p.n_tokens, context_size=3, root=root / "cache", device="cpu")

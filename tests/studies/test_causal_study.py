@@ -10,7 +10,7 @@ import torch
 from rkcnn_lib.measure.effects import CAUSAL
 from rkcnn_lib.measure.subspaces import captured_variance, orthonormal_basis
 from rkcnn_lib.runs.params import ParameterError, resolve
-from rkcnn_lib.studies import causal, causal_panels, causal_prompts, causal_subspaces, causal_views
+from rkcnn_lib.studies import causal, causal_panels, causal_subspaces, causal_views
 from rkcnn_lib.worlds import load_model
 from rkcnn_lib.worlds.prompts.base import Prompt
 
@@ -33,7 +33,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def prompts(lm, p):
-    return causal_prompts.known_prompts(lm, p)
+    return causal_subspaces.known_prompts(lm, p)
 
 
 def test_selection_and_judgement_share_neither_prompt_nor_entity(prompts):
@@ -44,7 +44,7 @@ def test_selection_and_judgement_share_neither_prompt_nor_entity(prompts):
 
 def test_overlapping_sets_are_refused(prompts):
     with pytest.raises(AssertionError, match="overlap"):
-        causal_prompts.check_disjoint(prompts.selection, prompts.evaluation, prompts.selection[:1])
+        causal_subspaces.check_disjoint(prompts.selection, prompts.evaluation, prompts.selection[:1])
 
 
 def test_the_gate_fails_where_prompts_are_shared(lm, p, prompts, here, rows):
@@ -56,20 +56,20 @@ def test_the_gate_fails_where_prompts_are_shared(lm, p, prompts, here, rows):
 
 
 def test_a_second_relation_keeps_the_sides_of_the_first(lm, p, prompts):
-    other = causal_prompts.known_prompts(lm, p, like=prompts)
+    other = causal_subspaces.known_prompts(lm, p, like=prompts)
     assert {x.entity for x in other.evaluation} <= {x.entity for x in prompts.evaluation}
     assert {x.entity for x in other.selection} <= {x.entity for x in prompts.selection}
 
 
 def test_a_relation_the_model_does_not_know_is_refused(lm, p, monkeypatch):
-    monkeypatch.setattr(causal_prompts, "screen", lambda lm, prompts: [])
+    monkeypatch.setattr(causal_subspaces, "screen", lambda lm, prompts: [])
     with pytest.raises(ValueError, match="knows 0 of 40"):
-        causal_prompts.known_prompts(lm, p)
+        causal_subspaces.known_prompts(lm, p)
 
 
 def test_a_rank_above_what_the_known_prompts_span_is_refused_before_anything_is_captured(lm, p):
     with pytest.raises(ValueError, match=r"ranks = \[2, 128\]: the 40 selection prompts span at most 78 dimensions"):
-        causal_prompts.known_prompts(lm, p.model_copy(update={"ranks": [2, 128]}))
+        causal_subspaces.known_prompts(lm, p.model_copy(update={"ranks": [2, 128]}))
 
 
 def test_answers_of_several_tokens_and_prompts_of_several_lengths_become_one_tensor():
@@ -77,10 +77,10 @@ def test_answers_of_several_tokens_and_prompts_of_several_lengths_become_one_ten
         return Prompt("e", f"p{length}", tuple(range(1, length + 1)), "a", answers, "f", 1, "selection")
 
     long, short = prompt(5, (7, 8)), prompt(3, (9,))
-    found = causal_prompts.as_tensors([(long, long), (short, short)], "both")
+    found = causal_subspaces.as_tensors([(long, long), (short, short)], "both")
     assert found.base.tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 0, 0]] and found.answer.tolist() == [[7, 8], [9, -1]]
     assert found.positions.tolist() == [[1, 4], [1, 2]] and found.lengths.tolist() == [5, 3]
-    assert causal_prompts.as_tensors([(long, long)], "last").positions.tolist() == [[4]]
+    assert causal_subspaces.as_tensors([(long, long)], "last").positions.tolist() == [[4]]
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_the_known_circuit_of_modular_addition_carries_the_sum_and_random_dimens
     asked = SMALL | {"model": "modadd", "layer": 0, "hook": "mlp_out", "relation": "sum", "isolated": None,
                      "positions": "last", "context_size": 3}  # fmt: skip
     p, lm = resolve("06_causal_checks", asked), load_model("modadd", device="cpu")
-    sums = causal_prompts.known_prompts(lm, p)
+    sums = causal_subspaces.known_prompts(lm, p)
     here = causal.ground(lm, sums.judged, "blocks.0.hook_mlp_out")
     X, y = causal_subspaces.selection_rows(lm, sums, p, here.hook_name)
     circuit = causal_subspaces.circuit_subspace(lm, X, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.functional import normalize
 
 from rkcnn_lib.runs.params import resolve
 from rkcnn_lib.runs.units import Unit
-from rkcnn_lib.studies import cells, comparison, sae_panels
+from rkcnn_lib.studies import cells, comparison, front
 from rkcnn_lib.studies import truth as truth_panel
 from rkcnn_lib.studies.cells import SEARCH_SEED
 from rkcnn_lib.studies.comparison import Compared
@@ -137,7 +138,7 @@ def along(**curves: list[float]) -> pd.DataFrame:
 
 
 def test_an_arm_that_is_where_random_ends_after_half_of_the_tokens_needs_half_and_its_mining():
-    table = sae_panels.needed_tokens(compared(along(
+    table = front.needed_tokens(compared(along(
         random=[0.5, 0.6, 0.7], rkcnn=[0.6, 0.7, 0.8], kmeans=[0.8, 0.8, 0.8], pca=[0.1, 0.2, 0.3], frozen=[0.9]
     )))  # fmt: skip
     rows = table.groupby("arm").first()
@@ -145,19 +146,19 @@ def test_an_arm_that_is_where_random_ends_after_half_of_the_tokens_needs_half_an
     assert rows["mining"].to_dict() == pytest.approx({"kmeans": 0.1, "pca": 0.1, "random": 0.0, "rkcnn": 0.1})
     assert rows["bound"].to_dict() == {"kmeans": "<=", "pca": ">", "random": "=", "rkcnn": "="}
     assert len(table) == 8 and set(table["metric"]) == {"tokens_to_quality"}
-    assert sae_panels.needed_tokens(compared(along(random=[0.7], rkcnn=[0.8]))).empty
+    assert front.needed_tokens(compared(along(random=[0.7], rkcnn=[0.8]))).empty
 
 
 def test_an_advantage_is_positive_where_the_mined_arm_is_better_whichever_way_a_metric_runs():
     ev = along(random=[0.5, 0.6, 0.7], rkcnn=[0.6, 0.6, 0.6], covariance=[0.6, 0.5, 0.4])
     budgets = pd.concat([ev, ev.assign(metric="dead")])
-    ahead = sae_panels.advantage(compared(budgets)).groupby(["metric", "arm", "tokens"])["value"].mean().unstack()
+    ahead = front.advantage(compared(budgets)).groupby(["metric", "arm", "tokens"])["value"].mean().unstack()
     assert ahead.loc["explained_variance", "random"].tolist() == pytest.approx([0.1, 0.0, -0.1])
     assert ahead.loc["dead", "random"].tolist() == pytest.approx([-0.1, 0.0, 0.1])
     assert ahead.loc["explained_variance", "covariance"].tolist() == pytest.approx([0.0, 0.1, 0.2])
 
 
-def test_recovery_is_told_apart_by_how_often_a_true_direction_fires():
+def test_recovery_is_told_apart_by_how_often_a_true_direction_fires(monkeypatch):
     """One decoder holds the rarer half of the truth, another all of it, but with the busiest fifth dead."""
     generator = torch.Generator().manual_seed(0)
     truth = normalize(torch.randn(40, 32, generator=generator), dim=1)
@@ -168,10 +169,12 @@ def test_recovery_is_told_apart_by_how_often_a_true_direction_fires():
     decoders = {"half": torch.cat([truth[order[:20]], noise]), "dead": truth[order]}
     alive = {"half": torch.ones(40, dtype=torch.bool), "dead": torch.arange(40) < 32}
     found = SimpleNamespace(
-        units={(arm, 0): SimpleNamespace(arrays={"W_dec_start": truth}) for arm in decoders},
-        decoders=lambda arm: [decoders[arm]],
-        live=lambda arm: [alive[arm]],
+        units={
+            (arm, 0): SimpleNamespace(folder=Path(arm), arrays={"W_dec_start": truth, "density": alive[arm].float()})
+            for arm in decoders
+        }
     )
+    monkeypatch.setattr(truth_panel, "load_saelens", lambda folder: SimpleNamespace(W_dec=decoders[folder.parent.name]))
     table = truth_panel.recovery_by_rate(found, SimpleNamespace(truth=truth, rates=rates))
     assert table.loc["half"].tolist() == [1.0] * 5 + [0.0] * 5
     assert table.loc["dead"].tolist() == [1.0] * 8 + [0.0] * 2

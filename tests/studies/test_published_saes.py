@@ -11,7 +11,7 @@ from rkcnn_lib.runs import published
 from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
-from rkcnn_lib.studies.published_saes import Centred, judge_published
+from rkcnn_lib.studies.comparison import Centred, judge_published
 from rkcnn_lib.worlds import MemoryStore
 
 D = 6

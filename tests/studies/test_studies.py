@@ -8,7 +8,7 @@ import torch
 
 from rkcnn_lib import figures
 from rkcnn_lib.runs.params import resolve
-from rkcnn_lib.studies import causal, causal_subspaces, layers, sae_panels, sae_titles
+from rkcnn_lib.studies import causal, causal_subspaces, front, layers, sae_panels
 
 
 def layer_metrics(gain, n_layers=4, n_seeds=5):
@@ -87,13 +87,13 @@ def both(**columns):
 
 def test_titles_say_what_the_figures_below_them_show():
     ev = both(metric="explained_variance", tokens=[100, 200, 400], value=[0.5, 0.6, 0.7])
-    assert sae_titles.budget_title(ev) == "From 200 to 400 tokens random still gains 0.0100"
-    assert "not known" in sae_titles.budget_title(ev[ev["tokens"] == 400])
+    assert front.budget_title(ev) == "From 200 to 400 tokens random still gains 0.0100"
+    assert "not known" in front.budget_title(ev[ev["tokens"] == 400])
     ahead = ev.query("arm == 'random'").assign(arm="covariance")
-    assert sae_titles.advantage_title(ahead).endswith("from +0.0500 to +0.0700 over covariance")
+    assert front.advantage_title(ahead).endswith("from +0.0500 to +0.0700 over covariance")
     frozen = both(k=[8, 32], value=[0.5, 0.9])
-    assert sae_titles.frozen_title(frozen) == (
+    assert sae_panels.frozen_title(frozen) == (
         "Before training, explained variance at k = 8: rkcnn 0.500, random 0.050"
     )
-    told = sae_titles.density_title({"rkcnn": np.array([0.0, 0.0, 0.5]), "random": np.zeros(3)})
+    told = sae_panels.density_title({"rkcnn": np.array([0.0, 0.0, 0.5]), "random": np.zeros(3)})
     assert told.endswith("rkcnn 50.00%, random nan%")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from rkcnn_lib import cli
-from rkcnn_lib.runs import doctor
+from rkcnn_lib.runs import machine
 from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.published import folder_of
 from rkcnn_lib.worlds import ModelUnavailable, load_model, model_facts
@@ -132,10 +132,10 @@ def test_a_hub_that_stays_busy_or_silent_is_given_up_with_the_reason(hub, monkey
 
 
 def test_the_doctor_promises_a_download_only_where_the_hub_lets_gpt2_be_read(hub, capsys):
-    doctor._optional()
+    machine._optional()
     assert "ok    hub: reachable, `model: gpt2`" in capsys.readouterr().out
     hub.faults.append(Fault("GET /api/models/gpt2", status=401))
-    doctor._optional()
+    machine._optional()
     told = capsys.readouterr().out
     assert (
         "note  hub: answers, but the hub shows no model gpt2 (it answers 401)" in told
