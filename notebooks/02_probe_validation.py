@@ -237,4 +237,4 @@ run.gate(
         *neighbourhoods.checks(atlas_shared, "atlas"),
     ]
 )
-run.finish(probing.headline(toy_table, atlas_table) + " " + neighbourhoods.headline(toy_shared, atlas_shared))
+run.finish(probing.headline(toy_table, atlas_table) + " " + neighbourhoods.headline(atlas_shared))

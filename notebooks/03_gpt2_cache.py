@@ -122,4 +122,4 @@ figures.show(
 
 # %%
 run.metrics(activations.tidy(store, statistics, kurtosis))
-run.finish(activations.headline(store, statistics, kurtosis))
+run.finish(activations.headline(statistics, kurtosis))

@@ -112,21 +112,25 @@ activations.describe(store)
 # For each seed every arm mines the same rows (documents of that seed's own, never trained on) and supplies as many
 # directions as there are latents; what it cannot supply is filled with the same draws from the activations' covariance in
 # all arms. Refinement, a few passes of sparse coding, is given to every data-driven arm that is judged, or it would be what
-# is compared. All start with the same kind of encoder, one scale chosen in closed form and the geometric median as bias, train
-# on the same tokens in the same order, and are judged on the same held-out documents.
+# is compared. All start with one scale chosen in closed form and the geometric median as bias, train on the same tokens in
+# the same order, and are judged on the same held-out documents.
 
 # %%
 compared = comparison.compare(store, run.p, run.device)
 run.note(seeds=list(range(run.p.n_seeds)), units=comparison.unit_list(compared))
 run.metrics(compared.metrics)
 run.metrics(compared.budgets.assign(metric="budget_" + compared.budgets["metric"]))
-sae_panels.funnel(compared)
+figures.show(
+    figures.funnel(sae_panels.funnel(compared)),
+    sae_panels.funnel_title(compared),
+    f"Subsets drawn in all rounds, the distinct directions they led to (candidates), what was kept, started and lives after "
+    f"training; means over {run.p.n_seeds} seeds. Below three candidates a place the score would select nothing, and the run "
+    "is refused.",
+)
 
 # %% [markdown]
-# Means over seeds: subsets drawn in all rounds, the distinct directions they led to (candidates), how many of those could be
-# kept (places), candidates for a place in the tightest round, what was kept, started and lives after training. Below three
-# candidates a place the score would select nothing, and the run is refused. Below: the search for each arm's learning rate
-# and encoder (tied to its directions, or fitted to the codes they give), the same for all, on a seed of its own.
+# The search for each arm's learning rate and encoder (tied to its directions, or fitted to the codes they give), the same for
+# all, on a seed of its own:
 
 # %%
 compared.rates.round(4)

@@ -111,11 +111,11 @@ measured = causal.measure_subspaces(lm, store, run.p, prompts, run.device)
 run.note(seeds=list(range(run.p.n_seeds)))
 run.metrics(measured.table)
 figures.show(
-    figures.causal_effects(causal_panels.at_rank(measured.table, run.p)),
+    figures.causal_effects(causal_panels.at_rank(measured.table, run.p), causal_panels.DRAWN),
     causal_panels.effects_title(measured.table, run.p),
     f"Rank {causal.judged_rank(run.p)}, {len(prompts.judged.drawn)} held-out pairs. Intervals at 95 %: over "
     f"{run.p.n_seeds} seeds where a subspace has several, over entities where it has one. Lines: the clean run and the "
-    "full resample ablation.",
+    "full resample ablation. The menu has further subspaces too.",
 )
 causal_panels.legend(measured)
 
@@ -141,9 +141,9 @@ run.metrics(share)
 run.metrics(causal.scrubbed(measured))
 curve = causal_panels.minimal_size(measured.table, share)
 figures.show(
-    figures.recovery_curve(curve, x="rank"),
+    figures.recovery_curve(curve, "rank", causal_panels.DRAWN),
     causal_panels.curve_title(measured.table, run.p),
-    f"Mean and range over {run.p.n_seeds} seeds, {len(prompts.judged.drawn)} held-out pairs. Grey: uniformly random subspaces of the same rank, from their mean to the best seed.",
+    f"Mean and range over {run.p.n_seeds} seeds, {len(prompts.judged.drawn)} held-out pairs. Grey: uniformly random subspaces of the same rank, from their mean to the best seed. Further subspaces: a click in the legend.",
 )
 
 # %% [markdown]
@@ -255,4 +255,4 @@ verdicts
 
 # %%
 run.gate(causal_panels.checks(prompts, measured, run.p))
-run.finish(causal_panels.headline(verdicts, judged, measured, run))
+run.finish(causal_panels.headline(judged, measured, run))

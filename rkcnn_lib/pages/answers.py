@@ -13,6 +13,7 @@ from rkcnn_lib.figures import rival
 from rkcnn_lib.figures.display import checked, in_order
 from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT, verdict_word
 from rkcnn_lib.pages import blocks
+from rkcnn_lib.studies.verdicts import in_short
 from rkcnn_lib.vocabulary import in_words
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
@@ -23,13 +24,6 @@ PROVISIONAL = {
 }
 WORDS = ("better", "equivalent", "worse", "undecided")
 MARKS = dict(zip(WORDS, "▲=▼?", strict=True))  # beside each word: not by colour alone
-# The measures that the answer tells, and how: where mined starts are better, equivalent, worse.
-MORE = ("more variance than", "as much variance as", "less variance than")
-LEAD = (
-    ("frozen_ev", "Before training mined directions explain", MORE),
-    ("explained_variance", "After training SAEs from mined directions explain", MORE),
-    ("dead", "They leave", ("fewer latents dead than", "as many latents dead as", "more latents dead than")),
-)
 MANY = 200  # seeds beyond which a forecast says "many"
 
 
@@ -135,22 +129,8 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
     seeds = min(answer.n_seeds for answer in judged)
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = f"This {profile(record)} run settles nothing. " if profile(record) in PROVISIONAL else ""
-    told = [_told(judged, *lead) for lead in LEAD]
-    undecided = any(word(row) == "undecided" for answer in judged for row in answer.rows)
-    told.append("All else is undecided or in the table." if undecided and any(told) else "")
-    what = " ".join(filter(None, told)) or "Nothing about variance or dead latents is decided."
-    return f"{small}On {place(record)} ({seeds} seeds{ungated}): {what[0].lower()}{what[1:]}"
-
-
-def _told(judged: list[Answer], metric: str, verb: str, phrases: tuple[str, ...]) -> str:
-    """Return a sentence on one measure: which rivals are beaten, equalled, lost to; empty where nothing is decided."""
-    rivals: dict[str, list[str]] = {name: [] for name in WORDS}
-    for row in (row for answer in judged for row in answer.rows if row.get("metric") == metric):
-        rivals[word(row)].append(rival(row.get("contrast")))
-    decided = [
-        f"{phrase} {', '.join(rivals[name])}" for name, phrase in zip(WORDS, phrases, strict=False) if rivals[name]
-    ]
-    return f"{verb} {', '.join(decided)}." if decided else ""
+    told = [(str(row.get("metric")), rival(row.get("contrast")), word(row)) for answer in judged for row in answer.rows]
+    return f"{small}On {place(record)} ({seeds} seeds{ungated}). {in_short(told)}"
 
 
 def profile(record: dict[str, Any]) -> str:

@@ -256,13 +256,9 @@ def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionK
     return pd.DataFrame(rows, columns=["metric", "value", "chance_mean"])
 
 
-def headline(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> str:
+def headline(statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> str:
     """Return one sentence that answers 03's question."""
-    manifest = store.manifest
     return (
-        f"{len(store):,} tokens of {manifest['hook_name']} ({store.d_in} wide), model loss {loss(store):.2f} "
-        f"nats (token frequencies: {token_entropy(store):.2f}); half of the variance lies in "
-        f"{statistics.half} of {store.d_in} dimensions, and "
-        f"{kurtosis.beyond:.0%} of random directions have a kurtosis beyond the elliptical null's 95 % point (5% would "
-        "if there were nothing but an ellipse)."
+        f"Half of the variance lies in {statistics.half} of {len(statistics.table)} dimensions; {kurtosis.beyond:.0%} "
+        "of random directions are heavier-tailed than the 95 % point of an ellipse."
     )

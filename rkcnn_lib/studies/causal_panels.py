@@ -15,13 +15,22 @@ from rkcnn_lib.measure.subspaces import random_basis
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import ENDS, Measured, judged_rank
-from rkcnn_lib.studies.causal_subspaces import CEILING, CHANCE, MINED, SUBSPACES, VARIANCE, Prompts, shared_prompts
+from rkcnn_lib.studies.causal_subspaces import (
+    CEILING,
+    CHANCE,
+    CHANCE_OF_VARIANCE,
+    MINED,
+    SUBSPACES,
+    VARIANCE,
+    Prompts,
+    shared_prompts,
+)
 from rkcnn_lib.studies.comparison import in_order
-from rkcnn_lib.studies.verdicts import verdict_title
 
 EXACT = 1e-5  # largest allowed difference of logits between two runs that must be equal, float32
 SHARES = (*PROPORTIONS, "cause", "isolate", "disentangle")  # metrics that lie within 0 and 1
 NAMED = (MINED, "sae", VARIANCE, CHANCE, CEILING)  # in titles
+DRAWN = (*NAMED, CHANCE_OF_VARIANCE)  # at once; the others on demand
 
 
 def describe(prompts: Prompts) -> None:
@@ -180,19 +189,13 @@ def checks(prompts: Prompts, measured: Measured, p: CausalChecks) -> list[Check]
     ]
 
 
-def headline(verdicts: pd.DataFrame, judged: pd.DataFrame, measured: Measured, run: Run) -> str:
+def headline(judged: pd.DataFrame, measured: Measured, run: Run) -> str:
     """Return one sentence that answers 06's question."""
     rank = judged_rank(run.p)
     at = measured.table[(measured.table["rank"] == rank) & (measured.table["intervention"] == "ablate")]
-    shares = at[at["metric"] == "interchanged"].groupby("subspace")["value"]
-    moved, least, most = shares.mean(), shares.min(), shares.max()
-    read = judged.groupby("subspace")["accuracy"].mean()
-    verdict = judged.set_index("subspace")["verdict"][MINED]
+    moved = at[at["metric"] == "interchanged"].groupby("subspace")["value"].mean()
     return (
-        f"On {run.p.model}, layer {run.p.layer}, exchanging the mined subspace of rank {rank} between two prompts "
-        f"({run.p.relation.replace('_', ' ')}) turns {moved[MINED]:.0%} of the answers into the other prompt's (seeds "
-        f"{least[MINED]:.0%} to {most[MINED]:.0%}), a random one {moved[CHANCE]:.0%}, principal components "
-        f"{moved[VARIANCE]:.0%}, a supervised one {moved[CEILING]:.0%}. Read from outside, the mined one tells answer "
-        f"from foil in {read[MINED]:.0%}, a random one in {read[CHANCE]:.0%} (chance 50%). Beside random ones it is "
-        f"{verdict}; {verdict_title(verdicts)}."
+        f"Exchanged between two prompts, the mined subspace turns {moved[MINED]:.0%} of the answers, a random one "
+        f"{moved[CHANCE]:.0%}, a supervised one {moved[CEILING]:.0%}; beside random ones the mined one is "
+        f"{judged.set_index('subspace')['verdict'][MINED]}."
     )

@@ -190,16 +190,12 @@ def title(table: pd.DataFrame) -> str:
     )
 
 
-def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
+def headline(atlas: pd.DataFrame) -> str:
     """Return one sentence on the score that 04 selects by."""
-    toy_clause, atlas_clause = (
-        f"the {what} in {means['top']:.0%} of rows by the best subsets, {means['random']:.0%} by random ones "
-        f"(permuted {chance:.0%})"
-        for what, (means, chance) in (("strongest feature", _shared(toy)), ("token", _shared(atlas)))
-    )
+    means, _ = _shared(atlas)
     return (
-        f"The score by which 04 selects sees no labels; rows share {toy_clause} and, on the language model, "
-        f"{atlas_clause}."
+        f"By 04's own score, which sees no labels, {means['top'] - means['random']:+.0%} of a subset's rows have their "
+        "token in common, best less random subsets."
     )
 
 

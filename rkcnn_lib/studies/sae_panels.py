@@ -20,7 +20,6 @@ from rkcnn_lib.sae import init_from_directions
 from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
-from rkcnn_lib.studies.verdicts import verdict_title
 from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
@@ -186,14 +185,18 @@ def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) ->
 
 
 def funnel(compared: Compared) -> pd.DataFrame:
-    """Return a row an arm, means over seeds: what was drawn, could be chosen, was chosen, was started, lives."""
-    columns = ["drawn", "candidates", "places", "candidates_a_place", "kept", "supply", "wanted", "rows", "seconds"]
-    there = [name for name in columns if name in compared.supply]
-    table = compared.supply.groupby("arm", sort=False)[there].mean()
-    live = compared.metrics[compared.metrics["metric"] == "live"].groupby("arm")["value"].mean()
-    named = {"supply": "started", "candidates_a_place": "candidates a place"}
-    table = table.join(live.rename("live after training")).rename(columns=named)
-    return table.round(1).astype(object).fillna("")
+    """Return arm, seed, stage, value: subsets drawn, candidates, kept, started and live latents, of arms from data."""
+    live = compared.metrics[compared.metrics["metric"] == "live"].rename(columns={"value": "live"})
+    counts = compared.supply.merge(live[["arm", "seed", "live"]]).rename(columns={"supply": "started"})
+    stages = [name for name in ("drawn", "candidates", "kept", "started", "live") if name in counts]
+    return counts.melt(["arm", "seed"], stages, "stage").dropna()
+
+
+def funnel_title(compared: Compared) -> str:
+    """Return how many candidates a place had where it was tightest."""
+    tightest = compared.supply.groupby("arm", sort=False)["candidates_a_place"].min().dropna()
+    told = ", ".join(f"{arm} {ratio:.1f}" for arm, ratio in tightest.items())
+    return f"Candidates for a place, in the tightest round of any seed: {told}"
 
 
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
@@ -235,6 +238,7 @@ def _alike(name: str, values: pd.Series) -> Check:
 
 
 def headline(table: pd.DataFrame, run: Run) -> str:
-    """Return one sentence that answers 04's question."""
+    """Return one answer to 04's question."""
     where = f"{run.p.model}" + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
-    return f"On {where}, {run.p.n_seeds} seeds, {run.p.steps:,} training steps: {verdict_title(table)}."
+    judged = zip(table["metric"], table["contrast"].str.split(" - ").str[-1], table["verdict"], strict=True)
+    return f"On {where}, {run.p.n_seeds} seeds, {run.p.steps:,} training steps. {in_short(judged)}"

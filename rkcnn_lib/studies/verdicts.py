@@ -189,6 +189,32 @@ def seed_differences(metrics: pd.DataFrame, p: Any, rows: list[str]) -> Iterator
             yield claim.metric, contrast, -difference if claim.lower_is_better else difference
 
 
+# The measures that an answer tells, and how: where mined starts are better, equivalent, worse.
+MORE = ("more variance than", "as much variance as", "less variance than")
+LEAD = (
+    ("frozen_ev", "Before training mined directions explain", MORE),
+    ("explained_variance", "After training SAEs from mined directions explain", MORE),
+    ("dead", "They leave", ("fewer latents dead than", "as many latents dead as", "more latents dead than")),
+)
+
+
+def in_short(judged: Iterable[tuple[str, str, str]]) -> str:
+    """Return what came out, in three sentences: before training, after it, and what dies.
+
+    ``judged`` are (metric, rival, verdict).
+    """
+    judged, told = list(judged), []
+    for metric, verb, phrases in LEAD:
+        decided = zip(("better", "equivalent", "worse"), phrases, strict=True)
+        rivals = {how: [r for name, r, verdict in judged if (name, verdict) == (metric, word)] for word, how in decided}
+        parts = [f"{how} {', '.join(names)}" for how, names in rivals.items() if names]
+        told += [f"{verb} {', '.join(parts)}."] if parts else []
+    if not told:
+        return "Nothing about variance or dead latents is decided."
+    undecided = any(verdict == "undecided" for _, _, verdict in judged)
+    return " ".join(told) + " All else is undecided or in the table." * undecided
+
+
 def verdict_title(table: pd.DataFrame) -> str:
     """Return every hypothesis with its verdicts, measures of the same verdict together."""
     parts = []

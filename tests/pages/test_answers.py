@@ -34,12 +34,12 @@ def test_the_answer_says_what_mined_starts_beat_equal_and_lose_to():
     ]  # fmt: skip
     told = answers.in_one_sentence({"verdicts": rows, "parameters": {"model": "atlas"}})
     assert told == (
-        "On atlas (5 seeds): after training SAEs from mined directions explain more variance than covariance, as much "
+        "On atlas (5 seeds). After training SAEs from mined directions explain more variance than covariance, as much "
         "variance as random. They leave fewer latents dead than random, more latents dead than covariance. All else is "
         "undecided or in the table."
     )
     nothing = answers.in_one_sentence({"verdicts": [row(**OPEN), row(**EQUIVALENT, metric="delta_ce")]})
-    assert nothing.endswith("nothing about variance or dead latents is decided.")
+    assert nothing.endswith("Nothing about variance or dead latents is decided.")
     quick = answers.in_one_sentence({"verdicts": rows, "profile": "quick--x"})
     assert quick.startswith("This quick run settles nothing. On unknown model")
     assert "5 seeds, ungated" in answers.in_one_sentence({"verdicts": [row() | {"gated": False}]})
