@@ -20,6 +20,7 @@ from rkcnn_lib.sae import init_from_directions
 from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
+from rkcnn_lib.studies.verdicts import in_short
 from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
