@@ -42,7 +42,7 @@ class Model(Parameters):
     """A language model, or activations made here."""
 
     model: Name = param(
-        "gpt2", 'hub name, folder, "atlas", "gemma", "modadd"; 04 and sweeps: also "toy", "planted", "planted_1024"'
+        "gpt2", 'hub name, folder, "atlas", "gemma", "modadd"; 04, sweeps: "toy", "planted", "planted_1024"'
     )
     revision: str | None = param(None, "revision of a hub model; None: its main branch")
 

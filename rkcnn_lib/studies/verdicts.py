@@ -211,8 +211,7 @@ def in_short(judged: Iterable[tuple[str, str, str]]) -> str:
         told += [f"{verb} {', '.join(parts)}."] if parts else []
     if not told:
         return "Nothing about variance or dead latents is decided."
-    undecided = any(verdict == "undecided" for _, _, verdict in judged)
-    return " ".join(told) + " All else is undecided or in the table." * undecided
+    return " ".join([*told, "The table has the rest."])
 
 
 def verdict_title(table: pd.DataFrame) -> str:

@@ -35,8 +35,8 @@ def test_the_answer_says_what_mined_starts_beat_equal_and_lose_to():
     told = answers.in_one_sentence({"verdicts": rows, "parameters": {"model": "atlas"}})
     assert told == (
         "On atlas (5 seeds). After training SAEs from mined directions explain more variance than covariance, as much "
-        "variance as random. They leave fewer latents dead than random, more latents dead than covariance. All else is "
-        "undecided or in the table."
+        "variance as random. They leave fewer latents dead than random, more latents dead than covariance. The table "
+        "has the rest."
     )
     nothing = answers.in_one_sentence({"verdicts": [row(**OPEN), row(**EQUIVALENT, metric="delta_ce")]})
     assert nothing.endswith("Nothing about variance or dead latents is decided.")
