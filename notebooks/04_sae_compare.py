@@ -30,7 +30,7 @@
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
-model: str = "gpt2"  # hub name, folder, "atlas", "gemma", "modadd"; 04, sweeps: "toy", "planted", "planted_1024"
+model: str = "gpt2"  # hub name, folder, "atlas", "gemma", "modadd"; 04, sweeps: "toy", "planted" ("_1024")
 revision: str = None  # revision of a hub model; None: its main branch
 layer: int = 6  # block to read; -1 is the last
 hook: str = "mlp_out"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out
@@ -54,7 +54,7 @@ expansion: float = 8.0  # latents: expansion x width
 k: int = 32  # active latents a token; relu: searched for by its penalty
 l1: float = None  # relu only: this penalty, instead of the search for k active latents
 aux_k: int = 256  # dead latents in the auxiliary loss, for all arms or (None, and relu) for none
-encoder: str = None  # of all starts: tied to the decoder, or fitted to its codes; None: each arm's better, searched with its rate
+encoder: str = None  # tied to the decoder or fitted to its codes; None: each arm's better, searched with its rate
 steps: int = 2300  # training steps
 batch_size: int = 4096  # tokens a step
 lr: float = 0.0004  # learning rate

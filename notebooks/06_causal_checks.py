@@ -24,7 +24,7 @@
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner
-model: str = "gpt2"  # hub name, folder, "atlas", "gemma", "modadd"; 04, sweeps: "toy", "planted", "planted_1024"
+model: str = "gpt2"  # hub name, folder, "atlas", "gemma", "modadd"; 04, sweeps: "toy", "planted" ("_1024")
 revision: str = None  # revision of a hub model; None: its main branch
 layer: int = 9  # block to read; -1 is the last
 hook: str = "resid_post"  # resid_pre, resid_post, mlp_out, mlp_post or attn_out

@@ -41,9 +41,7 @@ class Parameters(Checked):
 class Model(Parameters):
     """A language model, or activations made here."""
 
-    model: Name = param(
-        "gpt2", 'hub name, folder, "atlas", "gemma", "modadd"; 04, sweeps: "toy", "planted", "planted_1024"'
-    )
+    model: Name = param("gpt2", 'hub name, folder, "atlas", "gemma", "modadd"; 04, sweeps: "toy", "planted" ("_1024")')
     revision: str | None = param(None, "revision of a hub model; None: its main branch")
 
 
@@ -213,8 +211,7 @@ class Comparison(Ruled, Captured):
     l1: Positive | None = param(None, "relu only: this penalty, instead of the search for k active latents")
     aux_k: Count | None = param(256, "dead latents in the auxiliary loss, for all arms or (None, and relu) for none")
     encoder: Literal["tied", "fitted"] | None = param(
-        None,
-        "of all starts: tied to the decoder, or fitted to its codes; None: each arm's better, searched with its rate",
+        None, "tied to the decoder or fitted to its codes; None: each arm's better, searched with its rate"
     )
     steps: Count = param(2300, "training steps")
     batch_size: Count = param(4096, "tokens a step")
