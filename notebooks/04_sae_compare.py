@@ -22,7 +22,7 @@
 #
 # * **H1** a mined start (`rkcnn`) beats a random one;
 # * **H1c** it beats directions that merely lie as the activations do (`covariance`): is mining needed at all?
-# * **H2** the score helps: it beats the *same* search, pool and compute without one (`rkcnn_unscored`);
+# * **H2** the score helps: it beats the *same* search without one (`rkcnn_unscored`: same subsets, steps and compute);
 # * **H3** random subsets beat k-means, equally refined (`kmeans_refined`).
 #
 # The other arms are context: `active_subspace`, the published start against dead latents (Wang et al. 2025); datapoints and
@@ -139,7 +139,9 @@ compared.rates.round(4)
 # ## Before training: how good are the directions themselves?
 #
 # Held-out activations are coded with each arm's directions by one and the same sparse coder (one-sided orthogonal matching
-# pursuit). Nothing is learned, so nothing but the directions can differ. *As mined* is an arm before its refinement.
+# pursuit). Nothing is learned, so nothing but the directions can differ. *As mined* is an arm before its refinement, *trained*
+# its SAE's live decoder rows read by the same coder instead of their own encoder. It says how well directions reconstruct, not
+# how true they are: refinement fits this very coder, and where the truth is known it may reconstruct less.
 
 # %%
 frozen = sae_panels.frozen_dictionaries(compared, store, run)
@@ -182,7 +184,8 @@ front.tokens_table(needed_tokens)
 # %% [markdown]
 # Means over seeds: after what share of the tokens of a full training an arm explains what random explains at its end. It
 # counts what mining took, as the tokens that training sees in that time. For each seed the bound says whether the arm got
-# there between two budgets (=), before the smallest (<=) or not at all (>): beyond the budgets nothing is extrapolated.
+# there between two budgets (=), before the smallest (<=) or not at all (>): beyond the budgets nothing is extrapolated, and
+# a rival that does not get there enters no verdict on it.
 #
 # ## At the end of training
 #

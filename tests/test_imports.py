@@ -89,7 +89,6 @@ def test_the_library_does_not_grow():
     assert len(files) <= 127
 
 
-
 @pytest.mark.parametrize("room", sorted(TENSOR_ROOMS))
 def test_tensor_rooms_import_tensors_only(room):
     allowed = {"torch", "numpy", "scipy", "sklearn", "safetensors", "tqdm"} | set(sys.stdlib_module_names)

@@ -147,17 +147,27 @@ def holm_levels(p_values: Sequence[float] | np.ndarray, level: float = 0.95) -> 
     return levels
 
 
-def holm_intervals(differences: Sequence[np.ndarray], level: float = 0.95) -> list[PairedInterval]:
+def holm_intervals(
+    differences: Sequence[np.ndarray], level: float = 0.95, margins: Sequence[float] | None = None
+) -> list[PairedInterval]:
     """Interval of each of several vectors of paired differences (n_seeds,), p Holm-adjusted within them.
+
+    p is that of no difference; with ``margins`` (one a vector, 0 or more), that of a difference which is exactly the
+    margin nearest to the mean, ``2 P(T > ||mean| - margin| / error)``: what must be excluded to call an arm better,
+    equivalent or worse.
 
     What the intervals promise. Each one is the paired-t interval at the level of :func:`holm_levels`. (1) Each one, by
     itself, covers its true difference with at least ``level``, since its level is never lower. (2) An interval excludes
-    zero exactly where Holm's adjusted p is at most 1 - level, so the chance that any interval excludes zero wrongly is
-    at most 1 - level. (3) They are *not* a joint confidence region: that all of them cover at once has no better
-    guarantee than 1 - m (1 - level); a joint region would need 1 - (1 - level) / m for every one (Bonferroni). All this
-    under normal differences that are independent between seeds.
+    zero (or the nearest margin) exactly where Holm's adjusted p is at most 1 - level, so the chance that any interval
+    excludes it wrongly is at most 1 - level. (3) They are *not* a joint confidence region: that all of them cover at
+    once has no better guarantee than 1 - m (1 - level); a joint region would need 1 - (1 - level) / m for every one
+    (Bonferroni). All this under normal differences that are independent between seeds.
     """
-    p_values = [paired_interval(d, level).p for d in differences]
+    margins = margins or [0.0] * len(differences)
+    vectors = [_finite(d) for d in differences]
+    p_values = [
+        paired_interval(d - np.copysign(margin, d.mean()), level).p for d, margin in zip(vectors, margins, strict=True)
+    ]
     return [
         paired_interval(d, own_level)._replace(p=float(p))
         for d, p, own_level in zip(differences, holm(p_values), holm_levels(p_values, level), strict=True)
@@ -197,9 +207,8 @@ def verdict_table(
 ) -> pd.DataFrame:
     """Judge hypotheses, each on several measures.
 
-    The chance that a hypothesis is called better or worse on any measure on which arms do not differ is at most
-    1 - level, whatever the dependence of the measures: see `holm_intervals`. An interval covers its own difference with
-    at least ``level``, so an equivalence is wrong with at most (1 - level) / 2 on its measure.
+    The chance that any word of a hypothesis is wrong, better or worse where the true difference is within the margin,
+    equivalent where it is not, is at most 1 - level, whatever the dependence of the measures: see `holm_intervals`.
 
     Parameters
     ----------
@@ -216,7 +225,7 @@ def verdict_table(
     -------
     DataFrame
         hypothesis, measure, word, difference (mean over seeds), low and high (t interval at the measure's Holm level),
-        p (two-sided t-test of no difference, Holm-adjusted over the measures of the hypothesis), delta, n_seeds.
+        p (of a difference that is the nearest margin, Holm-adjusted over the hypothesis's measures), delta, n_seeds.
 
     Raises
     ------
@@ -233,7 +242,7 @@ def verdict_table(
         by_measure = {
             name: part["difference"].to_numpy(float) for name, part in measures.groupby("measure", sort=False)
         }
-        intervals = holm_intervals(list(by_measure.values()), level)
+        intervals = holm_intervals(list(by_measure.values()), level, [margins[name] for name in by_measure])
         for (name, d), (difference, low, high, p) in zip(by_measure.items(), intervals, strict=True):
             word = NOT_APPLIED if hypothesis in not_applied else verdict_word(low, high, margins[name], len(d))
             rows.append([hypothesis, name, word, difference, low, high, p, margins[name], len(d)])

@@ -15,8 +15,8 @@ from rkcnn_lib.probe.parameters import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import SaeCompare
-from rkcnn_lib.runs.units import Unit, cached_unit
-from rkcnn_lib.sae import init_from_directions
+from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
+from rkcnn_lib.sae import init_from_directions, load_saelens
 from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
@@ -32,48 +32,60 @@ SHOWN = (
     "l2_ratio", "relative_reconstruction_bias", "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
 )  # fmt: skip
 FILL = "fill"
-UNREFINED = ", as mined"  # behind an arm's name: its directions before the passes of sparse coding
+# Behind an arm's name: its directions before the passes of sparse coding, and the trained decoder's live rows.
+UNREFINED, TRAINED = ", as mined", ", trained"
+TRUTH = "true directions"
 
 
 def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     """Code held-out rows with every arm's directions, refined and as they were mined: arm, seed, k, value (EV)."""
     cells = [
-        (arm, seed, refined)
+        (arm, seed, stage)
         for arm, seed in compared.units if arm in run.p.arms
-        for refined in ((True, False) if ARMS[arm].refined else (True,))
+        for stage in ("", *([UNREFINED] if ARMS[arm].refined else []), TRAINED)
     ]  # fmt: skip
-    work = [(store, run.p, arm, seed, refined, run.device) for arm, seed, refined in cells]
+    work = [(store, run.p, *cell, compared.units[cell[:2]].folder, run.device) for cell in cells]
     found = run_cells(_frozen_cell, work, process_count(run.p.n_jobs, run.device), "dictionaries")
+    if getattr(store, "truth", None) is not None:
+        held_out = store.matrix("heldout", n_rows=run.p.frozen_rows)
+        cells.append((TRUTH, 0, ""))
+        found.append(frozen_dictionary_ev(held_out, store.truth, ks=tuple(run.p.frozen_k)))
     return pd.DataFrame([
-        {"arm": arm if refined else arm + UNREFINED, "seed": seed, "k": int(k), "value": value}
-        for (arm, seed, refined), scalars in zip(cells, found, strict=True)
+        {"arm": arm + stage, "seed": seed, "k": int(k), "value": value}
+        for (arm, seed, stage), scalars in zip(cells, found, strict=True)
         for k, value in scalars.items()
     ])  # fmt: skip
 
 
-def _frozen_cell(store: Any, p: SaeCompare, arm: str, seed: int, refined: bool, device: str) -> dict[str, float]:
+def _frozen_cell(
+    store: Any, p: SaeCompare, arm: str, seed: int, stage: str, folder: Path, device: str
+) -> dict[str, float]:
     mined = mined_unit(store, p, arm, seed, device)
 
     def compute(scratch: Path) -> Unit:
         held_out = store.matrix("heldout", n_rows=p.frozen_rows).to(device)
-        directions = None if mined is None else mined.arrays["directions" if refined else "mined"]
-        X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
-        sae = init_from_directions(sae_config(p, store.d_in), directions, X=X, random_state=seed)
-        found = frozen_dictionary_ev(held_out, sae.W_dec.data, ks=tuple(p.frozen_k))
+        if stage == TRAINED:
+            decoder = load_saelens(folder / "sae").W_dec.data[load_unit(folder).arrays["density"] > 0].to(device)
+        else:
+            directions = None if mined is None else mined.arrays["mined" if stage == UNREFINED else "directions"]
+            X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)
+            decoder = init_from_directions(sae_config(p, store.d_in), directions, X=X, random_state=seed).W_dec.data
+        found = frozen_dictionary_ev(held_out, decoder, ks=tuple(p.frozen_k))
         return Unit(scalars={str(k): value for k, value in found.items()})
 
     inputs = {
-        "data": store.key, "mined": mined and mined.folder.name, "seed": seed, "refined": refined, "device": device,
-        "latents": round(p.expansion * store.d_in), "mining_rows": p.mining_rows, "ks": list(p.frozen_k),
-        "rows": p.frozen_rows,
-    }  # fmt: skip
+        "data": store.key, "mined": mined and mined.folder.name, "seed": seed, "refined": stage != UNREFINED,
+        "device": device, "latents": round(p.expansion * store.d_in), "mining_rows": p.mining_rows,
+        "ks": list(p.frozen_k), "rows": p.frozen_rows,
+    } | ({"trained": folder.name} if stage == TRAINED else {})  # fmt: skip
     return cached_unit("frozen", inputs, compute).scalars
 
 
 def frozen_title(frozen: pd.DataFrame) -> str:
-    """Return the finding of the frozen-dictionary figure."""
+    """Return the finding of the frozen-dictionary figure, before training."""
     k = frozen["k"].min()
-    means = frozen[frozen["k"] == k].groupby("arm")["value"].mean().sort_values(ascending=False)
+    starts = frozen[(frozen["k"] == k) & frozen["arm"].isin([*ARMS, TRUTH])]
+    means = starts.groupby("arm")["value"].mean().sort_values(ascending=False)
     return f"Before training, explained variance at k = {k}: " + ", ".join(
         f"{arm} {ev:.3f}" for arm, ev in means.items()
     )
@@ -177,11 +189,16 @@ def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
 def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
     """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed.
 
-    Of the frozen dictionaries that is the mean over their numbers of atoms.
+    Of the frozen dictionaries, before and after training, that is the mean over their numbers of atoms. A rival that
+    never reaches random's quality has no number of tokens that it takes.
     """
     columns = ["arm", "seed", "metric", "value"]
-    before = frozen.groupby(["arm", "seed"], as_index=False)["value"].mean().assign(metric="frozen_ev")
-    tables = [compared.metrics, needed_tokens(compared), before, *others]
+    coded = frozen.groupby(["arm", "seed"], as_index=False)["value"].mean()
+    trained = coded[coded["arm"].str.endswith(TRAINED)]
+    trained = trained.assign(arm=trained["arm"].str.removesuffix(TRAINED), metric="frozen_ev_trained")
+    needed = needed_tokens(compared)
+    arrived = needed[(needed["bound"] != ">") | (needed["arm"] == MINED)]
+    tables = [compared.metrics, arrived, coded.assign(metric="frozen_ev"), trained, *others]
     return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
 
 

@@ -80,6 +80,16 @@ def test_six_measures_on_which_nothing_differs_are_rarely_told_apart():
     assert wrong <= 0.05 * n + 2.5 * np.sqrt(0.05 * 0.95 * n)
 
 
+def test_six_differences_that_are_exactly_the_margin_seldom_get_any_word():
+    """Far from zero they reject "no difference" at every step: Holm's steps must go by the margin."""
+    rng, n = np.random.default_rng(0), 400
+    wrong = 0
+    for _ in range(n):
+        table = verdict_table(tidy(**{f"m{i}": rng.normal(0.05, 0.01, size=8) for i in range(6)}), 0.05)
+        wrong += (table["word"] != "undecided").any()
+    assert wrong <= 0.05 * n + 2.5 * np.sqrt(0.05 * 0.95 * n)
+
+
 def test_a_clear_effect_is_nearly_always_called_better():
     rng, n = np.random.default_rng(0), 200
     tables = [verdict_table(tidy(**{name: rng.normal(1.0, 0.4, size=8) for name in "ab"}), 0.1) for _ in range(n)]

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from rkcnn_lib.runs.params import resolve
 from rkcnn_lib.runs.units import Unit
-from rkcnn_lib.studies import cells, comparison, front
+from rkcnn_lib.studies import cells, comparison, front, sae_panels
 from rkcnn_lib.studies import truth as truth_panel
 from rkcnn_lib.studies.cells import SEARCH_SEED
 from rkcnn_lib.studies.comparison import Compared
@@ -149,6 +149,14 @@ def test_an_arm_that_is_where_random_ends_after_half_of_the_tokens_needs_half_an
     assert front.needed_tokens(compared(along(random=[0.7], rkcnn=[0.8]))).empty
 
 
+def test_a_rival_that_never_reaches_the_quality_enters_no_verdict_on_tokens():
+    found = compared(along(random=[0.5, 0.6, 0.7], rkcnn=[0.4, 0.5, 0.6], covariance=[0.4, 0.5, 0.6]))
+    frozen = pd.DataFrame({"arm": ["rkcnn", "rkcnn, trained"], "seed": 0, "k": 4, "value": [0.5, 0.25]})
+    told = sae_panels.measured(found, frozen).set_index(["metric", "arm"])["value"]
+    assert set(told["tokens_to_quality"].index) == {"random", "rkcnn"}
+    assert told["frozen_ev", "rkcnn"] == 0.5 and told["frozen_ev_trained", "rkcnn"] == 0.25
+
+
 def test_an_advantage_is_positive_where_the_mined_arm_is_better_whichever_way_a_metric_runs():
     ev = along(random=[0.5, 0.6, 0.7], rkcnn=[0.6, 0.6, 0.6], covariance=[0.6, 0.5, 0.4])
     budgets = pd.concat([ev, ev.assign(metric="dead")])
@@ -156,6 +164,16 @@ def test_an_advantage_is_positive_where_the_mined_arm_is_better_whichever_way_a_
     assert ahead.loc["explained_variance", "random"].tolist() == pytest.approx([0.1, 0.0, -0.1])
     assert ahead.loc["dead", "random"].tolist() == pytest.approx([-0.1, 0.0, 0.1])
     assert ahead.loc["explained_variance", "covariance"].tolist() == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_chance_of_recovery_is_not_drawn_as_the_truth_was(monkeypatch):
+    world = PlantedDictionary(64, 16, random_state=0)
+    arrays = {"W_dec_start": world.directions, "density": torch.ones(64)}
+    found = SimpleNamespace(units={("rkcnn", 0): SimpleNamespace(folder=Path("rkcnn"), arrays=arrays)})
+    monkeypatch.setattr(truth_panel, "load_saelens", lambda folder: SimpleNamespace(W_dec=world.directions))
+    table = truth_panel.recovery(found, SimpleNamespace(truth=world.directions, rates=world.rates, d_in=16))
+    rates = table[table["metric"].str.endswith("recovery_rate")]
+    assert len(rates) == 3 and (rates["value"] == 1).all() and (rates["chance_mean"] < 0.02).all()
 
 
 def test_recovery_is_told_apart_by_how_often_a_true_direction_fires(monkeypatch):
