@@ -133,24 +133,24 @@ figures.show(
 # all, on a seed of its own:
 
 # %%
-compared.rates.round(4)
+compared.rates.round(4).set_index(["arm", "encoder"])
 
 # %% [markdown]
 # ## Before training: how good are the directions themselves?
 #
 # Held-out activations are coded with each arm's directions by one and the same sparse coder (one-sided orthogonal matching
-# pursuit). Nothing is learned, so nothing but the directions can differ. *As mined* is an arm before its refinement, *trained*
-# its SAE's live decoder rows read by the same coder instead of their own encoder. It says how well directions reconstruct, not
+# pursuit). Nothing is learned, so nothing but the directions can differ. *As mined* is an arm before its refinement, *after
+# training* its SAE's live decoder rows read by the same coder instead of their own encoder. It says how well directions reconstruct, not
 # how true they are: refinement fits this very coder, and where the truth is known it may reconstruct less.
 
 # %%
 frozen = sae_panels.frozen_dictionaries(compared, store, run)
 run.metrics(frozen.rename(columns={"k": "frozen_k"}).assign(metric="frozen_ev"))
 figures.show(
-    figures.frozen_dictionary(frozen),
+    figures.arm_metrics(sae_panels.by_stage(frozen)),
     sae_panels.frozen_title(frozen),
-    f"Explained variance with k directions a token, {run.p.frozen_rows} held-out rows; the random arm is the chance level. "
-    f"Lines are means, bands the range over {run.p.n_seeds} seeds.",
+    f"Explained variance with k directions a token, {run.p.frozen_rows} held-out rows, {run.p.n_seeds} seeds; the random arm is "
+    "the chance level. Choose the stage at the top.",
 )
 
 # %% [markdown]

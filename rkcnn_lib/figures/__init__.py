@@ -33,7 +33,6 @@ from rkcnn_lib.figures.histograms import (
     variance_by_dimension,
 )
 from rkcnn_lib.figures.lines import (
-    frozen_dictionary,
     funnel,
     norms_by_position,
     quality_front,

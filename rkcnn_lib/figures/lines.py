@@ -191,21 +191,6 @@ def quality_front(table: pd.DataFrame) -> go.Figure:
     return finish(_by_metric(table, "l0"), height=430, legend="right", xaxis=x_axis)
 
 
-def frozen_dictionary(table: pd.DataFrame) -> go.Figure:
-    """Explained variance of held-out activations coded with each arm's directions, against the number of atoms.
-
-    Columns arm, seed, k (atoms a token), value (explained variance, share).
-    """
-    table = checked(table, ["arm", "seed", "k", "value"], ["k", "value"], "frozen_dictionary")
-    return finish(
-        go.Figure(lines(table, "k")),
-        height=420,
-        legend="right",
-        xaxis=_axis_of_k(table["k"], "directions a token (k)"),
-        yaxis={"title": "explained variance, frozen dictionary (share)"},
-    )
-
-
 def funnel(table: pd.DataFrame) -> go.Figure:
     """How many are left after each stage of a search, a line an arm on a logarithmic axis that 0 is put at the foot of.
 

@@ -32,8 +32,8 @@ SHOWN = (
     "l2_ratio", "relative_reconstruction_bias", "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
 )  # fmt: skip
 FILL = "fill"
-# Behind an arm's name: its directions before the passes of sparse coding, and the trained decoder's live rows.
-UNREFINED, TRAINED = ", as mined", ", trained"
+# An arm's directions as it starts, before the passes of sparse coding, and the live rows of its trained decoder.
+BEFORE, UNREFINED, TRAINED = "before training", "as mined", "after training"
 TRUTH = "true directions"
 
 
@@ -42,16 +42,16 @@ def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFram
     cells = [
         (arm, seed, stage)
         for arm, seed in compared.units if arm in run.p.arms
-        for stage in ("", *([UNREFINED] if ARMS[arm].refined else []), TRAINED)
+        for stage in (BEFORE, *([UNREFINED] if ARMS[arm].refined else []), TRAINED)
     ]  # fmt: skip
     work = [(store, run.p, *cell, compared.units[cell[:2]].folder, run.device) for cell in cells]
     found = run_cells(_frozen_cell, work, process_count(run.p.n_jobs, run.device), "dictionaries")
     if getattr(store, "truth", None) is not None:
         held_out = store.matrix("heldout", n_rows=run.p.frozen_rows)
-        cells.append((TRUTH, 0, ""))
+        cells.append((TRUTH, 0, BEFORE))
         found.append(frozen_dictionary_ev(held_out, store.truth, ks=tuple(run.p.frozen_k)))
     return pd.DataFrame([
-        {"arm": arm + stage, "seed": seed, "k": int(k), "value": value}
+        {"arm": arm, "seed": seed, "stage": stage, "k": int(k), "value": value}
         for (arm, seed, stage), scalars in zip(cells, found, strict=True)
         for k, value in scalars.items()
     ])  # fmt: skip
@@ -81,10 +81,16 @@ def _frozen_cell(
     return cached_unit("frozen", inputs, compute).scalars
 
 
+def by_stage(frozen: pd.DataFrame) -> pd.DataFrame:
+    """Return the frozen dictionaries' table with a metric a stage and number of atoms, the start first."""
+    order = [f"{stage}, k = {k}" for stage in (BEFORE, TRAINED, UNREFINED) for k in sorted(frozen["k"].unique())]
+    return in_order(frozen.assign(metric=frozen["stage"] + ", k = " + frozen["k"].astype(str)), "metric", order)
+
+
 def frozen_title(frozen: pd.DataFrame) -> str:
     """Return the finding of the frozen-dictionary figure, before training."""
     k = frozen["k"].min()
-    starts = frozen[(frozen["k"] == k) & frozen["arm"].isin([*ARMS, TRUTH])]
+    starts = frozen[(frozen["k"] == k) & (frozen["stage"] == BEFORE)]
     means = starts.groupby("arm")["value"].mean().sort_values(ascending=False)
     return f"Before training, explained variance at k = {k}: " + ", ".join(
         f"{arm} {ev:.3f}" for arm, ev in means.items()
@@ -193,12 +199,11 @@ def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) ->
     never reaches random's quality has no number of tokens that it takes.
     """
     columns = ["arm", "seed", "metric", "value"]
-    coded = frozen.groupby(["arm", "seed"], as_index=False)["value"].mean()
-    trained = coded[coded["arm"].str.endswith(TRAINED)]
-    trained = trained.assign(arm=trained["arm"].str.removesuffix(TRAINED), metric="frozen_ev_trained")
+    coded = frozen.groupby(["arm", "seed", "stage"], as_index=False)["value"].mean()
+    coded = coded.assign(metric=coded["stage"].map({BEFORE: "frozen_ev", TRAINED: "frozen_ev_trained"})).dropna()
     needed = needed_tokens(compared)
     arrived = needed[(needed["bound"] != ">") | (needed["arm"] == MINED)]
-    tables = [compared.metrics, arrived, coded.assign(metric="frozen_ev"), trained, *others]
+    tables = [compared.metrics, arrived, coded, *others]
     return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
 
 

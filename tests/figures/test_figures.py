@@ -55,7 +55,6 @@ TABLES = {
     "quality_front": rows(arm=ARMS, seed=[0, 1], k=[8, 16, 32], metric=["ev", "delta_ce"]).assign(l0=lambda t: t["k"]),
     "training_curves": rows(arm=ARMS, seed=[0, 1], step=[1, 10, 100], metric=["ev", "loss"]),
     "paired_differences": CONTRASTS,
-    "frozen_dictionary": rows(arm=ARMS, seed=[0, 1], k=[8, 16, 32]),
     "layer_heatmap": rows(layer=[2, 4], arm=ARMS, metric=["ev", "dead"]),
     "layer_differences": rows(layer=[2, 4], contrast=["a - b", "c - b"]).assign(difference=0.1, delta=0.05),
     "sensitivity": rows(axis=["k", "score"], x=[8, 16, "none"], arm=ARMS, seed=[0, 1], metric=["ev", "dead"]),
@@ -210,7 +209,7 @@ def test_arms_keep_colour_and_marker_across_figures():
     for arm in ARMS:
         expected = (figures.style_of(arm).colour, figures.style_of(arm).marker)
         dots = figures.arm_metrics(ARM_ROWS[ARM_ROWS["arm"] == arm])
-        lines = figures.frozen_dictionary(TABLES["frozen_dictionary"].query("arm == @arm"))
+        lines = figures.quality_front(TABLES["quality_front"].query("arm == @arm"))
         miners = figures.recovery_by_miner(MINERS[MINERS["miner"] == arm])
         for fig in (dots, lines, miners):
             seen = {(t.marker.color or t.line.color, t.marker.symbol) for t in fig.data if t.marker.symbol is not None}

@@ -151,7 +151,9 @@ def test_an_arm_that_is_where_random_ends_after_half_of_the_tokens_needs_half_an
 
 def test_a_rival_that_never_reaches_the_quality_enters_no_verdict_on_tokens():
     found = compared(along(random=[0.5, 0.6, 0.7], rkcnn=[0.4, 0.5, 0.6], covariance=[0.4, 0.5, 0.6]))
-    frozen = pd.DataFrame({"arm": ["rkcnn", "rkcnn, trained"], "seed": 0, "k": 4, "value": [0.5, 0.25]})
+    frozen = pd.DataFrame(
+        {"arm": "rkcnn", "stage": ["before training", "after training"], "seed": 0, "k": 4, "value": [0.5, 0.25]}
+    )
     told = sae_panels.measured(found, frozen).set_index(["metric", "arm"])["value"]
     assert set(told["tokens_to_quality"].index) == {"random", "rkcnn"}
     assert told["frozen_ev", "rkcnn"] == 0.5 and told["frozen_ev_trained", "rkcnn"] == 0.25

@@ -91,7 +91,7 @@ def test_titles_say_what_the_figures_below_them_show():
     assert "not known" in front.budget_title(ev[ev["tokens"] == 400])
     ahead = ev.query("arm == 'random'").assign(arm="covariance")
     assert front.advantage_title(ahead).endswith("from +0.0500 to +0.0700 over covariance")
-    frozen = both(k=[8, 32], value=[0.5, 0.9])
+    frozen = both(k=[8, 32], value=[0.5, 0.9], stage="before training")
     assert sae_panels.frozen_title(frozen) == (
         "Before training, explained variance at k = 8: rkcnn 0.500, random 0.050"
     )
