@@ -73,16 +73,16 @@ class Measure:
 MEASURES: dict[str, Measure] = {
     "explained_variance": Measure("explained variance", "delta_ev", bound=1.0),
     "explained_variance_standardised": Measure("standardised explained variance", "delta_ev", bound=1.0),
-    "frozen_ev": Measure("explained variance before training", "delta_ev", bound=1.0),
-    "frozen_ev_trained": Measure("explained variance of trained directions by one coder", "delta_ev", bound=1.0),
+    "frozen_ev": Measure("variance before training", "delta_ev", bound=1.0),
+    "frozen_ev_trained": Measure("trained directions, one coder", "delta_ev", bound=1.0),
     "tokens_to_quality": Measure("tokens to random's quality", "delta_tokens", lower_is_better=True, bound=0.0),
     "dead": Measure("dead latents", "delta_dead", lower_is_better=True, bound=0.0),
     "delta_ce": Measure("loss when spliced in", "delta_ce", lower_is_better=True, bound=0.0),
     "pw_mcc": Measure("agreement of seeds", "delta_mcc", bound=1.0),
     "l0_at_equal_ev": Measure("active latents for the same variance", "delta_l0", lower_is_better=True),
-    "untrained_recovery_rate": Measure("true directions recovered before training", "delta_recovery", bound=1.0),
-    "recovery_rate": Measure("true directions recovered", "delta_recovery", bound=1.0),
-    "rare_recovery_rate": Measure("rare true directions recovered", "delta_recovery", bound=1.0),
+    "untrained_recovery_rate": Measure("true directions before training", "delta_recovery", bound=1.0),
+    "recovery_rate": Measure("true directions after training", "delta_recovery", bound=1.0),
+    "rare_recovery_rate": Measure("rare true directions", "delta_recovery", bound=1.0),
 }
 
 
