@@ -74,7 +74,7 @@ MEASURES: dict[str, Measure] = {
     "explained_variance": Measure("explained variance", "delta_ev", bound=1.0),
     "explained_variance_standardised": Measure("standardised explained variance", "delta_ev", bound=1.0),
     "frozen_ev": Measure("variance before training", "delta_ev", bound=1.0),
-    "frozen_ev_trained": Measure("trained directions, one coder", "delta_ev", bound=1.0),
+    "frozen_ev_trained": Measure("trained directions (one coder)", "delta_ev", bound=1.0),
     "tokens_to_quality": Measure("tokens to random's quality", "delta_tokens", lower_is_better=True, bound=0.0),
     "dead": Measure("dead latents", "delta_dead", lower_is_better=True, bound=0.0),
     "delta_ce": Measure("loss when spliced in", "delta_ce", lower_is_better=True, bound=0.0),
