@@ -245,13 +245,13 @@ judged.round(3)
 # paired interval over seeds against the margin, else *undecided*.
 
 # %%
-verdicts = run.verdicts(causal.judge_causal(share, causal.judged_rank(run.p), run.p.delta_share))
+table = run.verdicts(causal.judge_causal(share, causal.judged_rank(run.p), run.p.delta_share))
 figures.show(
-    figures.paired_differences(verdicts),
-    causal_panels.verdict_title(verdicts),
+    figures.paired_differences(table),
+    verdicts.verdict_title(table),
     f"Holm-adjusted 95 % paired-t intervals over {run.p.n_seeds} seeds; the strip is the margin.",
 )
-verdicts
+table
 
 # %%
 run.gate(causal_panels.checks(prompts, measured, run.p))
