@@ -62,7 +62,7 @@ force: bool = False  # go on although an earlier gate failed
 from rkcnn_lib import figures
 from rkcnn_lib.pages import explore, prompt_box
 from rkcnn_lib.runs.run import start_run
-from rkcnn_lib.studies import activations, causal, causal_panels, causal_subspaces, causal_views
+from rkcnn_lib.studies import activations, causal, causal_panels, causal_subspaces, causal_views, verdicts
 from rkcnn_lib.worlds import load_model
 
 run = start_run("06_causal_checks", globals())
