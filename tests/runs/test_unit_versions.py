@@ -56,7 +56,7 @@ SAES = HERE | {
     "profile": "test", "arms": list(ARMS), "variants": ["random_frozen_decoder"], "n_seeds": 2, "expansion": 2.0,
     "k": 4, "steps": 40, "batch_size": 256, "lr": 3e-3, "lr_search": [1e-3, 3e-3], "budgets": [], "mining_rows": 1500,
     "n_stages": 4, "n_subsets": 150, "n_neighbours": 8, "heldout_rows": 1000, "front_k": [],
-    "other_architecture": None, "frozen_k": [4], "frozen_rows": 400, "splice_contexts": 50,
+    "other_architecture": None, "frozen_k": [4], "frozen_rows": 400, "splice_contexts": 50, "encoder": "fitted",
 }  # fmt: skip
 CIRCUIT = {"layer": 0, "hook": "mlp_out", "n_tokens": 3 * 29 * 29, "context_size": 3, "arms": ["random", "rkcnn"],
            "mining_rows": 200, "heldout_rows": 200, "variants": [], "expansion": 1.0, "n_stages": 12,
