@@ -89,3 +89,8 @@ MEASURES: dict[str, Measure] = {
 def in_words(metric: str) -> str:
     """Return a metric in words where hypotheses are judged on it, else its name."""
     return MEASURES[metric].words if metric in MEASURES else metric
+
+
+def rival_of(contrast: object) -> str:
+    """Return the arm that a contrast, ``arm - rival``, is against; a name that is no contrast as it is."""
+    return str(contrast or "").split(" - ")[-1]

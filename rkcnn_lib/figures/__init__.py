@@ -41,4 +41,4 @@ from rkcnn_lib.figures.lines import (
     toy_curves,
     training_curves,
 )
-from rkcnn_lib.figures.style import ARM_COLOURS, ARM_MARKERS, METRIC_LABELS, escape, rival, style_of
+from rkcnn_lib.figures.style import ARM_COLOURS, ARM_MARKERS, METRIC_LABELS, escape, style_of

@@ -178,11 +178,6 @@ def short(name: object) -> str:
     return re.split(r" \(|: ", label(name))[0]
 
 
-def rival(contrast: object) -> str:
-    """The arm that a contrast, ``arm - rival``, is against; a name that is no contrast as it is."""
-    return str(contrast or "").split(" - ")[-1]
-
-
 def style_of(name: object) -> Style:
     """The colour and marker of an arm, miner or group: fixed for known names, a stable spare for others.
 

@@ -9,12 +9,11 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from rkcnn_lib.figures import rival
 from rkcnn_lib.figures.display import checked, in_order
 from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT, verdict_word
 from rkcnn_lib.pages import blocks
 from rkcnn_lib.studies.verdicts import in_short
-from rkcnn_lib.vocabulary import in_words
+from rkcnn_lib.vocabulary import in_words, rival_of
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 JUDGED_BY = "04_sae_compare"  # the notebook whose verdicts answer the report's question
@@ -129,7 +128,8 @@ def in_one_sentence(record: dict[str, Any] | None) -> str:
     seeds = min(answer.n_seeds for answer in judged)
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = f"This {profile(record)} run settles nothing. " if profile(record) in PROVISIONAL else ""
-    told = [(str(row.get("metric")), rival(row.get("contrast")), word(row)) for answer in judged for row in answer.rows]
+    rows = [row for answer in judged for row in answer.rows]
+    told = [(str(row.get("metric")), rival_of(row.get("contrast")), word(row)) for row in rows]
     return f"{small}On {place(record)} ({seeds} seeds{ungated}). {in_short(told)}"
 
 
@@ -166,7 +166,7 @@ def grid_of(record: dict[str, Any]) -> Markup | None:
     rows = [
         {"hypothesis": answer.hypothesis, "measure": row.get("metric"), "word": word(row), "n_seeds": _count(row)}
         | {name: row.get(name) for name in ("difference", "low", "high", "delta")}
-        | {"rival": rival(row.get("contrast"))}
+        | {"rival": rival_of(row.get("contrast"))}
         for answer in answers(record) for row in answer.rows
     ]  # fmt: skip
     if not rows:

@@ -19,6 +19,7 @@ from rkcnn_lib.pages.render import Rendered, figure_block, render_notebook
 from rkcnn_lib.runs import gates
 from rkcnn_lib.runs.params import NOTEBOOKS
 from rkcnn_lib.strings import cut
+from rkcnn_lib.vocabulary import rival_of
 
 NAMES = {  # of each notebook: its title, and its name where there is little room
     "01_toy_superposition": ("Toy models whose features are known", "Toy models"),
@@ -138,7 +139,7 @@ def environment() -> jinja2.Environment:
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
         "word": answers.word,
-        "rival": figures.rival,
+        "rival": rival_of,
         "figure": lambda spec, number, title: figure_block(number, spec, title),
         "label": lambda name: Markup(figures.style.label(name)),  # escaped there
         "css": lambda text: str(text or "none").lower().replace(" ", "-"),

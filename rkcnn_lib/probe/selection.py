@@ -1,6 +1,7 @@
 """Which of a round's directions are kept: near-copies are merged, then one of three rules ranks what is left.
 
-All rules and their controls ("random", "worst") choose from the candidates of one pool, in which no score has a say.
+Within a round all rules and their controls ("random", "worst") choose from one pool, in which no score has a say. From
+the second round on a pool comes from what the rule's own earlier choices leave unexplained.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
 from rkcnn_lib.studies.verdicts import in_short
-from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm
+from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm, rival_of
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 LEAST_OWN = 0.5  # of an arm's latents: below, what is compared is mostly the fill
@@ -263,5 +263,5 @@ def _alike(name: str, values: pd.Series) -> Check:
 def headline(table: pd.DataFrame, run: Run) -> str:
     """Return one answer to 04's question."""
     where = f"{run.p.model}" + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
-    judged = zip(table["metric"], table["contrast"].str.split(" - ").str[-1], table["verdict"], strict=True)
+    judged = zip(table["metric"], map(rival_of, table["contrast"]), table["verdict"], strict=True)
     return f"On {where}, {run.p.n_seeds} seeds, {run.p.steps:,} training steps. {in_short(judged)}"
