@@ -135,17 +135,20 @@ def initial_sae(store: Any, p: Comparison, arm: str, seed: int, device: str) -> 
 def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
     """Return how well an arm does with the learning rate and encoder of ``p`` on a seed of its own (cached).
 
-    It is judged on documents that seed's SAE was not trained on; held-out ones are left for the verdicts.
+    It is judged on rows that seed's SAE was not trained on and, where there are more than it mines, none of which it
+    mined; held-out ones are left for the verdicts.
     """
     config, training = sae_config(p, store.d_in), train_config(p, arm, SEARCH_SEED)
     inputs = _training_inputs(store, p, arm, mined_unit(store, p, arm, SEARCH_SEED, device), training, device)
 
     def compute(scratch: Path) -> Unit:
+        n_rows = len(store.rows("mine", SEARCH_SEED))
         start = initial_sae(store, p, arm, SEARCH_SEED, device)
         checkpoint = scratch / "checkpoint"
         sae = train_sae(store, config, training, init=start, checkpoint=checkpoint, device=device, progress=False)
-        rows = store.matrix("mine", seed=SEARCH_SEED, n_rows=p.mining_rows).to(device)
-        return Unit(scalars={"explained_variance": quality(sae, rows)["explained_variance"]})
+        rows = store.matrix("mine", seed=SEARCH_SEED, n_rows=min(2 * p.mining_rows, n_rows))
+        unmined = rows[p.mining_rows :] if n_rows > p.mining_rows else rows
+        return Unit(scalars={"explained_variance": quality(sae, unmined.to(device))["explained_variance"]})
 
     return cached_unit("learning_rates", inputs, compute)
 

@@ -233,13 +233,14 @@ class MemoryStore(Store):
         if X.ndim != 2 or not len(X):
             raise ValueError(f"X has shape {tuple(X.shape)}: expected (n, d) with n > 0")
         block, held_out_share = whole("block", block), number("held_out_share", held_out_share, "(0, 1)")
-        self.X, self.truth = X.detach().to("cpu", torch.float32).contiguous(), truth
+        # numpy's, which joblib gives to all worker processes as one file instead of a copy with every cell
+        self.X, self.truth = X.detach().to("cpu", torch.float32).contiguous().numpy(), truth
         n, self.d_in = self.X.shape
         self.document_ids, self.positions = np.divmod(np.arange(n), block)
         self.tokens, self.mask = np.full(n, -1), np.ones(n, dtype=bool)
         n_documents = int(self.document_ids[-1]) + 1
         self.document_hashes = np.array([document_hash(f"{name}/{i}") for i in range(n_documents)])
-        content = hashlib.sha256(self.X.numpy().tobytes() + f"{name} {block} {held_out_share}".encode())
+        content = hashlib.sha256(self.X.tobytes() + f"{name} {block} {held_out_share}".encode())
         self.manifest = facts | {
             "format": "rkcnn-memory", "key": content.hexdigest()[:16], "title": name, "width": self.d_in,
             "n_tokens": n, "n_documents": n_documents, "context_size": block, "held_out_share": held_out_share,
@@ -248,11 +249,11 @@ class MemoryStore(Store):
 
     def verify(self) -> None:
         """Raise CacheError if a value is not finite; there is no file that could be damaged."""
-        if not torch.isfinite(self.X).all():
+        if not np.isfinite(self.X).all():
             raise CacheError(f"{self.manifest['title']}: holds values that are not finite")
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
-        return self.X[torch.from_numpy(self._checked(rows))]
+        return torch.from_numpy(self.X[self._checked(rows)])
 
 
 def _generator(seed: int, split: str, purpose: int | str) -> np.random.Generator:
