@@ -217,6 +217,10 @@ class Comparison(Ruled, Captured):
     batch_size: Count = param(4096, "tokens a step")
     lr: Positive = param(4e-4, "learning rate")
     lr_search: several(Positive) = param([], "rates of which each arm gets its best, on a seed of its own; []: lr")
+    cosine_decay: bool = param(False, "the rate falls along half a cosine, instead of linearly over the last fifth")
+    twin_weight: Annotated[float, Field(ge=0)] = param(
+        0.0, "penalty on decoder rows far from those of a twin with a seed of its own; 0: none"
+    )
     budgets: several(Share) = param([0.125, 0.25, 0.5], "shares of the steps that arms are trained for too")
     mining_rows: at_least(200) = param(100_000, "rows each seed mines, from its own documents")
     heldout_rows: at_least(200) = param(100_000, "held-out rows for explained variance and dead latents")

@@ -39,6 +39,10 @@ class TrainConfig:
     """Share of the steps over which the rate climbs linearly to lr."""
     decay: float = 0.2
     """Share of the steps over which the rate falls linearly towards 0 at the end."""
+    cosine: bool = False
+    """After the warm-up the rate falls to 0 along half a cosine, in place of `decay`."""
+    twin_weight: float = 0.0
+    """Weight of the consistency penalty: one less the mean cosine of decoder rows with the nearest row of a twin."""
     l1_warmup: float = 0.05
     """Share of the steps over which the L1 coefficient climbs linearly (relu)."""
     clip: float | None = None
@@ -61,7 +65,8 @@ class TrainConfig:
         keep(self, whole, "seed", least=0, most=2**63 - 1)
         keep(self, number, "lr", interval="(0, inf)")
         keep(self, number, "warmup", "decay", "l1_warmup", interval="[0, 1]")
-        keep(self, switch, "train_decoder")
+        keep(self, number, "twin_weight", interval="[0, inf)")
+        keep(self, switch, "train_decoder", "cosine")
         if self.clip is not None:
             keep(self, number, "clip", interval="(0, inf)")
         if self.autocast is not None:
@@ -72,6 +77,9 @@ class TrainConfig:
     def lr_at(self, step: int) -> float:
         """Learning rate of update number `step`, 0 to steps - 1."""
         climb = (step + 1) / max(1.0, self.warmup * self.steps)
+        if self.cosine:
+            done = max(0.0, step / self.steps - self.warmup) / max(1 - self.warmup, 1 / self.steps)
+            return self.lr * min(1.0, climb, (1 + math.cos(math.pi * done)) / 2)
         fall = (self.steps - step) / max(1.0, self.decay * self.steps)
         return self.lr * min(1.0, climb, fall)
 
@@ -123,13 +131,19 @@ def auxk_error(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
     return (residual - z @ sae.W_dec[which]).square().sum(1).mean()
 
 
+def twin_distance(W_dec: Tensor, twin: Tensor) -> Tensor:
+    """One less the mean, over the unit rows of W_dec (d_sae, d_in), of the cosine with the nearest row of `twin`."""
+    return 1 - (W_dec @ twin.T).amax(1).mean()
+
+
 class Trainer:
     """An SAE in training: `train_step` until `step` reaches the configuration's `steps`, then `finished`.
 
-    `init` is in raw units, and copied; `scale` is what raw inputs are multiplied by.
+    `init` is in raw units, and copied; `scale` is what raw inputs are multiplied by. `twin` (n, d_in) are the unit rows
+    that `twin_weight` draws the decoder towards.
     """
 
-    def __init__(self, init: SAE, config: TrainConfig, scale: float) -> None:
+    def __init__(self, init: SAE, config: TrainConfig, scale: float, twin: Tensor | None = None) -> None:
         if init.config.architecture == "jumprelu":
             raise ValueError("jumprelu is not trained here yet; train batchtopk, which is a JumpReLU at inference")
         self.sae = copy.deepcopy(init)
@@ -142,6 +156,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.snapshots: dict[int, Tensor] = {}
         self.device = self.sae.W_dec.device
+        self.twin = None if twin is None else twin.to(self.device)
         self.silent_tokens = torch.zeros(init.config.d_sae, dtype=torch.int64, device=self.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
         for parameter in self.sae.parameters():
@@ -193,6 +208,8 @@ class Trainer:
     def _gradients(self, x: Tensor) -> Output:
         """Fill in the gradients of a scaled batch, `rows_at_once` tokens at a time; returns what came out for it."""
         self.optimizer.zero_grad(set_to_none=True)
+        if self.twin is not None:
+            (self.config.twin_weight * twin_distance(self.sae.W_dec, self.twin)).backward()
         autocast, dead, parts = self.config.autocast, self.dead_latents(), []
         for rows in x.split(min(len(x), self.rows_at_once)):
             with torch.autocast(

@@ -36,6 +36,7 @@ def train_sae(
     train_config: TrainConfig,
     init: SAE | None = None,
     *,
+    twin: Tensor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     split: str = "train",
@@ -52,6 +53,8 @@ def train_sae(
     train_config : TrainConfig
     init : SAE, optional
         Where to start, in raw units (`init_from_directions`); not changed. None is a random start.
+    twin : (n, d_in) tensor of unit rows, optional
+        Another seed's decoder, which `twin_weight`, above 0, draws this one towards.
     checkpoint : folder, optional
         Saved every `checkpoint_every` steps, and resumed when it holds a state; on the processor the result is
         the same to the bit as without the interruption.
@@ -71,13 +74,13 @@ def train_sae(
     Raises
     ------
     ValueError
-        On X that is empty, misshapen, not finite or shorter than a batch; an `init` or a checkpoint that does
+        On X that is empty, misshapen, not finite or shorter than a batch; an `init`, a twin or a checkpoint that does
         not fit; jumprelu.
     FloatingPointError
         When the loss or a weight is not finite; the message gives the step and the last good checkpoint.
     """
     X = rows_or_store(X)
-    run = _Run(X, config, train_config, init, checkpoint, split, device)
+    run = _Run(X, config, train_config, init, checkpoint, split, device, twin)
     _train([run], X, train_config, split, progress)
     return run.trainer.finished(run.rows)
 
@@ -170,6 +173,7 @@ class _Run:
         checkpoint: str | os.PathLike[str] | None,
         split: str,
         device: str | torch.device | None,
+        twin: Tensor | None = None,
     ) -> None:
         rows = sample_rows(X, SCALE_ROWS, train_config.seed, split, d_in=config.d_in)
         if isinstance(X, Tensor) and len(X) < train_config.batch_size:
@@ -181,13 +185,17 @@ class _Run:
         for name, tensor in init.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"init holds NaN or infinite values in {name}")
+        if (twin is None) != (train_config.twin_weight == 0):
+            raise ValueError(f"twin_weight={train_config.twin_weight}: a twin goes with a weight above 0")
+        if twin is not None and twin.shape[1:] != (config.d_in,):
+            raise ValueError(f"twin has shape {tuple(twin.shape)}; expected (n, {config.d_in})")
         if device is not None:
             init = copy.deepcopy(init).to(device)
-        self.trainer = Trainer(init, train_config, input_scale(rows))
+        self.trainer = Trainer(init, train_config, input_scale(rows), twin)
         self.folder = None if checkpoint is None else Path(checkpoint)
         # The rows are read; the start was computed, and another device computes it a little differently.
         start = {f"init {name}": sketch(tensor) for name, tensor in init.state_dict().items()}
-        self.identity = {"data": fingerprint(rows)} | start
+        self.identity = {"data": fingerprint(rows)} | start | ({} if twin is None else {"twin": sketch(twin)})
         self.rows = rows
         self.saved_step: int | None = None
         if self.folder is not None:

@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from rkcnn_lib.probe.parameters import SelectionWarning, selects_nothing
 from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.schemas import CausalChecks, Comparison
 from rkcnn_lib.runs.units import Unit, cached_unit
-from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, save_saelens, train_sae
+from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, load_saelens, save_saelens, train_sae
 from rkcnn_lib.vocabulary import ARMS, DECODER_ONLY, FROZEN_DECODER, UNMINED, base_arm
 from rkcnn_lib.worlds import load_model
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
@@ -36,6 +36,7 @@ LONG = 2000  # steps from which a training shows a progress bar of its own
 L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
 FIRST_L1 = 3.0  # where the search for a sparsity penalty begins, for inputs of mean norm sqrt(d)
 MOST_TRIALS = 8
+TWIN_SEED = 500  # added to a seed: that of the twin it is drawn towards, which no other seed shares
 SEARCH_SEED = 1000  # learning rates are chosen on a seed that no verdict uses
 
 
@@ -62,7 +63,7 @@ def train_config(p: Comparison, arm: str, seed: int) -> TrainConfig:
     shown = tuple(sorted({0, p.steps // 16, p.steps // 4, p.steps}))
     return TrainConfig(
         steps=p.steps, batch_size=p.batch_size, lr=p.lr, seed=seed, snapshot_steps=shown,
-        train_decoder=arm != FROZEN_DECODER,
+        train_decoder=arm != FROZEN_DECODER, cosine=p.cosine_decay, twin_weight=p.twin_weight,
     )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
     It is judged on rows that seed's SAE was not trained on and, where there are more than it mines, none of which it
     mined; held-out ones are left for the verdicts.
     """
-    config, training = sae_config(p, store.d_in), train_config(p, arm, SEARCH_SEED)
+    config, training = sae_config(p, store.d_in), replace(train_config(p, arm, SEARCH_SEED), twin_weight=0.0)
     inputs = _training_inputs(store, p, arm, mined_unit(store, p, arm, SEARCH_SEED, device), training, device)
 
     def compute(scratch: Path) -> Unit:
@@ -216,7 +217,8 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
     mined = mined_unit(store, p, arm, seed, device)
     n_mined = 0 if mined is None else int(mined.scalars["supply"])
     inputs = _training_inputs(store, p, arm, mined, training, device)
-    inputs |= {"seed": seed, "heldout": p.heldout_rows}
+    twin = _twin(store, p, arm, seed, device)
+    inputs |= {"seed": seed, "heldout": p.heldout_rows, "twin": twin and twin.folder.name}
     inputs["splice"] = None if p.model in INVENTED_MODELS else p.splice_contexts
 
     def compute(scratch: Path) -> Unit:
@@ -224,7 +226,7 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
         began = time.perf_counter()
         sae = train_sae(
             store, config, training, init=start, checkpoint=scratch / "checkpoint", device=device,
-            progress=p.steps > LONG,
+            progress=p.steps > LONG, twin=twin and _live_rows(twin).to(device),
         )  # fmt: skip
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
@@ -245,6 +247,18 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
         )
 
     return cached_unit("saes", inputs, compute)
+
+
+def _twin(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit | None:
+    """Return the SAE that the consistency penalty draws this one towards: the same arm, with a seed of its own."""
+    if not p.twin_weight:
+        return None
+    alone = p.model_copy(update={"twin_weight": 0.0, "splice_contexts": 0})
+    return sae_unit(store, alone, arm, seed + TWIN_SEED, device)
+
+
+def _live_rows(unit: Unit) -> torch.Tensor:
+    return load_saelens(unit.folder / "sae").W_dec.data[unit.arrays["density"] > 0]
 
 
 def dead_latents(start: torch.Tensor, end: torch.Tensor, n_mined: int) -> dict[str, float]:

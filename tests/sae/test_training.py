@@ -9,7 +9,8 @@ import torch
 
 from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, train_many, train_sae
 from rkcnn_lib.sae import trainer as trainer_module
-from rkcnn_lib.sae.trainer import Trainer, auxk_error, training_output
+from rkcnn_lib.sae.architectures import random_directions
+from rkcnn_lib.sae.trainer import Trainer, auxk_error, training_output, twin_distance
 from rkcnn_lib.sae.training import batches, input_scale
 from tests.sae.planted import matched_cosine, planted
 
@@ -378,3 +379,25 @@ def test_seeds_may_be_an_array_of_numpy():
 
     trained = train_many(X, {"a": (CONFIG, start)}, replace(SHORT, steps=1), np.arange(2), progress=False)
     assert list(trained) == [("a", 0), ("a", 1)]
+
+
+def test_a_cosine_decay_climbs_like_the_other_and_falls_to_nothing_at_the_end_without_a_plateau():
+    train = TrainConfig(steps=100, lr=1.0, warmup=0.1, cosine=True)
+    rates = [train.lr_at(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([TrainConfig(steps=100, lr=1.0, warmup=0.1).lr_at(step) for step in range(10)])
+    assert rates[55] == pytest.approx(0.5) and rates[-1] < 0.001 and sorted(rates[10:], reverse=True) == rates[10:]
+
+
+def test_a_twin_draws_the_decoder_towards_its_rows_and_changes_nothing_at_weight_0():
+    X, config = torch.randn(600, 8), SAEConfig(8, 16, k=3)
+    twin = random_directions(16, 8, random_state=9)
+    train = TrainConfig(steps=60, batch_size=100, lr=1e-2)
+    free, drawn = (
+        train_sae(X, config, replace(train, twin_weight=weight), twin=given, progress=False)
+        for weight, given in ((0.0, None), (30.0, twin))
+    )
+    start = twin_distance(SAE(config).W_dec, twin)
+    assert twin_distance(drawn.W_dec, twin) < 0.5 * min(twin_distance(free.W_dec, twin), start)
+    for weight, given in ((0.0, twin), (1.0, None), (1.0, twin[:, :5])):
+        with pytest.raises(ValueError, match="twin"):
+            train_sae(X, config, replace(train, twin_weight=weight), twin=given, progress=False)

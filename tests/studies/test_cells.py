@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rkcnn_lib.runs.params import ParameterError, resolve
+from rkcnn_lib.sae import train_sae
 from rkcnn_lib.studies import cells
 from rkcnn_lib.vocabulary import DECODER_ONLY, FROZEN_DECODER, MINED, UNMINED, VARIANTS
 from rkcnn_lib.worlds.activations.store import MemoryStore
@@ -94,3 +95,20 @@ def test_dead_latents_are_told_by_where_they_started_and_when_they_died():
     assert (found["died_fill"], found["revived_fill"]) == pytest.approx((0.25, 0.25))
     assert found["dead"] == pytest.approx(found["untrained_dead"] + found["died"] - found["revived"])
     assert not any(name.endswith("_mined") for name in cells.dead_latents(start, end, n_mined=0))
+
+
+def test_a_twin_is_the_same_arm_undrawn_with_a_seed_of_its_own_that_no_other_shares(tmp_path, monkeypatch):
+    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    seen = []
+
+    def watched(store, config, training, twin=None, **rest):
+        seen.append((training.seed, training.twin_weight, None if twin is None else twin.shape[1]))
+        return train_sae(store, config, training, twin=twin, **rest)
+
+    monkeypatch.setattr(cells, "train_sae", watched)
+    X, _ = PlantedDictionary(32, 16, mean_active=2.0, random_state=0).sample(8000)
+    given = {"model": "planted", "expansion": 1.0, "k": 4, "steps": 5, "mining_rows": 400, "encoder": "tied",
+             "batch_size": 64, "heldout_rows": 200, "twin_weight": 3.0}  # fmt: skip
+    for seed in (0, 1):
+        cells.sae_unit(MemoryStore(X), resolve("04_sae_compare", given), UNMINED, seed, "cpu")
+    assert seen == [(500, 0.0, None), (0, 3.0, 16), (501, 0.0, None), (1, 3.0, 16)]
