@@ -12,4 +12,4 @@ Eight rooms; each imports only from those before it, and the first four know non
 Importing this package imports none of them, so it stays fast; import from the rooms.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
