@@ -77,7 +77,7 @@ test-interop: $(READY) peers  ## check our SAE files and starts against SAELens 
 	$(BIN)/python -m pytest tests/interop
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 site: $(READY)  ## write the pages again from the runs that are there
 	$(BIN)/rkcnn site

@@ -20,7 +20,11 @@
 # Before asking whether mined directions help on a language model, ask whether mining finds features at all, where we
 # know them. A toy model of superposition (Elhage et al. 2022) squeezes more sparse features into a hidden layer than it
 # has dimensions; its weights are the true directions. Random-subset probing sees the hidden states only. It goes on to
-# the next notebook if it finds more of the true directions than as many random ones would seem to.
+# the next notebook if it finds more of the true directions than as many random directions do.
+#
+# *First time in JupyterLab?* After `make report` open `outputs/runs/01_toy_superposition/.../notebook.ipynb`, the copy that it
+# executed, and click *Run ▸ Run All Cells*: its sizes are small and finished work is read from disk, so after some seconds you
+# can move the explorer near the end. Here, at full size, all cells take far longer; the cell below holds the sizes.
 
 # %% tags=["parameters"]
 profile: str = "gpt2"  # name of the parameter set; smoke and quick runs carry a banner

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.measure import chance, matched_cosine, pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
-from rkcnn_lib.measure.recovery import EXACT_UP_TO, Chance, covariance_factor
+from rkcnn_lib.measure.recovery import EXACT_UP_TO, Chance, covariance_factor, match
 from rkcnn_lib.measure.stability import bootstrap_pairs, jackknife_pairs, whitening_of
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Run
@@ -43,6 +43,7 @@ SHOWN = (
     (WHITE, AFTER), (WHITE, BEFORE), (PW_MCC, AFTER), (PW_MCC, BEFORE), (TOTAL, AFTER), (OLDER, AFTER), (OLDER, BEFORE),
     (SHARED, AFTER), (SPAN, AFTER),
 )  # fmt: skip
+RECURS = 0.7  # whitened cosine from which a latent counts as found again; random directions of 100 dimensions: never
 LEVELS = ("as activations lie", "any directions")
 SPREAD_ROWS = 8192  # activations whose covariance the first level has
 OTHER_ARMS = (*RIVALS, MINED)  # trained with the other architecture too
@@ -58,6 +59,7 @@ class Agreement:
     summary: pd.DataFrame  # one row an arm
     by_seed: pd.DataFrame  # arm, seed, metric ``pw_mcc``, value
     title: str
+    units: dict[str, Unit] = field(default_factory=dict)  # of each arm after training, as :func:`pairs` returns it
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     ])  # fmt: skip
     table = pd.DataFrame(rows)
     l0 = {arm: np.mean([unit_scalars(folder)["l0"] for folder in folders]) for arm, folders in arms.items()}
-    return Agreement(table, _summary(table, cosines, l0), by_seed, _title(table))
+    trained = {arm: found[arm, AFTER] for arm in _folders(compared)}
+    return Agreement(table, _summary(table, cosines, l0), by_seed, _title(table), trained)
 
 
 def matched_exactly(folder: Path) -> bool:
@@ -140,7 +143,11 @@ def _folders(compared: Compared | None) -> dict[str, tuple[Path, ...]]:
 
 
 def pairs(folders: tuple[Path, ...], moment: str, spread: np.ndarray, only: str | None = None) -> Unit:
-    """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: matching takes long)."""
+    """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: matching takes long).
+
+    After training also ``recurs`` (n_seeds, d_sae), in how many other seeds a latent has a partner at a whitened cosine
+    of `RECURS`, -1 if it is dead, and ``recurring`` (n_seeds, n_seeds), of a row's live latents those found in a column.
+    """
 
     def compute(scratch: Any) -> Unit:
         whitening = whitening_of(spread.T @ spread, len(spread)).float()
@@ -158,6 +165,7 @@ def pairs(folders: tuple[Path, ...], moment: str, spread: np.ndarray, only: str 
                 levels |= {f"{measure}, {name}, mean": level.mean, f"{measure}, {name}, upper": level.upper}
         if moment == AFTER and only is None:
             _add_total(seeds, arrays, levels)
+            arrays |= _recurrence(seeds)
         return Unit(scalars=levels, arrays=arrays)
 
     inputs = {"units": [folder.name for folder in folders], "moment": moment}
@@ -215,6 +223,19 @@ def _add_total(seeds: list[_Seed], arrays: dict[str, torch.Tensor], levels: dict
     arrays[TOTAL] = arrays[PW_MCC] * torch.minimum(live[:, None], live)
     for name in [name for name in levels if name.startswith(f"{PW_MCC},")]:
         levels[name.replace(PW_MCC, TOTAL, 1)] = levels[name] * float(live.min())
+
+
+def _recurrence(seeds: list[_Seed]) -> dict[str, torch.Tensor]:
+    recurs = torch.stack([seed.live.long() - 1 for seed in seeds])
+    recurring = torch.eye(len(seeds), dtype=torch.float64)
+    for i, j in itertools.combinations(range(len(seeds)), 2):
+        matching = match(*(seeds[k].white[seeds[k].live] for k in (i, j)))
+        again = matching.cosines >= RECURS
+        for here, there, rows in ((i, j, matching.rows), (j, i, matching.columns)):
+            live = seeds[here].live.nonzero().squeeze(1)
+            recurs[here, live[torch.from_numpy(rows[again])]] += 1
+            recurring[here, there] = again.sum() / len(live)
+    return {"recurs": recurs, "recurring": recurring}
 
 
 def _by_seed(unit: Unit, measure: str) -> list[dict[str, Any]]:
