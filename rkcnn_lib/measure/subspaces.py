@@ -90,7 +90,12 @@ def rowspace_part(basis: Tensor, weight: Tensor, tolerance: float = 1e-5) -> Ten
 
 
 def align_subspace(
-    lm: Any, pairs: PromptPairs, hook_name: str, start: Tensor, steps: int = 150, keep_answers: PromptPairs | None = None
+    lm: Any,
+    pairs: PromptPairs,
+    hook_name: str,
+    start: Tensor,
+    steps: int = 150,
+    keep_answers: PromptPairs | None = None,
 ) -> Tensor:
     """Learn the subspace whose interchange turns the base's answer into the donor's, by gradient on pairs.
 

@@ -207,9 +207,7 @@ def test_a_large_effect_that_its_variance_explains_is_neither_causal_nor_predict
 def test_more_subspaces_judged_together_widen_the_interval():
     share = 0.5 + 0.1 * torch.randn(12, generator=torch.Generator().manual_seed(0))
     names = ([*"abcdefabcdef"], [*"bcdefacdefab"])
-    one, ten = (
-        subspace_verdict(share, [torch.zeros(12)], np.ones(12), *names, 0.1, 0.1, n_judged=n) for n in (1, 10)
-    )
+    one, ten = (subspace_verdict(share, [torch.zeros(12)], np.ones(12), *names, 0.1, 0.1, n_judged=n) for n in (1, 10))
     assert ten.advantage.high - ten.advantage.low > one.advantage.high - one.advantage.low
 
 

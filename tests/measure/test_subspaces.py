@@ -9,7 +9,6 @@ from rkcnn_lib.measure.subspaces import (
     captured_variance,
     leading_basis,
     orthonormal_basis,
-    random_basis,
     random_basis_of_variance,
     rowspace_part,
 )
