@@ -79,9 +79,6 @@ def interference_title(spaces: list[Space]) -> str:
     return f"{min(counts)} to {max(counts)} of {n} features are represented in {d} dimensions ({len(spaces)} models)"
 
 
-# ---------------------------------------------------------------- mining
-
-
 @dataclass(frozen=True)
 class Mined:
     """What every miner returned: a tidy table beside chance, and seed 0's cosines with the truth, matched first."""
@@ -106,14 +103,10 @@ def world(space: Space, p: ToySuperposition, seed: int) -> tuple[torch.Tensor, t
 def mine_one(X: torch.Tensor, p: ToySuperposition, miner: str, seed: int) -> torch.Tensor:
     """Return one miner's directions; all return what they are asked for but the calibrated one."""
     method = COMPARED if miner == JUDGED else miner
-    options: dict[str, Any] = {}
-    if ARMS[method].searches:
-        options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
-        if method != "rkcnn_coordinate":
-            options |= {"score": p.score}
-    if miner == JUDGED:
-        options |= {"null": p.null}
-    return mine_small(method, X, p.n_directions, seed, **options)
+    names = {"n_subsets", "subset_size", "subsets"} if ARMS[method].searches else set()
+    names |= {"score"} if names and method != "rkcnn_coordinate" else set()
+    names |= {"null"} if miner == JUDGED else set()
+    return mine_small(method, X, p.n_directions, seed, **p.model_dump(include=names))
 
 
 def mine_small(method: str, X: torch.Tensor, n_directions: int, seed: int, **options: Any) -> torch.Tensor:
@@ -147,9 +140,8 @@ def mine_all(spaces: list[Space], run: Run) -> Mined:
 
     units = _each("toy_mining", given, spaces, compute)
     table = pd.concat([unit.tables["recovery"] for unit in units], ignore_index=True)
-    shown = sorted((*p.miners, JUDGED), key=lambda miner: miner != COMPARED)  # first the one that the title is about
-    cosines = {miner: units[0].arrays[miner].numpy() for miner in shown if miner in units[0].arrays}
-    return Mined(table, cosines)
+    shown = dict.fromkeys((COMPARED, *p.miners, JUDGED))  # first the one that the title is about
+    return Mined(table, {miner: units[0].arrays[miner].numpy() for miner in shown if miner in units[0].arrays})
 
 
 def compare_with_truth(
@@ -168,10 +160,8 @@ def compare_with_truth(
 def matched_first(D: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the cosines (n_true, n_mined) with rows and columns ordered so that matches lie on the diagonal."""
     matched = match(D, truth)
-    mined, true = (
-        [*first, *np.setdiff1d(np.arange(n), first)]
-        for first, n in ((matched.rows, len(D)), (matched.columns, len(truth)))
-    )
+    mined = [*matched.rows, *np.setdiff1d(np.arange(len(D)), matched.rows)]
+    true = [*matched.columns, *np.setdiff1d(np.arange(len(truth)), matched.columns)]
     return truth[true] @ D[mined].T
 
 
@@ -200,10 +190,8 @@ def cosine_title(mined: Mined) -> str:
 
 # score of a subset -> what takes the place of its data: the strongest feature's labels permuted, a Gaussian of the same
 # covariance, or each column shuffled on its own (the share of variance on one direction is a matter of covariance)
-SEED_SCORES = {
-    "separation": "labels", "knn_label_consistency": "labels", "kurtosis": "gaussian",
-    "coordinate_kurtosis": "gaussian", "variance_ratio": "columns",
-}  # fmt: skip
+SEED_SCORES = {"separation": "labels", "knn_label_consistency": "labels", "kurtosis": "gaussian",
+               "coordinate_kurtosis": "gaussian", "variance_ratio": "columns"}  # fmt: skip
 SCORED_ROWS, SCORED_SUBSETS, NULL_DRAWS = 300, 60, 5  # distances between all rows in each subset of each draw
 
 
@@ -231,10 +219,8 @@ def scores_of_space(space: Space, p: ToySuperposition, seed: int) -> pd.DataFram
     rows = []
     for score, null in SEED_SCORES.items():
         real = subset_scores(X, subsets, score, y=y).numpy()
-        draws = np.stack([
-            subset_scores(null_X, subsets, score, y=null_y).numpy()
-            for null_X, null_y in (_without_structure(X, y, null, draw) for draw in range(NULL_DRAWS))
-        ])  # fmt: skip
+        nothing = (_without_structure(X, y, null, draw) for draw in range(NULL_DRAWS))
+        draws = np.stack([subset_scores(null_X, subsets, score, y=null_y).numpy() for null_X, null_y in nothing])
         null_mean, null_upper = map(float, chance_level(draws.ravel()))
         chance_mean, chance_upper = map(float, chance_level((draws > null_upper).mean(1)))
         rows.append({"miner": score, "seed": seed, "metric": "subsets_beyond_null", "null": null,
@@ -255,21 +241,17 @@ def _without_structure(X: torch.Tensor, y: np.ndarray, null: str, draw: int) -> 
 
 def seed_score_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return by score its mean beside its null's mean and 95 % point, its spread, and the share of subsets beyond."""
-    columns = ["mean", "null_mean", "null_upper", "spread", "value"]
-    means = table.groupby(["miner", "null"], sort=False)[columns].mean().round(3)
-    names = {"value": "subsets beyond", "null_upper": "null 95 % point", "null_mean": "null mean"}
+    names = {"mean": "mean", "null_mean": "null mean", "null_upper": "null 95 % point", "spread": "spread",
+             "value": "subsets beyond"}  # fmt: skip
+    means = table.groupby(["miner", "null"], sort=False)[[*names]].mean().round(3)
     return means.rename(columns=names).rename_axis(["score", "held against"])
 
 
 def seed_score_title(table: pd.DataFrame) -> str:
     """Return the finding of the figure of scores."""
     means = table.groupby("miner", sort=False)["value"].mean()
-    return "Subsets beyond the 95 % point of their score's null (chance 5 %): " + ", ".join(
-        f"{score} {share:.0%}" for score, share in means.items()
-    )
-
-
-# ---------------------------------------------------------------- from noise to features, the gate
+    shares = ", ".join(f"{score} {share:.0%}" for score, share in means.items())
+    return f"Subsets beyond the 95 % point of their score's null (chance 5 %): {shares}"
 
 
 def from_noise(space: Space, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
