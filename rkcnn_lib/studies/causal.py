@@ -145,7 +145,7 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
                 rows += hooked.rows(effect, subspace=one.name, rank=rank, seed=one.seed, intervention=mode)
                 if rank == judged_rank(p):
                     per_pair[one.name, one.seed, mode] = effect
-    for name, part in (("whole", random_basis(store.d_in, store.d_in, torch.Generator())), ("empty", None)):
+    for name, part in {"whole": random_basis(store.d_in, store.d_in, torch.Generator()), "empty": None}.items():
         for mode in MODES:
             rows += hooked.rows(hooked.run(part, mode), subspace=name, rank=0, seed=0, intervention=mode)
     by_name = {(one.name, one.seed): one for one in subspaces}
@@ -182,13 +182,12 @@ def scrubbed(measured: Measured) -> pd.DataFrame:
     another prompt. Columns subspace, seed, metric, value.
     """
     model, random = measured.ground.clean["loss"], measured.ground.full["loss"]
-    return pd.DataFrame([
-        {"subspace": name, "seed": seed, "metric": f"loss_recovered_{version}", "value": value}
-        for name, seed in measured.subspaces
-        for version, value in scrubbed_loss_recovered(
-            random, measured.per_pair[name, seed, "keep"]["loss"], model
-        ).items()
-    ])  # fmt: skip
+    rows = []
+    for name, seed in measured.subspaces:
+        recovered = scrubbed_loss_recovered(random, measured.per_pair[name, seed, "keep"]["loss"], model)
+        about = {"subspace": name, "seed": seed}
+        rows += [about | {"metric": f"loss_recovered_{version}", "value": x} for version, x in recovered.items()]
+    return pd.DataFrame(rows)
 
 
 def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str, Any]]:

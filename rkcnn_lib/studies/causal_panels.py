@@ -68,15 +68,12 @@ def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Average over seeds with a 95 % t interval, of shares cut at 0 and 1; a lone seed keeps its own over entities."""
     averaged = []
     for key, group in rows.groupby(keys, sort=False):
-        about = dict(zip(keys, key, strict=True))
-        if len(group) > 1:
-            mean, low, high = mean_interval(group["value"].to_numpy())
-            if about.get("metric") in SHARES:
-                low, high = max(low, 0.0), min(high, 1.0)
-        else:
-            mean, low, high = group.iloc[0][["value", "low", "high"]]
-        averaged.append(about | {"value": mean, "low": low, "high": high})
-    return pd.DataFrame(averaged)
+        lone = group.iloc[0][["value", "low", "high"]]
+        averaged.append([*key, *(lone if len(group) == 1 else mean_interval(group["value"].to_numpy()))])
+    table = pd.DataFrame(averaged, columns=[*keys, "value", "low", "high"])
+    shares = table["metric"].isin(SHARES)
+    table.loc[shares, ["low", "high"]] = table.loc[shares, ["low", "high"]].clip(0, 1)
+    return table
 
 
 def at_rank(table: pd.DataFrame, p: CausalChecks) -> pd.DataFrame:
@@ -117,13 +114,14 @@ def minimal_size(table: pd.DataFrame, share: pd.DataFrame) -> pd.DataFrame:
 
 def curve_title(table: pd.DataFrame, p: CausalChecks) -> str:
     """Return the finding of the minimal-size curve: the smallest rank that turns half of the answers."""
-    means = _turned(table).groupby(["subspace", "rank"])["value"].mean()
-    ranks = []
-    for name in NAMED:
-        if name in means.index:
-            enough = means[name][means[name] >= 0.5]
-            ranks.append(f"{name} {enough.index.min()}" if len(enough) else f"{name} more than {max(p.ranks)}")
-    return f"Dimensions it takes to turn half of the answers: {', '.join(ranks)}"
+    rows = _turned(table)
+    half = rows.pivot_table(index="rank", columns="subspace", values="value") >= 0.5
+    ranks = ", ".join(
+        f"{name} {half[name].idxmax()}" if half[name].any() else f"{name} more than {max(p.ranks)}"
+        for name in NAMED
+        if name in half
+    )
+    return f"Dimensions it takes to turn half of the answers: {ranks}"
 
 
 def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:

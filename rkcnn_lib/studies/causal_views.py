@@ -80,16 +80,11 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
         for layer in layers:
             hooked = ground(lm, pairing, name_of_hook(p.hook, layer), clean_run)
             clean, full = hooked.clean["logit_difference"], hooked.full
-            by_metric = {
-                "fractional_decrease": (clean - full["logit_difference"]) / clean.mean(),
-                "interchanged": full["interchanged"],
-            }
+            decrease = (clean - full["logit_difference"]) / clean.mean()
             about = {"layer": layer, "place": place, "arm": f"{place} {text}"}
-            rows += [
-                about | {"pair": i, "metric": metric, "value": float(value)}
-                for metric, values in by_metric.items()
-                for i, value in zip(members, values, strict=True)
-            ]
+            for metric, values in {"fractional_decrease": decrease, "interchanged": full["interchanged"]}.items():
+                pairs = zip(members, values.tolist(), strict=True)
+                rows += [about | {"pair": i, "metric": metric, "value": value} for i, value in pairs]
     return pd.DataFrame(rows)
 
 
@@ -172,10 +167,8 @@ def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
         about = {"prompt": base.text, "unsteered": _continued(lm, base, hook, difference, 0.0), "towards": donor.answer}
         for subspace in (MINED, CEILING):
             A = measured.subspaces[subspace, 0].part(judged_rank(p)).to(difference)
-            samples = {
-                f"x {strength:g}": _continued(lm, base, hook, A @ (A.T @ difference), strength)
-                for strength in STRENGTHS
-            }
+            inside = A @ (A.T @ difference)
+            samples = {f"x {strength:g}": _continued(lm, base, hook, inside, strength) for strength in STRENGTHS}
             rows.append(about | {"subspace": subspace} | samples)
     return pd.DataFrame(rows)
 
@@ -184,9 +177,6 @@ def _continued(lm: Any, prompt: Prompt, hook_name: str, direction: torch.Tensor,
     tokens = torch.tensor(prompt.ids, device=next(lm.parameters()).device)
     n_tokens = min(CONTINUED, lm.cfg.n_ctx - len(tokens) + 1)  # a model of sums has room for the answer alone
     return lm.tokenizer.decode(steered_continuation(lm, tokens, hook_name, direction, strength, n_tokens))
-
-
-# ---------------------------------------------------------------- cards
 
 
 def show_cards(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, places: pd.DataFrame) -> None:
