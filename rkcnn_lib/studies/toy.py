@@ -170,13 +170,18 @@ def best_rival(means: pd.Series, written: str) -> str:
     return f"; best rival {means.idxmax()} {means.max():{written}}" if len(means) else ""
 
 
+def _reached(mined: Mined, metric: str, written: str) -> tuple[str, str, str]:
+    """Return what `COMPARED` reaches, what chance does and the clause on the best rival."""
+    rows = mined.table[mined.table["metric"] == metric]
+    means = rows.groupby("miner")[["value", "chance_mean"]].mean()
+    own, by_chance = (f"{x:{written}}" for x in means.loc[COMPARED])
+    return own, by_chance, best_rival(means["value"].drop([COMPARED, JUDGED]), written)
+
+
 def recovery_title(mined: Mined) -> str:
     """Return the finding of the recovery figure."""
-    rows = mined.table[mined.table["metric"] == "matched_cosine"]
-    means = rows.groupby("miner")[["value", "chance_mean"]].mean()
-    value, by_chance = means.loc[COMPARED]
-    best = best_rival(means["value"].drop([COMPARED, JUDGED]), ".2f")
-    return f"Matched cosine of {COMPARED} {value:.2f} (chance {by_chance:.2f}){best}"
+    own, by_chance, best = _reached(mined, "matched_cosine", ".2f")
+    return f"Matched cosine of {COMPARED} {own} (chance {by_chance}){best}"
 
 
 def cosine_title(mined: Mined) -> str:
@@ -295,8 +300,5 @@ def checks(mined: Mined, p: ToySuperposition) -> list[Check]:
 
 def headline(mined: Mined) -> str:
     """Return one sentence that answers 01's question."""
-    rows = mined.table[mined.table["metric"] == "recovery_rate"]
-    means = rows.groupby("miner")[["value", "chance_mean"]].mean()
-    value, by_chance = means.loc[COMPARED]
-    best = best_rival(means["value"].drop([COMPARED, JUDGED]), ".0%")
-    return f"{COMPARED} recovers {value:.0%} of the true directions; as many random ones {by_chance:.0%}{best}."
+    own, by_chance, best = _reached(mined, "recovery_rate", ".0%")
+    return f"{COMPARED} recovers {own} of the true directions; as many random ones {by_chance}{best}."
