@@ -18,15 +18,14 @@ from rkcnn_lib.studies.causal_subspaces import (
     CHANCE,
     CHANCE_OF_VARIANCE,
     MINED,
+    NAMED,
     SUBSPACES,
-    VARIANCE,
     Prompts,
 )
 from rkcnn_lib.studies.comparison import in_order
 
 EXACT = 1e-5  # largest allowed difference of logits between two runs that must be equal, float32
 SHARES = (*PROPORTIONS, "cause", "isolate", "disentangle")  # metrics that lie within 0 and 1
-NAMED = (MINED, "sae", VARIANCE, CHANCE, CEILING)  # in titles
 DRAWN = (*NAMED, CHANCE_OF_VARIANCE)  # at once; the others on demand
 
 

@@ -33,6 +33,7 @@ from rkcnn_lib.worlds.prompts.tasks import task_prompts
 
 MINED, SHUFFLED, CHANCE, CHANCE_OF_VARIANCE = "mined", "mined_shuffled", "random", "random_variance"
 VARIANCE, CEILING, SAE_SPAN, SAE_LATENTS, CIRCUIT = "pca", "das", "sae", "sae_latents", "circuit"
+NAMED = (MINED, SAE_SPAN, VARIANCE, CHANCE, CEILING)  # in titles and on cards
 MINERS = {MINED: "rkcnn", "kmeans": "kmeans_refined", "datapoint": "datapoint_refined"}
 SUBSPACES = {
     MINED: "RkCNN's directions, those first that separate the answers of selection prompts best",

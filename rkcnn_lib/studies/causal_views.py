@@ -19,7 +19,7 @@ from rkcnn_lib.studies.causal_subspaces import (
     CHANCE,
     CHANCE_OF_VARIANCE,
     MINED,
-    SAE_SPAN,
+    NAMED,
     VARIANCE,
     Pairing,
     Prompts,
@@ -34,7 +34,6 @@ LAYERS_SHOWN, PAIRS_SHOWN = 6, 24  # at most, in the heat map
 STRENGTHS = (1.0, 3.0)  # multiples of the difference of mean activations
 STEERED_PROMPTS, CONTINUED = 3, 4
 CARDS = 5
-SHOWN = (MINED, SAE_SPAN, VARIANCE, CHANCE, CEILING)
 MARKED = 0.25  # tokens whose exchange takes this share of the logit difference or more are marked
 
 
@@ -188,7 +187,7 @@ def show_cards(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, p
     pairs, clean = here.pairing.pairs.take(rows), here.logits[rows.to(here.logits.device)]
     donated = here.donated[rows.to(here.donated.device)]
     logits = {"as it is": clean}
-    for name in SHOWN:
+    for name in NAMED:
         if (name, 0) in measured.subspaces:
             A = measured.subspaces[name, 0].part(judged_rank(p))
             logits[name] = patched_logits(lm, pairs, here.hook_name, A, "ablate", donated)
