@@ -124,7 +124,7 @@ def drops() -> tuple[torch.Tensor, torch.Tensor]:
 def judged() -> effects.SubspaceVerdict:
     share = effects.interchange_shares(*drops(), drops()[1])
     right = torch.ones(24, device="cuda")
-    return effects.subspace_verdict(share, [0 * share, share / 2], right, *names(), effects.Margins(0.1, 0.1))
+    return effects.subspace_verdict(share, [0 * share, share / 2], right, *names(), 0.1, 0.1)
 
 
 def told_apart() -> np.ndarray:
@@ -224,11 +224,10 @@ CALLS: dict[str, Callable] = {
         X(), {"a": (sae.SAEConfig(D, 32, k=4), None)}, sae.TrainConfig(2, batch_size=64), (0, 1), progress=False
     )["a", 1].W_dec.is_cuda,
     "sae.train_sae": resumed,
-    "measure.align_subspace": lambda: subspaces.align_subspace(lm(), pairs(), HOOK, 2, steps=2, batch_size=8),
+    "measure.align_subspace": lambda: subspaces.align_subspace(lm(), pairs(), HOOK, basis(), steps=2),
     "measure.captured_variance": lambda: subspaces.captured_variance(basis(), X()),
     "measure.chance": lambda: measure.chance("mmcs", 6, 6, D, 3, truth=unit(), spread=X()),
     "measure.bootstrap_pairs": lambda: stability.bootstrap_pairs(np.eye(4)),
-    "measure.check_site": lambda: causal.check_site(lm(), HOOK, 1),
     "measure.circuit": lambda: fourier.circuit(embedding(), turning(), table(), counted(), 2),
     "measure.clean_logits": lambda: causal.clean_logits(lm(), pairs()).is_cuda,
     "measure.covariance_factor": lambda: recovery.covariance_factor(X()),
@@ -323,9 +322,8 @@ FURTHER: dict[str, Callable] = {
     "attribution to an SAE on the CPU in a model on CUDA": lambda: effects.latent_attribution(
         lm(), pairs(), HOOK, trained().to("cpu")
     ),
-    "pairs on CUDA of some rows on the CPU": lambda: pairs().on(lm()).take(torch.tensor([0, 2])).base.is_cuda,
     "alignment from a start on CUDA, with answers to keep": lambda: subspaces.align_subspace(
-        lm(), pairs(), HOOK, 2, steps=2, start=basis().to("cuda"), keep_answers=pairs()
+        lm(), pairs(), HOOK, basis().to("cuda"), steps=2, keep_answers=pairs()
     ),
     "training on CUDA from rows on the CPU": lambda: trained(rows=X().cpu(), device="cuda").W_dec.is_cuda,
     "a labelled miner": lambda: miner(null="labels", score="separation").fit(X()[:60], labels()[:60]),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,8 +33,6 @@ def effects(clean: Tensor, patched: Tensor, pairs: PromptPairs) -> dict[str, Ten
     the most likely token. ``interchanged``: 1 where the donor's answer is (interchange accuracy, Geiger et al.
     2021, is its mean).
     """
-    if clean.shape != patched.shape or len(clean) != len(pairs):
-        raise ValueError(f"clean {tuple(clean.shape)} and patched {tuple(patched.shape)} logits do not match the pairs")
     answer, foil = pairs.answer.to(patched.device), pairs.foil.to(patched.device)
     log_p, log_q = clean.double().log_softmax(-1), patched.double().log_softmax(-1)
     best = patched.argmax(-1, keepdim=True)
@@ -60,8 +57,6 @@ def fractional_decrease(clean: Tensor, patched: Tensor) -> float:
 
     0: no effect; 1: answer and foil level; 2: turned round (Makelov, Lange & Nanda 2023).
     """
-    if float(clean.mean()) == 0:
-        raise ValueError("the clean logit difference is zero: nothing that could decrease")
     return 1 - float(patched.mean()) / float(clean.mean())
 
 
@@ -85,14 +80,10 @@ def scrubbed_loss_recovered(random: Tensor, scrubbed: Tensor, model: Tensor) -> 
     absolute deviation of the scrubbed losses from the model's, over that of the resampled ones: lower where examples
     that became worse and others that became better cancel in the mean.
     """
-    if not len(random) == len(scrubbed) == len(model):
-        raise ValueError(f"{len(random)} resampled, {len(scrubbed)} scrubbed and {len(model)} clean losses: pair them")
-    deviation = float((random - model).abs().mean())
-    if deviation == 0:
-        raise ValueError("resampling everything changes no loss: nothing to recover")
+    deviations = [float((losses - model).abs().mean()) for losses in (scrubbed, random)]
     return {
         "mean": recovered_share(float(scrubbed.mean()), float(random.mean()), float(model.mean())),
-        "per_example": 1 - float((scrubbed - model).abs().mean()) / deviation,
+        "per_example": 1 - deviations[0] / deviations[1],
     }
 
 
@@ -123,9 +114,6 @@ def entity_proportion(
     trials as there are entities, so that 100 % of few entities is not certainty; and no interval is surer of either
     end than that one, or a single wrong pair would make it so. Fewer than three entities: [0, 1].
     """
-    values = _numbers(values)
-    if values.size and not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError("a proportion needs values in [0, 1]; use entity_interval")
     mean, error, n = _jackknife(values, base, donor)
     if n < 3:
         return MeanInterval(mean, 0.0, 1.0)
@@ -141,33 +129,18 @@ def entity_proportion(
     return MeanInterval(mean, low, high)
 
 
-def _numbers(values: Tensor | np.ndarray) -> np.ndarray:
-    return torch.as_tensor(values).detach().cpu().double().numpy()
-
-
 def _jackknife(values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str]) -> tuple[float, float, int]:
     """Return the mean, its delete-one-entity standard error (0 below two entities), and the number of entities."""
-    values = _numbers(values)
-    if not len(values) == len(base) == len(donor) or not len(values):
-        raise ValueError(f"{len(values)} values, {len(base)} bases, {len(donor)} donors: one of each a pair")
+    values = torch.as_tensor(values).cpu().double().numpy()
     both = np.array([base, donor])
     kept = [(both != name).all(0) for name in np.unique(both)]
     without = np.array([values[others].mean() for others in kept if others.any()])
     n = len(without)
-    spread = np.square(without - np.mean(without)).sum() if n > 1 else 0.0
-    return float(values.mean()), math.sqrt(max(0, n - 1) / max(1, n) * spread), n
+    error = math.sqrt((n - 1) / n * np.square(without - without.mean()).sum()) if n > 1 else 0.0
+    return float(values.mean()), error, n
 
 
-@dataclass(frozen=True)
-class Margins:
-    """The smallest difference that counts: as a share of the whole activation's effect, and in accuracy above 0.5."""
-
-    effect: float
-    predict: float
-
-
-@dataclass(frozen=True)
-class SubspaceVerdict:
+class SubspaceVerdict(NamedTuple):
     """One subspace judged: its effect, that above its strongest control, its accuracy as a predictor, the verdict."""
 
     effect: MeanInterval
@@ -182,35 +155,29 @@ def subspace_verdict(
     predicted: Tensor | np.ndarray,
     base: Sequence[str],
     donor: Sequence[str],
-    margins: Margins,
+    delta_share: float,
+    delta_predict: float,
     n_judged: int = 1,
-    level: float = 0.95,
 ) -> SubspaceVerdict:
     """Judge whether the model uses a subspace, or whether it only predicts.
 
     *Causal*: the interval of its interchange share minus that of the strongest control lies wholly above
-    ``margins.effect``. *Predictive only*: the interval of its share itself lies wholly below that margin although A
-    tells answers apart, its accuracy lying wholly above 0.5 + ``margins.predict``. *Inconclusive*: anything else; so is
+    ``delta_share``. *Predictive only*: the interval of its share itself lies wholly below that margin although A
+    tells answers apart, its accuracy lying wholly above 0.5 + ``delta_predict``. *Inconclusive*: anything else; so is
     a subspace whose effect is large, but no larger than its variance gives a random one. Intervals are over entities at
-    Bonferroni's level for ``n_judged`` subspaces, ranks and kinds counted.
+    Bonferroni's level of 95 % for ``n_judged`` subspaces, ranks and kinds counted.
 
     `share` (n,) are A's `interchange_shares`, `controls` the same of random subspaces of equal rank, and of equal rank
-    and variance: A must beat the strongest, by mean. `predicted` (n,) is 1 where A's coordinates tell the answer from
-    the foil, 0 where they do not, 0.5 for a tie (chance is 0.5); `base`, `donor` name the entities of each pair.
+    and variance: A must beat the strongest, by mean. `predicted` (n,) is what `tells_apart` says of A's coordinates
+    (chance is 0.5); `base`, `donor` name the entities of each pair.
     """
-    if not controls:
-        raise ValueError("controls is empty: an effect without a control says nothing")
-    if n_judged < 1:
-        raise ValueError(f"n_judged = {n_judged}: at least this one subspace is judged")
-    adjusted = 1 - (1 - level) / n_judged
+    level = 1 - (1 - 0.95) / n_judged
     strongest = max(controls, key=lambda values: float(values.mean()))
-    effect, advantage = (
-        entity_interval(values.cpu().numpy(), base, donor, adjusted) for values in (share, share - strongest)
-    )
-    predictive = entity_proportion(predicted, base, donor, adjusted)
-    if advantage.low > margins.effect:
+    effect, advantage = (entity_interval(values, base, donor, level) for values in (share, share - strongest))
+    predictive = entity_proportion(predicted, base, donor, level)
+    if advantage.low > delta_share:
         verdict = CAUSAL
-    elif effect.high < margins.effect and predictive.low > 0.5 + margins.predict:
+    elif effect.high < delta_share and predictive.low > 0.5 + delta_predict:
         verdict = PREDICTIVE_ONLY
     else:
         verdict = INCONCLUSIVE
@@ -225,9 +192,8 @@ def tells_apart(
     Class means come from the coordinates `train` (m, r) of other prompts with their `labels` (m,). Returns (n,): 1, 0,
     or 0.5 where a class was never seen in training: there A can tell nothing.
     """
-    scale = train.std(0, correction=0).clamp_min(1e-12)
-    of = {label: torch.as_tensor(np.asarray(labels) == label) for label in np.unique(labels)}
-    means = {label: train[rows].mean(0) / scale for label, rows in of.items()}
+    scale, labels = train.std(0, correction=0).clamp_min(1e-12), np.asarray(labels)
+    means = {label: train[torch.as_tensor(labels == label)].mean(0) / scale for label in np.unique(labels)}
     nearer = []
     for x, answer, foil in zip(coordinates / scale, answers, foils, strict=True):
         if answer not in means or foil not in means:

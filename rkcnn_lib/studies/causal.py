@@ -16,7 +16,6 @@ import torch
 from rkcnn_lib.measure.causal import Part, clean_logits, donor_activations, patched_logits, share_in
 from rkcnn_lib.measure.effects import (
     PROPORTIONS,
-    Margins,
     effects,
     entity_interval,
     entity_proportion,
@@ -56,18 +55,15 @@ ENDS = {"whole": "clean", "empty": "full-resample"}
 
 @dataclass(frozen=True)
 class Ground:
-    """What every intervention at one hook shares: the pairs, the donors' activations, the clean logits, both ends.
-
-    ``clean`` and ``full`` are the `effects` of exchanging nothing and everything.
-    """
+    """What every intervention at one hook shares."""
 
     lm: Any
     hook_name: str
     pairing: Pairing
-    donated: torch.Tensor
-    logits: torch.Tensor
-    clean: dict[str, torch.Tensor]
-    full: dict[str, torch.Tensor]
+    donated: torch.Tensor  # the donors' activations
+    logits: torch.Tensor  # of the clean run
+    clean: dict[str, torch.Tensor]  # `effects` of exchanging nothing
+    full: dict[str, torch.Tensor]  # and of exchanging everything
 
     def run(self, A: Part, mode: str, replacement: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Return `effects` of one intervention, each (n,), on the CPU; by default the replacement is the donors'."""
@@ -75,18 +71,14 @@ class Ground:
         patched = patched_logits(self.lm, self.pairing.pairs, self.hook_name, A, mode, donated)
         return _effects(self.logits, patched, self.pairing)
 
-    def shares(self, A: Part) -> torch.Tensor:
-        """Return what exchanging A does to each pair (n,), as a share of what exchanging everything does."""
-        return self.as_shares(self.run(A, "ablate"))
-
-    def as_shares(self, moved: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the share of the whole activation's effect on each pair, from an interchange's effects."""
+    def shares(self, moved: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the share of the whole activation's effect on each pair (n,), from an interchange's effects."""
         return interchange_shares(*(x["logit_difference"] for x in (self.clean, moved, self.full)))
 
     def interval(self, effect: dict[str, torch.Tensor], metric: str) -> dict[str, float]:
         """Return mean and 95 % interval over entities of one of the effects, which has a value a pair."""
         over_entities = entity_proportion if metric in PROPORTIONS else entity_interval
-        mean, low, high = over_entities(effect[metric].numpy(), self.pairing.bases, self.pairing.donors)
+        mean, low, high = over_entities(effect[metric], *self.pairing.entities)
         return {"value": mean, "low": low, "high": high}
 
     def rows(self, effect: dict[str, torch.Tensor], metrics: Iterable[str] | None = None, **about: Any) -> list[dict]:
@@ -109,27 +101,19 @@ def _effects(clean: torch.Tensor, patched: torch.Tensor, pairing: Pairing) -> di
 
 @dataclass(frozen=True)
 class Measured:
-    """Every subspace at every rank, and what is needed to judge them.
+    """Every subspace at every rank, and what is needed to judge them."""
 
-    ``table``: subspace, rank, seed, intervention, metric, value, low, high. ``per_pair``: at the judged rank the
-    effects (n,) by (subspace, seed, intervention). ``subspaces``: what was measured, by (name, seed). ``rows``: the
-    selection prompts' activations and answers. ``weight`` (d_mlp, d_model): what reads the MLP's hidden layer, None at
-    hooks that many things read.
-    """
-
-    table: pd.DataFrame
-    per_pair: dict[tuple[str, int, str], dict[str, torch.Tensor]]
-    subspaces: dict[tuple[str, int], Subspace]
+    table: pd.DataFrame  # subspace, rank, seed, intervention, metric, value, low, high
+    per_pair: dict[tuple[str, int, str], dict[str, torch.Tensor]]  # at the judged rank effects (n,), by intervention
+    subspaces: dict[tuple[str, int], Subspace]  # what was measured, by (name, seed)
     ground: Ground
-    rows: tuple[torch.Tensor, Any]
-    weight: torch.Tensor | None
+    rows: tuple[torch.Tensor, Any]  # the selection prompts' activations and answers
+    weight: torch.Tensor | None  # (d_mlp, d_model): what reads the MLP's hidden layer; None: many things read the hook
 
     def judged_part(self, name: str, seed: int, rank: int) -> Part:
         """Return the part on which verdicts rest: at a hook with a weight downstream, what lies in its rowspace."""
         part = self.subspaces[name, seed].part(rank)
-        if self.weight is None or callable(part) or part is None:
-            return part
-        return rowspace_part(part, self.weight)
+        return part if self.weight is None or callable(part) else rowspace_part(part, self.weight)
 
 
 def judged_rank(p: CausalChecks) -> int:
@@ -140,7 +124,7 @@ def judged_rank(p: CausalChecks) -> int:
 def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device: str) -> Measured:
     """Keep and exchange every subspace at every rank and seed on the judged pairs.
 
-    Raises ValueError if a rank exceeds what a miner supplies.
+    ValueError if a rank exceeds what a miner supplies.
     """
     hook_name = store.manifest["hook_name"]
     hooked = ground(lm, prompts.judged, hook_name)
@@ -150,7 +134,7 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
         subspaces.append(circuit_subspace(lm, X, y))
     for seed in range(p.n_seeds):
         subspaces += seeded_subspaces(store, p, prompts, X, y, seed, device)
-    subspaces += sae_subspaces(lm, store, p, prompts, 0, device) if p.sae_steps else []
+    subspaces += sae_subspaces(lm, store, p, prompts, device) if p.sae_steps else []
     subspaces.append(aligned_subspace(lm, p, prompts, hook_name))
     rows, per_pair = [], {}
     for one in subspaces:
@@ -161,7 +145,7 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
                 rows += hooked.rows(effect, subspace=one.name, rank=rank, seed=one.seed, intervention=mode)
                 if rank == judged_rank(p):
                     per_pair[one.name, one.seed, mode] = effect
-    for name, part in (("whole", random_basis(store.d_in, store.d_in, torch.Generator())), ("empty", None)):
+    for name, part in {"whole": random_basis(store.d_in, store.d_in, torch.Generator()), "empty": None}.items():
         for mode in MODES:
             rows += hooked.rows(hooked.run(part, mode), subspace=name, rank=0, seed=0, intervention=mode)
     by_name = {(one.name, one.seed): one for one in subspaces}
@@ -176,7 +160,6 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     of the logit difference, where A is exchanged (0: none, 2: turned round). Columns subspace, rank, seed, metric,
     value.
     """
-    about = ["subspace", "rank", "seed"]
     differences = table[table["metric"] == "logit_difference"]
     ends = differences[differences["intervention"] == "keep"].set_index("subspace")["value"]
     clean, empty = float(ends["whole"]), float(ends["empty"])
@@ -188,7 +171,8 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
 
     inner = differences[~differences["subspace"].isin(ENDS)]
     names = inner["intervention"].map({"keep": "recovered_share", "ablate": "fractional_decrease"})
-    return inner[about].assign(metric=names, value=inner.apply(share, axis=1)).reset_index(drop=True)
+    about = inner[["subspace", "rank", "seed"]]
+    return about.assign(metric=names, value=inner.apply(share, axis=1)).reset_index(drop=True)
 
 
 def scrubbed(measured: Measured) -> pd.DataFrame:
@@ -198,13 +182,12 @@ def scrubbed(measured: Measured) -> pd.DataFrame:
     another prompt. Columns subspace, seed, metric, value.
     """
     model, random = measured.ground.clean["loss"], measured.ground.full["loss"]
-    return pd.DataFrame([
-        {"subspace": name, "seed": seed, "metric": f"loss_recovered_{version}", "value": value}
-        for name, seed in measured.subspaces
-        for version, value in scrubbed_loss_recovered(
-            random, measured.per_pair[name, seed, "keep"]["loss"], model
-        ).items()
-    ])  # fmt: skip
+    rows = []
+    for name, seed in measured.subspaces:
+        recovered = scrubbed_loss_recovered(random, measured.per_pair[name, seed, "keep"]["loss"], model)
+        about = {"subspace": name, "seed": seed}
+        rows += [about | {"metric": f"loss_recovered_{version}", "value": x} for version, x in recovered.items()]
+    return pd.DataFrame(rows)
 
 
 def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str, Any]]:
@@ -213,10 +196,7 @@ def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str,
     A subspace that no seed changes has the same value for each seed of the mined one.
     """
     at = share[(share["rank"] == rank) & (share["metric"] == "recovered_share")]
-    values = {name: dict(zip(g["seed"], g["value"], strict=True)) for name, g in at.groupby("subspace")}
-    for name in BASELINES:
-        if len(values[name]) == 1:
-            values[name] = dict.fromkeys(values[MINED], next(iter(values[name].values())))
+    values = at.pivot(index="seed", columns="subspace", values="value").ffill().to_dict()
     metric = f"recovered share, rank {rank}"
     declared = [Claim("mined directions carry the answer best", MINED, name, metric, delta) for name in BASELINES]
     return judge(declared, {metric: values})
@@ -232,58 +212,40 @@ def verdict_table(measured: Measured, p: CausalChecks, prompts: Prompts) -> pd.D
     above the strongest control), low, high, accuracy (telling answer from foil, chance 0.5), accuracy_low,
     accuracy_high, candidates (directions or latents it was chosen from).
     """
-    rank, margins = judged_rank(p), Margins(p.delta_share, p.delta_predict)
-    judged = [name for name in dict.fromkeys(name for name, _ in measured.subspaces) if name != CHANCE]
-    plain = [measured.ground.shares(measured.judged_part(CHANCE, seed, rank)) for seed in range(p.n_seeds)]
+    here, rank = measured.ground, judged_rank(p)
+    bases, donors = zip(*here.pairing.drawn, strict=True)
+    asked, chosen = (at_positions(here.lm, of, p.positions, here.hook_name) for of in (bases, prompts.selection))
+    answers, foils, labels = ([prompt.answer for prompt in of] for of in (bases, donors, prompts.selection))
+
+    def predicted(part: Part) -> torch.Tensor:
+        inside = [share_in(x, part) if callable(part) or part is None else x @ part.to(x) for x in (asked, chosen)]
+        x, train = (coordinates.flatten(1).detach() for coordinates in inside)
+        return torch.as_tensor(tells_apart(x, answers, train, labels, foils), dtype=torch.float32)
+
+    parts = {key: measured.judged_part(*key, rank) for key in measured.subspaces}
+    shares = {
+        key: here.shares(measured.per_pair[*key, "ablate"] if measured.weight is None else here.run(part, "ablate"))
+        for key, part in parts.items()
+    }
+    plain = [share for (name, _), share in shares.items() if name == CHANCE]
+    names = [name for name in dict.fromkeys(name for name, _ in parts) if name != CHANCE]
     rows = []
-    for name in [*judged, CHANCE]:
-        seeds = [seed for other, seed in measured.subspaces if other == name]
-        share, predicted = (torch.stack(x).mean(0) for x in zip(
-            *(_judged_values(measured, p, prompts, name, seed) for seed in seeds), strict=True
-        ))  # fmt: skip
-        controls = [*(plain if name != CHANCE else []), *_controls_like(measured, p, name, seeds[0])]
-        pairing = measured.ground.pairing
+    for name in [*names, CHANCE]:
+        keys = [key for key in parts if key[0] == name]
+        controls, first = plain if name != CHANCE else [], parts[keys[0]]
+        if first is not None and not callable(first):
+            drawn = (random_like(first, measured.rows[0], seed=100 + draw) for draw in range(p.n_seeds))
+            controls = controls + [here.shares(here.run(random, "ablate")) for random in drawn]
         outcome = subspace_verdict(
-            share, controls, predicted, pairing.bases, pairing.donors, margins, n_judged=len(judged) + 1
-        )
+            torch.stack([shares[key] for key in keys]).mean(0), controls,
+            torch.stack([predicted(parts[key]) for key in keys]).mean(0), *here.pairing.entities,
+            p.delta_share, p.delta_predict, n_judged=len(names) + 1,
+        )  # fmt: skip
         rows.append(
             {"subspace": name, "verdict": outcome.verdict}
             | dict(zip(("share", "share_low", "share_high"), outcome.effect, strict=True))
             | dict(zip(("advantage", "low", "high"), outcome.advantage, strict=True))
             | dict(zip(("accuracy", "accuracy_low", "accuracy_high"), outcome.predictive, strict=True))
-            | {"candidates": measured.subspaces[name, seeds[0]].candidates}
+            | {"candidates": measured.subspaces[keys[0]].candidates}
         )
     return pd.DataFrame(rows)
-
-
-def _judged_values(measured: Measured, p: CausalChecks, prompts: Prompts, name: str, seed: int) -> tuple:
-    """Return the interchange shares and whether A tells the answers apart, each (n,)."""
-    part = measured.judged_part(name, seed, judged_rank(p))
-    if measured.weight is None:
-        share = measured.ground.as_shares(measured.per_pair[name, seed, "ablate"])
-    else:
-        share = measured.ground.shares(part)
-    return share, predictions(measured.ground, p, prompts, part)
-
-
-def predictions(hooked: Ground, p: CausalChecks, prompts: Prompts, A: Part) -> torch.Tensor:
-    """Say for each judged pair whether A's coordinates, read at the exchanged positions, tell answer from foil."""
-
-    def coordinates(of: list) -> torch.Tensor:
-        x = at_positions(hooked.lm, of, p.positions, hooked.hook_name)
-        inside = share_in(x, A) if callable(A) or A is None else x @ A.to(x)
-        return inside.flatten(1).detach()
-
-    bases, donors = map(list, zip(*hooked.pairing.drawn, strict=True))
-    answers, foils, labels = ([prompt.answer for prompt in of] for of in (bases, donors, prompts.selection))
-    told_apart = tells_apart(coordinates(bases), answers, coordinates(prompts.selection), labels, foils)
-    return torch.as_tensor(told_apart, dtype=torch.float32)
-
-
-def _controls_like(measured: Measured, p: CausalChecks, name: str, seed: int) -> Iterable[torch.Tensor]:
-    """Return the shares of random subspaces of the rank and the variance of one subspace, a draw a seed."""
-    basis = measured.judged_part(name, seed, judged_rank(p))
-    if basis is None or callable(basis):
-        return []
-    X = measured.rows[0]
-    return [measured.ground.shares(random_like(basis, X, seed=100 + draw)) for draw in range(p.n_seeds)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import torch
 from IPython.display import HTML, display
@@ -20,36 +18,33 @@ from rkcnn_lib.studies.causal_subspaces import (
     CHANCE,
     CHANCE_OF_VARIANCE,
     MINED,
+    NAMED,
     SUBSPACES,
-    VARIANCE,
     Prompts,
-    shared_prompts,
 )
 from rkcnn_lib.studies.comparison import in_order
 
 EXACT = 1e-5  # largest allowed difference of logits between two runs that must be equal, float32
 SHARES = (*PROPORTIONS, "cause", "isolate", "disentangle")  # metrics that lie within 0 and 1
-NAMED = (MINED, "sae", VARIANCE, CHANCE, CEILING)  # in titles
 DRAWN = (*NAMED, CHANCE_OF_VARIANCE)  # at once; the others on demand
 
 
 def describe(prompts: Prompts) -> None:
     """Show how many prompts there are of each kind, and one of each."""
     base, donor = prompts.judged.drawn[0]
-    judged = "other sentences, other entities" if prompts.entities_held_out else "other sentences, same entities"
-    _whole(pd.DataFrame({
-        "number": [
-            len(prompts.screening), f"{prompts.known} of {prompts.asked}", len(prompts.selection),
-            len(prompts.training.drawn), len(prompts.evaluation), len(prompts.judged.drawn),
-        ],
-        "example": [
-            prompts.screening[0].text, "", f"{prompts.selection[0].text} -> {prompts.selection[0].answer}", "",
-            judged, f"{base.text} -> {base.answer}; donor: {donor.text} -> {donor.answer}",
-        ],
-    }, index=[
-        "screening prompts", "entities known", "selection prompts", "training pairs", "evaluation prompts",
-        "judged pairs",
-    ]))  # fmt: skip
+    first = prompts.selection[0]
+    _whole(pd.DataFrame.from_dict({
+        "screening prompts": (len(prompts.screening), prompts.screening[0].text),
+        "entities known": (f"{prompts.known} of {prompts.asked}", ""),
+        "selection prompts": (len(prompts.selection), f"{first.text} -> {first.answer}"),
+        "training pairs": (len(prompts.training.drawn), ""),
+        "evaluation prompts": (
+            len(prompts.evaluation), f"other sentences, {'other' if prompts.entities_held_out else 'same'} entities"
+        ),
+        "judged pairs": (
+            len(prompts.judged.drawn), f"{base.text} -> {base.answer}; donor: {donor.text} -> {donor.answer}"
+        ),
+    }, orient="index", columns=["number", "example"]))  # fmt: skip
 
 
 def _whole(table: pd.DataFrame) -> None:
@@ -60,11 +55,10 @@ def _whole(table: pd.DataFrame) -> None:
 
 def legend(measured: Measured) -> None:
     """Show what each subspace is, in words, with how many candidates it was chosen from."""
-    first = {name: one for (name, _), one in reversed(measured.subspaces.items())}
     rows = [
-        {"subspace": name, "what it is": meaning, "chosen from": first[name].candidates}
+        {"subspace": name, "what it is": meaning, "chosen from": measured.subspaces[name, 0].candidates}
         for name, meaning in SUBSPACES.items()
-        if name in first
+        if (name, 0) in measured.subspaces
     ]
     _whole(pd.DataFrame(rows).set_index("subspace"))
 
@@ -73,15 +67,12 @@ def over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Average over seeds with a 95 % t interval, of shares cut at 0 and 1; a lone seed keeps its own over entities."""
     averaged = []
     for key, group in rows.groupby(keys, sort=False):
-        about = dict(zip(keys, key, strict=True))
-        if len(group) > 1:
-            mean, low, high = mean_interval(group["value"].to_numpy())
-            if about.get("metric") in SHARES:
-                low, high = max(low, 0.0), min(high, 1.0)
-        else:
-            mean, low, high = group.iloc[0][["value", "low", "high"]]
-        averaged.append(about | {"value": mean, "low": low, "high": high})
-    return pd.DataFrame(averaged)
+        lone = group.iloc[0][["value", "low", "high"]]
+        averaged.append([*key, *(lone if len(group) == 1 else mean_interval(group["value"].to_numpy()))])
+    table = pd.DataFrame(averaged, columns=[*keys, "value", "low", "high"])
+    shares = table["metric"].isin(SHARES)
+    table.loc[shares, ["low", "high"]] = table.loc[shares, ["low", "high"]].clip(0, 1)
+    return table
 
 
 def at_rank(table: pd.DataFrame, p: CausalChecks) -> pd.DataFrame:
@@ -93,40 +84,43 @@ def at_rank(table: pd.DataFrame, p: CausalChecks) -> pd.DataFrame:
     return over_seeds(effects, ["subspace", "intervention", "metric"])
 
 
-def _named(means: pd.Series) -> str:
-    return ", ".join(f"{name} {means[name]:.0%}" for name in NAMED if name in means)
+def _turned(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that say how often the exchange of a subspace turned the answer into the donor's."""
+    exchanged = (table["metric"] == "interchanged") & (table["intervention"] == "ablate")
+    return table[exchanged & ~table["subspace"].isin(ENDS)]
+
+
+def _turned_at_rank(table: pd.DataFrame, p: CausalChecks) -> pd.Series:
+    rows = _turned(table)
+    return rows[rows["rank"] == judged_rank(p)].groupby("subspace")["value"].mean()
 
 
 def effects_title(table: pd.DataFrame, p: CausalChecks) -> str:
     """Return the finding of the effects figure."""
-    rows = table[(table["rank"] == judged_rank(p)) & (table["intervention"] == "ablate")]
-    moved = rows[rows["metric"] == "interchanged"].groupby("subspace")["value"].mean()
-    return f"Exchanging a rank-{judged_rank(p)} subspace turns the answer into the donor's: {_named(moved)}"
+    moved = _turned_at_rank(table, p)
+    named = ", ".join(f"{name} {moved[name]:.0%}" for name in NAMED if name in moved)
+    return f"Exchanging a rank-{judged_rank(p)} subspace turns the answer into the donor's: {named}"
 
 
 def minimal_size(table: pd.DataFrame, share: pd.DataFrame) -> pd.DataFrame:
     """Return interchange accuracy and shares by rank in the form of a recovery curve, random subspaces as chance."""
-    moved = table[
-        (table["metric"] == "interchanged") & (table["intervention"] == "ablate") & ~table["subspace"].isin(ENDS)
-    ]
-    columns = ["subspace", "rank", "seed", "metric", "value"]
-    rows = pd.concat([moved[columns], share[columns]])
+    rows = pd.concat([_turned(table), share])[["subspace", "rank", "seed", "metric", "value"]]
     random = rows[rows["subspace"] == CHANCE].groupby(["rank", "metric"])["value"]
     chance = pd.DataFrame({"chance_mean": random.mean(), "chance_upper": random.max()}).reset_index()
     rows = rows[rows["subspace"] != CHANCE].rename(columns={"subspace": "miner"})
     return rows.merge(chance, on=["rank", "metric"])
 
 
-def curve_title(table: pd.DataFrame, p: CausalChecks, level: float = 0.5) -> str:
+def curve_title(table: pd.DataFrame, p: CausalChecks) -> str:
     """Return the finding of the minimal-size curve: the smallest rank that turns half of the answers."""
-    rows = table[(table["metric"] == "interchanged") & (table["intervention"] == "ablate") & (table["rank"] > 0)]
-    means = rows.groupby(["subspace", "rank"])["value"].mean()
-    ranks = []
-    for name in NAMED:
-        if name in means.index:
-            enough = means[name][means[name] >= level]
-            ranks.append(f"{name} {enough.index.min()}" if len(enough) else f"{name} more than {max(p.ranks)}")
-    return f"Dimensions it takes to turn half of the answers: {', '.join(ranks)}"
+    rows = _turned(table)
+    half = rows.pivot_table(index="rank", columns="subspace", values="value") >= 0.5
+    ranks = ", ".join(
+        f"{name} {half[name].idxmax()}" if half[name].any() else f"{name} more than {max(p.ranks)}"
+        for name in NAMED
+        if name in half
+    )
+    return f"Dimensions it takes to turn half of the answers: {ranks}"
 
 
 def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:
@@ -172,13 +166,13 @@ def checks(prompts: Prompts, measured: Measured, p: CausalChecks) -> list[Check]
     hooked = measured.ground
     d = hooked.donated.shape[-1]
     whole = random_basis(d, d, torch.Generator().manual_seed(0))  # not the identity: that would test nothing
-
-    def run(A: Any, mode: str) -> torch.Tensor:
-        return patched_logits(hooked.lm, hooked.pairing.pairs, hooked.hook_name, A, mode, hooked.donated)
-
-    clean = float((run(whole, "keep") - hooked.logits).abs().max())
-    same = float((run(whole, "ablate") - run(None, "keep")).abs().max())
-    shared = shared_prompts(prompts.screening, prompts.selection, prompts.evaluation)
+    kept, replaced, nothing = (
+        patched_logits(hooked.lm, hooked.pairing.pairs, hooked.hook_name, A, mode, hooked.donated)
+        for A, mode in ((whole, "keep"), (whole, "ablate"), (None, "keep"))
+    )
+    clean, same = float((kept - hooked.logits).abs().max()), float((replaced - nothing).abs().max())
+    texts = [{x.text for x in part} for part in (prompts.screening, prompts.selection, prompts.evaluation)]
+    shared = sum(map(len, texts)) - len(set().union(*texts))
     effect = float((hooked.clean["logit_difference"] - hooked.full["logit_difference"]).mean())
     return [
         Check("keeping everything against the clean run, logits", clean, f"<= {EXACT}", clean <= EXACT),
@@ -191,9 +185,7 @@ def checks(prompts: Prompts, measured: Measured, p: CausalChecks) -> list[Check]
 
 def headline(judged: pd.DataFrame, measured: Measured, run: Run) -> str:
     """Return one sentence that answers 06's question."""
-    rank = judged_rank(run.p)
-    at = measured.table[(measured.table["rank"] == rank) & (measured.table["intervention"] == "ablate")]
-    moved = at[at["metric"] == "interchanged"].groupby("subspace")["value"].mean()
+    moved = _turned_at_rank(measured.table, run.p)
     return (
         f"Exchanged between two prompts, the mined subspace turns {moved[MINED]:.0%} of the answers, a random one "
         f"{moved[CHANCE]:.0%}, a supervised one {moved[CEILING]:.0%}; beside random ones the mined one is "

@@ -1,12 +1,9 @@
-"""What 06 exchanges: prompts, screened, split in three sets that never overlap and paired; and the subspaces.
-
-A subspace is a function from a rank to a part of activation space.
-"""
+"""What 06 exchanges: prompts, screened, split in three sets that never overlap and paired; and the subspaces."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +32,8 @@ from rkcnn_lib.worlds.prompts.base import Prompt, pair_up, screen
 from rkcnn_lib.worlds.prompts.tasks import task_prompts
 
 MINED, SHUFFLED, CHANCE, CHANCE_OF_VARIANCE = "mined", "mined_shuffled", "random", "random_variance"
-VARIANCE, CEILING, SAE_SPAN, SAE_LATENTS = "pca", "das", "sae", "sae_latents"
-CIRCUIT = "circuit"
+VARIANCE, CEILING, SAE_SPAN, SAE_LATENTS, CIRCUIT = "pca", "das", "sae", "sae_latents", "circuit"
+NAMED = (MINED, SAE_SPAN, VARIANCE, CHANCE, CEILING)  # in titles and on cards
 MINERS = {MINED: "rkcnn", "kmeans": "kmeans_refined", "datapoint": "datapoint_refined"}
 SUBSPACES = {
     MINED: "RkCNN's directions, those first that separate the answers of selection prompts best",
@@ -63,118 +60,87 @@ class Pairing:
     pairs: PromptPairs
 
     @property
-    def bases(self) -> list[str]:
-        """The entity of each base."""
-        return [base.entity for base, _ in self.drawn]
-
-    @property
-    def donors(self) -> list[str]:
-        """The entity of each donor."""
-        return [donor.entity for _, donor in self.drawn]
+    def entities(self) -> tuple[list[str], list[str]]:
+        """Those of the bases and those of the donors."""
+        return [base.entity for base, _ in self.drawn], [donor.entity for _, donor in self.drawn]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the model knows, asked in three sets of prompts that share none.
+    """What the model knows, asked in three sets of prompts that share none."""
 
-    ``known`` of ``asked`` entities were answered correctly in every screening prompt. ``training`` pairs, of
-    selection prompts, are what subspaces are learnt and chosen on; ``judged`` pairs, of evaluation prompts, are
-    what they are judged on. ``entities_held_out``: no entity is in both.
-    """
-
-    asked: int
-    known: int
+    asked: int  # entities
+    known: int  # of them: answered correctly in every screening prompt
     screening: list[Prompt]
     selection: list[Prompt]
     evaluation: list[Prompt]
-    training: Pairing
-    judged: Pairing
-    entities_held_out: bool
+    training: Pairing  # of selection prompts: what subspaces are learnt and chosen on
+    judged: Pairing  # of evaluation prompts
+    entities_held_out: bool  # no entity is in both
 
 
 def known_prompts(lm: Any, p: CausalChecks, like: Prompts | None = None) -> Prompts:
     """Screen a task's entities by the model's own answers, and pair up the prompts about those it knows.
 
-    Parameters
-    ----------
-    lm : TransformerBridge
-    p : CausalChecks
-    like : Prompts, optional
-        Ask ``p.isolated`` instead of ``p.relation``, of the same entities on the same sides.
-
-    Raises
-    ------
-    ValueError
-        If fewer than four entities of a side are known, for there is nothing to explain then, or if the prompts on
-        which subspaces are chosen span fewer dimensions than a rank.
+    With ``like`` ``p.isolated`` is asked instead of ``p.relation``, of the same entities on the same sides. ValueError
+    if fewer than four entities of a side are known, for there is nothing to explain then, or if the prompts on which
+    subspaces are chosen span fewer dimensions than a rank.
     """
     task, sides = p.relation, None
     if like is not None:
         task, sides = p.isolated, ({x.entity for x in like.selection}, {x.entity for x in like.evaluation})
     asked = task_prompts(p.model, lm.tokenizer, task, sides)
-    by_role = {role: [x for x in asked if x.role == role] for role in ("screening", "selection", "evaluation")}
-    right = {x.text for x in screen(lm, by_role["screening"])}
-    entities = {x.entity for x in by_role["screening"]}
-    known = entities - {x.entity for x in by_role["screening"] if x.text not in right}
+    screening = [x for x in asked if x.role == "screening"]
+    right = {x.text for x in screen(lm, screening)}
+    entities = {x.entity for x in screening}
+    known = entities - {x.entity for x in screening if x.text not in right}
 
     def usable(x: Prompt) -> bool:
         may_be = rows_that_count(lm, torch.tensor([x.ids]))[0, _exchanged(x, p.positions)]
         return x.entity in known and bool(may_be.all())
 
-    selection, evaluation = (list(filter(usable, by_role[role])) for role in ("selection", "evaluation"))
-    for role, chosen in (("selection", selection), ("evaluation", evaluation)):
-        if len({x.entity for x in chosen}) < MIN_ENTITIES:
+    chosen = {role: [x for x in asked if x.role == role and usable(x)] for role in ("selection", "evaluation")}
+    on_side = {role: {x.entity for x in part} for role, part in chosen.items()}
+    for role, there in on_side.items():
+        if len(there) < MIN_ENTITIES:
             raise ValueError(
                 f"relation = {task!r}: {p.model} knows {len(known)} of {len(entities)} entities, too few of them for "
                 f"{role} (nothing is exchanged at position 0 or at special tokens, on which no SAE is trained); choose "
                 "another relation, positions or model"
             )
-    check_disjoint(by_role["screening"], selection, evaluation)
+    selection, evaluation = chosen.values()
     spanned = (len(selection) - 1) * (2 if p.positions == "both" else 1)  # each position is centred
     if like is None and max(p.ranks) > spanned:
         raise ValueError(f"ranks = {p.ranks}: the {len(selection)} selection prompts span at most {spanned} dimensions")
     device = next(lm.parameters()).device
     sets = [pair_up(selection, 4 * p.n_pairs, seed=0), pair_up(evaluation, p.n_pairs, seed=0)]
     return Prompts(
-        len(entities), len(known), by_role["screening"], selection, evaluation,
+        len(entities), len(known), screening, selection, evaluation,
         *(Pairing(drawn, as_tensors(drawn, p.positions, device)) for drawn in sets),
-        not {x.entity for x in selection} & {x.entity for x in evaluation},
+        not on_side["selection"] & on_side["evaluation"],
     )  # fmt: skip
 
 
-def shared_prompts(*sets: list[Prompt]) -> int:
-    """Return how many prompts are in more than one of the sets."""
-    texts = [{x.text for x in part} for part in sets]
-    return sum(map(len, texts)) - len(set().union(*texts))
-
-
-def check_disjoint(*sets: list[Prompt]) -> None:
-    """Raise AssertionError if a prompt is in two of the sets."""
-    if shared_prompts(*sets):
-        raise AssertionError("screening, selection and evaluation prompts overlap: every result would be flattered")
-
-
-def as_tensors(drawn: list[tuple[Prompt, Prompt]], positions: str = "both", device: Any = "cpu") -> PromptPairs:
+def as_tensors(drawn: list[tuple[Prompt, Prompt]], positions: str, device: Any = "cpu") -> PromptPairs:
     """Return pairs as tensors, the exchange being at the entity's last token, the last one, or both of them."""
     bases, donors = zip(*drawn, strict=True)
-    width = max(len(x.ids) for x in bases)
-    n_answers = max(len(x.answer_ids) for x in (*bases, *donors))
 
-    def rows(values: Iterable[tuple[int, ...]], size: int, fill: int) -> torch.Tensor:
-        return torch.tensor([[*row, *[fill] * (size - len(row))] for row in values], device=device)
+    def rows(of: tuple[Prompt, ...], name: str, fill: int) -> torch.Tensor:
+        size = max(len(getattr(x, name)) for x in (*bases, *donors))
+        filled = [[*getattr(x, name), *[fill] * (size - len(getattr(x, name)))] for x in of]
+        return torch.tensor(filled, device=device)
 
     return PromptPairs(
-        base=rows((x.ids for x in bases), width, 0),
-        donor=rows((x.ids for x in donors), width, 0),
-        answer=rows((x.answer_ids for x in bases), n_answers, NO_TOKEN),
-        foil=rows((x.answer_ids for x in donors), n_answers, NO_TOKEN),
+        base=rows(bases, "ids", 0),
+        donor=rows(donors, "ids", 0),
+        answer=rows(bases, "answer_ids", NO_TOKEN),
+        foil=rows(donors, "answer_ids", NO_TOKEN),
         positions=torch.tensor([_exchanged(x, positions) for x in bases]),
         lengths=torch.tensor([len(x.ids) for x in bases]),
     )
 
 
 def _exchanged(prompt: Prompt, positions: str) -> list[int]:
-    """Return where a prompt's activations are exchanged."""
     entity, last = prompt.entity_position, len(prompt.ids) - 1
     return {"entity": [entity], "last": [last], "both": [entity, last]}[positions]
 
@@ -228,11 +194,8 @@ def shuffled_answers(prompts: list[Prompt], n_positions: int, seed: int) -> np.n
 def seeded_subspaces(
     store: Any, p: CausalChecks, prompts: Prompts, X: torch.Tensor, y: np.ndarray, seed: int, device: str
 ) -> list[Subspace]:
-    """Return the subspaces of one seed: mined, its shuffled-label twin and random ones; for the first, its rivals.
-
-    The rivals stand beside without a declared contrast, so one seed of them must do.
-    """
-    subspaces = []
+    """Return the subspaces of one seed: mined, its shuffled-label twin and random ones; for the first, its rivals."""
+    subspaces = []  # of the rivals one seed must do: they stand beside without a declared contrast
     for name, arm in MINERS.items() if seed == 0 else [(MINED, MINERS[MINED])]:
         directions = directions_unit(store, p, arm, p.n_directions, seed, device).arrays["directions"]
         subspaces.append(_spanned(name, seed, ranked_by_separation(directions, X, y)))
@@ -271,22 +234,22 @@ def circuit_subspace(lm: Any, X: torch.Tensor, y: np.ndarray) -> Subspace:
     return Subspace(CIRCUIT, 0, len(rows), lambda rank: leading_basis(rows, min(rank, len(rows)), CIRCUIT))
 
 
-def sae_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, seed: int, device: str) -> list[Subspace]:
+def sae_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device: str) -> list[Subspace]:
     """Return a trained SAE's latents of largest attribution on the training pairs, as their span and as latents."""
-    hook_name = store.manifest["hook_name"]
-    sae = trained_sae(store, p, seed, device)
-    order = latent_attribution(lm, prompts.training.pairs, hook_name, sae).argsort(descending=True)
+    sae = trained_sae(store, p, device)
+    attribution = latent_attribution(lm, prompts.training.pairs, store.manifest["hook_name"], sae)
+    order = attribution.argsort(descending=True)
     rows = sae.W_dec.detach()[order].cpu()
     return [
-        _spanned(SAE_SPAN, seed, rows),
-        Subspace(SAE_LATENTS, seed, len(rows), lambda rank: latents_part(sae, order[:rank])),
+        _spanned(SAE_SPAN, 0, rows),
+        Subspace(SAE_LATENTS, 0, len(rows), lambda rank: latents_part(sae, order[:rank])),
     ]
 
 
-def trained_sae(store: Any, p: CausalChecks, seed: int, device: str) -> Any:
+def trained_sae(store: Any, p: CausalChecks, device: str) -> Any:
     """Return a TopK SAE of the activations at this hook, from a random start; trained once, then read."""
     config = SAEConfig(store.d_in, round(p.sae_expansion * store.d_in), architecture="topk", k=p.sae_k)
-    training = TrainConfig(steps=p.sae_steps, batch_size=1024, lr=1e-3, seed=seed)
+    training = TrainConfig(steps=p.sae_steps, batch_size=1024, lr=1e-3)
     inputs = {"data": store.key, "config": asdict(config), "training": asdict(training), "device": device}
 
     def compute(scratch: Path) -> Unit:
@@ -305,9 +268,7 @@ def aligned_subspace(
 
     @functools.cache
     def part(rank: int) -> torch.Tensor:
-        return align_subspace(
-            lm, prompts.training.pairs, hook_name, rank, steps=p.das_steps, start=means.part(rank), keep_answers=others
-        )[0]
+        return align_subspace(lm, prompts.training.pairs, hook_name, means.part(rank), p.das_steps, others)
 
     return Subspace(CEILING if keep is None else f"{CEILING}_isolating", 0, 1, part)
 

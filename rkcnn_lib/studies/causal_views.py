@@ -19,30 +19,22 @@ from rkcnn_lib.studies.causal_subspaces import (
     CHANCE,
     CHANCE_OF_VARIANCE,
     MINED,
-    SAE_SPAN,
+    NAMED,
     VARIANCE,
     Pairing,
     Prompts,
-    Subspace,
     aligned_subspace,
     at_positions,
 )
 from rkcnn_lib.studies.tokens import readable, token_text
 from rkcnn_lib.worlds import hook_name as name_of_hook
-from rkcnn_lib.worlds import model_facts
 from rkcnn_lib.worlds.prompts.base import Prompt
 
 LAYERS_SHOWN, PAIRS_SHOWN = 6, 24  # at most, in the heat map
 STRENGTHS = (1.0, 3.0)  # multiples of the difference of mean activations
 STEERED_PROMPTS, CONTINUED = 3, 4
 CARDS = 5
-SHOWN = (MINED, SAE_SPAN, VARIANCE, CHANCE, CEILING)
 MARKED = 0.25  # tokens whose exchange takes this share of the logit difference or more are marked
-
-
-def n_layers(p: CausalChecks) -> int:
-    """Return the number of blocks of the model."""
-    return model_facts(p.model, p.revision).n_layers
 
 
 def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
@@ -50,7 +42,7 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
 
     Columns layer, subspace, intervention, metric, value, low, high.
     """
-    n = n_layers(p)
+    n = lm.cfg.n_layers
     layers = range(n) if p.das_layers is None else sorted({layer % n for layer in (p.layer, *p.das_layers)})
     rows = []
     for layer in layers:
@@ -78,7 +70,7 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     most = max(dict.fromkeys(kinds), key=kinds.count)
     members = [i for i, kind in enumerate(kinds) if kind == most][:PAIRS_SHOWN]
     first, chosen = drawn[members[0]][0], prompts.judged.pairs.take(torch.tensor(members))
-    clean_run, n = clean_logits(lm, chosen), n_layers(p)
+    clean_run, n = clean_logits(lm, chosen), lm.cfg.n_layers
     layers = sorted({p.layer % n, *torch.linspace(0, n - 1, min(n, LAYERS_SHOWN)).round().int().tolist()})
     rows = []
     for place in range(1, len(first.ids)):
@@ -86,17 +78,12 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
         text = "{entity}" if place == first.entity_position else token_text(lm, first.ids[place])
         for layer in layers:
             hooked = ground(lm, pairing, name_of_hook(p.hook, layer), clean_run)
-            clean, changed = (x["logit_difference"] for x in (hooked.clean, hooked.full))
-            by_metric = {
-                "fractional_decrease": (clean - changed) / clean.mean(),
-                "interchanged": hooked.full["interchanged"],
-            }
+            clean, full = hooked.clean["logit_difference"], hooked.full
+            decrease = (clean - full["logit_difference"]) / clean.mean()
             about = {"layer": layer, "place": place, "arm": f"{place} {text}"}
-            rows += [
-                about | {"pair": i, "metric": metric, "value": float(value)}
-                for metric, values in by_metric.items()
-                for i, value in zip(members, values, strict=True)
-            ]
+            for metric, values in {"fractional_decrease": decrease, "interchanged": full["interchanged"]}.items():
+                pairs = zip(members, values.tolist(), strict=True)
+                rows += [about | {"pair": i, "metric": metric, "value": value} for i, value in pairs]
     return pd.DataFrame(rows)
 
 
@@ -127,19 +114,17 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
     rank, the ceiling also as learnt with isolation in its loss. Columns subspace, seed, intervention, metric, value,
     low, high.
     """
-    rank, hook = judged_rank(p), measured.ground.hook_name
-    asks, leaves = measured.ground, ground(lm, other.judged, hook)
-    both = aligned_subspace(lm, p, prompts, hook, keep=other)
-    whole = Subspace("whole", 0, 1, lambda rank: torch.eye(asks.donated.shape[-1]))
+    asks = measured.ground
+    leaves = ground(lm, other.judged, asks.hook_name)
+    subspaces = [*measured.subspaces.values(), aligned_subspace(lm, p, prompts, asks.hook_name, keep=other)]
+    parts = {(one.name, one.seed): one.part(judged_rank(p)) for one in subspaces}
     rows = []
-    for one in [*measured.subspaces.values(), both, whole]:
-        part = one.part(rank)
-        known = measured.per_pair.get((one.name, one.seed, "ablate"))
-        cause = asks.interval(known or asks.run(part, "ablate"), "interchanged")
+    for (name, seed), part in (parts | {("whole", 0): torch.eye(asks.donated.shape[-1])}).items():
+        cause = asks.interval(asks.run(part, "ablate"), "interchanged")
         isolate = leaves.interval(leaves.run(part, "ablate"), "top1")
-        mean = {"value": (cause["value"] + isolate["value"]) / 2, "low": float("nan"), "high": float("nan")}
-        for metric, interval in (("disentangle", mean), ("cause", cause), ("isolate", isolate)):
-            rows.append({"subspace": one.name, "seed": one.seed, "intervention": "ablate", "metric": metric} | interval)
+        mean = {"value": (cause["value"] + isolate["value"]) / 2}
+        for metric, interval in {"disentangle": mean, "cause": cause, "isolate": isolate}.items():
+            rows.append({"subspace": name, "seed": seed, "intervention": "ablate", "metric": metric} | interval)
     return pd.DataFrame(rows)
 
 
@@ -150,15 +135,15 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     read cannot matter by itself: an effect of the subspace that its rowspace part lacks is the interpretability
     illusion. Columns layer, part, metric, value, low, high.
     """
-    hooks = [name_of_hook("mlp_post", layer) for layer in range(n_layers(p))]
+    hooks = [name_of_hook("mlp_post", layer) for layer in range(lm.cfg.n_layers)]
     grounds = [ground(lm, prompts.judged, hook, measured.ground.logits) for hook in hooks]
     layer = min(range(len(hooks)), key=lambda i: float(grounds[i].full["logit_difference"].mean()))
     hooked, weight = grounds[layer], lm.blocks[layer].mlp.W_out.detach().cpu()
     basis = aligned_subspace(lm, p, prompts, hooks[layer]).part(judged_rank(p))
-    inside = rowspace_part(basis, weight)
-    runs = {"learnt subspace": hooked.run(basis, "ablate"), "its rowspace part": hooked.run(inside, "ablate")}
+    parts = {"learnt subspace": basis, "its rowspace part": rowspace_part(basis, weight)}
+    runs = {name: hooked.run(part, "ablate") for name, part in parts.items()} | {"whole": hooked.full}
     rows = []
-    for name, effect in (runs | {"whole": hooked.full}).items():
+    for name, effect in runs.items():
         change = hooked.clean["logit_difference"] - effect["logit_difference"]
         shown = {"interchanged": effect["interchanged"], "drop of the logit difference": change}
         rows += hooked.rows(shown, layer=layer, part=name)
@@ -171,24 +156,19 @@ def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     Columns prompt, unsteered (the model's own continuation), towards, subspace, and one for each strength.
     """
     X, y = measured.rows
-    rows = []
-    seen: set[str] = set()
+    hook, rows = measured.ground.hook_name, []
+    first_of: dict[str, tuple[Prompt, Prompt]] = {}
     for base, donor in prompts.judged.drawn:
-        if base.entity in seen or not {base.answer, donor.answer} <= set(y):
-            continue
-        seen.add(base.entity)
+        if {base.answer, donor.answer} <= set(y):
+            first_of.setdefault(base.entity, (base, donor))
+    for base, donor in list(first_of.values())[:STEERED_PROMPTS]:
         difference = X[torch.as_tensor(y == donor.answer)].mean(0) - X[torch.as_tensor(y == base.answer)].mean(0)
-        hook = measured.ground.hook_name
         about = {"prompt": base.text, "unsteered": _continued(lm, base, hook, difference, 0.0), "towards": donor.answer}
         for subspace in (MINED, CEILING):
             A = measured.subspaces[subspace, 0].part(judged_rank(p)).to(difference)
-            samples = {
-                f"x {strength:g}": _continued(lm, base, hook, A @ (A.T @ difference), strength)
-                for strength in STRENGTHS
-            }
+            inside = A @ (A.T @ difference)
+            samples = {f"x {strength:g}": _continued(lm, base, hook, inside, strength) for strength in STRENGTHS}
             rows.append(about | {"subspace": subspace} | samples)
-        if len(seen) == STEERED_PROMPTS:
-            break
     return pd.DataFrame(rows)
 
 
@@ -198,42 +178,35 @@ def _continued(lm: Any, prompt: Prompt, hook_name: str, direction: torch.Tensor,
     return lm.tokenizer.decode(steered_continuation(lm, tokens, hook_name, direction, strength, n_tokens))
 
 
-# ---------------------------------------------------------------- cards
-
-
 def show_cards(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, places: pd.DataFrame) -> None:
     """Display a card for each of the first pairs that the heat map looked at; no look decides which."""
     layer = p.layer % (places["layer"].max() + 1)
     studied = places[(places["layer"] == layer) & (places["metric"] == "fractional_decrease")]
     chosen = studied["pair"].drop_duplicates().tolist()[:CARDS]
-    answers = answers_when_exchanged(lm, p, measured, chosen)
-    by_token = {i: studied[studied["pair"] == i].set_index("place")["value"].to_dict() for i in chosen}
-    display(HTML("".join(as_html(lm, *prompts.judged.drawn[i], by_token[i], answers[i]) for i in chosen)))
-
-
-def answers_when_exchanged(
-    lm: Any, p: CausalChecks, measured: Measured, chosen: list[int]
-) -> dict[int, list[tuple[str, str, float]]]:
-    """Return for each pair (subspace, most likely token, logit difference) after the exchange, clean run first."""
-    ground = measured.ground
-    rows = torch.tensor(chosen)
-    pairs, clean = ground.pairing.pairs.take(rows), ground.logits[rows.to(ground.logits.device)]
-    donated = ground.donated[rows.to(ground.donated.device)]
+    here, rows = measured.ground, torch.tensor(chosen)
+    pairs, clean = here.pairing.pairs.take(rows), here.logits[rows.to(here.logits.device)]
+    donated = here.donated[rows.to(here.donated.device)]
     logits = {"as it is": clean}
-    for name in SHOWN:
+    for name in NAMED:
         if (name, 0) in measured.subspaces:
             A = measured.subspaces[name, 0].part(judged_rank(p))
-            logits[name] = patched_logits(lm, pairs, ground.hook_name, A, "ablate", donated)
-    answers: dict[int, list[tuple[str, str, float]]] = {i: [] for i in chosen}
-    for name, patched in logits.items():
-        differences = effects(clean, patched, pairs)["logit_difference"]
-        for row, i in enumerate(chosen):
-            answers[i].append((name, readable(token_text(lm, int(patched[row].argmax()))), float(differences[row])))
-    return answers
+            logits[name] = patched_logits(lm, pairs, here.hook_name, A, "ablate", donated)
+    differences = {name: effects(clean, patched, pairs)["logit_difference"] for name, patched in logits.items()}
+    cards = []
+    for row, i in enumerate(chosen):
+        by_token = studied[studied["pair"] == i].set_index("place")["value"].to_dict()
+        answers = [
+            (name, readable(token_text(lm, int(patched[row].argmax()))), float(differences[name][row]))
+            for name, patched in logits.items()
+        ]
+        cards.append(as_html(lm, *prompts.judged.drawn[i], by_token, answers))
+    display(HTML("".join(cards)))
 
 
-def as_html(lm: Any, base: Any, donor: Any, values: dict[int, float], answers: list[tuple[str, str, float]]) -> str:
-    """Return one card: the prompt with its tokens marked, and a line of answers; text from data is escaped."""
+def as_html(
+    lm: Any, base: Prompt, donor: Prompt, values: dict[int, float], answers: list[tuple[str, str, float]]
+) -> str:
+    """Return one card: the prompt, its tokens marked by ``values``, and below it (run, answer, logit difference)."""
     texts = [readable(token_text(lm, token)) for token in base.ids]
     between = "" if any(text[:1].isspace() for text in texts[1:]) else " "
     parts = []

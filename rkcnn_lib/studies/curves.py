@@ -13,11 +13,11 @@ from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
-from rkcnn_lib.studies.toy import COMPARED, Space, compare_with_truth, mine_one
+from rkcnn_lib.studies.toy import COMPARED, MODELS, Space, best_rival, compare_with_truth, mine_one
 from rkcnn_lib.worlds import ParallelToyModel
 
 UNSELECTED = "rkcnn_unscored"
-# parameter that holds a curve's values -> (what it varies, what the horizontal axis says)
+# parameter that holds a curve's values -> (what it varies, words on the horizontal axis)
 AXES = {
     "curve_features": ("n_features", "features in the toy model"),
     "curve_active": ("n_active", "features active in a sample"),
@@ -41,48 +41,41 @@ def curves(run: Run) -> pd.DataFrame:
 
 def _point(p: ToySuperposition, name: str, value: float) -> pd.DataFrame:
     varied, axis = AXES[name]
-    setting: dict[str, Any] = {"noise": 0.0, **p.model_dump(include={
-        "n_features", "n_hidden", "n_active", "toy_steps", "n_samples", "n_subsets", "subset_size", "n_directions",
-        "score", "subsets", "miners", "control",
+    setting: dict[str, Any] = {"noise": 0.0, **p.model_dump(include=MODELS | {
+        "n_samples", "n_subsets", "subset_size", "n_directions", "score", "subsets", "miners", "control",
     })} | {varied: value}  # fmt: skip
 
     def compute(scratch: Path) -> Unit:
         changed = p.model_copy(update={key: setting[key] for key in setting if key != "noise"})
         rows = []
-        for seed, space in enumerate(_spaces(changed, p.curve_seeds)):
-            X, truth = _noisy(space, changed, setting["noise"], seed), space.truth
+        for seed, space in enumerate(_spaces(changed)):
+            X = space.sample(changed.n_samples, seed=20_000 + seed)
+            noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(seed)) * X.square().mean().sqrt()
+            X = noise if p.control == "gaussian" else X + setting["noise"] * noise
             for miner in p.miners:
-                rows += compare_with_truth(mine_one(X, changed, miner, seed), truth, miner, seed, n_draws=50)
+                rows += compare_with_truth(mine_one(X, changed, miner, seed), space.truth, miner, seed, n_draws=50)
         return Unit(tables={"recovery": pd.DataFrame(rows)})
 
     table = cached_unit("toy_curves", setting | {"seeds": p.curve_seeds}, compute).tables["recovery"]
     return table.assign(axis=axis, x=float(value))
 
 
-def _spaces(p: ToySuperposition, n: int) -> list[Space]:
-    """n toy models of one kind, trained together (cached)."""
-    inputs = p.model_dump(include={"n_features", "n_hidden", "n_active", "toy_steps"}) | {"n": n}
+def _spaces(p: ToySuperposition) -> list[Space]:
+    """``curve_seeds`` toy models of one kind, trained together (cached)."""
+    inputs = p.model_dump(include=MODELS) | {"n": p.curve_seeds}
 
     def compute(scratch: Path) -> Unit:
-        models = ParallelToyModel(n, p.n_features, p.n_hidden, k_active=p.n_active, random_state=0)
+        models = ParallelToyModel(p.curve_seeds, p.n_features, p.n_hidden, k_active=p.n_active, random_state=0)
         models.train(p.toy_steps, progress=False)
         return Unit(arrays={"W": models.W})
 
     return [Space(W, p.n_active) for W in cached_unit("toy_model_sets", inputs, compute).arrays["W"]]
 
 
-def _noisy(space: Space, p: ToySuperposition, noise: float, seed: int) -> torch.Tensor:
-    X = space.sample(p.n_samples, seed=20_000 + seed)
-    generator = torch.Generator().manual_seed(seed)
-    added = torch.randn(X.shape, generator=generator) * X.square().mean().sqrt()
-    return added if p.control == "gaussian" else X + noise * added
-
-
 def title(table: pd.DataFrame) -> str:
     """Return the finding: what the miner recovers over all points, and how often the score made it better."""
     rows = table[table["metric"] == recovery_rate.__name__]
     mean = rows.groupby("miner")["value"].mean()
-    rivals = mean.drop([name for name in (COMPARED, UNSELECTED) if name in mean])
-    best = f"; best rival {rivals.idxmax()} {rivals.max():.0%}" if len(rivals) else ""
+    best = best_rival(mean.drop([COMPARED, UNSELECTED], errors="ignore"), ".0%")
     without = f", {mean[UNSELECTED]:.0%} without the score" if UNSELECTED in mean else ""
     return f"Over all points {COMPARED} recovers {mean[COMPARED]:.0%} of the features{without}{best}"

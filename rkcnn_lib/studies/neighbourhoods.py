@@ -9,7 +9,7 @@ something only if rows of the best subsets share theirs more than those of rando
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,12 +33,12 @@ ROWS = 4000  # among which a subset looks for neighbours
 
 
 class Looked(NamedTuple):
-    """What h subsets found: row numbers (h, k), those of anchors (h,), scores (h,) and unit directions (h, d)."""
+    """What h subsets found, and which of them are the best, the worst and a random choice by score."""
 
-    rows: np.ndarray
-    anchors: np.ndarray
-    scores: np.ndarray
-    directions: torch.Tensor
+    rows: np.ndarray  # numbers (h, k)
+    anchors: np.ndarray  # numbers (h,)
+    directions: torch.Tensor  # (h, d), unit rows
+    groups: dict[str, Any]
 
 
 def look(X: torch.Tensor, p: ProbeValidation, size: int, seed: int, rng: np.random.RandomState) -> Looked:
@@ -57,7 +57,8 @@ def look(X: torch.Tensor, p: ProbeValidation, size: int, seed: int, rng: np.rand
         directions = principal[0].to(X.dtype) * skew_sign(X, principal[0].to(X.dtype))
         rows = (directions @ centred.T).topk(k, dim=1).indices
         anchors = rows[:, 0]
-    return Looked(*(part.cpu().numpy() for part in (rows, anchors, scores)), directions.cpu())
+    groups = choose(scores.cpu().numpy(), p.n_directions, np.random.default_rng(seed))
+    return Looked(rows.cpu().numpy(), anchors.cpu().numpy(), directions.cpu(), groups)
 
 
 def study(run: Run, tasks: Tasks) -> pd.DataFrame:
@@ -85,30 +86,29 @@ def neighbourhoods_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.Data
     in_use = subset_size(p, d)
     sizes = sorted({size for size in p.curve_sizes if size < d} | {d // 2})  # half of them is what the gate allows
     for size in dict.fromkeys([in_use, *sizes]):
-        looked = look(X, p, size, seed, rng)
-        chosen = choose(looked.scores, p.n_directions, np.random.default_rng(seed))
-        table += _purities(looked.rows, looked.anchors, types, chosen, p, rng, size=size, in_use=size == in_use)
+        table += _purities(look(X, p, size, seed, rng), types, p, rng, size=size, in_use=size == in_use)
     T = unit(X - geometric_median(X))
     anchors = draw_anchors(T, p.n_directions, rng)
     nearest = torch.cdist(T[anchors], T).topk(p.n_neighbours + 1, largest=False).indices
     every = dict.fromkeys(("top", "random"), slice(None))
-    table += _purities(nearest.cpu().numpy(), anchors.cpu().numpy(), types, every, p, rng, size=d, in_use=False)
+    looked = Looked(nearest.cpu().numpy(), anchors.cpu().numpy(), T[anchors], every)
+    table += _purities(looked, types, p, rng, size=d, in_use=False)
     return pd.DataFrame(table).assign(world=task.world, label=task.label, seed=seed)
 
 
 def _purities(
-    rows: np.ndarray, anchors: np.ndarray, types: np.ndarray, chosen: dict, p: ProbeValidation,
-    rng: np.random.RandomState, **about: object,
-) -> list[dict]:  # fmt: skip
+    looked: Looked, types: np.ndarray, p: ProbeValidation, rng: np.random.RandomState, **about: object
+) -> list[dict]:
     """Return a row a group: its subsets' mean purity, beside that under permuted types."""
-    null = [purity(permute_labels(types, random_state=rng), rows, anchors) for _ in range(p.n_permutations)]
-    real = purity(types, rows, anchors)
-    levels = {group: chance_level([draw[members].mean() for draw in null]) for group, members in chosen.items()}
-    return [
-        about | {"group": group, "value": float(real[members].mean()), "chance_mean": float(levels[group][0]),
-                 "chance_upper": float(levels[group][1])}
-        for group, members in chosen.items()
-    ]  # fmt: skip
+    permuted = (permute_labels(types, random_state=rng) for _ in range(p.n_permutations))
+    null = [purity(other, looked.rows, looked.anchors) for other in permuted]
+    real = purity(types, looked.rows, looked.anchors)
+    rows = []
+    for group, members in looked.groups.items():
+        mean, upper = map(float, chance_level([draw[members].mean() for draw in null]))
+        found = {"group": group, "value": float(real[members].mean()), "chance_mean": mean, "chance_upper": upper}
+        rows.append(about | found)
+    return rows
 
 
 def purity(types: np.ndarray, rows: np.ndarray, anchors: np.ndarray) -> np.ndarray:
@@ -128,9 +128,6 @@ def purity_curve(table: pd.DataFrame) -> pd.DataFrame:
     return curve(shown, table[table["size"] == table["size"].max()], "purity")
 
 
-# ---------------------------------------------------------------- winners against the features' directions
-
-
 def winners(run: Run, tasks: Tasks) -> pd.DataFrame:
     """Return world, group, seed and value: the cosine of each best, random and worst subset with a true direction.
 
@@ -141,16 +138,15 @@ def winners(run: Run, tasks: Tasks) -> pd.DataFrame:
     p, task = run.p, next(iter(tasks(run.p, 0)))
     X, types, rng = sample(task, p, seed=0)
     looked = look(X, p, subset_size(p, X.shape[1]), 0, rng)
-    chosen = choose(looked.scores, p.n_directions, np.random.default_rng(0))
 
     def cosines(types: np.ndarray, members: np.ndarray) -> np.ndarray:
         truth = task.truth[types[looked.anchors[members]]]
         return (looked.directions[members.copy()] * truth).sum(1)[truth.any(1)].numpy()
 
-    null = [cosines(permute_labels(types, random_state=rng), chosen["top"]).mean() for _ in range(p.n_permutations)]
-    mean, upper = map(float, chance_level(null))
-    by_group = [pd.DataFrame({"group": group, "value": cosines(types, members)}) for group, members in chosen.items()]
-    return pd.concat(by_group, ignore_index=True).assign(world=task.world, seed=0, chance_mean=mean, chance_upper=upper)
+    permuted = (permute_labels(types, random_state=rng) for _ in range(p.n_permutations))
+    mean, upper = map(float, chance_level([cosines(other, looked.groups["top"]).mean() for other in permuted]))
+    parts = [pd.DataFrame({"group": group, "value": cosines(types, n)}) for group, n in looked.groups.items()]
+    return pd.concat(parts, ignore_index=True).assign(world=task.world, seed=0, chance_mean=mean, chance_upper=upper)
 
 
 def angles(winners: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -170,9 +166,6 @@ def winners_title(winners: pd.DataFrame) -> str:
         f"{means['random']:.2f} at random, {means['bottom']:.2f} where it is lowest (permuted features {chance:.2f}, "
         f"95 % point {upper:.2f})"
     )
-
-
-# ---------------------------------------------------------------- what the notebook says
 
 
 def _shared(table: pd.DataFrame) -> tuple[pd.Series, float]:

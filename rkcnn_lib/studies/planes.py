@@ -41,7 +41,7 @@ class Planes:
 
     def model(self, probability: float, instance: int) -> torch.Tensor:
         """Return the feature directions (5, 2) of one model."""
-        return self.W[self.table["probability"].drop_duplicates().tolist().index(probability), instance]
+        return self.W[self.table["probability"].unique().tolist().index(probability), instance]
 
 
 def train_planes(p: ToySuperposition) -> Planes:
@@ -95,7 +95,7 @@ def curve_title(planes: Planes) -> str:
 
 def plane_metrics(planes: Planes) -> pd.DataFrame:
     """Return the share of each shape at each probability, as tidy rows."""
-    share = planes.table.groupby("probability")["shape"].value_counts(normalize=True).rename("value").reset_index()
+    share = planes.table.groupby("probability")["shape"].value_counts(normalize=True).reset_index(name="value")
     return share.assign(metric="share of " + share["shape"]).drop(columns="shape")
 
 
@@ -114,20 +114,16 @@ def mine_plane(X: torch.Tensor, p: ToySuperposition, miner: str = COMPARED) -> t
 
 def mine_planes(planes: Planes, run: Run) -> pd.DataFrame:
     """Mine every model: probability, instance, shape, n_true, n_returned, matched_cosine (cached)."""
-    p: ToySuperposition = run.p
-    inputs = {"table": planes.table.to_dict("list"), "score": p.score}
+    inputs = {"table": planes.table.to_dict("list"), "score": run.p.score}
 
     def compute(scratch: Path) -> Unit:
         rows = []
-        for row in planes.table.itertuples():
-            X, truth = states(planes, row.probability, row.instance)
-            if not len(truth) or not bool(X.any()):
-                continue
-            D = mine_plane(X, p)
-            rows.append({
-                "probability": row.probability, "instance": row.instance, "shape": row.shape,
-                "n_true": len(truth), "n_returned": len(D), "matched_cosine": matched_cosine(D, truth),
-            })  # fmt: skip
+        for about in planes.table[["probability", "instance", "shape"]].to_dict("records"):
+            X, truth = states(planes, about["probability"], about["instance"])
+            if len(truth) and bool(X.any()):
+                D = mine_plane(X, run.p)
+                found = {"n_true": len(truth), "n_returned": len(D), "matched_cosine": matched_cosine(D, truth)}
+                rows.append(about | found)
         return Unit(tables={"mined": pd.DataFrame(rows)})
 
     return cached_unit("plane_mining", inputs, compute).tables["mined"]
@@ -164,55 +160,44 @@ def seed_study(
     Each seed is a toy model of its own; its hidden states train one TopK SAE a start, in the same order. A plane is
     small: five random directions already lie near five true ones, so every number stands beside its chance level.
 
-    Returns
-    -------
-    table : DataFrame
-        miner (the start), seed, step, matched cosine of the decoder with the truth, chance_mean, chance_upper.
-    frames : dict
-        By step the true directions of seed 0 and those learned from a mined start.
+    Returns a table (miner: the start, seed, step, matched cosine of the decoder with the truth, chance_mean,
+    chance_upper) and, by step, the true directions of seed 0 and those learned from a mined start.
     """
-    W = _seed_study_models(n_seeds)
+
+    def models(scratch: Path) -> Unit:
+        trained = ParallelToyModel(n_seeds, PLANE_FEATURES, 2, PROBABILITY, random_state=0)
+        trained.train(3000, progress=False)
+        return Unit(arrays={"W": trained.W})
+
     shown = tuple(step for step in SHOWN if step <= steps)
     rows, frames = [], {}
-    for seed in range(n_seeds):
-        truth = true_directions(W[seed])
+    for seed, W in enumerate(cached_unit("seed_study_models", {"n": n_seeds}, models).arrays["W"]):
+        truth = true_directions(W)
         by_chance = chance(matched_cosine, N_LATENTS, len(truth), 2, n_draws=200, truth=truth, random_state=seed)
         for start in STARTS:
-            decoders = _train_start(W[seed], truth, start, seed, steps, shown)
+            decoders = _decoders(W, start, seed, steps, shown)
             rows += [
                 {"miner": start, "seed": seed, "step": step, "metric": "matched_cosine",
-                 "value": matched_cosine(decoders[f"step_{step}"], truth),
+                 "value": matched_cosine(decoder, truth),
                  "chance_mean": by_chance.mean, "chance_upper": by_chance.upper}
-                for step in shown
+                for step, decoder in decoders.items()
             ]  # fmt: skip
             if seed == 0 and start == COMPARED:
-                frames = {f"step {step}": (truth.numpy(), decoders[f"step_{step}"].numpy()) for step in shown}
+                frames = {f"step {step}": (truth.numpy(), decoder.numpy()) for step, decoder in decoders.items()}
     return pd.DataFrame(rows), frames
 
 
-def _seed_study_models(n_seeds: int) -> torch.Tensor:
-    def compute(scratch: Path) -> Unit:
-        models = ParallelToyModel(n_seeds, PLANE_FEATURES, 2, PROBABILITY, random_state=0)
-        models.train(3000, progress=False)
-        return Unit(arrays={"W": models.W})
-
-    return cached_unit("seed_study_models", {"n": n_seeds}, compute).arrays["W"]
-
-
-def _train_start(
-    W: torch.Tensor, truth: torch.Tensor, start: str, seed: int, steps: int, shown: tuple[int, ...]
-) -> dict[str, torch.Tensor]:
-    """Return the decoder (5, 2) after each of the shown steps."""
+def _decoders(W: torch.Tensor, start: str, seed: int, steps: int, shown: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Train an SAE of one model's hidden states; return its decoder (5, 2) after each of the shown steps."""
 
     def compute(scratch: Path) -> Unit:
         codes = SyntheticSparseDataGenerator(PLANE_FEATURES, PROBABILITY, random_state=1000 + seed).sample(N_ROWS)
         X = (codes @ W)[codes.any(1)]  # rows with nothing active say nothing about directions
         directions = None
         if start == "truth":
-            directions = truth
+            directions = true_directions(W)
         elif start != "random":
-            options = {"n_subsets": 60} if ARMS[start].searches else {}
-            directions = mine_small(start, X, N_LATENTS, seed, **options)
+            directions = mine_small(start, X, N_LATENTS, seed, **({"n_subsets": 60} if ARMS[start].searches else {}))
         config = SAEConfig(2, N_LATENTS, k=1)
         init = init_from_directions(config, directions, X=X, random_state=seed)
         training = TrainConfig(steps=steps, batch_size=256, lr=3e-3, seed=seed, snapshot_steps=shown)
@@ -220,7 +205,8 @@ def _train_start(
         return Unit(arrays={f"step_{step}": decoder for step, decoder in sae.snapshots.items()})
 
     inputs = {"W": W.flatten().tolist(), "start": start, "seed": seed, "steps": steps}
-    return cached_unit("seed_study", inputs, compute).arrays
+    arrays = cached_unit("seed_study", inputs, compute).arrays
+    return {step: arrays[f"step_{step}"] for step in shown}
 
 
 def success(table: pd.DataFrame) -> pd.DataFrame:

@@ -39,20 +39,21 @@ class Task:
     types: np.ndarray
     truth: torch.Tensor | None = None
 
-    def rows(self, which: int, seed: int) -> np.ndarray:
-        """Return the rows of one half of the groups, ``ROWS_PER_HALF`` at most, classes as even as they come."""
-        rng = np.random.default_rng([seed, which])
+    def halves(self, seed: int) -> tuple[Task, Task]:
+        """Return both halves of the groups, ``ROWS_PER_HALF`` rows of each at most, classes as even as they come."""
         names = np.random.default_rng(seed).permutation(np.unique(self.groups))
-        inside = np.flatnonzero(np.isin(self.groups, names[which::2]))
         classes = np.unique(self.y)
-        each = ROWS_PER_HALF // len(classes)
-        kept = [rng.permutation(inside[self.y[inside] == value])[:each] for value in classes]
-        return np.sort(np.concatenate(kept))
-
-    def half(self, which: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Return X, y and groups of `rows`."""
-        rows = self.rows(which, seed)
-        return self.X[rows], self.y[rows], self.groups[rows]
+        halves = []
+        for which in (0, 1):
+            rng, inside = np.random.default_rng([seed, which]), np.isin(self.groups, names[which::2])
+            kept = [
+                rng.permutation(np.flatnonzero(inside & (self.y == value)))[: ROWS_PER_HALF // len(classes)]
+                for value in classes
+            ]
+            rows = np.sort(np.concatenate(kept))
+            parts = {name: getattr(self, name)[rows] for name in ("X", "y", "groups", "types")}
+            halves.append(replace(self, **parts))
+        return tuple(halves)
 
 
 def controlled(task: Task, control: str, seed: int) -> Task:
@@ -60,8 +61,8 @@ def controlled(task: Task, control: str, seed: int) -> Task:
     if control == "gaussian":
         return replace(task, X=surrogate(task.X, "gaussian", seed))
     if control == "permuted":
-        permuted = (permute_labels(given, task.groups, seed) for given in (task.y, task.types))
-        return replace(task, **dict(zip(("y", "types"), permuted, strict=True)))
+        y, types = (permute_labels(given, task.groups, seed) for given in (task.y, task.types))
+        return replace(task, y=y, types=types)
     return task
 
 
@@ -85,13 +86,12 @@ def atlas_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
     lm = load_model("atlas", device="cpu")
     contexts = labelled_contexts(p.n_contexts, seed=seed)
     X = capture(lm, contexts.token_ids, layer=p.atlas_layer % lm.cfg.n_layers, hook=p.atlas_hook).float().cpu()
-    positions = np.tile(np.arange(contexts.token_ids.shape[1]), len(contexts.token_ids))
+    n, length = contexts.token_ids.shape
     documents, tokens = np.asarray(contexts.document_ids).ravel(), np.asarray(contexts.token_ids).ravel()
     for label in p.atlas_labels:
         y = np.asarray(contexts.labels[label]).ravel()
         # 0 means "none" except where it is a side of a yes-or-no question
-        usable = (positions > 0) & ((y > 0) | label.startswith("in_"))
-        rows = np.flatnonzero(usable)
+        rows = np.flatnonzero((np.arange(n * length) % length > 0) & ((y > 0) | label.startswith("in_")))
         yield Task("atlas", label, X[rows], y[rows], documents[rows], tokens[rows])
 
 

@@ -10,11 +10,12 @@ EMNLP, "Designing and Interpreting Probes with Control Tasks").
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -38,79 +39,76 @@ PROBE = "logistic"  # that judges subsets of other sizes
 SIZE = "coordinates_in_a_subset"
 
 
-def probes(n_neighbours: int) -> dict[str, Callable[[], ClassifierMixin]]:
+def probes(n_neighbours: int) -> dict[str, ClassifierMixin]:
     """Return the probes by name: what reads a label off a subset's coordinates."""
     return {
-        "kNN": lambda: make_pipeline(StandardScaler(), KNeighborsClassifier(n_neighbours)),
-        "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(tol=1e-3)),
+        "kNN": make_pipeline(StandardScaler(), KNeighborsClassifier(n_neighbours)),
+        "logistic": make_pipeline(StandardScaler(), LogisticRegression(tol=1e-3)),
     }
 
 
-def judged(make: Callable[[], ClassifierMixin], fit: tuple, test: tuple) -> float:
-    """Return the balanced accuracy on ``test`` (X, y) of a probe fitted on ``fit``."""
-    fitted = make().fit(fit[0].numpy(), fit[1])
-    return float(balanced_accuracy_score(test[1], fitted.predict(test[0].numpy())))
-
-
-def mean_judged(
-    make: Callable[[], ClassifierMixin], subsets: Subsets, members: np.ndarray, fit: tuple, test: tuple
+def judged(
+    probe: ClassifierMixin, fit: Task, test: Task, subsets: Subsets | None = None, members: Iterable[int] = ()
 ) -> float:
-    """Return the mean over some of the subsets of what a probe of their coordinates gets right (see `judged`)."""
-    restricted = (tuple((subsets.restrict(X, i), y) for X, y in (fit, test)) for i in members)
-    return float(np.mean([judged(make, *pair) for pair in restricted]))
+    """Return the balanced accuracy on ``test`` of a probe of all coordinates, or the mean of one of each subset's."""
+    seen = [(fit.X, test.X)] if subsets is None else [[subsets.restrict(t.X, i) for t in (fit, test)] for i in members]
+    told = [probe.fit(X.numpy(), fit.y).predict(X_test.numpy()) for X, X_test in seen]
+    return float(np.mean([balanced_accuracy_score(test.y, labels) for labels in told]))
+
+
+def subsets_in_use(X: torch.Tensor, p: ProbeValidation, seed: int) -> Subsets:
+    """Draw subsets of the coordinates of X (n, d), of the size that the search takes."""
+    return draw_subsets(X.shape[1], subset_size(p, X.shape[1]), p.n_subsets, random_state=seed)
+
+
+def chosen(fit: Task, subsets: Subsets, n: int, seed: int) -> dict[str, np.ndarray]:
+    """Return which n subsets separate the labels best, which worst, and as many at random."""
+    scores = subset_scores(fit.X, subsets, "separation", y=fit.y).cpu().numpy()
+    return choose(scores, min(n, len(scores)), np.random.default_rng(seed))
 
 
 def accuracies(
-    task: Task, y: np.ndarray, p: ProbeValidation, seed: int, subsets: Subsets, n_probed: int
+    task: Task, p: ProbeValidation, seed: int, subsets: Subsets, n_probed: int
 ) -> dict[tuple[str, str], float]:
     """Return balanced accuracy by (group of n_probed subsets, probe): scored and fitted on half A, judged on B."""
-    (fit_X, fit_y, _), (test_X, test_y, _) = (replace(task, y=y).half(which, seed) for which in (0, 1))
-    scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
-    chosen = choose(scores, n_probed, np.random.default_rng(seed))
+    fit, test = task.halves(seed)
     by_cell = {}
-    for name, make in probes(p.n_neighbours).items():
-        for group, members in chosen.items():
-            by_cell[group, name] = mean_judged(make, subsets, members, (fit_X, fit_y), (test_X, test_y))
-        by_cell["full", name] = judged(make, (fit_X, fit_y), (test_X, test_y))
-    ensemble = RandomKCNNClassifier(
-        p.n_subsets, min(p.n_ensemble, p.n_subsets // 3), subsets.size, p.n_neighbours, random_state=seed
-    ).fit(fit_X.numpy(), fit_y)
-    by_cell["ensemble", "RkCNN"] = balanced_accuracy_score(test_y, ensemble.predict(test_X.numpy()))
+    for name, probe in probes(p.n_neighbours).items():
+        for group, members in chosen(fit, subsets, n_probed, seed).items():
+            by_cell[group, name] = judged(probe, fit, test, subsets, members)
+        by_cell["full", name] = judged(probe, fit, test)
+    n_best = min(p.n_ensemble, p.n_subsets // 3)
+    ensemble = RandomKCNNClassifier(p.n_subsets, n_best, subsets.size, p.n_neighbours, random_state=seed)
+    by_cell["ensemble", "RkCNN"] = judged(ensemble, fit, test)
     return by_cell
 
 
 def study_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     """Return world, label, seed, group, probe, value, chance_mean, chance_upper for one task."""
     task = controlled(task, p.control, seed)
-    d = task.X.shape[1]
-    subsets = draw_subsets(d, subset_size(p, d), p.n_subsets, random_state=seed)
-    real = accuracies(task, task.y, p, seed, subsets, p.n_probed)
+    subsets = subsets_in_use(task.X, p, seed)
+    real = accuracies(task, p, seed, subsets, p.n_probed)
     rng = np.random.RandomState(seed)
+    permuted = (replace(task, y=permute_labels(task.y, task.groups, rng)) for _ in range(p.n_permutations))
     # the mean of fewer subsets varies more: that moves chance's 95 % point up, never down
-    null = [
-        accuracies(task, permute_labels(task.y, task.groups, rng), p, seed, subsets, p.n_probed_null)
-        for _ in range(p.n_permutations)
-    ]
+    null = [accuracies(other, p, seed, subsets, p.n_probed_null) for other in permuted]
     chance = {cell: chance_level([draw[cell] for draw in null]) for cell in real}
     return pd.DataFrame([
-        {"world": task.world, "label": task.label, "seed": seed, "group": group, "probe": probe, "value": value,
-         "chance_mean": float(chance[group, probe][0]), "chance_upper": float(chance[group, probe][1])}
-        for (group, probe), value in real.items()
+        {"world": task.world, "label": task.label, "seed": seed, "group": cell[0], "probe": cell[1], "value": value,
+         "chance_mean": float(chance[cell][0]), "chance_upper": float(chance[cell][1])}
+        for cell, value in real.items()
     ])  # fmt: skip
 
 
 def sizes_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     """Return label, seed, size, group (top, random), value: held-out accuracy of subsets of every size up to d."""
-    task = controlled(task, p.control, seed)
-    (fit_X, fit_y, _), (test_X, test_y, _) = task.half(0, seed), task.half(1, seed)
-    d, rows = fit_X.shape[1], []
-    make = probes(p.n_neighbours)[PROBE]
+    fit, test = controlled(task, p.control, seed).halves(seed)
+    d, rows = fit.X.shape[1], []
     for size in sorted({min(size, d) for size in [*p.curve_sizes, d]}):
         subsets = draw_subsets(d, size, p.n_subsets if size < d else 1, random_state=seed)
-        scores = subset_scores(fit_X, subsets, "separation", y=fit_y).cpu().numpy()
-        chosen = choose(scores, min(p.n_probed, len(scores)), np.random.default_rng(seed))
+        groups = chosen(fit, subsets, p.n_probed, seed)
         for group in ("top", "random"):
-            value = mean_judged(make, subsets, chosen[group], (fit_X, fit_y), (test_X, test_y))
+            value = judged(probes(p.n_neighbours)[PROBE], fit, test, subsets, groups[group])
             rows.append({"label": task.label, "seed": seed, "size": size, "group": group, "value": value})
     return pd.DataFrame(rows)
 
@@ -124,27 +122,18 @@ def random_labels(types: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
 def controls_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     """Return label, seed, probe, group (top, full), accuracy, control, selectivity."""
     task = controlled(task, p.control, seed)
+    subsets = subsets_in_use(task.X, p, seed)
     control = replace(task, y=random_labels(task.types, task.y, seed))
+    halves = {"accuracy": task.halves(seed), "control": control.halves(seed)}  # classes as even in both
+    best = {kind: chosen(fit, subsets, 1, seed)["top"] for kind, (fit, _) in halves.items()}
     rows = []
-    for name, make in probes(p.n_neighbours).items():
+    for name, probe in probes(p.n_neighbours).items():
         for group in ("top", "full"):
-            values = {}
-            for kind, given in (("accuracy", task), ("control", control)):
-                fit, test = given.rows(0, seed), given.rows(1, seed)  # classes as even in the one as in the other
-                columns = _best_columns(given, p, fit, seed) if group == "top" else np.arange(given.X.shape[1])
-                X = given.X[:, columns]
-                values[kind] = judged(make, (X[fit], given.y[fit]), (X[test], given.y[test]))
-            rows.append({"label": task.label, "seed": seed, "probe": name, "group": group, **values,
-                         "selectivity": values["accuracy"] - values["control"]})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _best_columns(task: Task, p: ProbeValidation, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Coordinates of the subset that separates the labels of these rows best."""
-    d = task.X.shape[1]
-    subsets = draw_subsets(d, subset_size(p, d), p.n_subsets, random_state=seed)
-    scores = subset_scores(task.X[rows], subsets, "separation", y=task.y[rows])
-    return subsets.indices[: subsets.n_coordinate][int(scores[: subsets.n_coordinate].argmax())].numpy()
+            within = {kind: (subsets, best[kind]) if group == "top" else () for kind in halves}
+            values = {kind: judged(probe, *pair, *within[kind]) for kind, pair in halves.items()}
+            rows.append({"label": task.label, "seed": seed, "probe": name, "group": group} | values)
+    table = pd.DataFrame(rows)
+    return table.assign(selectivity=table["accuracy"] - table["control"])
 
 
 STUDIES = {"probing": study_task, "probing_sizes": sizes_of_task, "probing_controls": controls_of_task}
@@ -155,17 +144,13 @@ def study(run: Run, tasks: Tasks, kind: str = "probing") -> pd.DataFrame:
     return over_seeds(kind, STUDIES[kind], run, tasks)
 
 
-# ---------------------------------------------------------------- what the notebook shows
-
-
 def separation_scores(run: Run, tasks: Tasks) -> dict[str, np.ndarray]:
     """Return all subsets' separation scores for the first task of seed 0, with its labels and permuted ones."""
     p = run.p
-    task = controlled(next(iter(tasks(p, 0))), p.control, 0)
-    X, y, groups = task.half(0, 0)
-    subsets = draw_subsets(X.shape[1], subset_size(p, X.shape[1]), p.n_subsets, random_state=0)
-    labels = {"labels": y, "permuted labels": permute_labels(y, groups, 0)}
-    return {name: subset_scores(X, subsets, "separation", y=given).cpu().numpy() for name, given in labels.items()}
+    half, _ = controlled(next(iter(tasks(p, 0))), p.control, 0).halves(0)
+    subsets = subsets_in_use(half.X, p, 0)
+    labels = {"labels": half.y, "permuted labels": permute_labels(half.y, half.groups, 0)}
+    return {name: subset_scores(half.X, subsets, "separation", y=y).cpu().numpy() for name, y in labels.items()}
 
 
 def scores_title(task: str, scores: dict[str, np.ndarray]) -> str:
@@ -181,11 +166,9 @@ def for_figure(table: pd.DataFrame, by_label: bool = False) -> pd.DataFrame:
     With ``by_label`` each label has views of its own, as it must where labels have different chance levels.
     """
     ensemble = table["group"] == "ensemble"
-    views = [*table.loc[~ensemble, "probe"].drop_duplicates()]
-    rows = pd.concat([table[~ensemble], *(table[ensemble].assign(probe=probe) for probe in views)], ignore_index=True)
-    if by_label:
-        rows["probe"] = rows["label"] + ", " + rows["probe"]
-    return rows
+    beside = [table[ensemble].assign(probe=probe) for probe in table.loc[~ensemble, "probe"].unique()]
+    rows = pd.concat([table[~ensemble], *beside], ignore_index=True)
+    return rows.assign(probe=rows["label"] + ", " + rows["probe"]) if by_label else rows
 
 
 def _means(table: pd.DataFrame) -> tuple[pd.Series, float]:
@@ -228,9 +211,8 @@ def top_beats_chance_and_random(table: pd.DataFrame, beyond: str, above: str, nu
 def checks(table: pd.DataFrame, world: str) -> list[Check]:
     """Return the labelled part of 02's gate in one world."""
     beyond = f"{world}: seeds in which top subsets beat the permuted labels' 95 % point"
-    return top_beats_chance_and_random(
-        table, beyond, f"{world}: accuracy of top minus random subsets", "permuted labels"
-    )
+    above = f"{world}: accuracy of top minus random subsets"
+    return top_beats_chance_and_random(table, beyond, above, "permuted labels")
 
 
 def by_label(table: pd.DataFrame) -> pd.DataFrame:
@@ -258,22 +240,20 @@ def enough(curve: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for seed, part in curve.query("miner == 'top'").sort_values(SIZE).groupby("seed"):
-        full, (chance, upper) = part["value"].iloc[-1], part[["chance_mean", "chance_upper"]].iloc[-1]
-        reached = part[SIZE][part["value"] >= chance + ENOUGH * (full - chance)]
-        d = int(part[SIZE].iloc[-1])
-        rows.append({"seed": seed, "size": int(reached.iloc[0]) if full > upper else d, "d": d})
+        whole, d = part.iloc[-1], int(part[SIZE].iloc[-1])
+        reached = part[SIZE][part["value"] >= whole["chance_mean"] + ENOUGH * (whole["value"] - whole["chance_mean"])]
+        size = int(reached.iloc[0]) if whole["value"] > whole["chance_upper"] else d
+        rows.append({"seed": seed, "size": size, "d": d})
     return pd.DataFrame(rows)
 
 
 def curve_title(curve: pd.DataFrame, what: str = "of what all hold above chance") -> str:
     """Return the finding of the curve over sizes."""
-    reached = enough(curve)
-    return (
-        f"Top subsets of {reached['size'].median():.0f} of {reached['d'].iloc[0]} coordinates hold {ENOUGH:.0%} {what}"
-    )
+    size, d = enough(curve)[["size", "d"]].median()
+    return f"Top subsets of {size:.0f} of {d:.0f} coordinates hold {ENOUGH:.0%} {what}"
 
 
 def control_table(controls: pd.DataFrame) -> pd.DataFrame:
     """Return mean accuracy, control accuracy and selectivity by label, group and probe."""
-    columns = ["accuracy", "control", "selectivity"]
-    return controls.groupby(["label", "group", "probe"])[columns].mean().round(3).reset_index()
+    means = controls.drop(columns="seed").groupby(["label", "group", "probe"]).mean()
+    return means.round(3).reset_index()

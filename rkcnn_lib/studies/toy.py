@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,7 @@ from rkcnn_lib.worlds.toy.models import true_directions
 COMPARED = "rkcnn"  # as many directions as its rivals, no null
 JUDGED = "rkcnn_calibrated"  # only those that beat the null: what the gate judges
 MEASURES = (matched_cosine, recovery_rate, precision)
-
-
-# ---------------------------------------------------------------- many features in few dimensions
+MODELS = {"n_features", "n_hidden", "n_active", "toy_steps"}  # parameters that decide what the models are
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,6 @@ def interference_title(spaces: list[Space]) -> str:
     return f"{min(counts)} to {max(counts)} of {n} features are represented in {d} dimensions ({len(spaces)} models)"
 
 
-# ---------------------------------------------------------------- mining
-
-
 @dataclass(frozen=True)
 class Mined:
     """What every miner returned: a tidy table beside chance, and seed 0's cosines with the truth, matched first."""
@@ -107,14 +103,10 @@ def world(space: Space, p: ToySuperposition, seed: int) -> tuple[torch.Tensor, t
 def mine_one(X: torch.Tensor, p: ToySuperposition, miner: str, seed: int) -> torch.Tensor:
     """Return one miner's directions; all return what they are asked for but the calibrated one."""
     method = COMPARED if miner == JUDGED else miner
-    options: dict[str, Any] = {}
-    if ARMS[method].searches:
-        options = {"n_subsets": p.n_subsets, "subset_size": p.subset_size, "subsets": p.subsets}
-        if method != "rkcnn_coordinate":
-            options |= {"score": p.score}
-    if miner == JUDGED:
-        options |= {"null": p.null}
-    return mine_small(method, X, p.n_directions, seed, **options)
+    names = {"n_subsets", "subset_size", "subsets"} if ARMS[method].searches else set()
+    names |= {"score"} if names and method != "rkcnn_coordinate" else set()
+    names |= {"null"} if miner == JUDGED else set()
+    return mine_small(method, X, p.n_directions, seed, **p.model_dump(include=names))
 
 
 def mine_small(method: str, X: torch.Tensor, n_directions: int, seed: int, **options: Any) -> torch.Tensor:
@@ -124,27 +116,32 @@ def mine_small(method: str, X: torch.Tensor, n_directions: int, seed: int, **opt
         return mine(method, X, n_directions=n_directions, random_state=seed, **options)
 
 
+def _each(kind: str, given: dict[str, Any], spaces: list[Space], compute: Callable[[Space, int], Unit]) -> list[Unit]:
+    """Return ``compute(space, seed)`` for every space, each a cached unit."""
+    return [
+        cached_unit(kind, given | {"seed": seed}, lambda _, space=space, seed=seed: compute(space, seed))
+        for seed, space in enumerate(spaces)
+    ]
+
+
 def mine_all(spaces: list[Space], run: Run) -> Mined:
     """Mine every model with every miner and match with the truth (each seed a cached unit)."""
     p: ToySuperposition = run.p
-    kept = ("control", "n_samples", "n_subsets", "subset_size", "n_directions", "score", "subsets", "null", "miners",
-            "n_features", "n_hidden", "n_active", "toy_steps")  # fmt: skip
-    given = p.model_dump(include=set(kept))
-    units = []
-    for seed, space in enumerate(spaces):
+    given = p.model_dump(include=MODELS | {
+        "control", "n_samples", "n_subsets", "subset_size", "n_directions", "score", "subsets", "null", "miners",
+    })  # fmt: skip
 
-        def compute(scratch: Path, space: Space = space, seed: int = seed) -> Unit:
-            X, truth = world(space, p, seed)
-            mined = {miner: mine_one(X, p, miner, seed) for miner in (*p.miners, JUDGED)}
-            rows = [row for miner, D in mined.items() for row in compare_with_truth(D, truth, miner, seed)]
-            cosines = {miner: matched_first(D, truth) for miner, D in mined.items() if len(D)}
-            return Unit(tables={"recovery": pd.DataFrame(rows)}, arrays=cosines)
+    def compute(space: Space, seed: int) -> Unit:
+        X, truth = world(space, p, seed)
+        mined = {miner: mine_one(X, p, miner, seed) for miner in (*p.miners, JUDGED)}
+        rows = [row for miner, D in mined.items() for row in compare_with_truth(D, truth, miner, seed)]
+        cosines = {miner: matched_first(D, truth) for miner, D in mined.items() if len(D)}
+        return Unit(tables={"recovery": pd.DataFrame(rows)}, arrays=cosines)
 
-        units.append(cached_unit("toy_mining", given | {"seed": seed}, compute))
+    units = _each("toy_mining", given, spaces, compute)
     table = pd.concat([unit.tables["recovery"] for unit in units], ignore_index=True)
-    shown = sorted((*p.miners, JUDGED), key=lambda miner: miner != COMPARED)  # first the one that the title is about
-    cosines = {miner: units[0].arrays[miner].numpy() for miner in shown if miner in units[0].arrays}
-    return Mined(table, cosines)
+    shown = dict.fromkeys((COMPARED, *p.miners, JUDGED))  # first the one that the title is about
+    return Mined(table, {miner: units[0].arrays[miner].numpy() for miner in shown if miner in units[0].arrays})
 
 
 def compare_with_truth(
@@ -154,29 +151,37 @@ def compare_with_truth(
     rows = []
     for measure in MEASURES:
         by_chance = chance(measure, max(1, len(D)), len(truth), truth.shape[1], n_draws=n_draws, truth=truth)
-        value = measure(D, truth) if len(D) else 0.0
-        rows.append({"miner": miner, "seed": seed, "metric": measure.__name__, "value": value, "n_returned": len(D),
-                     "n_true": len(truth), "chance_mean": by_chance.mean, "chance_upper": by_chance.upper})  # fmt: skip
+        rows.append({"miner": miner, "seed": seed, "metric": measure.__name__, "value": measure(D, truth),
+                     "n_returned": len(D), "n_true": len(truth), "chance_mean": by_chance.mean,
+                     "chance_upper": by_chance.upper})  # fmt: skip
     return rows
 
 
 def matched_first(D: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the cosines (n_true, n_mined) with rows and columns ordered so that matches lie on the diagonal."""
     matched = match(D, truth)
-    mined, true = (
-        [*first, *np.setdiff1d(np.arange(n), first)]
-        for first, n in ((matched.rows, len(D)), (matched.columns, len(truth)))
-    )
+    mined = [*matched.rows, *np.setdiff1d(np.arange(len(D)), matched.rows)]
+    true = [*matched.columns, *np.setdiff1d(np.arange(len(truth)), matched.columns)]
     return truth[true] @ D[mined].T
+
+
+def best_rival(means: pd.Series, written: str) -> str:
+    """Return what the best of some rivals reaches, in a clause behind what `COMPARED` does; "" for no rivals."""
+    return f"; best rival {means.idxmax()} {means.max():{written}}" if len(means) else ""
+
+
+def _reached(mined: Mined, metric: str, written: str) -> tuple[str, str, str]:
+    """Return what `COMPARED` reaches, what chance does and the clause on the best rival."""
+    rows = mined.table[mined.table["metric"] == metric]
+    means = rows.groupby("miner")[["value", "chance_mean"]].mean()
+    own, by_chance = (f"{x:{written}}" for x in means.loc[COMPARED])
+    return own, by_chance, best_rival(means["value"].drop([COMPARED, JUDGED]), written)
 
 
 def recovery_title(mined: Mined) -> str:
     """Return the finding of the recovery figure."""
-    rows = mined.table[mined.table["metric"] == "matched_cosine"]
-    means = rows.groupby("miner")[["value", "chance_mean"]].mean()
-    mean, rivals = means.loc[COMPARED], means["value"].drop([COMPARED, JUDGED])
-    best = f"; best rival {rivals.idxmax()} {rivals.max():.2f}" if len(rivals) else ""
-    return f"Matched cosine of {COMPARED} {mean['value']:.2f} (chance {mean['chance_mean']:.2f}){best}"
+    own, by_chance, best = _reached(mined, "matched_cosine", ".2f")
+    return f"Matched cosine of {COMPARED} {own} (chance {by_chance}){best}"
 
 
 def cosine_title(mined: Mined) -> str:
@@ -190,10 +195,8 @@ def cosine_title(mined: Mined) -> str:
 
 # score of a subset -> what takes the place of its data: the strongest feature's labels permuted, a Gaussian of the same
 # covariance, or each column shuffled on its own (the share of variance on one direction is a matter of covariance)
-SEED_SCORES = {
-    "separation": "labels", "knn_label_consistency": "labels", "kurtosis": "gaussian",
-    "coordinate_kurtosis": "gaussian", "variance_ratio": "columns",
-}  # fmt: skip
+SEED_SCORES = {"separation": "labels", "knn_label_consistency": "labels", "kurtosis": "gaussian",
+               "coordinate_kurtosis": "gaussian", "variance_ratio": "columns"}  # fmt: skip
 SCORED_ROWS, SCORED_SUBSETS, NULL_DRAWS = 300, 60, 5  # distances between all rows in each subset of each draw
 
 
@@ -203,15 +206,10 @@ def seed_scores(spaces: list[Space], run: Run) -> pd.DataFrame:
     Columns miner (the score), seed, metric, value, chance_mean, chance_upper (shares of subsets); null (which), mean
     and spread (standard deviation over subsets by the mean's size) of the score, null_mean, null_upper.
     """
-    p: ToySuperposition = run.p
-    kept = {"control", "subset_size", "subsets", "n_features", "n_hidden", "n_active", "toy_steps"}
-    given = p.model_dump(include=kept)
-    units = [
-        cached_unit("toy_scores", given | {"seed": seed}, lambda _, space=space, seed=seed: Unit(
-            tables={"scores": scores_of_space(space, p, seed)}
-        ))
-        for seed, space in enumerate(spaces)
-    ]  # fmt: skip
+    given = run.p.model_dump(include=MODELS | {"control", "subset_size", "subsets"})
+    units = _each(
+        "toy_scores", given, spaces, lambda space, seed: Unit(tables={"scores": scores_of_space(space, run.p, seed)})
+    )
     return pd.concat([unit.tables["scores"] for unit in units], ignore_index=True)
 
 
@@ -226,10 +224,8 @@ def scores_of_space(space: Space, p: ToySuperposition, seed: int) -> pd.DataFram
     rows = []
     for score, null in SEED_SCORES.items():
         real = subset_scores(X, subsets, score, y=y).numpy()
-        draws = np.stack([
-            subset_scores(null_X, subsets, score, y=null_y).numpy()
-            for null_X, null_y in (_without_structure(X, y, null, draw) for draw in range(NULL_DRAWS))
-        ])  # fmt: skip
+        nothing = (_without_structure(X, y, null, draw) for draw in range(NULL_DRAWS))
+        draws = np.stack([subset_scores(null_X, subsets, score, y=null_y).numpy() for null_X, null_y in nothing])
         null_mean, null_upper = map(float, chance_level(draws.ravel()))
         chance_mean, chance_upper = map(float, chance_level((draws > null_upper).mean(1)))
         rows.append({"miner": score, "seed": seed, "metric": "subsets_beyond_null", "null": null,
@@ -250,21 +246,17 @@ def _without_structure(X: torch.Tensor, y: np.ndarray, null: str, draw: int) -> 
 
 def seed_score_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return by score its mean beside its null's mean and 95 % point, its spread, and the share of subsets beyond."""
-    columns = ["mean", "null_mean", "null_upper", "spread", "value"]
-    means = table.groupby(["miner", "null"], sort=False)[columns].mean().round(3)
-    names = {"value": "subsets beyond", "null_upper": "null 95 % point", "null_mean": "null mean"}
+    names = {"mean": "mean", "null_mean": "null mean", "null_upper": "null 95 % point", "spread": "spread",
+             "value": "subsets beyond"}  # fmt: skip
+    means = table.groupby(["miner", "null"], sort=False)[[*names]].mean().round(3)
     return means.rename(columns=names).rename_axis(["score", "held against"])
 
 
 def seed_score_title(table: pd.DataFrame) -> str:
     """Return the finding of the figure of scores."""
     means = table.groupby("miner", sort=False)["value"].mean()
-    return "Subsets beyond the 95 % point of their score's null (chance 5 %): " + ", ".join(
-        f"{score} {share:.0%}" for score, share in means.items()
-    )
-
-
-# ---------------------------------------------------------------- from noise to features, the gate
+    shares = ", ".join(f"{score} {share:.0%}" for score, share in means.items())
+    return f"Subsets beyond the 95 % point of their score's null (chance 5 %): {shares}"
 
 
 def from_noise(space: Space, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -272,8 +264,7 @@ def from_noise(space: Space, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray
     p: ToySuperposition = run.p
     X, truth = world(space, p, seed=0)
     noise = surrogate(X, "gaussian", random_state=1)
-    _, _, axes = torch.linalg.svd(truth - truth.mean(0), full_matrices=False)
-    plane = axes[:2].T
+    plane = torch.linalg.svd(truth - truth.mean(0), full_matrices=False).Vh[:2].T
     given = p.model_dump(exclude=NOT_DECIDING | {"profile", "n_seeds", "miners"})
     frames = {}
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -298,23 +289,16 @@ def noise_title(frames: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
 def checks(mined: Mined, p: ToySuperposition) -> list[Check]:
     """Return 01's gate: the calibrated miner beats chance in every model, and keeps something in every model."""
     rows = mined.table[(mined.table["miner"] == JUDGED) & (mined.table["metric"] == "matched_cosine")]
-    beats = int((rows["value"] > rows["chance_upper"]).sum())
-    fewest = int(rows["n_returned"].min())
-    expected = f"{0.05 * len(rows):.2f} models"
+    n, beats = len(rows), int((rows["value"] > rows["chance_upper"]).sum())
+    fewest, expected = int(rows["n_returned"].min()), f"{0.05 * n:.2f} models"
+    beyond = "models in which matched cosine exceeds chance's 95 % point"
     return [
-        Check("models in which matched cosine exceeds chance's 95 % point", beats, f"= {len(rows)} (all)",
-              beats == len(rows), chance=expected),
+        Check(beyond, beats, f"= {n} (all)", beats == n, chance=expected),
         Check("directions kept by the calibrated miner, fewest of any model", fewest, ">= 1", fewest >= 1),
-    ]  # fmt: skip
+    ]
 
 
 def headline(mined: Mined) -> str:
     """Return one sentence that answers 01's question."""
-    recovered = mined.table[mined.table["metric"] == "recovery_rate"]
-    rows = recovered[recovered["miner"] == COMPARED]
-    rivals = recovered[~recovered["miner"].isin([COMPARED, JUDGED])].groupby("miner")["value"].mean()
-    rival = f", the best rival ({rivals.idxmax()}) {rivals.max():.0%}" if len(rivals) else ""
-    return (
-        f"{COMPARED} recovers {rows['value'].mean():.0%} of the true directions; as many random ones "
-        f"{rows['chance_mean'].mean():.0%}{rival}."
-    )
+    own, by_chance, best = _reached(mined, "recovery_rate", ".0%")
+    return f"{COMPARED} recovers {own} of the true directions; as many random ones {by_chance}{best}."

@@ -7,13 +7,11 @@ import torch
 
 from rkcnn_lib.measure.causal import (
     PromptPairs,
-    check_site,
     clean_logits,
     donor_activations,
     latents_part,
     mix,
     patched_logits,
-    read_activations,
     run_edited,
     share_in,
     steered_continuation,
@@ -168,43 +166,6 @@ def test_steering_by_nothing_is_the_models_own_continuation_and_steering_far_is_
     name = "blocks.1.hook_resid_post"
     assert steered_continuation(atlas, prompt, name, direction, 0.0, 3) == own[4:].tolist()
     assert steered_continuation(atlas, prompt, name, direction, 50.0, 3) != own[4:].tolist()
-
-
-def test_activations_are_read_where_they_are_asked_for(lm, pairs):
-    one = read_activations(lm, pairs.base, HOOK)
-    many = read_activations(lm, pairs.base, HOOK, pairs.positions)
-    torch.testing.assert_close(many[:, 0], one)
-
-
-def test_mismatched_prompts_positions_and_subspaces_are_refused():
-    tokens, answer = torch.zeros(2, 3).long(), torch.zeros(2).long()
-    with pytest.raises(ValueError, match="equally long"):
-        PromptPairs(tokens, torch.zeros(2, 4).long(), answer, answer)
-    with pytest.raises(ValueError, match="no prompt pairs"):
-        PromptPairs(tokens[:0], tokens[:0], answer[:0], answer[:0])
-    with pytest.raises(ValueError, match="one row a pair"):
-        PromptPairs(tokens, tokens, answer[:1], answer)
-    with pytest.raises(ValueError, match="positions = 3"):
-        PromptPairs(tokens, tokens, answer, answer, positions=3)
-    with pytest.raises(ValueError, match="lengths"):
-        PromptPairs(tokens, tokens, answer, answer, lengths=torch.tensor([0, 3]))
-    with pytest.raises(ValueError, match="dimensions"):
-        mix(torch.randn(2, D), torch.randn(2, D), torch.eye(D + 1), "keep")
-    with pytest.raises(ValueError, match="mode"):
-        mix(torch.randn(2, D), torch.randn(2, D), torch.eye(D), "erase")
-    with pytest.raises(ValueError, match="do not match"):
-        mix(torch.randn(2, D), torch.randn(2, D + 1), torch.eye(D), "keep")
-    sae = SimpleNamespace(W_dec=torch.zeros(4, D))
-    for latents in ([], [4]):
-        with pytest.raises(ValueError, match="0 to 3"):
-            latents_part(sae, torch.tensor(latents))
-
-
-def test_an_unknown_layer_and_a_prompt_beyond_the_context_are_refused(atlas):
-    with pytest.raises(ValueError, match="no such hook; its 4 blocks"):
-        check_site(atlas, "blocks.4.hook_resid_post", 8)
-    with pytest.raises(ValueError, match="130 tokens is longer than the model's context of 128"):
-        read_activations(atlas, torch.zeros(1, 130).long(), "blocks.1.hook_resid_post")
 
 
 def test_the_empty_subspace_has_no_share():

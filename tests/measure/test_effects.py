@@ -13,7 +13,6 @@ from rkcnn_lib.measure.effects import (
     CAUSAL,
     INCONCLUSIVE,
     PREDICTIVE_ONLY,
-    Margins,
     effects,
     entity_interval,
     entity_proportion,
@@ -66,8 +65,6 @@ def test_recovered_share_runs_from_empty_to_whole():
 def test_fractional_decrease_is_two_where_the_difference_is_turned_round():
     clean = torch.tensor([2.0, 4.0])
     assert fractional_decrease(clean, clean) == 0 and fractional_decrease(clean, -clean) == 2
-    with pytest.raises(ValueError, match="zero"):
-        fractional_decrease(torch.zeros(2), clean)
 
 
 def test_interchange_shares_average_to_one_for_the_whole_activation():
@@ -84,10 +81,6 @@ def test_scrubbing_that_keeps_every_loss_recovers_all_and_cancelling_errors_show
     assert scrubbed_loss_recovered(random, random, model) == {"mean": 0.0, "per_example": 0.0}
     cancelling = scrubbed_loss_recovered(random, torch.tensor([0.0, 2.0]), model)
     assert cancelling["mean"] == 1.0 and cancelling["per_example"] == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="nothing to recover"):
-        scrubbed_loss_recovered(model, model, model)
-    with pytest.raises(ValueError, match="pair them"):
-        scrubbed_loss_recovered(random, model[:1], model)
 
 
 def test_intervals_over_entities_are_wider_than_over_pairs_that_repeat_them():
@@ -103,8 +96,6 @@ def test_intervals_over_entities_are_wider_than_over_pairs_that_repeat_them():
     assert 0.88 <= covered / 200 <= 1
     _, low, high = entity_interval([1.0, 2.0], ["a", "a"], ["b", "b"])
     assert (low, high) == (-math.inf, math.inf)
-    with pytest.raises(ValueError, match="one of each a pair"):
-        entity_interval([1.0], ["a"], [])
 
 
 @pytest.mark.parametrize(("a", "b"), [(9, 1), (0.9, 0.1), (3, 3)])
@@ -133,8 +124,6 @@ def test_proportions_are_never_certain_and_one_wrong_pair_makes_none_surer():
     assert 1 - mirrored.high == pytest.approx(lows[-1])
     assert entity_proportion(np.ones(20), list("abcde") * 4, list("bcdea") * 4).low < 0.5  # five entities are no twenty
     assert entity_proportion([1.0, 1.0], ["a", "b"], ["b", "a"])[1:] == (0, 1)
-    with pytest.raises(ValueError, match="use entity_interval"):
-        entity_proportion([1.5], ["a"], ["b"])
 
 
 def test_proportions_of_pairs_that_share_nothing_are_clopper_and_pearson_s_of_half_as_many():
@@ -189,7 +178,7 @@ class Judge:
         base, donor = (t[:, 0] for t in (self.pairs.base, self.pairs.donor))
         predicted = tells_apart(here[base], labels[base], here, labels, labels[donor])
         return subspace_verdict(
-            self.shares(A), [self.shares(C) for C in controls], predicted, *self.names, Margins(0.1, 0.1)
+            self.shares(A), [self.shares(C) for C in controls], predicted, *self.names, 0.1, 0.1
         ).verdict
 
 
@@ -211,21 +200,15 @@ def test_a_random_subspace_is_never_causal_in_a_hundred():
 def test_a_large_effect_that_its_variance_explains_is_neither_causal_nor_predictive_only():
     share, names = torch.full((12,), 0.8), ([*"abcdefabcdef"], [*"bcdefacdefab"])
     noise = 0.01 * torch.randn(12, generator=torch.Generator().manual_seed(0))
-    found = subspace_verdict(share + noise, [share], np.ones(12), *names, Margins(0.1, 0.1))
+    found = subspace_verdict(share + noise, [share], np.ones(12), *names, 0.1, 0.1)
     assert found.verdict == INCONCLUSIVE
 
 
 def test_more_subspaces_judged_together_widen_the_interval():
     share = 0.5 + 0.1 * torch.randn(12, generator=torch.Generator().manual_seed(0))
     names = ([*"abcdefabcdef"], [*"bcdefacdefab"])
-    one, ten = (
-        subspace_verdict(share, [torch.zeros(12)], np.ones(12), *names, Margins(0.1, 0.1), n_judged=n) for n in (1, 10)
-    )
+    one, ten = (subspace_verdict(share, [torch.zeros(12)], np.ones(12), *names, 0.1, 0.1, n_judged=n) for n in (1, 10))
     assert ten.advantage.high - ten.advantage.low > one.advantage.high - one.advantage.low
-    with pytest.raises(ValueError, match="controls is empty"):
-        subspace_verdict(share, [], np.ones(12), *names, Margins(0.1, 0.1))
-    with pytest.raises(ValueError, match="n_judged"):
-        subspace_verdict(share, [share], np.ones(12), *names, Margins(0.1, 0.1), n_judged=0)
 
 
 def test_the_planted_model_answers_its_labels():

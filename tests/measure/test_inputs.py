@@ -30,7 +30,6 @@ from rkcnn_lib.measure.fourier_planes import Planes, plane_energy, span_energy
 from rkcnn_lib.measure.probing import detection, k_sparse_probing
 from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.measure.stability import bootstrap_pairs
-from rkcnn_lib.measure.subspaces import captured_variance, leading_basis, orthonormal_basis, random_basis_of_variance
 from rkcnn_lib.sae import SAE, SAEConfig
 from tests.odd_inputs import assert_refused, forms, no_matrices
 
@@ -64,12 +63,6 @@ CALLS: dict[str, tuple[Any, str, bool]] = {
     "quality": (lambda x: quality(READER, x)["explained_variance"], "X|rows", False),
     "plane_energy": (lambda x: plane_energy(x, PLANES), "D", True),
     "span_energy": (lambda x: span_energy(x, PLANES), "D", True),
-    "orthonormal_basis": (lambda x: orthonormal_basis(x).abs(), "directions", True),
-    "leading_basis": (lambda x: leading_basis(x, 2).abs(), "A", True),
-    "captured_variance": (lambda x: captured_variance(torch.eye(6)[:, :2], x), "X", True),
-    "random_basis_of_variance": (
-        lambda x: random_basis_of_variance(x, 2, 0.4, torch.Generator().manual_seed(0)).abs(), "X", True,
-    ),
 }  # fmt: skip
 
 
@@ -108,7 +101,7 @@ def test_explained_variance_of_enormous_and_tiny_rows_is_that_of_others() -> Non
 def test_widths_that_differ_zero_directions_and_empty_sets_are_refused_by_name() -> None:
     narrow, zero, none = A[:, :4], np.where(np.arange(12)[:, None] == 3, 0.0, A), A[:0]
     for name in ("mmcs directions", "mmcs truth", "match", "subspace_overlap", "frozen_dictionary_ev D", "pw_mcc",
-                 "explained_variance X", "captured_variance", "chance truth", "chance spread"):  # fmt: skip
+                 "explained_variance X", "chance truth", "chance spread"):  # fmt: skip
         call, argument, _ = CALLS[name]
         assert_refused(lambda call=call: call(narrow), argument, f"{name}: narrow")
     for name in ("mmcs directions", "mmcs truth", "match", "subspace_overlap", "frozen_dictionary_ev D", "pw_mcc",
@@ -116,7 +109,7 @@ def test_widths_that_differ_zero_directions_and_empty_sets_are_refused_by_name()
         call, argument, _ = CALLS[name]
         assert_refused(lambda call=call: call(zero), argument, f"{name}: zero row")
     for name in ("mmcs truth", "pw_mcc", "subspace_overlap", "frozen_dictionary_ev D", "frozen_dictionary_ev X",
-                 "explained_variance X", "orthonormal_basis", "chance truth", "chance spread"):  # fmt: skip
+                 "explained_variance X", "chance truth", "chance spread"):  # fmt: skip
         call, argument, _ = CALLS[name]
         assert_refused(lambda call=call: call(none), argument, f"{name}: no rows")
     for metric in (mmcs, matched_cosine, recovery_rate, precision):
@@ -185,8 +178,6 @@ def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
         *[("batch_size", lambda bad=bad: frozen_dictionary_ev(A, B, batch_size=bad)) for bad in (0, 2.5)],
         *[("batch_size", lambda bad=bad: quality(READER, A, batch_size=bad)) for bad in (0, 2.5)],
         ("metric", lambda: chance(["mmcs"], 2, 2, 3)),
-        ("rank", lambda: leading_basis(torch.tensor(A), 2.5)),
-        ("share", lambda: random_basis_of_variance(torch.tensor(A), 2, float("nan"), torch.Generator())),
         ("level", lambda: bootstrap_pairs(np.eye(4), level=95)),
         ("n_draws", lambda: bootstrap_pairs(np.eye(4), n_draws=0)),
         ("X", lambda: quality(READER, [torch.tensor(A), A[0]])),

@@ -9,7 +9,6 @@ from rkcnn_lib.measure.subspaces import (
     captured_variance,
     leading_basis,
     orthonormal_basis,
-    random_basis,
     random_basis_of_variance,
     rowspace_part,
 )
@@ -25,25 +24,7 @@ def test_dependent_directions_do_not_count_twice():
     assert basis.shape == (D, 3) and float((AXES[5].double() @ basis).norm()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [(torch.zeros(0, D), "directions has shape"), (torch.zeros(2, D), "zero"), (torch.full((1, D), torch.nan), "NaN")],
-)
-def test_directions_that_span_nothing_are_refused(rows, message):
-    with pytest.raises(ValueError, match=message):
-        orthonormal_basis(rows)
-
-
-@pytest.mark.parametrize("rank", [0, D + 1])
-def test_a_rank_below_one_or_above_the_width_is_refused(rank):
-    generator = torch.Generator()
-    for make in (
-        lambda: leading_basis(AXES, rank),
-        lambda: random_basis(D, rank, generator),
-        lambda: random_basis_of_variance(torch.randn(30, D), rank, 0.5, generator),
-    ):
-        with pytest.raises(ValueError, match=f"rank={rank}"):
-            make()
+def test_a_rank_above_what_directions_span_is_refused():
     with pytest.raises(ValueError, match="mined supplies 2"):
         leading_basis(AXES[:2], 3, "mined")
 
@@ -75,8 +56,6 @@ def test_the_rowspace_part_is_what_the_weight_reads_and_nothing_else():
     inside = orthonormal_basis(AXES[1:3])
     part = rowspace_part(inside, weight)
     torch.testing.assert_close(part @ part.T, inside @ inside.T)
-    with pytest.raises(ValueError, match="lives in"):
-        rowspace_part(inside, weight[:-1])
 
 
 class Dormant(PlantedReader):

@@ -90,7 +90,7 @@ def make_all(root):
     opened = open_published(published, store.d_in)
     comparison.judge_published(opened, store, SimpleNamespace(p=published, device="cpu"))
     causal = {"model": "atlas", "sae_expansion": 2.0, "sae_k": 4, "sae_steps": 30, "device": "cpu"}
-    causal_subspaces.trained_sae(store, resolve("06_causal_checks", causal), 0, "cpu")
+    causal_subspaces.trained_sae(store, resolve("06_causal_checks", causal), "cpu")
     save_saelens(SAE(SAEConfig(128, 32, k=4)), root / "of_atlas" / "sae")
     at = resolve("04_sae_compare", SAES | {"model": "atlas", "hook": "resid_post", "layer": 2})
     truth._labels_cell(root / "of_atlas", at.layer, at, "cpu")

@@ -15,9 +15,9 @@ def test_halves_share_no_document_and_balance_classes():
     groups = np.repeat(np.arange(400), 5)
     y = np.tile([0, 0, 0, 0, 1], 400)
     task = probe_tasks.Task("toy", "x", torch.randn(2000, 3), y, groups, groups)
-    (_, y_a, groups_a), (_, y_b, groups_b) = task.half(0, seed=1), task.half(1, seed=1)
-    assert not set(groups_a) & set(groups_b)
-    assert np.bincount(y_a).tolist() == np.bincount(y_b).tolist() or abs(y_a.mean() - 0.4) < 0.2
+    a, b = task.halves(seed=1)
+    assert not set(a.groups) & set(b.groups)
+    assert np.bincount(a.y).tolist() == np.bincount(b.y).tolist() or abs(a.y.mean() - 0.4) < 0.2
 
 
 SMALL_PROBING = {
