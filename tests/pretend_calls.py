@@ -189,7 +189,6 @@ CALLS: dict[str, Callable] = {
         for name in probe.SCORES
         for kind in ("coordinate", "rotated")
     ],
-    "probe.Consistency": lambda: probe.knn_label_consistency(X(), labels()).share >= 0,
     "probe.RandomKCNNClassifier": lambda: probe.RandomKCNNClassifier(30).fit(X(), labels()).predict_proba(X()[:9]),
     "probe.RkCNNMiner": lambda: miner(n_stages=2, max_steps=3, score="kurtosis").fit(X()[:60]).transform(X()).is_cuda,
     "probe.Subsets": lambda: subsets("rotated").restrict(X(), 3).is_cuda and subsets().basis(0).is_cuda,
@@ -200,13 +199,10 @@ CALLS: dict[str, Callable] = {
     "probe.draw_subsets": lambda: probe.draw_subsets(D, 4, 12).to("cuda").indices.is_cuda,
     "probe.fisher_lift": lambda: probe.fisher_lift(X(), labels())[1].is_cuda,
     "probe.kcnn_posterior": lambda: probe.kcnn_posterior(X()[:, :3].abs()).is_cuda,
-    "probe.knn_label_consistency": lambda: probe.knn_label_consistency(X(), labels(), groups=np.arange(N) // 2),
-    "probe.max_statistic_threshold": lambda: probe.max_statistic_threshold(X()[:, 0].cpu().numpy()),
     "probe.mine": lambda: probe.mine("rkcnn", X(), 6, n_subsets=30).is_cuda,
     "probe.permute_labels": lambda: probe.permute_labels(labels()),
     "probe.principal_directions": lambda: probe.principal_directions(X().T @ X(), subsets())[0].is_cuda,
     "probe.projection_contrast": lambda: probe.projection_contrast(X(), unit(), "skew").is_cuda,
-    "probe.separation_score": lambda: probe.separation_score(X(), labels()),
     "probe.subset_scores": lambda: probe.subset_scores(X(), probe.draw_subsets(D, 4, 12)).is_cuda,
     "probe.surrogate": lambda: probe.surrogate(X()).is_cuda,
     "probe.whiten": lambda: probe.whiten(X()).apply(X()).is_cuda,

@@ -10,12 +10,11 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from rkcnn_lib.probe.inputs import check_random_state, check_side, estimator_rows
-from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks
+from rkcnn_lib.probe.inputs import check_labels, check_random_state, estimator_rows
 from rkcnn_lib.probe.parameters import check_parameters
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import draw_subsets
-from rkcnn_lib.tensors import whole
+from rkcnn_lib.tensors import MAX_ELEMENTS, chunks, whole
 
 
 def kcnn_posterior(distances: torch.Tensor) -> torch.Tensor:
@@ -78,8 +77,7 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
         rows = estimator_rows(self, X).double().cpu()
         if y is None:
             raise ValueError("RandomKCNNClassifier requires y to be passed, but the target y is None")
-        y, _ = check_side(y, None, len(rows))
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        self.classes_, codes = np.unique(check_labels(y, len(rows)), return_inverse=True)
         d = rows.shape[1]
         m = max(1, round(d**0.5)) if self.subset_size is None else self.subset_size
         rng = check_random_state(self.random_state)
@@ -88,10 +86,9 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
         self._rows = rows / self._scale
         self._rows_of = _rows_by_class(codes)
         self._most = min(self.k, np.bincount(codes).max())  # beyond it no class has another neighbour
-        scores = subset_scores(self._rows, self.subsets_, "separation", y=codes).numpy()
-        self.scores_ = scores
-        self.selected_ = np.argsort(-scores, kind="stable")[:r]
-        self.weights_ = _shares(scores[self.selected_])
+        self.scores_ = subset_scores(self._rows, self.subsets_, "separation", y=codes).numpy()
+        self.selected_ = np.argsort(-self.scores_, kind="stable")[:r]
+        self.weights_ = _shares(self.scores_[self.selected_])
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 from rkcnn_lib.probe.inputs import all_centred, check_random_state, result_dtype
 from rkcnn_lib.probe.lift import refine
 from rkcnn_lib.probe.miner import RkCNNMiner
-from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.probe.parameters import check_parameters
+from rkcnn_lib.probe.scores import covariance, projection_contrast
 from rkcnn_lib.tensors import as_matrix, one_of, with_covariance
 
 ACTIVE_SHARE = 0.99  # of the variance: the principal directions that hold it are the active subspace
@@ -56,14 +56,13 @@ def _pca(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     return _with_both_signs(vectors[:, kept].T.flip(0), n)
 
 
-def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState, max_iter: int = 200) -> torch.Tensor:
+def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     values = torch.linalg.eigvalsh(covariance(X)[1])
     rank = int((values > values[-1] * 1e-7).sum())
     model = FastICA(
         n_components=min(rank, len(X) - 1, max(1, -(-n // 2))),
         whiten="unit-variance",
         whiten_solver="eigh",
-        max_iter=max_iter,
         random_state=rng,
     )
     model.fit(X.double().cpu().numpy())
@@ -73,27 +72,22 @@ def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState, max_iter: int = 20
     return _with_both_signs(patterns[best], n)
 
 
-def _kmeans(
-    X: torch.Tensor, n: int, rng: np.random.RandomState, normalise: bool = True, batch_size: int = 4096
-) -> torch.Tensor:
-    tokens = normalize(X, dim=1, eps=1e-9) if normalise else X
+def _kmeans(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     size: Any = min(n, len(X))
     once: Any = 1  # start; scikit-learn's default is a word
-    model = MiniBatchKMeans(n_clusters=size, batch_size=max(batch_size, size), n_init=once, random_state=rng)
+    model = MiniBatchKMeans(n_clusters=size, batch_size=max(4096, size), n_init=once, random_state=rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
-        model.fit(tokens.cpu().numpy())
+        model.fit(normalize(X, dim=1, eps=1e-9).cpu().numpy())
     return torch.as_tensor(model.cluster_centers_, device=X.device)
 
 
 def _refined(miner: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """The same miner with the miner's refinement at the end: what refinement does without random subsets."""
 
-    def mined(
-        X: torch.Tensor, n: int, rng: np.random.RandomState, n_refinements: int = 3, **options: Any
-    ) -> torch.Tensor:
-        D = miner(X, n, rng, **options).to(X.dtype)
-        return refine(X, normalize(D[D.norm(dim=1) > 0], dim=1), n_refinements)
+    def mined(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
+        D = miner(X, n, rng).to(X.dtype)
+        return refine(X, normalize(D[D.norm(dim=1) > 0], dim=1))
 
     return mined
 
@@ -108,10 +102,8 @@ def _rkcnn(
     return miner.directions_
 
 
-def _rkcnn_null(
-    X: torch.Tensor, n: int, rng: np.random.RandomState, surrogates: str = "elliptical", **options: Any
-) -> torch.Tensor:
-    return _rkcnn(surrogate(X, surrogates, int(rng.randint(2**31 - 1))), n, rng, **options)
+def _rkcnn_null(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
+    return _rkcnn(surrogate(X, random_state=int(rng.randint(2**31 - 1))), n, rng, **options)
 
 
 _MINERS: dict[str, Callable[..., torch.Tensor]] = {
@@ -146,17 +138,16 @@ def mine(
     - "datapoint": random rows minus the mean; at most n.
     - "pca": principal directions, each with both signs; at most 2d.
     - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. It warns where it
-      does not converge, as on overcomplete data. Option: max_iter (200).
-    - "kmeans": MiniBatchKMeans centres of the centred rows; at most n. Options: normalise (True: rows scaled
-      to norm 1, spherical clusters), batch_size (4096).
-    - "datapoint_refined", "kmeans_refined": the same, sharpened by the passes of sparse coding that end an
-      RkCNN search (`rkcnn_lib.probe.lift.refine`). Option: n_refinements (3).
+      does not converge, as on overcomplete data.
+    - "kmeans": MiniBatchKMeans centres of the centred rows, scaled to norm 1 (spherical clusters); at most n.
+    - "datapoint_refined", "kmeans_refined": the same, sharpened by the three passes of sparse coding that end an
+      RkCNN search (`rkcnn_lib.probe.lift.refine`).
     - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
       with zeros, subsets chosen by kurtosis, no lift and no merging.
     - "rkcnn": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
     - "rkcnn_unscored", "rkcnn_worst": the same subsets, lift and compute, but random candidates or those that
       score worst are kept.
-    - "rkcnn_null": the same search on surrogate data. Option: surrogates ("elliptical").
+    - "rkcnn_null": the same search on an elliptical surrogate of the data.
 
     The RkCNN methods take every option of `RkCNNMiner`, and ``funnel``, a list to which the miner's `funnel_` is added.
     Their `null` is None by default: all distinct directions ranked by score, not a claim that each is a feature. They

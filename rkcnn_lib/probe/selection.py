@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rkcnn_lib.probe.moments import chunks
 from rkcnn_lib.probe.parameters import SearchOptions
+from rkcnn_lib.tensors import chunks
 
 BLOCK = 256  # directions compared among themselves at once
 REFRESHED = 128  # candidates whose gain the lazy greedy search computes anew at once
@@ -27,28 +27,13 @@ def choose(
     kept: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, int]:
-    """Choose among the distinct directions that subsets lead to: the best, the worst or random ones.
+    """Choose at most `places` of the distinct directions that subsets lead to: the best, the worst or random ones.
 
-    Near-copies are merged first, and the first drawn stays. A candidate's score is the mean over all subsets that lead
-    to it, its near-copies: one subset's is noisy.
-
-    Parameters
-    ----------
-    scores : (h,)
-        Of each subset; not used where `rows` are covered.
-    directions : (h, d)
-        The unit direction that each subset leads to.
-    places : int
-        At most so many are chosen.
-    kept : (s, d), optional
-        Directions of earlier rounds: what lies near one is no candidate.
-    rows : (n, d), optional
-        Unit rows, not searched, that ``rule="cover"`` covers.
-
-    Returns
-    -------
-    chosen, n_candidates : (r,) int64, int
-        Rows of `directions`, best (or worst) first, random ones as drawn; and how many there were to choose from.
+    `scores` (h,) are those of the subsets, `directions` (h, d) the unit ones that they lead to. Near-copies are merged
+    first, and the first drawn stays; its score is the mean over all subsets that lead to it: one subset's is noisy.
+    What lies near a direction that earlier rounds `kept` (s, d) is no candidate. `rows` (n, d), of norm 1 and not
+    searched, are what ``rule="cover"`` covers. Returns rows of `directions` (r,) int64, best (or worst) first, random
+    ones as drawn; and how many candidates there were.
     """
     kept = directions[:0] if kept is None else kept
     joined = torch.cat([kept, directions])
@@ -71,7 +56,7 @@ def _mean_over_copies(
 ) -> torch.Tensor:
     """Mean score (c,) over each candidate and the subsets that lead near it."""
     values = []
-    for part in chunks(len(candidates), len(directions), options.max_elements):
+    for part in chunks(len(candidates), len(directions)):
         own = candidates[part]
         near = directions[own] @ directions.T > options.merge_cosine
         near[torch.arange(len(own), device=near.device), own] = True
