@@ -18,9 +18,8 @@ from rkcnn_lib.tensors import MAX_ELEMENTS, chunks, whole
 
 
 def kcnn_posterior(distances: torch.Tensor) -> torch.Tensor:
-    """Posterior ``P(c|x) = d_k(x|c)^-1 / sum_l d_k(x|l)^-1`` (Gweon, Schonlau & Steiner 2019).
+    """Posterior ``P(c|x) = d_k(x|c)^-1 / sum_l d_k(x|l)^-1`` of distances (..., L) (Gweon, Schonlau & Steiner 2019).
 
-    `distances` (..., L), and so the posteriors, are a row a point; they are d_k(x|c) of each class, non-negative.
     Classes at distance zero share all of the probability, which is the limit of the formula.
     """
     nearest = distances.amin(-1, keepdim=True)
@@ -37,12 +36,7 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
     r best a kCNN classifier gives a posterior; the posteriors are averaged with each subset's share of the scores as
     its weight. Lu & Gweon 2025, PeerJ Computer Science 11:e2497; kCNN: Gweon, Schonlau & Steiner 2019, PeerJ CS 5:e194.
 
-    Attributes
-    ----------
-    classes_ : (L,)
-    subsets_ : Subsets
-    scores_ : (h,) separation of every subset
-    selected_, weights_ : (r,) subsets in use, best first, and their weights, which sum to 1
+    After `fit`: classes_ (L,), subsets_, scores_ (h,) of all subsets, selected_ and weights_ (r,), best first, sum 1.
 
     Examples
     --------

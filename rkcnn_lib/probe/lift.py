@@ -1,9 +1,8 @@
 """From a subset's direction, which is only a start, to a direction of the full space.
 
-An m-sparse coordinate vector has a cosine of about sqrt(m / d) with a dense feature, so a subset's own direction
-can never be the answer. With labels the lift regresses on the full space; without, it whitens and climbs a
-contrast by fixed-point steps. Filters read a feature out (encoder), patterns are what it writes (decoder). In the end
-sparse coding sharpens all directions together (`refine`).
+An m-sparse coordinate vector has a cosine of about sqrt(m / d) with a dense feature. With labels the lift regresses on
+the full space; without, it whitens and climbs a contrast by fixed-point steps. Filters read a feature out (encoder),
+patterns are what it writes (decoder). In the end sparse coding sharpens all directions together (`refine`).
 """
 
 from __future__ import annotations
@@ -107,13 +106,11 @@ def _fixed_point_step(Z: torch.Tensor, second: torch.Tensor, U: torch.Tensor, co
 
 
 def ascend(Z: torch.Tensor, starts: torch.Tensor, contrast: str = "kurtosis", max_steps: int = 20) -> torch.Tensor:
-    """Climb a contrast from many starts in parallel, each on its own (no decorrelation between them).
+    """Climb a contrast from many starts (s, d), not zero, in parallel, each on its own; unit rows (s, d).
 
     One-unit fixed-point steps (Hyvarinen & Oja 1997; Hyvarinen 1999) on whitened rows Z (n, d) of mean zero; with a
-    shrunk covariance their second moment need not be the identity. `starts` (s, d) need not be unit, but not zero. A
-    start has converged, and drops out, when 1 - |cosine| between two steps is below `CONVERGED`; a step that leaves
-    nothing keeps the previous direction, so the result is never NaN. Returns unit rows (s, d), on the side of the step
-    before (signs do not flip back and forth).
+    shrunk covariance their second moment need not be the identity. A start that has converged drops out; a step that
+    leaves nothing keeps the previous direction, and none changes its side.
     """
     U = normalize(starts.to(Z.dtype), dim=1).clone()
     second = covariance(Z)[1].to(Z.dtype)
@@ -144,8 +141,7 @@ class ContrastLift:
     """Directions live in the whitened space of X (n, d), where contrasts can be climbed by fixed-point steps.
 
     One of the two ways to lift without labels (the other is `neighbours.NeighbourLift`); `search` runs the rounds.
-    Subsets are scored by the contrast of their principal direction and lifted by climbing it. `rows` (n, d), whitened,
-    are what directions are to explain; `origin` (d,) is the mean.
+    `rows` (n, d), whitened, are what directions are to explain; `origin` (d,) is the mean.
     """
 
     def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
@@ -155,7 +151,7 @@ class ContrastLift:
         self.origin = self.white.mean.to(X.dtype)
 
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score (h,) of every subset on the residual (n, d), and the raw direction (h, d) it would start from."""
+        """Score (h,) of every subset on the residual (n, d), and the direction (h, d) it would start from."""
         raw = self.raw(residual)
         principal = principal_directions(covariance(raw)[1], subsets)
         return subset_scores(raw, subsets, self.options.score, principal=principal), principal[0]
@@ -201,13 +197,10 @@ def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int) -> torch.Tensor:
 def refine(X: torch.Tensor, D: torch.Tensor, n_passes: int = 3) -> torch.Tensor:
     """Move unit directions D (r, d) to where they code the rows of X (n, d) with a smaller squared error.
 
-    The method of optimal directions (Engan, Aase & Husoy 1999) with a one-sided code, features being zero or positive.
-    It finds the nearest optimum only, and so needs good starts; that is what mining is for. It would sharpen any start:
-    a comparison of miners must give it to their rivals too (see `rivals.mine`).
-
+    The method of optimal directions (Engan, Aase & Husoy 1999) with a one-sided code, features being zero or positive:
     `n_passes` alternations of coding, each row with `default_steps` directions, and solving; an offset common to all
-    rows is fitted beside the directions. Returns unit rows (r, d) in the dtype of D, in the same order. A direction
-    that codes no row stays where it was.
+    rows is fitted beside the directions. It sharpens any start, so a comparison of miners must give it to their rivals
+    too. Returns unit rows (r, d) in the dtype of D, in the same order; one that codes no row stays where it was.
     """
     n_steps = default_steps(X.shape[1])
     U = D.to(X.dtype)

@@ -62,22 +62,16 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     directions_ : (n_kept, d), array or tensor as X
         Patterns, unit rows, best score first; signed so that the projection's skewness is positive (with
         labels: towards the class).
-    filters_ : (n_kept, d)
-        Unit rows that read the directions out.
-    scores_ : (n_kept,) on held-out rows
-    threshold_ : float or None
+    filters_ : (n_kept, d), unit rows that read the directions out; mean_ : (d,)
+    scores_ : (n_kept,) on held-out rows; threshold_ : float or None
     null_mode_ : {"full", "rescored"} or None
-    subsets_ : Subsets
-        All h, over the original columns.
-    targets_ : (n_kept,) or None
-        With labels, the class each direction points to.
+    subsets_ : Subsets, all h, over the original columns
+    targets_ : (n_kept,) or None, with labels the class each direction points to
     n_kept_ : int
     funnel_ : list of dict
         What selection had to work with, a row a round: round, drawn, candidates (distinct after the lift, apart from
         what is kept already), places, kept. Empty with labels.
-    mean_ : (d,)
-    score_ : str
-        The score used: see `score`.
+    score_ : str, the score used
 
     Examples
     --------
@@ -132,8 +126,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     full_null_size: float = 2e7
     """The search is run again in full on every surrogate when rows * columns * h * n_stages (10 h for "neighbours") is
     at most this. Above, the directions found, made up with random ones to the number of candidates, are scored again on
-    every surrogate's held-out rows. That is valid because no direction has seen those rows, on the data as on the
-    surrogates. `null_mode_` says which was done."""
+    every surrogate's held-out rows, which no direction has seen. `null_mode_` says which was done."""
     merge_cosine: float = 0.9
     """Directions with a signed cosine above it count as one."""
     max_steps: int = 20

@@ -1,12 +1,11 @@
 """Local neighbours: RkCNN without labels, whose classes are the neighbours that a random subset finds.
 
 A subset picks a random anchor row and its k nearest neighbours *within the subset*: a pseudo-class. The subset is
-scored by how well that class separates in the complementary coordinates, which the choice did not see (RkCNN's
-separation score, with its own cross-validation). It is lifted to the full space by the mean of its class and a few
-mean-shift steps. In superposition this finds features where contrasts are blind: a sum of a few one-sided features has
-rows close to each feature alone, even when the projection on it is no more kurtotic than on any other direction (a
-pentagon in the plane). Anchors of a round are drawn apart from each other and mean shifts are few: with five, 2,560
-starts fell into some 160 basins, and there was nothing left to select from.
+scored by how well that class separates in the complementary coordinates, which the choice did not see. It is lifted to
+the full space by the mean of its class and a few mean-shift steps. In superposition this finds features where contrasts
+are blind: a sum of a few one-sided features has rows close to each feature alone, even when the projection on it is no
+more kurtotic than on any other direction (a pentagon in the plane). Anchors of a round are drawn apart from each other
+and mean shifts are few: with five, 2,560 starts fell into some 160 basins, and nothing was left to select from.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ MAX_ROWS = 16384  # rows among which a subset looks for neighbours
 
 
 class NeighbourLift:
-    """Directions live on the sphere of centred rows; see `lift.ContrastLift` for the other way to lift.
+    """Directions live on the sphere of centred rows; see `lift.ContrastLift` for what each method gives.
 
     `rows` (at most MAX_ROWS, d), drawn at random, seen from the origin and of norm 1, are what directions are to
-    explain. `origin` (d,) is the geometric median, which stays where most rows lie: with rare features that is where
-    none is active. From the mean, rows of one feature do not lie on one ray.
+    explain. `origin` (d,) is the geometric median: with rare features that is where none is active. From the mean, rows
+    of one feature do not lie on one ray.
     """
 
     def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
@@ -40,30 +39,22 @@ class NeighbourLift:
         self.origin = geometric_median(X[sample])
         self.rows = unit(X[sample] - self.origin)
 
-    def k(self, rows: torch.Tensor) -> int:
-        """How many of the rows make a pseudo-class."""
-        return min(self.options.n_neighbours, len(rows))
-
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
-        """Separation (h,) of every subset's pseudo-class among the residual (n, d), and its unit mean (h, d)."""
         anchors = draw_anchors(residual, len(subsets), self.rng, self.options.merge_cosine)
-        classes = pseudo_classes(unit(residual), subsets, anchors, self.k(residual))
+        classes = pseudo_classes(unit(residual), subsets, anchors, min(self.options.n_neighbours, len(residual)))
         return classes.scores, normalize(classes.means, dim=1)
 
     def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        """Directions (s, d) that a few steps of mean shift among the residual's rows reach from the starts (s, d)."""
-        return mean_shift(unit(residual), starts, self.k(residual), self.options.n_shifts)
+        k = min(self.options.n_neighbours, len(residual))
+        return mean_shift(unit(residual), starts, k, self.options.n_shifts)
 
     def raw(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows (n, d) of this lift's space as they lie in X's, seen from the origin."""
         return rows
 
     def patterns(self, U: torch.Tensor) -> torch.Tensor:
-        """The directions themselves; near-copies are told by them."""
         return U
 
     def oriented(self, D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patterns and filters (s, d): both the directions themselves, on the side on which their neighbours lie."""
         return D, D
 
 

@@ -46,7 +46,6 @@ def _datapoint(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Ten
 
 
 def _with_both_signs(D: torch.Tensor, n: int) -> torch.Tensor:
-    """Each direction followed by its negative, the first n."""
     return torch.stack([D, -D], dim=1).reshape(-1, D.shape[1])[:n]
 
 
@@ -83,8 +82,6 @@ def _kmeans(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor
 
 
 def _refined(miner: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The same miner with the miner's refinement at the end: what refinement does without random subsets."""
-
     def mined(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
         D = miner(X, n, rng).to(X.dtype)
         return refine(X, normalize(D[D.norm(dim=1) > 0], dim=1))
@@ -130,33 +127,27 @@ def mine(
 ) -> Any:
     """Up to `n_directions` unit directions (r, d) by one method, best or first drawn first; a function of the seed.
 
-    - "random": uniform on the sphere.
-    - "covariance": Gaussian with the rows' covariance, brought to norm 1: what lies as the activations do, nothing
-      mined.
+    - "random": uniform on the sphere. "covariance": Gaussian with the rows' covariance: nothing mined.
     - "active_subspace": uniform on the sphere of the leading principal subspace that holds 99 % of the variance (Wang
       et al. 2025, arXiv:2508.16929, who start SAEs so).
-    - "datapoint": random rows minus the mean; at most n.
-    - "pca": principal directions, each with both signs; at most 2d.
-    - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. It warns where it
-      does not converge, as on overcomplete data.
-    - "kmeans": MiniBatchKMeans centres of the centred rows, scaled to norm 1 (spherical clusters); at most n.
-    - "datapoint_refined", "kmeans_refined": the same, sharpened by the three passes of sparse coding that end an
-      RkCNN search (`rkcnn_lib.probe.lift.refine`).
+    - "datapoint": random rows minus the mean. "pca": principal directions, each with both signs.
+    - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first.
+    - "kmeans": MiniBatchKMeans centres of the centred rows, scaled to norm 1 (spherical clusters).
+    - "datapoint_refined", "kmeans_refined": the same, sharpened by three passes of `rkcnn_lib.probe.lift.refine`, which
+      end an RkCNN search.
     - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
       with zeros, subsets chosen by kurtosis, no lift and no merging.
     - "rkcnn": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
-    - "rkcnn_unscored", "rkcnn_worst": the same subsets, lift and compute, but random candidates or those that
-      score worst are kept.
+    - "rkcnn_unscored", "rkcnn_worst": the same, but random candidates or those that score worst are kept.
     - "rkcnn_null": the same search on an elliptical surrogate of the data.
 
     The RkCNN methods take every option of `RkCNNMiner`, and ``funnel``, a list to which the miner's `funnel_` is added.
-    Their `null` is None by default: all distinct directions ranked by score, not a claim that each is a feature. They
-    merge near-copies, so they return fewer than asked for where the data hold fewer.
+    Their `null` is None by default: all distinct directions ranked by score, not a claim that each is a feature. Fewer
+    than asked for are returned where the data hold fewer.
 
-    X, an array, DataFrame or tensor (n, d), is centred in float64 and scaled first, so neither an offset nor a unit
-    matters; directions come in its kind, float32 (float64 for float64 arrays). ValueError for an unknown method, an
-    option it does not take or out of its range, or X that is not a finite real matrix of two rows or more, or does not
-    vary.
+    X, an array, DataFrame or tensor (n, d), is centred in float64 and scaled first; directions come in its kind,
+    float32 (float64 for float64 arrays). ValueError for an unknown method, an option it does not take or out of its
+    range, or X that is not a finite real matrix of two rows or more, or does not vary.
     """
     one_of("method", method, METHODS)
     check_parameters({"n_directions": n_directions} | options)

@@ -46,23 +46,15 @@ def choose(
         picked = cover(directions[candidates], kept, rows, places, worst=options.select == "worst")
     else:
         scores = scores.double().nan_to_num().clamp(-1e300, 1e300)
-        value = _mean_over_copies(scores, directions, candidates, options)
+        value = scores[candidates]
+        for part in chunks(len(candidates), len(directions)):
+            own = candidates[part]
+            near = directions[own] @ directions.T > options.merge_cosine
+            near[torch.arange(len(own), device=near.device), own] = True
+            near = near.double()
+            value[part] = (near @ scores) / near.sum(1)
         picked = value.argsort(descending=options.select == "best", stable=True)[:places]
     return candidates[picked], len(candidates)
-
-
-def _mean_over_copies(
-    scores: torch.Tensor, directions: torch.Tensor, candidates: torch.Tensor, options: SearchOptions
-) -> torch.Tensor:
-    """Mean score (c,) over each candidate and the subsets that lead near it."""
-    values = []
-    for part in chunks(len(candidates), len(directions)):
-        own = candidates[part]
-        near = directions[own] @ directions.T > options.merge_cosine
-        near[torch.arange(len(own), device=near.device), own] = True
-        near = near.double()
-        values.append((near @ scores) / near.sum(1))
-    return torch.cat(values) if values else scores[:0]
 
 
 def votes(directions: torch.Tensor, ensemble: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -85,9 +77,9 @@ def cover(
     """Choose so that every row has a direction near it: greedy facility location, (places,) int64, first chosen first.
 
     What is raised is the sum over the unit `rows` (n, d) of the largest squared one-sided cosine with any direction
-    chosen, or of `kept`. The sum is submodular, so that greedy choices reach 1 - 1/e of the best (Nemhauser, Wolsey &
-    Fisher 1978), and a candidate's gain never grows: only those whose last gain leads are looked at again (Minoux
-    1978). `worst` takes those that add least to `kept`, each alone.
+    chosen, or of `kept`: submodular, so that greedy choices reach 1 - 1/e of the best (Nemhauser, Wolsey & Fisher 1978)
+    and only candidates whose last gain leads are looked at again (Minoux 1978). `worst` takes those that add least to
+    `kept`, each alone.
     """
     covered = torch.zeros(len(rows), device=rows.device)
     if len(kept):

@@ -42,7 +42,7 @@ class Subsets:
         return self.n_coordinate + self.n_rotated
 
     def basis(self, i: int) -> torch.Tensor:
-        """Orthonormal basis (m, d) of subset i, whatever its kind."""
+        """Orthonormal basis (m, d) of subset i."""
         if i >= self.n_coordinate:
             return self.bases[i - self.n_coordinate]
         return torch.nn.functional.one_hot(self.indices[i], self.d).to(self.bases.dtype)
