@@ -122,15 +122,20 @@ def _sae_config(folder: Path, fields: dict[str, Any]) -> SAEConfig:
         )
     k, l1 = fields.get("k"), None
     if ours[activation] == "topk":
-        k = (fields.get("activation_fn_kwargs") or {}).get("k", k)
+        k = _within(fields, "activation_fn_kwargs").get("k", k)
     elif ours[activation] == "relu":
-        l1 = (fields.get("metadata") or {}).get("l1_coefficient") or 0.0
+        l1 = _within(fields, "metadata").get("l1_coefficient") or 0.0
     try:
         return SAEConfig(fields["d_in"], fields["d_sae"], architecture=ours[activation], k=k, l1=l1)
     except KeyError as error:
         raise ValueError(f"{folder / CONFIG_FILE} does not say {error}") from None
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG_FILE}: {error}") from None
+
+
+def _within(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _read_tensors(folder: Path, config: SAEConfig, finetuned: bool) -> dict[str, Tensor]:
