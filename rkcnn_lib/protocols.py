@@ -1,4 +1,4 @@
-"""What the rooms ask of each other's objects, a store, a model and an SAE, and which of a model's tokens count."""
+"""What the rooms ask of each other's objects, a store and a model, and which of a model's tokens count."""
 
 from __future__ import annotations
 
@@ -43,16 +43,6 @@ class LanguageModel(Protocol):
     def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-@runtime_checkable
-class SparseCoder(Protocol):
-    """A sparse autoencoder, as :class:`rkcnn_lib.sae.SAE` is one: rows (n, d_in) to latents (n, d_sae) and back."""
-
-    @property
-    def W_dec(self) -> torch.Tensor: ...
-    def encode(self, x: torch.Tensor) -> torch.Tensor: ...
-    def decode(self, z: torch.Tensor) -> torch.Tensor: ...
-
-
 class Asked(NamedTuple):
     """Where a model is asked something, and what counts."""
 
@@ -68,8 +58,8 @@ def asked(lm: LanguageModel, tokens: torch.Tensor, mask: torch.Tensor) -> Asked:
     """Say where a model is asked something about `tokens` (contexts, positions), and which answers count.
 
     A language model is asked for the next token at every position but the last; those count that ``mask`` (contexts,
-    positions; see `rows_that_count`) does, so special tokens are no targets. A model with another task has an `asked`
-    of its own, (contexts, positions) to (where, right), and all of its answers count.
+    positions; see `rows_that_count`) does. A model with another task has an `asked` of its own, (contexts, positions)
+    to (where, right), and all of its answers count.
     """
     own = getattr(lm, "asked", None)
     if own is not None:
@@ -79,10 +69,7 @@ def asked(lm: LanguageModel, tokens: torch.Tensor, mask: torch.Tensor) -> Asked:
 
 
 def first_position(lm: LanguageModel) -> int:
-    """Return the position of a context from which a model's activations count: 1, unless the model has its own.
-
-    The first position is an outlier in most language models, whatever its token.
-    """
+    """Return from which position of a context activations count: 1, for the first is an outlier in most models."""
     return getattr(lm, "first_position", 1)
 
 

@@ -1,13 +1,13 @@
-"""What more than one room of the library needs to know about tensors."""
+"""What more than one room of the library needs to know about tensors, checks of what a user gives among it."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from rkcnn_lib.protocols import Store
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_SEED = 2**32 - 1  # of numpy's RandomState
 BLOCK_ROWS = 16384  # converted or checked at a time
+MAX_ELEMENTS = 2**25  # numbers held in one temporary array: 128 MiB of float32
 
 
 def as_matrix(given: Any, name: str = "X", least: int = 1) -> torch.Tensor:
-    """Return rows that a public function was given as a tensor (n, d); see `as_numbers`.
-
-    ValueError, naming the argument ``name``, for another number of axes, no columns or fewer than ``least`` rows too.
-    """
+    """Return rows as `as_numbers` does, (n, d); ValueError for other shapes and fewer than ``least`` rows too."""
     X = as_numbers(given, name)
     if X.ndim != 2 or len(X) < least or X.shape[1] == 0:
         rows = f"at least {least} row{'s' * (least > 1)} and " if least else ""
@@ -38,11 +36,10 @@ def rows_or_store(given: Any) -> torch.Tensor | Store:
 
 
 def as_numbers(given: Any, name: str) -> torch.Tensor:
-    """Return what a public function was given as a dense, finite tensor of floats, without its history.
+    """Return tensors, arrays, DataFrames and nested lists as a dense, finite tensor of floats, without its history.
 
-    Takes tensors, arrays of any strides, byte order and type of number, DataFrames and nested lists. Floats stay as
-    they are (a tensor stays on its device), whole numbers and booleans become float64; nothing is copied needlessly.
-    ValueError, naming the argument, for what are no numbers, for sparse, masked or complex ones, NaN and infinities.
+    Floats stay as they are (a tensor stays on its device), whole numbers and booleans become float64. ValueError,
+    naming the argument, for what are no numbers, for sparse, masked or complex ones, NaN and infinities.
     """
     X = given.detach() if isinstance(given, torch.Tensor) else _from_array(given, name)
     if X.layout != torch.strided:
@@ -150,16 +147,22 @@ def bool_mask(name: str, value: Any, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.as_tensor(mask)
 
 
+def chunks(n: int, elements_each: int, max_elements: int | None = None) -> Iterator[slice]:
+    """Slices of range(n), each of one element or more that together hold ``max_elements`` (`MAX_ELEMENTS`) at most."""
+    step = max(1, (max_elements or MAX_ELEMENTS) // max(1, elements_each))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
 def chance_level(draws: Any) -> tuple[Any, Any]:
     """Return the mean and the 95 % point over draws (n, ...) of what chance gives."""
     return np.mean(draws, axis=0), np.quantile(draws, 0.95, axis=0)
 
 
 def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float = 1e-6) -> torch.Tensor:
-    """(d,): the point with the least sum of distances to the rows of X (n, d), by Weiszfeld's iteration.
+    """(d,): the point with the least sum of distances to the rows of X (n, d) (Weiszfeld 1937, Tohoku Math. J. 43).
 
-    Stops when a step is shorter than `tolerance` times the mean distance. A distance of zero (the iterate sits
-    on a row) is floored, which keeps the weights finite. Weiszfeld 1937, Tohoku Mathematical Journal 43.
+    Stops when a step is shorter than `tolerance` times the mean distance.
     """
     blocks = X.split(BLOCK_ROWS)  # float64 copies of all rows at once would be twice their memory
     point = torch.stack([block.double().sum(dim=0) for block in blocks]).sum(dim=0) / len(X)
@@ -168,7 +171,7 @@ def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float 
         spread = float(distances.mean())
         if spread == 0:
             break
-        weights = 1 / distances.clamp_min(1e-9 * spread)
+        weights = 1 / distances.clamp_min(1e-9 * spread)  # the point may sit on a row
         parts = zip(weights.split(BLOCK_ROWS), blocks, strict=True)
         moved = torch.stack([weight @ block.double() for weight, block in parts]).sum(dim=0) / weights.sum()
         step = float((moved - point).norm())
@@ -202,3 +205,37 @@ def add_at(total: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> No
         total.index_put_((index,), values, accumulate=True)
     else:
         total.index_add_(0, index, values)
+
+
+class Pursued(NamedTuple):
+    """Sparse codes of n rows: up to as many directions a row as steps were taken, some perhaps more than once."""
+
+    values: torch.Tensor
+    """(n, steps), non-negative."""
+    picked: torch.Tensor
+    """(n, steps) int64, the direction that each value belongs to."""
+
+    def decode(self, D: torch.Tensor) -> torch.Tensor:
+        """What the codes write with the directions D (r, d): (n, d)."""
+        return (self.values[:, :, None] * D[self.picked]).sum(1)
+
+
+def one_sided_codes(X: torch.Tensor, D: torch.Tensor, gram: torch.Tensor, n_steps: int) -> Pursued:
+    """Non-negative codes of X (n, d) by matching pursuit (Mallat & Zhang 1993) with unit directions D (r, d).
+
+    Each step adds to each row the direction with the largest positive inner product with what is left; ``gram`` is
+    ``D @ D.T``, through which inner products are updated without forming what is left.
+    """
+    inner = X @ D.T
+    values, picked = [], []
+    for _ in range(n_steps):
+        value, best = inner.max(1)
+        values.append(value.clamp_min(0.0))
+        picked.append(best)
+        inner -= values[-1][:, None] * gram[best]
+    return Pursued(torch.stack(values, 1), torch.stack(picked, 1))
+
+
+def default_steps(d: int) -> int:
+    """Return how many directions a row is coded with: far fewer than d, or nothing is left to learn from."""
+    return min(8, max(1, d // 16))

@@ -174,7 +174,7 @@ def covariance() -> torch.Tensor:
 
 def split_up() -> probing.Hierarchy:
     Z, parent = trained().encode(X()), X()[:, 0] > X()[:, 0].median()
-    return probing.splitting_and_absorption(Z, X(), parent, Z, X(), parent, trained().W_dec, X() > 0, n_permutations=2)
+    return probing.splitting_and_absorption(Z, X(), parent, Z, X(), parent, trained().W_dec, n_permutations=2)
 
 
 def live() -> list[torch.Tensor]:
@@ -189,7 +189,6 @@ CALLS: dict[str, Callable] = {
         for name in probe.SCORES
         for kind in ("coordinate", "rotated")
     ],
-    "probe.Consistency": lambda: probe.knn_label_consistency(X(), labels()).share >= 0,
     "probe.RandomKCNNClassifier": lambda: probe.RandomKCNNClassifier(30).fit(X(), labels()).predict_proba(X()[:9]),
     "probe.RkCNNMiner": lambda: miner(n_stages=2, max_steps=3, score="kurtosis").fit(X()[:60]).transform(X()).is_cuda,
     "probe.Subsets": lambda: subsets("rotated").restrict(X(), 3).is_cuda and subsets().basis(0).is_cuda,
@@ -200,13 +199,10 @@ CALLS: dict[str, Callable] = {
     "probe.draw_subsets": lambda: probe.draw_subsets(D, 4, 12).to("cuda").indices.is_cuda,
     "probe.fisher_lift": lambda: probe.fisher_lift(X(), labels())[1].is_cuda,
     "probe.kcnn_posterior": lambda: probe.kcnn_posterior(X()[:, :3].abs()).is_cuda,
-    "probe.knn_label_consistency": lambda: probe.knn_label_consistency(X(), labels(), groups=np.arange(N) // 2),
-    "probe.max_statistic_threshold": lambda: probe.max_statistic_threshold(X()[:, 0].cpu().numpy()),
     "probe.mine": lambda: probe.mine("rkcnn", X(), 6, n_subsets=30).is_cuda,
     "probe.permute_labels": lambda: probe.permute_labels(labels()),
     "probe.principal_directions": lambda: probe.principal_directions(X().T @ X(), subsets())[0].is_cuda,
     "probe.projection_contrast": lambda: probe.projection_contrast(X(), unit(), "skew").is_cuda,
-    "probe.separation_score": lambda: probe.separation_score(X(), labels()),
     "probe.subset_scores": lambda: probe.subset_scores(X(), probe.draw_subsets(D, 4, 12)).is_cuda,
     "probe.surrogate": lambda: probe.surrogate(X()).is_cuda,
     "probe.whiten": lambda: probe.whiten(X()).apply(X()).is_cuda,
@@ -244,12 +240,12 @@ CALLS: dict[str, Callable] = {
     "measure.fourier_planes": planes,
     "measure.fractional_decrease": lambda: effects.fractional_decrease(*drops()),
     "measure.frequency_power": lambda: fourier.frequency_power(embedding()),
-    "measure.frozen_dictionary_ev": lambda: measure.frozen_dictionary_ev(X(), unit(9).cpu(), (2,), X().mean(0).cpu()),
+    "measure.frozen_dictionary_ev": lambda: measure.frozen_dictionary_ev(X(), unit(9).cpu(), (2,)),
     "measure.interchange_shares": lambda: effects.interchange_shares(*drops(), drops()[1]).is_cuda,
     "measure.jackknife_pairs": lambda: stability.jackknife_pairs(np.eye(4)),
     "measure.key_frequencies": lambda: fourier.key_frequencies(embedding()) == KEYS,
     "measure.k_sparse_probing": lambda: probing.k_sparse_probing(
-        X().relu(), labels(), X().relu(), labels(), X_train=X(), X_test=X(), n_permutations=2
+        X().relu(), X() > 0, X().relu(), X() > 0, n_permutations=2
     ),
     "measure.latent_attribution": lambda: effects.latent_attribution(lm(), pairs(), HOOK, trained()),
     "measure.latent_fit": lambda: fourier_planes.latent_fit(turning(), sums(), turning(), sums(), KEYS, P),
@@ -272,7 +268,6 @@ CALLS: dict[str, Callable] = {
     "measure.precision": lambda: measure.precision(unit(), unit()),
     "measure.pw_max_cosine": lambda: measure.pw_max_cosine(decoders(), live()),
     "measure.pw_mcc": lambda: measure.pw_mcc(decoders(), live()),
-    "measure.pw_mcc_total": lambda: measure.pw_mcc_total(decoders(), live()),
     "measure.quality": lambda: measure.quality(trained(), X(), lm=lm(), tokens=tokens().to("cuda"), hook_name=HOOK),
     "measure.random_basis": lambda: subspaces.random_basis(D, 2, torch.Generator()),
     "measure.random_basis_of_variance": lambda: subspaces.random_basis_of_variance(X(), 2, 0.3, torch.Generator()),
@@ -326,7 +321,7 @@ FURTHER: dict[str, Callable] = {
         lm(), pairs(), HOOK, basis().to("cuda"), steps=2, keep_answers=pairs()
     ),
     "training on CUDA from rows on the CPU": lambda: trained(rows=X().cpu(), device="cuda").W_dec.is_cuda,
-    "a labelled miner": lambda: miner(null="labels", score="separation").fit(X()[:60], labels()[:60]),
+    "a labelled miner": lambda: miner(score="separation").fit(X()[:60], labels()[:60]),
     "a miner by neighbours": lambda: miner(null="gaussian", score="neighbours", full_null_size=0).fit(X()[:60]),
     "a miner without lift": lambda: miner(lift=False, null=None, score="kurtosis").fit(X()),
 }  # fmt: skip

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rkcnn_lib"
 
 ROOMS = ("worlds", "probe", "sae", "measure", "runs", "studies", "figures", "pages")
 ALONE = {"worlds", "probe", "sae", "measure"}  # these know none of each other
-GROUND = {"protocols", "tensors", "files", "strings", "pursuit", "vocabulary"}  # single files below all rooms
+GROUND = {"protocols", "tensors", "files", "strings", "vocabulary"}  # single files below all rooms
 TENSOR_ROOMS = {"probe", "sae", "measure"}
 MOST_LINES = 330
 

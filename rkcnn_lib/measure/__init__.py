@@ -2,7 +2,7 @@
 
 from rkcnn_lib.measure.quality import quality
 from rkcnn_lib.measure.recovery import chance, matched_cosine, mmcs, precision, recovery_rate
-from rkcnn_lib.measure.stability import pw_max_cosine, pw_mcc, pw_mcc_total, shared_latents, subspace_overlap
+from rkcnn_lib.measure.stability import pw_max_cosine, pw_mcc, shared_latents, subspace_overlap
 from rkcnn_lib.measure.statistics import tokens_to_quality
 from rkcnn_lib.measure.variance import explained_variance, frozen_dictionary_ev
 
@@ -15,7 +15,6 @@ __all__ = [
     "precision",
     "pw_max_cosine",
     "pw_mcc",
-    "pw_mcc_total",
     "quality",
     "recovery_rate",
     "shared_latents",

@@ -54,13 +54,12 @@ class Matching(NamedTuple):
 def match(A: Directions, B: Directions) -> Matching:
     """Pair rows of ``A`` (n_a, d) with rows of ``B`` (n_b, d) so that the sum of signed cosines is highest.
 
-    One-to-one: one direction cannot stand for two. The smaller set is matched completely, also where the cosine is
-    negative. Up to 8,192 directions a set the assignment is the best there is (scipy's ``linear_sum_assignment``); for
-    24,576 that takes some five minutes, and an agreement of seeds asks for hundreds. Larger sets are matched among the
-    64 nearest of either side (scipy's ``min_weight_full_bipartite_matching``), and what is left over among itself. That
-    can only be lower: in trials by 1e-5 in mean cosine where directions spread, by some 0.02 where one set crowds about
-    few directions and the other does not. Good for a look, not for a contrast of arms. ValueError for widths that
-    differ and what `unit_rows` refuses.
+    The smaller set is matched completely, also where the cosine is negative. Up to 8,192 directions a set the
+    assignment is the best there is; for 24,576 that takes some five minutes, and an agreement of seeds asks for
+    hundreds. Larger sets are matched among the 64 nearest of either side, and what is left over among itself. That can
+    only be lower: in trials by 1e-5 in mean cosine where directions spread, by some 0.02 where one set crowds about few
+    directions and the other does not. Good for a look, not for a contrast of arms. ValueError for widths that differ
+    and what `unit_rows` refuses.
     """
     a, b = unit_pair(A, B)
     columns = _assign(a, b) if max(len(a), len(b)) <= EXACT_UP_TO else _assign_among_nearest(a, b)
@@ -93,7 +92,7 @@ def _assign_among_nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def unit_pair(A: Directions, B: Directions, names: tuple[str, str] = ("A", "B")) -> tuple[np.ndarray, np.ndarray]:
-    """Return both sets with rows of length 1 in float64; ValueError as for `match`."""
+    """Return both sets with rows of length 1 in float64."""
     a, b = (unit_rows(given, name) for given, name in zip((A, B), names, strict=True))
     check_widths(a, b, names)
     return a.numpy(), b.numpy()
@@ -109,41 +108,33 @@ def _nearest(a: torch.Tensor, b: torch.Tensor) -> sparse.csr_array:
 
 
 def mmcs(directions: Directions, truth: Directions) -> float:
-    """Mean over true features of the best signed cosine, in [-1, 1].
+    """Mean over true features of the best signed cosine, in [-1, 1] (Sharkey, Braun & Millidge 2022).
 
-    "Mean max cosine similarity" of Sharkey, Braun & Millidge 2022 ("Taking features out of superposition with
-    sparse autoencoders"), truth to directions. One direction may serve several features, so it flatters sets
-    of near-copies: :func:`matched_cosine` does not. No directions: 0. No truth: ValueError.
+    One direction may serve several features, so it flatters sets of near-copies: :func:`matched_cosine` does not. No
+    directions: 0. No truth: ValueError.
     """
     a, b = _unit(directions, truth)
     return float((a @ b.T).max(axis=0).mean()) if len(a) else 0.0
 
 
 def matched_cosine(directions: Directions, truth: Directions) -> float:
-    """Mean over true features of the signed cosine with the direction matched to each one-to-one.
+    """Mean over true features of the signed cosine with the direction matched to each one-to-one, in [-1, 1].
 
-    In [-1, 1]. A feature that is left over (fewer directions than features) counts as 0, so returning less
-    does not help. No directions: 0. No truth: ValueError.
+    A feature that is left over counts as 0, so returning less does not help. No directions: 0. No truth: ValueError.
     """
     a, b = _unit(directions, truth)
     return float(match(a, b).cosines.sum() / len(b))
 
 
 def recovery_rate(directions: Directions, truth: Directions, threshold: float = 0.9) -> float:
-    """Share of true features matched one-to-one at a signed cosine of ``threshold`` or more, in [0, 1].
-
-    The assignment is the one of :func:`matched_cosine`. No directions: 0. No truth: ValueError.
-    """
+    """Share of true features that :func:`matched_cosine` matches at a signed cosine of ``threshold`` or more."""
     number("threshold", threshold, "[-1, 1]")
     a, b = _unit(directions, truth)
     return float((match(a, b).cosines >= threshold).sum() / len(b))
 
 
 def precision(directions: Directions, truth: Directions, threshold: float = 0.9) -> float:
-    """Share of returned directions matched one-to-one at a signed cosine of ``threshold`` or more, in [0, 1].
-
-    As :func:`recovery_rate`, of the directions. No directions: 0. No truth: ValueError.
-    """
+    """As :func:`recovery_rate`, the share of the returned directions."""
     number("threshold", threshold, "[-1, 1]")
     a, b = _unit(directions, truth)
     return float((match(a, b).cosines >= threshold).sum() / len(a)) if len(a) else 0.0
@@ -172,13 +163,11 @@ def chance(
     """What ``metric`` gives for ``n_a`` random unit directions against ``n_b`` true ones in ``d`` dimensions.
 
     ``metric`` is a name in ``METRICS``, or any function of two arrays (n_a, d), (n_b, d) that returns a number, given
-    ``metric_options`` such as ``threshold``. The 95 % point of 200 draws is itself uncertain: it lies at the true 92 %
-    to 98 % point. Large sets need few draws, since their means hardly vary.
-
-    ``truth`` (n_b, d) holds the truth instead of drawing it; a regular one is easier to hit evenly. With ``spread`` (m,
-    d) directions are Gaussian mixtures of these rows: of centred activations, as likely as activations are to point
-    that way. Where data fill a few of d dimensions, any two dictionaries made of them agree far better than directions
-    of all d. ValueError for an unknown metric, sizes below 1, or ``truth`` or ``spread`` of another shape.
+    ``metric_options`` such as ``threshold``. The 95 % point of 200 draws lies at the true 92 % to 98 % point; large
+    sets need few draws. ``truth`` (n_b, d) holds the truth instead of drawing it. With ``spread`` (m, d) directions are
+    Gaussian mixtures of these rows, as centred activations lie: where data fill a few of d dimensions, any two
+    dictionaries made of them agree far better than directions of all d. ValueError for an unknown metric, sizes below
+    1, or ``truth`` or ``spread`` of another shape.
     """
     if not callable(metric):
         metric = METRICS[one_of("metric", metric, METRICS)]

@@ -8,17 +8,15 @@ independent and never counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rkcnn_lib.tensors import number
-
 MIN_SEEDS_FOR_VERDICT = 5
-BETTER, EQUIVALENT, WORSE, UNDECIDED, NOT_APPLIED = "better", "equivalent", "worse", "undecided", "not applied"
+BETTER, EQUIVALENT, WORSE, UNDECIDED = "better", "equivalent", "worse", "undecided"
 
 
 class MeanInterval(NamedTuple):
@@ -40,19 +38,18 @@ class PairedInterval(NamedTuple):
 
 def mean_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> MeanInterval:
     """Mean of independent ``values`` (n,), one per seed, with Student's t interval; see `paired_interval`."""
-    interval = paired_interval(values, level)
-    return MeanInterval(*interval[:3])
+    return MeanInterval(*paired_interval(values, level)[:3])
 
 
 def paired_interval(differences: Sequence[float] | np.ndarray, level: float = 0.95) -> PairedInterval:
     """Mean of paired ``differences`` (n_seeds,) with its t interval at ``level`` and the t-test's p.
 
     Differences that are all equal have no spread to judge by: the interval is that one number, and p is 0, or 1 if they
-    are all zero. One difference gives an infinite interval and p = 1. ValueError for no differences, differences that
-    are not finite, or ``level`` outside (0, 1).
+    are all zero. One difference gives an infinite interval and p = 1. ValueError for none, or any that is not finite.
     """
-    d = _finite(differences)
-    number("level", level, "(0, 1)")
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
+        raise ValueError(f"one finite number per seed is needed, a vector (n,), got {d.tolist()}")
     n, mean = len(d), float(d.mean())
     if n == 1:
         return PairedInterval(mean, -math.inf, math.inf, 1.0)
@@ -64,46 +61,37 @@ def paired_interval(differences: Sequence[float] | np.ndarray, level: float = 0.
     return PairedInterval(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
 
 
-def seed_document_interval(
-    differences: Sequence[Sequence[float]] | np.ndarray, level: float = 0.95, *, shared: bool = True
-) -> MeanInterval:
-    """Mean of paired differences (n_seeds, n_documents) with an interval over seeds *and* documents.
+def seed_document_interval(differences: np.ndarray) -> MeanInterval:
+    """Mean of paired differences (n_seeds, n_documents), finite, with a 95 % interval over seeds *and* documents.
 
     Seeds that are judged on the same documents are not independent evidence: what is special about a document is
     special in all of them. Both are resampled by the delete-one jackknife, each seed left out with all its documents
     and each document with all its seeds, and the two variances are added (their overlap, the noise of single entries,
     is counted twice, so the interval is rather too wide; Owen 2007, "The pigeonhole bootstrap", Annals of Applied
-    Statistics 1:386-411). Student's t with Satterthwaite's degrees of freedom. With ``shared=False`` each seed has
-    documents of its own (column j is another one in every row): seed means are then independent and hold both.
-    One seed or one shared document: infinite. ValueError for another shape, or values that are not finite.
+    Statistics 1:386-411). Student's t with Satterthwaite's degrees of freedom. One seed or one document: infinite.
     """
     d = np.asarray(differences, dtype=np.float64)
-    if d.ndim != 2 or not d.size:
-        raise ValueError(f"differences must be (n_seeds, n_documents), got shape {d.shape}")
-    d_seeds, d_documents = _finite(d.mean(1)), d.mean(0)
-    if not shared:
-        return mean_interval(d_seeds, level)
-    sizes = np.array(d.shape)
+    sizes, mean = np.array(d.shape), float(d.mean())
     if sizes.min() == 1:
-        return MeanInterval(float(d.mean()), -math.inf, math.inf)
+        return MeanInterval(mean, -math.inf, math.inf)
     # the delete-one jackknife of a mean of rows, or of columns, is their variance over their number
-    variances = np.array([d_seeds.var(ddof=1), d_documents.var(ddof=1)]) / sizes
+    variances = np.array([d.mean(1).var(ddof=1), d.mean(0).var(ddof=1)]) / sizes
     total = variances.sum()
     freedom = total**2 / (variances**2 / (sizes - 1)).sum() if total > 0 else 1
-    half = float(stats.t.ppf((1 + number("level", level, "(0, 1)")) / 2, freedom)) * math.sqrt(total)
-    return MeanInterval(float(d.mean()), float(d.mean()) - half, float(d.mean()) + half)
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
+    return MeanInterval(mean, mean - half, mean + half)
 
 
-def sign_flip_p(differences: Sequence[float] | np.ndarray, random_state: int = 0) -> float:
+def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
     """Two-sided p of the sign-flip (one-sample permutation) test that ``differences`` are symmetric about 0.
 
     Exact over all 2 ** n sign patterns up to 16 seeds, from 65,536 random patterns (never 0) beyond. At n seeds it
     cannot go below 2 ** (1 - n): 0.0625 at 5, 0.002 at 10.
     """
-    d = _finite(differences)
+    d = np.asarray(differences, dtype=np.float64)
     if len(d) == 1:
         return 1.0
-    drawn: dict[str, Any] = {"random_state": random_state}  # under its newer name, rng, scipy draws other patterns
+    drawn: dict[str, Any] = {"random_state": 0}  # under its newer name, rng, scipy draws other patterns
     return float(
         stats.permutation_test(
             (d,), np.mean, permutation_type="samples", n_resamples=2**16, vectorized=True, **drawn
@@ -117,25 +105,21 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     Rejecting where the adjusted p is at most alpha keeps the chance of any false rejection at alpha, whatever the
     dependence (Holm 1979, Scandinavian Journal of Statistics 6:65-70).
     """
-    p = _finite(p_values)
-    if ((p < 0) | (p > 1)).any():
-        raise ValueError("p-values must be in [0, 1]")
+    p = np.asarray(p_values)
     order = np.argsort(p, kind="stable")
-    steps = len(p) - np.arange(len(p))
     adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * steps))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
 
 
 def holm_levels(p_values: Sequence[float] | np.ndarray, level: float = 0.95) -> np.ndarray:
     """Confidence level (m,) of each contrast's interval under Holm's procedure, in the order given.
 
-    With alpha = 1 - level, the contrast with the smallest p gets 1 - alpha / m, the next 1 - alpha / (m - 1),
-    and so on as long as the steps reject. From the first step that does not, all remaining contrasts keep
-    that step's level: Holm's procedure stops there, and without this an interval could exclude zero although
-    its adjusted p is above alpha.
+    With alpha = 1 - level, the contrast with the smallest p gets 1 - alpha / m, the next 1 - alpha / (m - 1), and so on
+    as long as the steps reject. From the first step that does not, all remaining contrasts keep that step's level, or
+    an interval could exclude zero although its adjusted p is above alpha.
     """
-    p = _finite(p_values)
+    p = np.asarray(p_values)
     alpha, m = 1 - level, len(p)
     levels = np.empty(m)
     for step, index in enumerate(np.argsort(p, kind="stable")):
@@ -156,31 +140,19 @@ def holm_intervals(
     margin nearest to the mean, ``2 P(T > ||mean| - margin| / error)``: what must be excluded to call an arm better,
     equivalent or worse.
 
-    What the intervals promise. Each one is the paired-t interval at the level of :func:`holm_levels`. (1) Each one, by
-    itself, covers its true difference with at least ``level``, since its level is never lower. (2) An interval excludes
-    zero (or the nearest margin) exactly where Holm's adjusted p is at most 1 - level, so the chance that any interval
-    excludes it wrongly is at most 1 - level. (3) They are *not* a joint confidence region: that all of them cover at
-    once has no better guarantee than 1 - m (1 - level); a joint region would need 1 - (1 - level) / m for every one
-    (Bonferroni). All this under normal differences that are independent between seeds.
+    Each is the paired-t interval at the level of :func:`holm_levels`. (1) By itself it covers its true difference with
+    at least ``level``. (2) It excludes zero (or the nearest margin) exactly where Holm's adjusted p is at most
+    1 - level, so the chance that any interval excludes it wrongly is at most 1 - level. (3) They are *not* a joint
+    confidence region: that all of them cover at once has no better guarantee than 1 - m (1 - level). All this under
+    normal differences that are independent between seeds.
     """
     margins = margins or [0.0] * len(differences)
-    vectors = [_finite(d) for d in differences]
-    p_values = [
-        paired_interval(d - np.copysign(margin, d.mean()), level).p for d, margin in zip(vectors, margins, strict=True)
-    ]
+    moved = [d - np.copysign(margin, d.mean()) for d, margin in zip(differences, margins, strict=True)]
+    p_values = [paired_interval(d, level).p for d in moved]
     return [
         paired_interval(d, own_level)._replace(p=float(p))
         for d, p, own_level in zip(differences, holm(p_values), holm_levels(p_values, level), strict=True)
     ]
-
-
-def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"one number per seed is needed, a vector (n,), got shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"all values must be finite, got {array.tolist()}")
-    return array
 
 
 def verdict_word(low: float, high: float, delta: float, n_seeds: int) -> str:
@@ -198,65 +170,39 @@ def verdict_word(low: float, high: float, delta: float, n_seeds: int) -> str:
     return EQUIVALENT if -delta <= low and high <= delta else UNDECIDED
 
 
-def verdict_table(
-    differences: pd.DataFrame,
-    delta: float | Mapping[str, float],
-    *,
-    not_applied: Collection[str] = (),
-    level: float = 0.95,
-) -> pd.DataFrame:
+def verdict_table(differences: pd.DataFrame, deltas: Mapping[str, float]) -> pd.DataFrame:
     """Judge hypotheses, each on several measures.
 
     The chance that any word of a hypothesis is wrong, better or worse where the true difference is within the margin,
-    equivalent where it is not, is at most 1 - level, whatever the dependence of the measures: see `holm_intervals`.
+    equivalent where it is not, is at most 5 %, whatever the dependence of the measures: see `holm_intervals`.
 
     Parameters
     ----------
     differences : DataFrame with columns hypothesis, measure, seed, difference
         One row a seed, arm minus baseline, the sign turned so that positive is better.
-    delta : float or {measure: float}
+    deltas : {measure: float}
         The smallest difference that matters, in units of the measure, 0 or more.
-    not_applied : collection of str
-        Hypotheses whose funnel shows that the treatment was not applied: their word is "not applied", no verdict.
-    level : float
-        Confidence of a hypothesis's intervals, in (0, 1).
 
     Returns
     -------
     DataFrame
         hypothesis, measure, word, difference (mean over seeds), low and high (t interval at the measure's Holm level),
         p (of a difference that is the nearest margin, Holm-adjusted over the hypothesis's measures), delta, n_seeds.
-
-    Raises
-    ------
-    ValueError
-        On missing columns or margins, two differences of a seed, values that are not finite.
     """
-    if missing := {"hypothesis", "measure", "seed", "difference"} - set(differences.columns):
-        raise ValueError(f"differences lacks the columns {sorted(missing)}")
     if differences.duplicated(["hypothesis", "measure", "seed"]).any():
         raise ValueError("a seed has two differences on the same measure of a hypothesis: it would count twice")
-    margins = {name: _margin(delta, name) for name in differences["measure"].unique()}
     rows = []
     for hypothesis, measures in differences.groupby("hypothesis", sort=False):
         by_measure = {
             name: part["difference"].to_numpy(float) for name, part in measures.groupby("measure", sort=False)
         }
-        intervals = holm_intervals(list(by_measure.values()), level, [margins[name] for name in by_measure])
+        intervals = holm_intervals(list(by_measure.values()), margins=[deltas[name] for name in by_measure])
         for (name, d), (difference, low, high, p) in zip(by_measure.items(), intervals, strict=True):
-            word = NOT_APPLIED if hypothesis in not_applied else verdict_word(low, high, margins[name], len(d))
-            rows.append([hypothesis, name, word, difference, low, high, p, margins[name], len(d)])
+            word = verdict_word(low, high, deltas[name], len(d))
+            rows.append([hypothesis, name, word, difference, low, high, p, deltas[name], len(d)])
     return pd.DataFrame(
         rows, columns=["hypothesis", "measure", "word", "difference", "low", "high", "p", "delta", "n_seeds"]
     )
-
-
-def _margin(delta: float | Mapping[str, float], measure: str) -> float:
-    if isinstance(delta, Mapping):
-        if measure not in delta:
-            raise ValueError(f"delta has no margin for {measure!r}; it has {', '.join(map(repr, delta))}")
-        delta = delta[measure]
-    return number("delta", delta, "[0, inf)")
 
 
 class TokensToQuality(NamedTuple):
@@ -269,31 +215,18 @@ class TokensToQuality(NamedTuple):
 
 
 def tokens_to_quality(
-    curve_arm: Mapping[int, float],
-    curve_random: Mapping[int, float],
-    *,
-    mining_tokens: float = 0.0,
-    lower_is_better: bool = False,
+    curve_arm: Mapping[int, float], curve_random: Mapping[int, float], *, mining_tokens: float = 0.0
 ) -> TokensToQuality:
-    """Compare how many tokens an arm needs for the quality that the random arm has at full budget.
+    """Compare how many tokens an arm needs for the quality, more being better, that the random arm has at full budget.
 
-    ``curve_arm`` and ``curve_random`` are {tokens: value}: separate runs at 1/8, 1/4, 1/2 and 1 of the budget, each
-    with a learning rate that decays to its own end; an intermediate value of one long run, whose rate is still high,
-    would not do. Between the first budget that reaches the value and the one before, the value is taken as linear in
-    the logarithm of tokens; beyond the budgets nothing is extrapolated. ``mining_tokens`` is what mining cost, its
-    seconds times the tokens that training sees in a second, and is added to the arm's. ValueError for fewer than two
-    budgets, arms of different full budgets, or values that are not finite.
+    The curves are {tokens: value} of the same budgets: separate runs at 1/8, 1/4, 1/2 and 1 of the full one, each with
+    a learning rate that decays to its own end; an intermediate value of one long run, whose rate is still high, would
+    not do. Between the first budget that reaches the value and the one before, the value is taken as linear in the
+    logarithm of tokens; beyond the budgets nothing is extrapolated. ``mining_tokens`` is what mining cost, its seconds
+    times the tokens that training sees in a second, and is added to the arm's.
     """
-    if len(curve_arm) < 2 or min([*curve_arm, *curve_random], default=0) <= 0:
-        raise ValueError(f"at least two budgets above 0 are needed, got {sorted(curve_arm)} and {sorted(curve_random)}")
-    full = max(curve_random)
-    if max(curve_arm) != full:
-        raise ValueError(f"the full budgets differ: {max(curve_arm)} tokens against {full}")
-    number("mining_tokens", mining_tokens, "[0, inf)")
-    sign, budgets = (-1 if lower_is_better else 1), sorted(curve_arm)
-    if not all(map(math.isfinite, [*curve_arm.values(), *curve_random.values()])):
-        raise ValueError("all values of both curves must be finite")
-    short = [sign * (curve_random[full] - curve_arm[budget]) for budget in budgets]  # of the value; reached at 0
+    full, budgets = max(curve_random), sorted(curve_arm)
+    short = [curve_random[full] - curve_arm[budget] for budget in budgets]  # of the value; reached at 0
     first = next((i for i, by in enumerate(short) if by <= 0), None)
     if first is None:
         tokens, bound = float(full), ">"

@@ -1,18 +1,17 @@
-"""Explained variance: of any reconstruction, streamed, and of a frozen dictionary before any training.
-
-Everything streams in float64, x and x_hat from the same rows.
-"""
+"""Explained variance: of any reconstruction, streamed in float64, and of a frozen dictionary before any training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rkcnn_lib.tensors import as_matrix, as_numbers, check_widths, exponent, unit_rows, whole
+from rkcnn_lib.tensors import as_matrix, check_widths, exponent, unit_rows
+
+ROWS_AT_ONCE = 512  # each with a basis of its own
 
 
 def explained_variance(X: Tensor | np.ndarray, X_hat: Tensor | np.ndarray) -> float:
@@ -41,9 +40,7 @@ class Moments:
         self.lengths = nothing  # (4,) sums of ||x||, ||x_hat||, ||x_hat||^2 and x . x_hat
 
     def add(self, x: Tensor, x_hat: Tensor) -> None:
-        """Add rows (n, d) and what they were reconstructed as; ValueError for other shapes or no numbers."""
-        if x_hat.shape != x.shape:
-            raise ValueError(f"rows {tuple(x.shape)} were reconstructed as {tuple(x_hat.shape)}")
+        """Add rows (n, d) and what they were reconstructed as; ValueError for NaN and infinities."""
         x, x_hat = x.double(), x_hat.double()
         error = (x - x_hat).square().sum(0)
         if not (torch.isfinite(x).all() and torch.isfinite(error).all()):
@@ -57,8 +54,6 @@ class Moments:
         self.lengths = self.lengths + lengths
 
     def mean(self) -> Tensor:
-        """(d,) float64: E x."""
-        self.check_seen()
         return self.total / self.n
 
     def explained_variance(self) -> float:
@@ -82,57 +77,40 @@ class Moments:
         """``argmin_g E||x_hat / g - x||^2 = E||x_hat||^2 / E[x_hat . x]``; NaN for reconstructions orthogonal to x."""
         return float(self.lengths[2] / self.lengths[3]) if self.lengths[3] != 0 else math.nan
 
-    def check_seen(self) -> None:
-        """Raise ValueError before any row."""
-        if self.n == 0:
-            raise ValueError("there are no held-out rows to measure on")
-
 
 @torch.no_grad()
 def frozen_dictionary_ev(
-    X: Tensor | np.ndarray,
-    D: Tensor | np.ndarray,
-    ks: tuple[int, ...] = (8, 16, 32),
-    bias: Tensor | np.ndarray | None = None,
-    batch_size: int = 512,
+    X: Tensor | np.ndarray, D: Tensor | np.ndarray, ks: Sequence[int] = (8, 16, 32)
 ) -> dict[int, float]:
-    """Explained variance {k: share} of X (n, d) coded with fixed directions D (r, d) by one-sided matching pursuit.
+    """Explained variance {k: share} of X (n, d) coded with k directions a row of D (r, d), signed, made unit length.
 
-    Each step picks, for each token, the direction with the largest *positive* inner product with the residual and
-    refits all picked coefficients by least squares; a token stops when no inner product is positive. It asks how good
-    the directions themselves are, before any training. (Orthogonal matching pursuit: Pati, Rezaiifar & Krishnaprasad
-    1993; a new direction is orthogonalised against those picked, twice, which equals the refit.)
-
-    `X` are held-out activations, `D` signed, made unit length, and `ks` the numbers of directions a token at which to
-    report, at least 1. `bias` (d,) is taken from each row first; None is the mean of X. `batch_size` tokens are coded
-    at once, each with a (max(ks), d) basis. ValueError on mismatched widths, NaN, a zero direction or X without
-    variance.
+    Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993), one-sided: each step picks, for each row less
+    the mean, the direction with the largest *positive* inner product with the residual and refits all coefficients by
+    least squares; a row stops when no inner product is positive. It asks how good directions are before any training.
+    ValueError for mismatched widths, NaN, a zero direction or X without variance.
     """
-    counts = [whole("ks", k) for k in ks]
-    if not counts:
-        raise ValueError("ks is empty; give numbers of directions a token, at least 1")
     X, D = as_matrix(X), unit_rows(D, "D", least=1).float()
     check_widths(X, D, ("X", "D"))
     D, unit = D.to(X.device), 2.0 ** exponent(X)
     X = (X.double() / unit).float()
     centre = X.double().mean(0)
-    bias = centre.float() if bias is None else (as_numbers(bias, "bias").double() / unit).to(X)
-    if bias.shape != centre.shape:
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; {tuple(centre.shape)} is needed")
     total = float((X.double() - centre).square().sum())
     if total == 0:
         raise ValueError("X does not vary; there is no variance to explain")
-    steps = {k: min(k, len(D)) for k in counts}  # then all are picked
+    steps = {k: min(k, len(D)) for k in ks}  # then all are picked
     left = dict.fromkeys(steps.values(), 0.0)
-    for x in X.split(whole("batch_size", batch_size)):
-        for k, residual in _pursue(x - bias, D, max(left)):
+    for x in X.split(ROWS_AT_ONCE):
+        for k, residual in _pursue(x - centre.float(), D, max(left)):
             if k in left:
                 left[k] += float(residual.double().square().sum())
-    return {k: 1 - left[steps[k]] / total for k in counts}
+    return {k: 1 - left[steps[k]] / total for k in ks}
 
 
 def _pursue(residual: Tensor, D: Tensor, k_max: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (k, residual (n, d)) after each of k_max steps of matching pursuit with orthonormal bases."""
+    """Yield (k, residual (n, d)) after each of k_max steps of matching pursuit with orthonormal bases.
+
+    A new direction is orthogonalised against those picked, which equals the refit.
+    """
     n, d = residual.shape
     basis = residual.new_zeros(n, k_max, d)
     picked = torch.zeros(n, len(D), dtype=torch.bool, device=residual.device)

@@ -3,17 +3,10 @@
 from rkcnn_lib.probe.classifier import RandomKCNNClassifier, kcnn_posterior
 from rkcnn_lib.probe.lift import Whitening, ascend, fisher_lift, whiten
 from rkcnn_lib.probe.miner import RkCNNMiner
-from rkcnn_lib.probe.moments import CONTRASTS, projection_contrast
-from rkcnn_lib.probe.nulls import Surrogate, max_statistic_threshold, permute_labels, surrogate
-from rkcnn_lib.probe.parameters import SCORES
+from rkcnn_lib.probe.nulls import Surrogate, permute_labels, surrogate
+from rkcnn_lib.probe.parameters import CONTRASTS, SCORES
 from rkcnn_lib.probe.rivals import METHODS, mine
-from rkcnn_lib.probe.scores import (
-    Consistency,
-    knn_label_consistency,
-    principal_directions,
-    separation_score,
-    subset_scores,
-)
+from rkcnn_lib.probe.scores import principal_directions, projection_contrast, subset_scores
 from rkcnn_lib.probe.selection import distinct
 from rkcnn_lib.probe.subsets import Subsets, draw_subsets
 
@@ -21,7 +14,6 @@ __all__ = [
     "CONTRASTS",
     "METHODS",
     "SCORES",
-    "Consistency",
     "RandomKCNNClassifier",
     "RkCNNMiner",
     "Subsets",
@@ -32,13 +24,10 @@ __all__ = [
     "draw_subsets",
     "fisher_lift",
     "kcnn_posterior",
-    "knn_label_consistency",
-    "max_statistic_threshold",
     "mine",
     "permute_labels",
     "principal_directions",
     "projection_contrast",
-    "separation_score",
     "subset_scores",
     "surrogate",
     "whiten",

@@ -10,18 +10,16 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from rkcnn_lib.probe.inputs import check_random_state, check_side, estimator_rows
-from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks
+from rkcnn_lib.probe.inputs import check_labels, check_random_state, estimator_rows
 from rkcnn_lib.probe.parameters import check_parameters
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import draw_subsets
-from rkcnn_lib.tensors import whole
+from rkcnn_lib.tensors import MAX_ELEMENTS, chunks, whole
 
 
 def kcnn_posterior(distances: torch.Tensor) -> torch.Tensor:
-    """Posterior ``P(c|x) = d_k(x|c)^-1 / sum_l d_k(x|l)^-1`` (Gweon, Schonlau & Steiner 2019).
+    """Posterior ``P(c|x) = d_k(x|c)^-1 / sum_l d_k(x|l)^-1`` of distances (..., L) (Gweon, Schonlau & Steiner 2019).
 
-    `distances` (..., L), and so the posteriors, are a row a point; they are d_k(x|c) of each class, non-negative.
     Classes at distance zero share all of the probability, which is the limit of the formula.
     """
     nearest = distances.amin(-1, keepdim=True)
@@ -38,12 +36,7 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
     r best a kCNN classifier gives a posterior; the posteriors are averaged with each subset's share of the scores as
     its weight. Lu & Gweon 2025, PeerJ Computer Science 11:e2497; kCNN: Gweon, Schonlau & Steiner 2019, PeerJ CS 5:e194.
 
-    Attributes
-    ----------
-    classes_ : (L,)
-    subsets_ : Subsets
-    scores_ : (h,) separation of every subset
-    selected_, weights_ : (r,) subsets in use, best first, and their weights, which sum to 1
+    After `fit`: classes_ (L,), subsets_, scores_ (h,) of all subsets, selected_ and weights_ (r,), best first, sum 1.
 
     Examples
     --------
@@ -78,8 +71,7 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
         rows = estimator_rows(self, X).double().cpu()
         if y is None:
             raise ValueError("RandomKCNNClassifier requires y to be passed, but the target y is None")
-        y, _ = check_side(y, None, len(rows))
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        self.classes_, codes = np.unique(check_labels(y, len(rows)), return_inverse=True)
         d = rows.shape[1]
         m = max(1, round(d**0.5)) if self.subset_size is None else self.subset_size
         rng = check_random_state(self.random_state)
@@ -88,10 +80,9 @@ class RandomKCNNClassifier(ClassifierMixin, BaseEstimator):
         self._rows = rows / self._scale
         self._rows_of = _rows_by_class(codes)
         self._most = min(self.k, np.bincount(codes).max())  # beyond it no class has another neighbour
-        scores = subset_scores(self._rows, self.subsets_, "separation", y=codes).numpy()
-        self.scores_ = scores
-        self.selected_ = np.argsort(-scores, kind="stable")[:r]
-        self.weights_ = _shares(scores[self.selected_])
+        self.scores_ = subset_scores(self._rows, self.subsets_, "separation", y=codes).numpy()
+        self.selected_ = np.argsort(-self.scores_, kind="stable")[:r]
+        self.weights_ = _shares(self.scores_[self.selected_])
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

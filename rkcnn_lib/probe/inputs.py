@@ -12,8 +12,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from rkcnn_lib.probe.moments import chunks
-from rkcnn_lib.tensors import MAX_SEED, as_matrix, exponent, whole
+from rkcnn_lib.tensors import MAX_SEED, as_matrix, chunks, exponent, whole
 
 
 def estimator_rows(estimator: Any, X: Any, reset: bool = True, least: int = 1) -> torch.Tensor:
@@ -39,24 +38,18 @@ def result_dtype(X: Any, rows: torch.Tensor) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-def check_side(y: Any, groups: Any, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Labels and groups as arrays (n,) or None; ValueError unless they fit, and the labels are those of classes."""
-    if y is not None:
-        y = check_labels(y, n)
-        try:
-            check_classification_targets(y)
-        except ValueError as error:
-            raise ValueError(f"y: {error}") from error
-        if len(np.unique(y)) == n:
-            raise ValueError(f"y holds {n} different labels in {n} rows; a class needs two rows to be told apart by")
-    return y, None if groups is None else one_a_row(groups, n, "groups")
-
-
 def check_labels(y: Any, n: int) -> np.ndarray:
-    """y as an array (n,); ValueError when it does not fit (see `one_a_row`) or holds fewer than two classes."""
+    """Labels as an array (n,); ValueError where they do not fit or are not those of classes."""
     y = one_a_row(y, n, "y")
-    if len(np.unique(y)) < 2:
+    try:
+        check_classification_targets(y)
+    except ValueError as error:
+        raise ValueError(f"y: {error}") from error
+    n_classes = len(np.unique(y))
+    if n_classes < 2:
         raise ValueError("y holds one class only; at least two classes are needed")
+    if n_classes == n:
+        raise ValueError(f"y holds {n} different labels in {n} rows; a class needs two rows to be told apart by")
     return y
 
 
@@ -87,17 +80,6 @@ def check_random_state(value: Any) -> np.random.RandomState:
     return np.random.RandomState(whole("random_state", value, 0, MAX_SEED))
 
 
-def some_rows(
-    X: torch.Tensor, y: np.ndarray | None, groups: np.ndarray | None, most: int, seed: int
-) -> tuple[torch.Tensor, np.ndarray | None, np.ndarray | None]:
-    """At most ``most`` rows drawn at random, in their order, with their labels and groups."""
-    if len(X) <= most:
-        return X, y, groups
-    rows = np.sort(np.random.RandomState(seed).permutation(len(X))[:most])
-    X = X[torch.as_tensor(rows, device=X.device)]
-    return X, None if y is None else y[rows], None if groups is None else groups[rows]
-
-
 def varying_columns(X: torch.Tensor) -> torch.Tensor:
     """Numbers of the columns that vary, with a warning when some do not."""
     varying = torch.stack([(X[rows] != X[0]).any(0) for rows in chunks(len(X), X.shape[1])]).any(0)
@@ -107,27 +89,22 @@ def varying_columns(X: torch.Tensor) -> torch.Tensor:
     return varying.nonzero()[:, 0]
 
 
-def centred(X: torch.Tensor, columns: torch.Tensor, normalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def centred(X: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Some columns of X, centred and at unit mean square, float32 (n, c); and the mean of all columns, float64 (d,).
 
-    Differences are formed in float64, a block of rows at a time: an offset far larger than the spread costs no
-    precision. With ``normalise`` rows are then scaled to norm 1 and centred once more.
+    Differences are formed in float64, a block of rows at a time: a large offset costs no precision.
     """
     blocks = list(chunks(len(X), X.shape[1]))
-    unit = 2.0 ** exponent(X)  # of numbers near the largest there are not even sums exist
+    unit = 2.0 ** exponent(X)  # of numbers near the largest not even sums exist
     mean = sum(((X[rows].double() / unit).sum(0) for rows in blocks), X.new_zeros(())) / len(X)
     largest = max(float((X[rows].double() / unit - mean).abs().max()) for rows in blocks) or 1.0
     work = X.new_empty(len(X), len(columns), dtype=torch.float32)
     for rows in blocks:
         work[rows] = ((X[rows][:, columns].double() / unit - mean[columns]) / largest).float()
     square = sum(float(work[rows].double().square().sum()) for rows in blocks) / max(1, work.numel())
-    work /= square**0.5 or 1.0
-    if normalise:
-        work /= work.norm(dim=1, keepdim=True).clamp_min(1e-9)
-        work -= work.mean(0)
-    return work, mean * unit
+    return work.div_(square**0.5 or 1.0), mean * unit
 
 
 def all_centred(X: torch.Tensor) -> torch.Tensor:
     """All columns of X (n, d), centred and at unit mean square, float32: what `mine` works on."""
-    return centred(X, torch.arange(X.shape[1], device=X.device), normalise=False)[0]
+    return centred(X, torch.arange(X.shape[1], device=X.device))[0]

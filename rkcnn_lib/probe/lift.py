@@ -1,9 +1,8 @@
 """From a subset's direction, which is only a start, to a direction of the full space.
 
-An m-sparse coordinate vector has a cosine of about sqrt(m / d) with a dense feature, so a subset's own direction
-can never be the answer. With labels the lift regresses on the full space; without, it whitens and climbs a
-contrast by fixed-point steps. Filters read a feature out (encoder), patterns are what it writes (decoder). In the end
-sparse coding sharpens all directions together (`refine`).
+An m-sparse coordinate vector has a cosine of about sqrt(m / d) with a dense feature. With labels the lift regresses on
+the full space; without, it whitens and climbs a contrast by fixed-point steps. Filters read a feature out (encoder),
+patterns are what it writes (decoder). In the end sparse coding sharpens all directions together (`refine`).
 """
 
 from __future__ import annotations
@@ -14,14 +13,12 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.inputs import check_labels
-from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, block_size, chunks, covariance, projection_contrast
-from rkcnn_lib.probe.parameters import SearchOptions, check_shrinkage
-from rkcnn_lib.probe.scores import principal_directions, subset_scores
+from rkcnn_lib.probe.parameters import SearchOptions
+from rkcnn_lib.probe.scores import block_size, covariance, principal_directions, projection_contrast, subset_scores
 from rkcnn_lib.probe.subsets import Subsets
-from rkcnn_lib.pursuit import default_steps, one_sided_codes
-from rkcnn_lib.tensors import add_at, one_of
+from rkcnn_lib.tensors import add_at, chunks, default_steps, one_sided_codes
 
+CONVERGED = 1e-4  # 1 - |cosine| of two steps of an ascent
 RIDGE = 1e-3  # towards the directions as they are, as a share of a direction's mean energy: rare ones move less
 
 
@@ -42,7 +39,6 @@ class Whitening:
     mean: torch.Tensor
     root: torch.Tensor
     inverse_root: torch.Tensor
-    shrinkage: float
 
     def apply(self, X: torch.Tensor) -> torch.Tensor:
         """Whitened rows (n, d), in the dtype of X."""
@@ -60,42 +56,37 @@ class Whitening:
     from_patterns = filters  # unit whitened directions that have these patterns
 
 
-def whiten(X: torch.Tensor, shrinkage: float | str = "auto", max_elements: int = MAX_ELEMENTS) -> Whitening:
-    """Whitening of X (n, d) with ``Sigma = (1 - s) S + s (tr S / d) I``, s in [0, 1] or "auto", Ledoit-Wolf's.
+def whiten(X: torch.Tensor, shrinkage: float | None = None) -> Whitening:
+    """Whitening of X (n, d) with ``Sigma = (1 - s) S + s (tr S / d) I``, s in [0, 1], Ledoit-Wolf's for None.
 
     Eigenvalues below 1e-7 of the largest are raised to that, so a rank-deficient covariance gives finite roots.
     """
-    check_shrinkage(shrinkage)
-    mean, cov = covariance(X, max_elements)
-    share = ledoit_wolf_shrinkage(X, mean, cov) if shrinkage == "auto" else float(shrinkage)
+    mean, cov = covariance(X)
+    share = ledoit_wolf_shrinkage(X, mean, cov) if shrinkage is None else shrinkage
     d = len(cov)
     eye = torch.eye(d, dtype=cov.dtype, device=cov.device)
     values, vectors = torch.linalg.eigh((1 - share) * cov + share * cov.trace() / d * eye)
     values = values.clamp_min(max(float(values[-1]) * 1e-7, 1e-30))
-    return Whitening(mean, (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T, share)
+    return Whitening(mean, (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T)
 
 
-def fisher_lift(
-    X: torch.Tensor, y: np.ndarray, shrinkage: float | str = "auto"
-) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+def fisher_lift(X: torch.Tensor, y: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
     """Full-space filter ``Sigma^-1 (mu_1 - mu_0)`` and pattern ``mu_1 - mu_0`` of each class (Haufe et al. 2014).
 
-    Two classes give one direction, from the first towards the second. More give one against the rest, a direction each,
-    towards the class. Sigma is the shrunk covariance within the (two) classes. Returns the classes (c,) that directions
-    point to, and filters and patterns (c, d), float64, unit rows.
+    Two classes give one direction, towards the second. More give one each, towards the class against the rest. Sigma is
+    the shrunk covariance within the (two) classes. Returns the classes (c,) that directions point to, filters (c, d) of
+    norm 1 and patterns (c, d), float64.
     """
-    y = check_labels(y, len(X))
     classes = np.unique(y)
     targets = classes[1:] if len(classes) == 2 else classes
-    filters, patterns = [], []
+    filters, differences = [], []
     for target in targets:
         inside = torch.as_tensor(y == target, device=X.device)
         means = torch.stack([X[~inside].mean(0, dtype=torch.float64), X[inside].mean(0, dtype=torch.float64)])
-        within = whiten(X - means.to(X.dtype)[inside.long()], shrinkage)
-        difference = means[1] - means[0]
-        patterns.append(difference)
-        filters.append(within.inverse_root @ (within.inverse_root @ difference))
-    return targets, normalize(torch.stack(filters), dim=1), normalize(torch.stack(patterns), dim=1)
+        within = whiten(X - means.to(X.dtype)[inside.long()])
+        differences.append(means[1] - means[0])
+        filters.append(within.inverse_root @ (within.inverse_root @ differences[-1]))
+    return targets, normalize(torch.stack(filters), dim=1), torch.stack(differences)
 
 
 def _fixed_point_step(Z: torch.Tensor, second: torch.Tensor, U: torch.Tensor, contrast: str) -> torch.Tensor:
@@ -114,45 +105,35 @@ def _fixed_point_step(Z: torch.Tensor, second: torch.Tensor, U: torch.Tensor, co
     return T @ Z / len(Z) - (1.0 - T.square()).mean(1, keepdim=True) * CU
 
 
-def ascend(
-    Z: torch.Tensor,
-    starts: torch.Tensor,
-    contrast: str = "kurtosis",
-    max_iter: int = 20,
-    tol: float = 1e-4,
-    max_elements: int = MAX_ELEMENTS,
-) -> torch.Tensor:
-    """Climb a contrast from many starts in parallel, each on its own (no decorrelation between them).
+def ascend(Z: torch.Tensor, starts: torch.Tensor, contrast: str = "kurtosis", max_steps: int = 20) -> torch.Tensor:
+    """Climb a contrast from many starts (s, d), not zero, in parallel, each on its own; unit rows (s, d).
 
     One-unit fixed-point steps (Hyvarinen & Oja 1997; Hyvarinen 1999) on whitened rows Z (n, d) of mean zero; with a
-    shrunk covariance their second moment need not be the identity. `starts` (s, d) need not be unit, but not zero. A
-    start has converged, and drops out, when 1 - |cosine| between two steps is below `tol`; a step that leaves nothing
-    keeps the previous direction, so the result is never NaN. Returns unit rows (s, d), on the side of the step before
-    (signs do not flip back and forth). ValueError for an unknown contrast.
+    shrunk covariance their second moment need not be the identity. A start that has converged drops out; a step that
+    leaves nothing keeps the previous direction, and none changes its side.
     """
-    one_of("contrast", contrast, CONTRASTS)
     U = normalize(starts.to(Z.dtype), dim=1).clone()
-    second = covariance(Z, max_elements)[1].to(Z.dtype)
-    for part in chunks(len(U), len(Z), block_size(Z, max_elements)):
+    second = covariance(Z)[1].to(Z.dtype)
+    for part in chunks(len(U), len(Z), block_size(Z)):
         active = torch.arange(part.start, part.stop, device=U.device)
-        for _ in range(max_iter):
+        for _ in range(max_steps):
             old = U[active]
             step = _fixed_point_step(Z, second, old, contrast)
             new = torch.where(step.square().sum(1, keepdim=True) > 1e-24, normalize(step, dim=1), old)
             cosine = (new * old).sum(1)
             U[active] = new * torch.where(cosine < 0, -1.0, 1.0)[:, None]
-            active = active[1 - cosine.abs() > tol]
+            active = active[1 - cosine.abs() > CONVERGED]
             if len(active) == 0:
                 break
     return U
 
 
-def skew_sign(X: torch.Tensor, filters: torch.Tensor, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
+def skew_sign(X: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
     """Sign (s, 1) that makes the skewness of the projections of X on the filters positive (+1 when it is 0).
 
     Features are one-sided (zero or positive), so their projections lean to the right.
     """
-    skew = projection_contrast(X, filters, "skew", max_elements)
+    skew = projection_contrast(X, filters, "skew")
     return torch.where(skew < 0, -1.0, 1.0).to(filters.dtype)[:, None]
 
 
@@ -160,37 +141,33 @@ class ContrastLift:
     """Directions live in the whitened space of X (n, d), where contrasts can be climbed by fixed-point steps.
 
     One of the two ways to lift without labels (the other is `neighbours.NeighbourLift`); `search` runs the rounds.
-    Subsets are scored by the contrast of their principal direction and lifted by climbing it. `rows` (n, d), whitened,
-    are what directions are to explain; `origin` (d,) is the mean.
+    `rows` (n, d), whitened, are what directions are to explain; `origin` (d,) is the mean.
     """
 
     def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
         self.options = options
-        self.white = whiten(X, options.shrinkage, options.max_elements)
+        self.white = whiten(X)
         self.rows = self.white.apply(X)
         self.origin = self.white.mean.to(X.dtype)
 
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score (h,) of every subset on the residual (n, d), and the raw direction (h, d) it would start from."""
-        size = self.options.max_elements
-        raw = residual @ self.white.root.to(residual.dtype)
-        principal = principal_directions(covariance(raw, size)[1], subsets, size)
-        scores = subset_scores(raw, subsets, self.options.score, max_elements=size, principal=principal)
-        return scores, principal[0]
+        """Score (h,) of every subset on the residual (n, d), and the direction (h, d) it would start from."""
+        raw = self.raw(residual)
+        principal = principal_directions(covariance(raw)[1], subsets)
+        return subset_scores(raw, subsets, self.options.score, principal=principal), principal[0]
 
     def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """Whitened directions (s, d) reached from raw starts (s, d): climbed on the residual, then on the rows."""
-        options, Z = self.options, self.rows
-        arguments = {"contrast": options.contrast, "max_elements": options.max_elements}
+        contrast, max_steps, Z = self.options.contrast, self.options.max_steps, self.rows
         u = self.white.from_filters(starts)
         if residual.shape == Z.shape and residual.data_ptr() == Z.data_ptr():
-            u = ascend(Z, u.to(Z.dtype), max_iter=options.max_iter, **arguments)
+            u = ascend(Z, u, contrast, max_steps)
         else:
-            own = whiten(residual, options.shrinkage, options.max_elements)  # pursuit left it anisotropic
-            u = ascend(own.apply(residual), own.from_filters(u).to(Z.dtype), max_iter=options.max_iter, **arguments)
+            own = whiten(residual)  # pursuit left it anisotropic
+            u = ascend(own.apply(residual), own.from_filters(u), contrast, max_steps)
             # A residual is missing pieces of every feature: a few steps on the data themselves put that right.
-            u = ascend(Z, own.patterns(u).to(Z.dtype), max_iter=max(1, options.max_iter // 4), **arguments)
-        return u * skew_sign(Z, u, options.max_elements)
+            u = ascend(Z, own.patterns(u), contrast, max(1, max_steps // 4))
+        return u * skew_sign(Z, u)
 
     def raw(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (n, d) of this lift's space as they lie in X's, seen from the origin."""
@@ -203,38 +180,29 @@ class ContrastLift:
     def oriented(self, D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Patterns D (s, d), signed so that they lean to the right, and filters ``Sigma^-1 D`` (Haufe et al. 2014)."""
         u = self.white.from_patterns(D)
-        sign = skew_sign(self.rows, u.to(self.rows.dtype), self.options.max_elements).to(D.dtype)
+        sign = skew_sign(self.rows, u.to(self.rows.dtype)).to(D.dtype)
         return D * sign, self.white.filters(u) * sign
 
 
-def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
+def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int) -> torch.Tensor:
     """Return what ``n_steps`` of one-sided matching pursuit with the unit directions D (r, d) leave of X (n, d)."""
     residual = X.clone()
     if len(D):
         gram = D @ D.T
-        for rows in chunks(len(X), len(D), block_size(X, max_elements)):
+        for rows in chunks(len(X), len(D), block_size(X)):
             residual[rows] -= one_sided_codes(X[rows], D, gram, n_steps).decode(D)
     return residual
 
 
-def refine(
-    X: torch.Tensor,
-    D: torch.Tensor,
-    n_passes: int = 3,
-    n_steps: int | None = None,
-    max_elements: int = MAX_ELEMENTS,
-) -> torch.Tensor:
+def refine(X: torch.Tensor, D: torch.Tensor, n_passes: int = 3) -> torch.Tensor:
     """Move unit directions D (r, d) to where they code the rows of X (n, d) with a smaller squared error.
 
-    The method of optimal directions (Engan, Aase & Husoy 1999) with a one-sided code, features being zero or positive.
-    It finds the nearest optimum only, and so needs good starts; that is what mining is for. It would sharpen any start:
-    a comparison of miners must give it to their rivals too (see `rivals.mine`).
-
-    `n_passes` alternations of coding, each row with `n_steps` directions (None: `default_steps`), and solving; an
-    offset common to all rows is fitted beside the directions. Returns unit rows (r, d) in the dtype of D, in the same
-    order. A direction that codes no row stays where it was.
+    The method of optimal directions (Engan, Aase & Husoy 1999) with a one-sided code, features being zero or positive:
+    `n_passes` alternations of coding, each row with `default_steps` directions, and solving; an offset common to all
+    rows is fitted beside the directions. It sharpens any start, so a comparison of miners must give it to their rivals
+    too. Returns unit rows (r, d) in the dtype of D, in the same order; one that codes no row stays where it was.
     """
-    n_steps = default_steps(X.shape[1]) if n_steps is None else n_steps
+    n_steps = default_steps(X.shape[1])
     U = D.to(X.dtype)
     offset = X.new_zeros(X.shape[1])
     for _ in range(n_passes if len(D) else 0):
@@ -242,7 +210,7 @@ def refine(
         energy = torch.zeros(len(U), len(U), dtype=torch.float64, device=X.device)
         slope = torch.zeros_like(U)
         left = torch.zeros(X.shape[1], dtype=torch.float64, device=X.device)
-        for rows in chunks(len(X), len(U), block_size(X, max_elements)):
+        for rows in chunks(len(X), len(U), block_size(X)):
             part = X[rows] - offset
             codes = one_sided_codes(part, U, gram, n_steps)
             residual = part - codes.decode(U)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from rkcnn_lib.probe.inputs import (
     centred,
+    check_labels,
     check_random_state,
-    check_side,
     estimator_rows,
+    one_a_row,
     result_dtype,
-    some_rows,
     varying_columns,
 )
-from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS, contrast_of
+from rkcnn_lib.probe.nulls import Halves, calibrate, split_rows
 from rkcnn_lib.probe.parameters import (
+    CONTRASTS,
     LABELLED_SCORES,
-    MIN_SURROGATES,
     NEIGHBOURS,
     Found,
     SearchOptions,
@@ -31,7 +31,7 @@ from rkcnn_lib.probe.parameters import (
     check_parameters,
     selects_nothing,
 )
-from rkcnn_lib.probe.search import Halves, calibrate, split_rows
+from rkcnn_lib.probe.scores import projection_contrast
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.tensors import scaled
 
@@ -55,38 +55,23 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     h random subsets are drawn, scored and lifted to the full space; near-copies are merged and the best kept
     (without labels in `n_stages` rounds, each on what the directions so far leave unexplained, with r / n_stages
     places); directions are oriented, and those kept whose score on rows that the search did not
-    see beats the 95 % point of the *maximum* of the same search on null data.
+    see beats the 95 % point of the *maximum* of the same search on 99 null data sets.
 
     Attributes
     ----------
     directions_ : (n_kept, d), array or tensor as X
         Patterns, unit rows, best score first; signed so that the projection's skewness is positive (with
         labels: towards the class).
-    filters_ : (n_kept, d)
-        Unit rows that read the directions out.
-    scores_ : (n_kept,) on held-out rows
-    threshold_ : float or None
-    null_maxima_ : (n_surrogates,) or None
+    filters_ : (n_kept, d), unit rows that read the directions out; mean_ : (d,)
+    scores_ : (n_kept,) on held-out rows; threshold_ : float or None
     null_mode_ : {"full", "rescored"} or None
-    subsets_ : Subsets
-        All h, over the original columns.
-    origin_ : (n_kept,) subset each direction was started from
-    targets_ : (n_kept,) or None
-        With labels, the class each direction points to.
-    n_kept_, n_distinct_ : int
-        Directions returned; distinct ones before the threshold.
+    subsets_ : Subsets, all h, over the original columns
+    targets_ : (n_kept,) or None, with labels the class each direction points to
+    n_kept_ : int
     funnel_ : list of dict
         What selection had to work with, a row a round: round, drawn, candidates (distinct after the lift, apart from
         what is kept already), places, kept. Empty with labels.
-    mean_ : (d,)
-    score_ : str
-        The score used: see `score`.
-
-    Raises
-    ------
-    ValueError
-        From `fit`: bad parameters, empty or non-finite X, fewer rows than the subset size, fewer varying
-        columns than it, labels of another length, of one class or all different.
+    score_ : str, the score used
 
     Examples
     --------
@@ -114,11 +99,11 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     in the complementary coordinates; the lift is their mean (see `rkcnn_lib.probe.neighbours`; filters equal
     directions). Labels given to `fit` are labels used: a score without labels then gives way to "separation"."""
     lift: bool = True
-    """False keeps each subset's own direction, padded with zeros: the baseline."""
+    """False keeps each subset's own direction, padded with zeros: the baseline, without labels only."""
     null: str | None = "elliptical"
-    """Null data of the calibration: "elliptical" or "gaussian" (see `nulls.Surrogate`), with labels always "labels":
-    permuted, by group where groups are given. None switches calibration off: search and scores on all rows, all
-    distinct directions returned, `threshold_` None; scores are then optimistic."""
+    """Null data of the calibration: "elliptical" or "gaussian" (see `nulls.Surrogate`); with labels these are permuted
+    instead, by group where groups are given. None switches calibration off: search and scores on all rows, all distinct
+    directions returned, `threshold_` None; scores are then optimistic."""
     random_state: int | np.random.RandomState | None = 0
     _: KW_ONLY
     rule: str = "separation"
@@ -138,57 +123,55 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     n_refinements: int = 3
     """Passes of sparse coding that sharpen the directions together at the end (see `lift.refine`); without labels and
     with lift only."""
-    n_surrogates: int = MIN_SURROGATES
-    """Maxima behind the threshold; at least 99."""
     full_null_size: float = 2e7
     """The search is run again in full on every surrogate when rows * columns * h * n_stages (10 h for "neighbours") is
     at most this. Above, the directions found, made up with random ones to the number of candidates, are scored again on
-    every surrogate's held-out rows. That is valid because no direction has seen those rows, on the data as on the
-    surrogates. `null_mode_` says which was done."""
-    normalise: bool = False
-    """Mine on centred rows scaled to norm 1, so that loud tokens do not dominate. `transform` is unaffected."""
+    every surrogate's held-out rows, which no direction has seen. `null_mode_` says which was done."""
     merge_cosine: float = 0.9
     """Directions with a signed cosine above it count as one."""
-    shrinkage: float | str = "auto"
-    """Of the covariance, in [0, 1]; "auto" is Ledoit-Wolf's."""
     max_steps: int = 20
     """Most fixed-point steps of a lift, a round."""
     max_rows: int = MAX_ROWS
     """Rows beyond it are left out at random before anything else."""
-    max_elements: int = MAX_ELEMENTS
-    """Bound on the numbers held in one temporary array."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters of the constructor by name; "score" is the name of the score, not the method."""
         return {**super().get_params(deep), "score": self.__dict__["score"]}
 
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> RkCNNMiner:
-        """Mine directions from X (n, d), an array or a tensor; y and groups (n,) are optional."""
+        """Mine directions from X (n, d), an array or a tensor; y and groups (n,) are optional.
+
+        ValueError for bad parameters, empty or non-finite X, fewer rows or varying columns than the subset size, labels
+        of another length, of one class or all different.
+        """
         check_parameters(self.get_params(deep=False))
         given = estimator_rows(self, X, least=2)
-        dtype = result_dtype(X, given)
-        y, groups = check_side(y, groups, len(given))
+        dtype, n = result_dtype(X, given), len(given)
+        y = None if y is None else check_labels(y, n)
+        groups = None if groups is None else one_a_row(groups, n, "groups")
         self.score_ = self._score_name(y)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=5)
-        given, y, groups = some_rows(given, y, groups, self.max_rows, int(seeds[4]))
+        if n > self.max_rows:
+            some = np.sort(np.random.RandomState(int(seeds[4])).permutation(n)[: self.max_rows])
+            given = given[torch.as_tensor(some, device=given.device)]
+            y, groups, n = y if y is None else y[some], groups if groups is None else groups[some], len(some)
         columns = varying_columns(given)
-        m = self._subset_size(len(given), len(columns))
-        work, mean = centred(given, columns, self.normalise)
+        m = self._subset_size(n, len(columns))
+        work, mean = centred(given, columns)
         drawn = draw_subsets(len(columns), m, self.n_subsets, self.subsets, int(seeds[0]))
         subsets, options = drawn.to(work.device), self._options(int(seeds[1]))
-        n = len(work)
         halves = (np.arange(n),) * 2 if self.null is None else split_rows(n, y, groups, int(seeds[2]))
         if y is not None and len(np.unique(y[halves[0]])) < 2:
             raise ValueError("the groups leave one class in the half searched; give more groups or null=None")
         data = Halves(work, y, groups, *halves)
         found = data.search(subsets, options, work, y)
         scores = data.score(found, options, work, y)
-        self.threshold_ = self.null_maxima_ = self.null_mode_ = None
+        self.threshold_ = self.null_mode_ = None
         if self.null is not None:
-            full = self._in_full(work)
-            self.threshold_, self.null_maxima_ = calibrate(
-                data, subsets, options, found, self.null, self.n_surrogates, full, int(seeds[3])
-            )
+            # What a round's cost grows with; looking for neighbours costs about ten lifts a subset.
+            each = self.n_subsets * (10 if self.score_ == NEIGHBOURS else 1)
+            full = work.numel() * each * self.n_stages <= self.full_null_size
+            self.threshold_ = calibrate(data, subsets, options, found, self.null, full, int(seeds[3]))
             self.null_mode_ = "full" if full else "rescored"
         self._store(found, scores, columns, mean.to(dtype))
         if not isinstance(X, torch.Tensor):
@@ -197,8 +180,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             )
         self.subsets_ = drawn.expand(columns.cpu(), len(mean))
         self.funnel_ = found.funnel
-        problem = selects_nothing(found.funnel)
-        if problem:
+        if problem := selects_nothing(found.funnel):
             warnings.warn(problem, SelectionWarning, stacklevel=2)
         return self
 
@@ -215,7 +197,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         """Mean contrast of the projections of X on the directions (0 when there are none)."""
         P = scaled(torch.as_tensor(self.transform(X))).float()
         contrast = self.score_ if self.score_ in CONTRASTS else "kurtosis"
-        return float(contrast_of(P.T.contiguous(), contrast).mean()) if self.n_kept_ else 0.0
+        own = torch.eye(self.n_kept_, device=P.device)
+        return float(projection_contrast(P, own, contrast).mean()) if self.n_kept_ else 0.0
 
     @property
     def _n_features_out(self) -> int:
@@ -223,19 +206,13 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
 
     def _score_name(self, y: np.ndarray | None) -> str:
         name = self.__dict__["score"]
-        if self.null == "labels" and y is None:
-            raise ValueError("null='labels' needs labels; give y")
+        if y is not None and not self.lift:
+            raise ValueError("lift=False is the baseline of a search without labels; use lift=True")
         if name in LABELLED_SCORES and y is None:
             raise ValueError(f"score={name!r} needs labels; give y")
         if name == NEIGHBOURS and y is None and not self.lift:
             raise ValueError("score='neighbours' is a lift of its own; use lift=True or another score")
         return name if y is None or name in LABELLED_SCORES else "separation"
-
-    def _in_full(self, work: torch.Tensor) -> bool:
-        """Whether the search is cheap enough to be run again on every surrogate."""
-        # What a round's cost grows with; looking for neighbours costs about ten lifts a subset.
-        each = self.n_subsets * (10 if self.score_ == NEIGHBOURS else 1)
-        return work.numel() * each * self.n_stages <= self.full_null_size
 
     def _subset_size(self, n: int, n_varying: int) -> int:
         m = max(1, round(n_varying**0.5)) if self.subset_size is None else self.subset_size
@@ -254,17 +231,9 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
                 f"would hardly select; cut to {r}",
                 stacklevel=3,
             )
-        shared = (
-            "lift", "rule", "select", "n_stages", "n_neighbours", "n_shifts", "n_refinements", "merge_cosine",
-            "shrinkage", "max_elements",
-        )  # fmt: skip
-        return SearchOptions(
-            n_directions=r,
-            score=self.score_,
-            max_iter=self.max_steps,
-            seed=seed,
-            **{name: getattr(self, name) for name in shared},
-        )
+        own = {"n_directions": r, "score": self.score_, "seed": seed}
+        shared = {f.name: getattr(self, f.name) for f in fields(SearchOptions) if f.name not in own}
+        return SearchOptions(**own, **shared)
 
     def _store(self, found: Found, scores: torch.Tensor, columns: torch.Tensor, mean: torch.Tensor) -> None:
         """Rank, apply the threshold and expand to all columns, in the type of the mean."""
@@ -283,6 +252,5 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         self.directions_, self.filters_, self.mean_ = expanded(found.directions), expanded(found.filters), mean
         index = order.cpu().numpy()
         self.scores_ = scores.cpu().numpy()[index]
-        self.origin_ = found.origin.cpu().numpy()[index]
         self.targets_ = None if found.targets is None else found.targets[index]
-        self.n_kept_, self.n_distinct_ = len(index), len(scores)
+        self.n_kept_ = len(index)

@@ -1,12 +1,11 @@
 """Local neighbours: RkCNN without labels, whose classes are the neighbours that a random subset finds.
 
 A subset picks a random anchor row and its k nearest neighbours *within the subset*: a pseudo-class. The subset is
-scored by how well that class separates in the complementary coordinates, which the choice did not see (RkCNN's
-separation score, with its own cross-validation). It is lifted to the full space by the mean of its class and a few
-mean-shift steps. In superposition this finds features where contrasts are blind: a sum of a few one-sided features has
-rows close to each feature alone, even when the projection on it is no more kurtotic than on any other direction (a
-pentagon in the plane). Anchors of a round are drawn apart from each other and mean shifts are few: with five, 2,560
-starts fell into some 160 basins, and there was nothing left to select from.
+scored by how well that class separates in the complementary coordinates, which the choice did not see. It is lifted to
+the full space by the mean of its class and a few mean-shift steps. In superposition this finds features where contrasts
+are blind: a sum of a few one-sided features has rows close to each feature alone, even when the projection on it is no
+more kurtotic than on any other direction (a pentagon in the plane). Anchors of a round are drawn apart from each other
+and mean shifts are few: with five, 2,560 starts fell into some 160 basins, and nothing was left to select from.
 """
 
 from __future__ import annotations
@@ -17,21 +16,20 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.moments import MAX_ELEMENTS, chunks
 from rkcnn_lib.probe.parameters import SearchOptions
 from rkcnn_lib.probe.selection import distinct
 from rkcnn_lib.probe.subsets import Subsets
-from rkcnn_lib.tensors import geometric_median
+from rkcnn_lib.tensors import chunks, geometric_median
 
 MAX_ROWS = 16384  # rows among which a subset looks for neighbours
 
 
 class NeighbourLift:
-    """Directions live on the sphere of centred rows; see `lift.ContrastLift` for the other way to lift.
+    """Directions live on the sphere of centred rows; see `lift.ContrastLift` for what each method gives.
 
     `rows` (at most MAX_ROWS, d), drawn at random, seen from the origin and of norm 1, are what directions are to
-    explain. `origin` (d,) is the geometric median, which stays where most rows lie: with rare features that is where
-    none is active. From the mean, rows of one feature do not lie on one ray.
+    explain. `origin` (d,) is the geometric median: with rare features that is where none is active. From the mean, rows
+    of one feature do not lie on one ray.
     """
 
     def __init__(self, X: torch.Tensor, options: SearchOptions) -> None:
@@ -41,31 +39,22 @@ class NeighbourLift:
         self.origin = geometric_median(X[sample])
         self.rows = unit(X[sample] - self.origin)
 
-    def k(self, rows: torch.Tensor) -> int:
-        """How many of the rows make a pseudo-class."""
-        return min(self.options.n_neighbours, len(rows))
-
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
-        """Separation (h,) of every subset's pseudo-class among the residual (n, d), and its unit mean (h, d)."""
         anchors = draw_anchors(residual, len(subsets), self.rng, self.options.merge_cosine)
-        classes = pseudo_classes(unit(residual), subsets, anchors, self.k(residual), self.options.max_elements)
+        classes = pseudo_classes(unit(residual), subsets, anchors, min(self.options.n_neighbours, len(residual)))
         return classes.scores, normalize(classes.means, dim=1)
 
     def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        """Directions (s, d) that a few steps of mean shift among the residual's rows reach from the starts (s, d)."""
-        n_shifts, size = self.options.n_shifts, self.options.max_elements
-        return mean_shift(unit(residual), starts, self.k(residual), n_shifts, size)
+        k = min(self.options.n_neighbours, len(residual))
+        return mean_shift(unit(residual), starts, k, self.options.n_shifts)
 
     def raw(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows (n, d) of this lift's space as they lie in X's, seen from the origin."""
         return rows
 
     def patterns(self, U: torch.Tensor) -> torch.Tensor:
-        """The directions themselves; near-copies are told by them."""
         return U
 
     def oriented(self, D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patterns and filters (s, d): both the directions themselves, on the side on which their neighbours lie."""
         return D, D
 
 
@@ -77,9 +66,7 @@ class PseudoClasses(NamedTuple):
     scores: torch.Tensor
 
 
-def pseudo_classes(
-    T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS
-) -> PseudoClasses:
+def pseudo_classes(T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: int) -> PseudoClasses:
     """Find each subset's k nearest rows of T (n, d) to its anchor and score them in the complementary coordinates.
 
     `anchors` (h,) int64 are the rows around which subsets look, k in [2, n]. The score is ``S = ||mean_c||^2 / mean_i
@@ -88,7 +75,7 @@ def pseudo_classes(
     """
     parts = []
     squares = T.square()
-    for part in chunks(len(subsets), len(T) + k * T.shape[1] + subsets.size * T.shape[1], max_elements):
+    for part in chunks(len(subsets), len(T) + k * T.shape[1] + subsets.size * T.shape[1]):
         near = _nearest(T, squares, subsets, part, anchors[part], k)  # (c, k)
         rows = T[near]  # (c, k, d)
         bases = torch.stack([subsets.basis(i).to(T) for i in range(part.start, part.stop)])  # (c, m, d)
@@ -123,12 +110,10 @@ def _nearest(
     return order.topk(k, dim=1, largest=False).indices
 
 
-def mean_shift(
-    T: torch.Tensor, U: torch.Tensor, k: int, n_steps: int, max_elements: int = MAX_ELEMENTS
-) -> torch.Tensor:
+def mean_shift(T: torch.Tensor, U: torch.Tensor, k: int, n_steps: int) -> torch.Tensor:
     """Move each unit direction (s, d) to the mean of the k unit rows of T (n, d) nearest to it, ``n_steps`` times."""
     moved = []
-    for part in chunks(len(U), len(T), max_elements):
+    for part in chunks(len(U), len(T)):
         u = U[part]
         for _ in range(n_steps):
             u = normalize(T[(u @ T.T).topk(k, dim=1).indices].mean(1), dim=1)
@@ -143,11 +128,11 @@ def unit(X: torch.Tensor) -> torch.Tensor:
     return (X / norms.masked_fill(short, 1.0)).masked_fill_(short, 0.0)
 
 
-def concentration(X: torch.Tensor, U: torch.Tensor, k: int, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
+def concentration(X: torch.Tensor, U: torch.Tensor, k: int) -> torch.Tensor:
     """Mean cosine of each unit direction (s, d) with its k nearest rows of X (n, d) seen from their median; (s,)."""
     T = unit(X - geometric_median(X))
     k = min(k, len(T))
-    parts = [(U[p].to(T) @ T.T).topk(k, dim=1).values.mean(1) for p in chunks(len(U), len(T), max_elements)]
+    parts = [(U[p].to(T) @ T.T).topk(k, dim=1).values.mean(1) for p in chunks(len(U), len(T))]
     return torch.cat(parts).double() if parts else T.new_zeros(0, dtype=torch.float64)
 
 

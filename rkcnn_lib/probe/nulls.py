@@ -1,23 +1,29 @@
-"""Null worlds: surrogate data, labels permuted by group, and thresholds from the maximum statistic."""
+"""Null worlds, surrogate data and permuted labels, and the threshold that a search on them seldom exceeds."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from rkcnn_lib.probe.inputs import check_random_state, one_a_row
-from rkcnn_lib.probe.parameters import SURROGATES
-from rkcnn_lib.tensors import MAX_SEED, as_matrix, exponent, number, one_of, whole
+from rkcnn_lib.probe.lift import whiten
+from rkcnn_lib.probe.parameters import SURROGATES, Found, SearchOptions
+from rkcnn_lib.probe.search import direction_scores, search
+from rkcnn_lib.probe.subsets import Subsets
+from rkcnn_lib.tensors import MAX_SEED, as_matrix, exponent, one_of, whole
+
+N_SURROGATES = 99  # a 95 % threshold takes as many
 
 
 class Surrogate:
     """Draws data that share the mean and covariance of X (n, d) but hold no features; `kind`: "gaussian", "elliptical".
 
     "gaussian": multivariate normal. "elliptical": uniform random directions in the whitened space, each row keeping its
-    own Mahalanobis norm. The Mahalanobis norm, not the plain one, is kept: only then is the surrogate elliptical with
-    X's covariance and X's heavy tails at once. Against it, a direction scores only if its tail is heavier than loud
-    rows alone explain. A few rows so loud that they make up the sample covariance (150 rows with log-normal norms of
-    sigma 1) leave this null too liberal; drop or normalise such rows.
+    own Mahalanobis norm: X's covariance and X's heavy tails at once. Against it, a direction scores only if its tail is
+    heavier than loud rows alone explain. A few rows so loud that they make up the sample covariance (150 rows with
+    log-normal norms of sigma 1) leave this null too liberal; drop or normalise such rows.
     """
 
     def __init__(self, X: torch.Tensor, kind: str = "elliptical") -> None:
@@ -77,17 +83,80 @@ def permute_labels(
     return permuted
 
 
-def max_statistic_threshold(maxima: np.ndarray, level: float = 0.95) -> float:
-    """Threshold that the largest score of a search on null data exceeds with probability 1 - level.
+def split_rows(n: int, y: np.ndarray | None, groups: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two random halves of range(n): whole groups where there are groups, else each class in both halves."""
+    rng = np.random.RandomState(seed)
+    if groups is not None and len(np.unique(groups)) > 1:
+        names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        order = rng.permutation(len(names))
+        first = np.zeros(len(names), dtype=bool)
+        n_first = max(1, int((np.cumsum(sizes[order]) <= n / 2).sum()))
+        first[order[:n_first]] = True
+        inside = first[group]
+    else:
+        rank = rng.permutation(n)
+        if y is not None:  # rank rows within their class: the search half then holds every class
+            codes = np.unique(y, return_inverse=True)[1]
+            order = np.lexsort((rank, codes))
+            first_of_class = np.searchsorted(codes[order], codes[order])
+            rank[order] = np.arange(n) - first_of_class
+        inside = rank % 2 == 0
+    return np.flatnonzero(inside), np.flatnonzero(~inside)
 
-    The ceil((B + 1) level)-th smallest of B maxima: exact for exchangeable maxima (Westfall & Young 1993), for example
-    the 95th of 99. ValueError for too few maxima (fewer than 19 at 0.95), or NaN.
+
+@dataclass(frozen=True)
+class Halves:
+    """Rows (n, d) with labels and groups (n,) or None, and which of them are searched and which are scored on."""
+
+    X: torch.Tensor
+    y: np.ndarray | None
+    groups: np.ndarray | None
+    searched: np.ndarray
+    held: np.ndarray
+
+    def search(self, subsets: Subsets, options: SearchOptions, X: torch.Tensor, y: np.ndarray | None) -> Found:
+        """Search the first half of X, which is the data or a null draw of it."""
+        return search(X[self._index(self.searched)], subsets, options, None if y is None else y[self.searched])
+
+    def score(self, found: Found, options: SearchOptions, X: torch.Tensor, y: np.ndarray | None) -> torch.Tensor:
+        """Scores (s,) of what was found on the other half of X."""
+        return direction_scores(X[self._index(self.held)], found, options, None if y is None else y[self.held])
+
+    def _index(self, rows: np.ndarray) -> torch.Tensor | slice:
+        return slice(None) if len(rows) == len(self.X) else torch.as_tensor(rows, device=self.X.device)
+
+
+def calibrate(
+    data: Halves, subsets: Subsets, options: SearchOptions, found: Found, null: str, full: bool, seed: int
+) -> float:
+    """Threshold that the largest score of the search on null data exceeds with a probability of 5 %.
+
+    Null data are surrogates of the kind `null`; with labels these are permuted instead, by group where there are
+    groups. `full` searches every one of them anew. Otherwise what was found, made up with random directions to the
+    number of candidates, is scored again on their held-out half.
     """
-    number("level", level, "(0, 1)")
-    maxima = np.sort(np.asarray(maxima, dtype=np.float64))
-    if np.isnan(maxima).any():
-        raise ValueError("maxima hold NaN")
-    rank = int(np.ceil((len(maxima) + 1) * level - 1e-9))
-    if rank > len(maxima):
-        raise ValueError(f"{len(maxima)} maxima cannot give a {level:.0%} threshold; draw more surrogates")
-    return float(maxima[rank - 1])
+    X, y = data.X, data.y
+    candidates = None if full else _with_random_fill(data, found, options, seed)
+    generator = torch.Generator(device=X.device).manual_seed(seed)
+    rng = np.random.RandomState(seed)
+    source = Surrogate(X, null) if y is None else None
+    maxima = []
+    for _ in range(N_SURROGATES):
+        null_X = source.draw(generator) if source else X
+        null_y = None if y is None else permute_labels(y, data.groups, rng)
+        scores = data.score(candidates or data.search(subsets, options, null_X, null_y), options, null_X, null_y)
+        maxima.append(float(scores.max()) if len(scores) else 0.0)
+    # The 95th of 99: exact for exchangeable maxima (Westfall & Young 1993).
+    return sorted(maxima)[round(0.95 * (N_SURROGATES + 1)) - 1]
+
+
+def _with_random_fill(data: Halves, found: Found, options: SearchOptions, seed: int) -> Found:
+    """The directions found and random ones, as many together as there were candidates (at least r)."""
+    n_candidates = sum(row["candidates"] for row in found.funnel)
+    n_fill = max(0, max(n_candidates, options.n_directions) - len(found.filters))
+    rng = np.random.RandomState(seed)
+    noise = torch.as_tensor(rng.standard_normal((n_fill, data.X.shape[1])), device=data.X.device)
+    white = whiten(data.X[torch.as_tensor(data.searched, device=data.X.device)])
+    filters = torch.cat([found.filters, white.filters(noise)])
+    targets = None if found.targets is None else np.concatenate([found.targets, rng.choice(found.targets, n_fill)])
+    return Found(filters, filters, found.funnel, targets)

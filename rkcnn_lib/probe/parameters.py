@@ -10,24 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from rkcnn_lib.probe.moments import CONTRASTS, MAX_ELEMENTS
 from rkcnn_lib.tensors import number, one_of, switch, whole
 
 KINDS = ("coordinate", "rotated")  # of subsets
 NEIGHBOURS = "neighbours"
+CONTRASTS = ("kurtosis", "logcosh", "skew")
 LABELLED_SCORES = ("separation", "knn_label_consistency")
 SCORES = (*CONTRASTS, "coordinate_kurtosis", "variance_ratio", *LABELLED_SCORES)
 SURROGATES = ("gaussian", "elliptical")
 RULES = ("separation", "votes", "cover")
 SELECTIONS = ("best", "random", "worst")
-MIN_SURROGATES = 99  # a 95 % threshold takes as many
 MIN_RATIO = 3  # candidates for each place, or the score does not select (Lu & Gweon 2025: r << h)
-
-
-def check_shrinkage(shrinkage: float | str) -> None:
-    """Raise ValueError unless it is "auto" or a number in [0, 1]."""
-    if not (isinstance(shrinkage, str) and shrinkage == "auto"):
-        number("shrinkage", shrinkage, "[0, 1]")  # or "auto"
 
 
 def _or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
@@ -44,24 +37,17 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "subsets": partial(one_of, allowed=KINDS),
     "score": partial(one_of, allowed=(*SCORES, NEIGHBOURS)),
     "lift": switch,
-    "null": _or_none(partial(one_of, allowed=(*SURROGATES, "labels"))),
-    "surrogates": partial(one_of, allowed=SURROGATES),
+    "null": _or_none(partial(one_of, allowed=SURROGATES)),
     "rule": partial(one_of, allowed=RULES),
     "n_neighbours": partial(whole, least=2),
     "n_shifts": partial(whole, least=0),
     "select": partial(one_of, allowed=SELECTIONS),
     "n_stages": whole,
     "n_refinements": partial(whole, least=0),
-    "n_surrogates": partial(whole, least=MIN_SURROGATES),
     "full_null_size": partial(number, interval="[0, inf]"),
-    "normalise": switch,
     "merge_cosine": partial(number, interval="(0, 1]"),
-    "shrinkage": lambda name, value: check_shrinkage(value),
     "max_steps": whole,
     "max_rows": partial(whole, least=2),
-    "max_elements": whole,
-    "max_iter": whole,
-    "batch_size": whole,
 }
 
 
@@ -77,19 +63,16 @@ class SearchOptions:
     """What a search does; see `RkCNNMiner` for the meaning of each."""
 
     n_directions: int
-    score: str = "neighbours"
+    score: str = NEIGHBOURS
     lift: bool = True
     rule: str = "separation"
     select: str = "best"
     n_stages: int = 6
     n_refinements: int = 3
     merge_cosine: float = 0.9
-    shrinkage: float | str = "auto"
-    max_iter: int = 20
-    pursuit_steps: int = 2
+    max_steps: int = 20
     n_neighbours: int = 16
     n_shifts: int = 3
-    max_elements: int = MAX_ELEMENTS
     seed: int = 0
 
     @property
@@ -107,14 +90,13 @@ class SearchOptions:
 class Found:
     """Distinct directions of a search, in decreasing order of their score on the rows searched.
 
-    `filters`, `directions` (s, d), float64, unit rows; `origin` (s,), the subset from which each was started; `targets`
-    (s,), with labels, the class each points to. `funnel` has a row a round: round, drawn (subsets), candidates
-    (distinct directions they lead to, apart from what is kept already), places (how many may be kept) and kept.
+    `filters`, `directions` (s, d), float64, unit rows; `targets` (s,), with labels, the class each points to. `funnel`
+    has a row a round: round, drawn (subsets), candidates (distinct directions they lead to, apart from what is kept
+    already), places (how many may be kept) and kept.
     """
 
     filters: torch.Tensor
     directions: torch.Tensor
-    origin: torch.Tensor
     funnel: list[dict[str, int]]
     targets: np.ndarray | None = None
 

@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 from rkcnn_lib.probe.inputs import all_centred, check_random_state, result_dtype
 from rkcnn_lib.probe.lift import refine
 from rkcnn_lib.probe.miner import RkCNNMiner
-from rkcnn_lib.probe.moments import covariance, projection_contrast
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.probe.parameters import check_parameters
+from rkcnn_lib.probe.scores import covariance, projection_contrast
 from rkcnn_lib.tensors import as_matrix, one_of, with_covariance
 
 ACTIVE_SHARE = 0.99  # of the variance: the principal directions that hold it are the active subspace
@@ -46,7 +46,6 @@ def _datapoint(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Ten
 
 
 def _with_both_signs(D: torch.Tensor, n: int) -> torch.Tensor:
-    """Each direction followed by its negative, the first n."""
     return torch.stack([D, -D], dim=1).reshape(-1, D.shape[1])[:n]
 
 
@@ -56,14 +55,13 @@ def _pca(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     return _with_both_signs(vectors[:, kept].T.flip(0), n)
 
 
-def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState, max_iter: int = 200) -> torch.Tensor:
+def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     values = torch.linalg.eigvalsh(covariance(X)[1])
     rank = int((values > values[-1] * 1e-7).sum())
     model = FastICA(
         n_components=min(rank, len(X) - 1, max(1, -(-n // 2))),
         whiten="unit-variance",
         whiten_solver="eigh",
-        max_iter=max_iter,
         random_state=rng,
     )
     model.fit(X.double().cpu().numpy())
@@ -73,27 +71,20 @@ def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState, max_iter: int = 20
     return _with_both_signs(patterns[best], n)
 
 
-def _kmeans(
-    X: torch.Tensor, n: int, rng: np.random.RandomState, normalise: bool = True, batch_size: int = 4096
-) -> torch.Tensor:
-    tokens = normalize(X, dim=1, eps=1e-9) if normalise else X
+def _kmeans(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     size: Any = min(n, len(X))
     once: Any = 1  # start; scikit-learn's default is a word
-    model = MiniBatchKMeans(n_clusters=size, batch_size=max(batch_size, size), n_init=once, random_state=rng)
+    model = MiniBatchKMeans(n_clusters=size, batch_size=max(4096, size), n_init=once, random_state=rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
-        model.fit(tokens.cpu().numpy())
+        model.fit(normalize(X, dim=1, eps=1e-9).cpu().numpy())
     return torch.as_tensor(model.cluster_centers_, device=X.device)
 
 
 def _refined(miner: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The same miner with the miner's refinement at the end: what refinement does without random subsets."""
-
-    def mined(
-        X: torch.Tensor, n: int, rng: np.random.RandomState, n_refinements: int = 3, **options: Any
-    ) -> torch.Tensor:
-        D = miner(X, n, rng, **options).to(X.dtype)
-        return refine(X, normalize(D[D.norm(dim=1) > 0], dim=1), n_refinements)
+    def mined(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
+        D = miner(X, n, rng).to(X.dtype)
+        return refine(X, normalize(D[D.norm(dim=1) > 0], dim=1))
 
     return mined
 
@@ -108,10 +99,8 @@ def _rkcnn(
     return miner.directions_
 
 
-def _rkcnn_null(
-    X: torch.Tensor, n: int, rng: np.random.RandomState, surrogates: str = "elliptical", **options: Any
-) -> torch.Tensor:
-    return _rkcnn(surrogate(X, surrogates, int(rng.randint(2**31 - 1))), n, rng, **options)
+def _rkcnn_null(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
+    return _rkcnn(surrogate(X, random_state=int(rng.randint(2**31 - 1))), n, rng, **options)
 
 
 _MINERS: dict[str, Callable[..., torch.Tensor]] = {
@@ -138,34 +127,27 @@ def mine(
 ) -> Any:
     """Up to `n_directions` unit directions (r, d) by one method, best or first drawn first; a function of the seed.
 
-    - "random": uniform on the sphere.
-    - "covariance": Gaussian with the rows' covariance, brought to norm 1: what lies as the activations do, nothing
-      mined.
+    - "random": uniform on the sphere. "covariance": Gaussian with the rows' covariance: nothing mined.
     - "active_subspace": uniform on the sphere of the leading principal subspace that holds 99 % of the variance (Wang
       et al. 2025, arXiv:2508.16929, who start SAEs so).
-    - "datapoint": random rows minus the mean; at most n.
-    - "pca": principal directions, each with both signs; at most 2d.
-    - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first; at most 2d. It warns where it
-      does not converge, as on overcomplete data. Option: max_iter (200).
-    - "kmeans": MiniBatchKMeans centres of the centred rows; at most n. Options: normalise (True: rows scaled
-      to norm 1, spherical clusters), batch_size (4096).
-    - "datapoint_refined", "kmeans_refined": the same, sharpened by the passes of sparse coding that end an
-      RkCNN search (`rkcnn_lib.probe.lift.refine`). Option: n_refinements (3).
+    - "datapoint": random rows minus the mean. "pca": principal directions, each with both signs.
+    - "ica": scikit-learn's FastICA, patterns with both signs, most kurtotic first.
+    - "kmeans": MiniBatchKMeans centres of the centred rows, scaled to norm 1 (spherical clusters).
+    - "datapoint_refined", "kmeans_refined": the same, sharpened by three passes of `rkcnn_lib.probe.lift.refine`, which
+      end an RkCNN search.
     - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
       with zeros, subsets chosen by kurtosis, no lift and no merging.
     - "rkcnn": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
-    - "rkcnn_unscored", "rkcnn_worst": the same subsets, lift and compute, but random candidates or those that
-      score worst are kept.
-    - "rkcnn_null": the same search on surrogate data. Option: surrogates ("elliptical").
+    - "rkcnn_unscored", "rkcnn_worst": the same, but random candidates or those that score worst are kept.
+    - "rkcnn_null": the same search on an elliptical surrogate of the data.
 
     The RkCNN methods take every option of `RkCNNMiner`, and ``funnel``, a list to which the miner's `funnel_` is added.
-    Their `null` is None by default: all distinct directions ranked by score, not a claim that each is a feature. They
-    merge near-copies, so they return fewer than asked for where the data hold fewer.
+    Their `null` is None by default: all distinct directions ranked by score, not a claim that each is a feature. Fewer
+    than asked for are returned where the data hold fewer.
 
-    X, an array, DataFrame or tensor (n, d), is centred in float64 and scaled first, so neither an offset nor a unit
-    matters; directions come in its kind, float32 (float64 for float64 arrays). ValueError for an unknown method, an
-    option it does not take or out of its range, or X that is not a finite real matrix of two rows or more, or does not
-    vary.
+    X, an array, DataFrame or tensor (n, d), is centred in float64 and scaled first; directions come in its kind,
+    float32 (float64 for float64 arrays). ValueError for an unknown method, an option it does not take or out of its
+    range, or X that is not a finite real matrix of two rows or more, or does not vary.
     """
     one_of("method", method, METHODS)
     check_parameters({"n_directions": n_directions} | options)

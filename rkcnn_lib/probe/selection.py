@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rkcnn_lib.probe.moments import chunks
 from rkcnn_lib.probe.parameters import SearchOptions
+from rkcnn_lib.tensors import chunks
 
 BLOCK = 256  # directions compared among themselves at once
 REFRESHED = 128  # candidates whose gain the lazy greedy search computes anew at once
@@ -27,28 +27,13 @@ def choose(
     kept: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, int]:
-    """Choose among the distinct directions that subsets lead to: the best, the worst or random ones.
+    """Choose at most `places` of the distinct directions that subsets lead to: the best, the worst or random ones.
 
-    Near-copies are merged first, and the first drawn stays. A candidate's score is the mean over all subsets that lead
-    to it, its near-copies: one subset's is noisy.
-
-    Parameters
-    ----------
-    scores : (h,)
-        Of each subset; not used where `rows` are covered.
-    directions : (h, d)
-        The unit direction that each subset leads to.
-    places : int
-        At most so many are chosen.
-    kept : (s, d), optional
-        Directions of earlier rounds: what lies near one is no candidate.
-    rows : (n, d), optional
-        Unit rows, not searched, that ``rule="cover"`` covers.
-
-    Returns
-    -------
-    chosen, n_candidates : (r,) int64, int
-        Rows of `directions`, best (or worst) first, random ones as drawn; and how many there were to choose from.
+    `scores` (h,) are those of the subsets, `directions` (h, d) the unit ones that they lead to. Near-copies are merged
+    first, and the first drawn stays; its score is the mean over all subsets that lead to it: one subset's is noisy.
+    What lies near a direction that earlier rounds `kept` (s, d) is no candidate. `rows` (n, d), of norm 1 and not
+    searched, are what ``rule="cover"`` covers. Returns rows of `directions` (r,) int64, best (or worst) first, random
+    ones as drawn; and how many candidates there were.
     """
     kept = directions[:0] if kept is None else kept
     joined = torch.cat([kept, directions])
@@ -61,23 +46,15 @@ def choose(
         picked = cover(directions[candidates], kept, rows, places, worst=options.select == "worst")
     else:
         scores = scores.double().nan_to_num().clamp(-1e300, 1e300)
-        value = _mean_over_copies(scores, directions, candidates, options)
+        value = scores[candidates]
+        for part in chunks(len(candidates), len(directions)):
+            own = candidates[part]
+            near = directions[own] @ directions.T > options.merge_cosine
+            near[torch.arange(len(own), device=near.device), own] = True
+            near = near.double()
+            value[part] = (near @ scores) / near.sum(1)
         picked = value.argsort(descending=options.select == "best", stable=True)[:places]
     return candidates[picked], len(candidates)
-
-
-def _mean_over_copies(
-    scores: torch.Tensor, directions: torch.Tensor, candidates: torch.Tensor, options: SearchOptions
-) -> torch.Tensor:
-    """Mean score (c,) over each candidate and the subsets that lead near it."""
-    values = []
-    for part in chunks(len(candidates), len(directions), options.max_elements):
-        own = candidates[part]
-        near = directions[own] @ directions.T > options.merge_cosine
-        near[torch.arange(len(own), device=near.device), own] = True
-        near = near.double()
-        values.append((near @ scores) / near.sum(1))
-    return torch.cat(values) if values else scores[:0]
 
 
 def votes(directions: torch.Tensor, ensemble: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -100,9 +77,9 @@ def cover(
     """Choose so that every row has a direction near it: greedy facility location, (places,) int64, first chosen first.
 
     What is raised is the sum over the unit `rows` (n, d) of the largest squared one-sided cosine with any direction
-    chosen, or of `kept`. The sum is submodular, so that greedy choices reach 1 - 1/e of the best (Nemhauser, Wolsey &
-    Fisher 1978), and a candidate's gain never grows: only those whose last gain leads are looked at again (Minoux
-    1978). `worst` takes those that add least to `kept`, each alone.
+    chosen, or of `kept`: submodular, so that greedy choices reach 1 - 1/e of the best (Nemhauser, Wolsey & Fisher 1978)
+    and only candidates whose last gain leads are looked at again (Minoux 1978). `worst` takes those that add least to
+    `kept`, each alone.
     """
     covered = torch.zeros(len(rows), device=rows.device)
     if len(kept):

@@ -16,7 +16,7 @@ from rkcnn_lib.tensors import one_of, whole
 
 @dataclass(frozen=True)
 class Subsets:
-    """Subsets of a d-dimensional space: coordinate ones first, rotated ones after them.
+    """Subsets of m dimensions of a d-dimensional space: coordinate ones first, rotated ones after them.
 
     `indices` (n_coordinate, m) int64: sorted coordinates of each coordinate subset, no two rows equal. `bases`
     (n_rotated, m, d) float32: orthonormal rows that span each rotated subset.
@@ -28,24 +28,21 @@ class Subsets:
 
     @property
     def n_coordinate(self) -> int:
-        """Number of coordinate subsets."""
         return len(self.indices)
 
     @property
     def n_rotated(self) -> int:
-        """Number of rotated subsets."""
         return len(self.bases)
 
     @property
     def size(self) -> int:
-        """Dimension m of each subset."""
         return self.indices.shape[1]
 
     def __len__(self) -> int:
         return self.n_coordinate + self.n_rotated
 
     def basis(self, i: int) -> torch.Tensor:
-        """Orthonormal basis (m, d) of subset i, whatever its kind."""
+        """Orthonormal basis (m, d) of subset i."""
         if i >= self.n_coordinate:
             return self.bases[i - self.n_coordinate]
         return torch.nn.functional.one_hot(self.indices[i], self.d).to(self.bases.dtype)
@@ -87,14 +84,6 @@ def _coordinate_subsets(d: int, m: int, n: int, rng: np.random.RandomState) -> n
     return np.array(list(seen.values())[:n])
 
 
-def _rotated_subsets(d: int, m: int, n: int, rng: np.random.RandomState) -> np.ndarray:
-    """Uniform random m-dimensional subspaces, (n, m, d) with orthonormal rows."""
-    if n == 0:
-        return np.zeros((0, m, d), dtype=np.float32)
-    q, _ = np.linalg.qr(rng.standard_normal((n, d, m)))
-    return np.ascontiguousarray(q.transpose(0, 2, 1), dtype=np.float32)
-
-
 def draw_subsets(
     d: int,
     subset_size: int,
@@ -104,18 +93,18 @@ def draw_subsets(
 ) -> Subsets:
     """Draw `n_subsets` random subsets of `subset_size` out of d dimensions (Lu & Gweon 2025, step 1).
 
-    Coordinate subsets are drawn without duplicates. When fewer distinct ones exist than asked for (d=5, m=2: ten),
-    rotated ones make up the number: see `n_coordinate` and `n_rotated` of the result. With ``kind="rotated"`` all are
-    uniform random orthonormal m-dimensional subspaces, so that nothing depends on an arbitrary basis. The same int as
-    `random_state` gives the same subsets. ValueError if a number is out of its range or the kind is unknown.
+    Coordinate subsets are drawn without duplicates; where there are fewer than asked for (d=5, m=2: ten) rotated ones
+    make up the number. With ``kind="rotated"`` all are uniform random orthonormal subspaces, so that nothing depends on
+    an arbitrary basis. ValueError if a number is out of its range or the kind is unknown.
     """
     one_of("kind", kind, KINDS)
     d, n_subsets = whole("d", d), whole("n_subsets", n_subsets)
-    subset_size = whole("subset_size", subset_size, 1, d)
+    m = whole("subset_size", subset_size, 1, d)
     rng = check_random_state(random_state)
+    indices, bases = np.zeros((0, m), dtype=np.int64), np.zeros((0, m, d), dtype=np.float32)
     if kind == "coordinate":
-        indices = _coordinate_subsets(d, subset_size, n_subsets, rng)
-    else:
-        indices = np.zeros((0, subset_size), dtype=np.int64)
-    bases = _rotated_subsets(d, subset_size, n_subsets - len(indices), rng)
-    return Subsets(d, torch.from_numpy(indices.astype(np.int64)), torch.from_numpy(bases))
+        indices = _coordinate_subsets(d, m, n_subsets, rng).astype(np.int64)
+    if n_rotated := n_subsets - len(indices):
+        q, _ = np.linalg.qr(rng.standard_normal((n_rotated, d, m)))
+        bases = np.ascontiguousarray(q.transpose(0, 2, 1), dtype=np.float32)
+    return Subsets(d, torch.from_numpy(indices), torch.from_numpy(bases))

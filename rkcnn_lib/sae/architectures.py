@@ -1,12 +1,9 @@
 """Sparse autoencoders: ReLU with L1, TopK, BatchTopK and JumpReLU.
 
 All four share ``z = act((x - b_dec) @ W_enc + b_enc)`` and ``x_hat = z @ W_dec + b_dec``, in the units of x, with
-unit decoder rows; an architecture supplies only its activation function.
-
-References
-----------
-ReLU + L1: Bricken et al. 2023, "Towards Monosemanticity". TopK and AuxK: Gao et al. 2024, arXiv:2406.04093.
-BatchTopK: Bussmann, Leask & Nanda 2024, arXiv:2412.06410. JumpReLU: Rajamanoharan et al. 2024, arXiv:2407.14435.
+unit decoder rows; an architecture supplies only its activation function. ReLU + L1: Bricken et al. 2023, "Towards
+Monosemanticity". TopK and AuxK: Gao et al. 2024, arXiv:2406.04093. BatchTopK: Bussmann, Leask & Nanda 2024,
+arXiv:2412.06410. JumpReLU: Rajamanoharan et al. 2024, arXiv:2407.14435.
 """
 
 from __future__ import annotations
@@ -29,15 +26,12 @@ ARCHITECTURES = tuple(USES)
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """What an SAE is, apart from its weights; numpy's numbers are kept as Python's.
-
-    ValueError for a value outside its range, and for a setting that the architecture does not use.
-    """
+    """What an SAE is, apart from its weights; ValueError for a value outside its range or that has no use."""
 
     d_in: int
-    """Width of the activations, at least 1."""
+    """Width of the activations."""
     d_sae: int
-    """Number of latents, at least 1."""
+    """Number of latents."""
     architecture: str = "topk"
     """One of `ARCHITECTURES`."""
     k: int | None = None
@@ -76,7 +70,7 @@ class SAEConfig:
 
 
 def keep(config: Any, check: Callable[..., Any], *names: str, **bounds: Any) -> None:
-    """Keep settings of a frozen configuration as Python's own numbers; ValueError where `check` refuses one."""
+    """Keep settings of a frozen configuration as `check` returns them, Python's own numbers."""
     for name in names:
         object.__setattr__(config, name, check(name, getattr(config, name), **bounds))
 
@@ -95,13 +89,12 @@ class SAE(nn.Module):
     Attributes
     ----------
     W_enc : (d_in, d_sae), W_dec : (d_sae, d_in) with unit rows, b_enc : (d_sae,), b_dec : (d_in,)
-    threshold : (d_sae,) buffer
+    threshold : (d_sae,)
         A pre-activation must exceed it for the latent to fire at inference (batchtopk and jumprelu).
         BatchTopK's, the same for all latents, is estimated at its start and at its end; it is 0, plain ReLU, before.
     history : list of dict
         What training logged: step, tokens, loss, explained_variance, l0, dead.
-    snapshots : dict
-        {step: (d_sae, d_in) copy of W_dec} at the steps asked for.
+    snapshots : {step: (d_sae, d_in) copy of W_dec}
     """
 
     threshold: Tensor
@@ -125,10 +118,7 @@ class SAE(nn.Module):
         return (x.to(self.W_enc.dtype) - self.b_dec) @ self.W_enc + self.b_enc
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latent activations, (..., d_in) to (..., d_sae), non-negative.
-
-        Always as at inference: BatchTopK uses its threshold, so a token's code does not depend on its batch.
-        """
+        """Latent activations as at inference: (..., d_in) to (..., d_sae), non-negative; BatchTopK by its threshold."""
         pre = self.pre_activations(x)
         if self.config.architecture == "relu":
             return pre.relu()
@@ -138,31 +128,26 @@ class SAE(nn.Module):
         return pre.relu() * (pre > self.threshold)
 
     def encode_batch(self, x: Tensor) -> Codes:
-        """Sparse codes of x (n, d_in) as in training (topk and batchtopk), with sparse gradients.
-
-        BatchTopK keeps the n * k largest pre-activations of the batch.
-        """
+        """Sparse codes of x (n, d_in) as in training (topk and batchtopk), with sparse gradients."""
         self._check_width(x)
         select = select_topk if self.config.architecture == "topk" else select_batchtopk
         chosen = partial(select, k=self.config.n_active)
         return encode_sparse(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, self.b_dec, chosen)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Reconstructions, (..., d_sae) to (..., d_in)."""
+        """Reconstructions: (..., d_sae) to (..., d_in)."""
         if z.shape[-1] != self.config.d_sae:
             raise ValueError(f"z has {z.shape[-1]} latents; this SAE has d_sae={self.config.d_sae}")
         return z @ self.W_dec + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
-        """``decode(encode(x))``."""
         return self.decode(self.encode(x))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``decode(encode(x))`` of x (n, d_in) by way of the active latents alone: faster, without gradients.
+        """``decode(encode(x))`` of x (n, d_in) by way of the active latents alone, without gradients.
 
-        Returns x_hat (n, d_in), and which latents are active on which rows: tokens, latents (n_active,), ordered by
-        row.
+        Returns x_hat (n, d_in), and the rows and latents (n_active,) of what is active, ordered by row.
         """
         is_topk = self.config.architecture == "topk"
         codes = self.encode_batch(x) if is_topk else Codes.from_dense(self.encode(x))
@@ -174,15 +159,12 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def normalise_decoder_(self) -> None:
-        """Give every decoder row norm 1, in place; a zero row stays zero."""
+        """Give every decoder row norm 1; a zero row stays zero."""
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
     @torch.no_grad()
     def scale_inputs_(self, scale: float) -> None:
-        """Convert, in place, to inputs multiplied by `scale` (> 0): z and x_hat are then multiplied by it too.
-
-        Exact for all architectures: they are positively homogeneous, so only biases and thresholds change.
-        """
+        """Convert to inputs multiplied by `scale` > 0, and z and x_hat with them: exact for homogeneous functions."""
         for tensor in (self.b_enc, self.b_dec, self.threshold):
             tensor.mul_(scale)
 

@@ -7,9 +7,8 @@ one with the function ``topk``.
 
 *Checkpoints* are written whole or not at all. Nothing random happens after the start but the order of the data, which
 follows from the seed and the step; so weights, Adam's moments, the dead-latent counter and the step are the whole
-state. On the processor a resumed run ends in the same bits as an undisturbed one. On CUDA sums are made in a fixed
-order, without atomics, so that the same is to be expected of the same card and libraries; another card rounds
-differently, and a run resumes there all the same.
+state, and on one machine a resumed run ends in the same bits as an undisturbed one. Another card rounds differently,
+and a run resumes there all the same.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ _ACTIVATIONS = {  # ours by SAELens's architecture and activation function, the 
     "jumprelu": {"relu": "jumprelu"},
 }
 STATE_FILE = "checkpoint.json"
+TENSOR_FILE = "step-{:08d}.safetensors"
 SKETCHED = 64  # values of each tensor by which a start is known again
 ROUNDING = 0.01  # of their root mean square: what another device may make of the same start
 
 
 def save_saelens(sae: SAE, folder: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> Path:
-    """Write `sae` to `folder` (made when missing) so that SAELens's ``SAE.load_from_disk`` reads it; return it.
+    """Write `sae`, in raw units, to `folder` so that SAELens's ``SAE.load_from_disk`` reads it; return the folder.
 
-    `sae` is in raw units, as training returns it. `metadata`, JSON values such as model_name, hook_name, context_size,
-    prepend_bos, goes over the configuration's own. Each file is replaced whole, the configuration last.
+    `metadata`, JSON values such as model_name, hook_name, context_size, prepend_bos, goes over the configuration's own.
     """
     folder = Path(folder)
     names = ["W_enc", "W_dec", "b_enc", "b_dec"]
@@ -68,16 +67,10 @@ def _config_json(config: SAEConfig, architecture: str, metadata: dict[str, Any])
     if config.architecture == "batchtopk":
         defaults["k"] = config.k
     fields: dict[str, Any] = {
-        "architecture": architecture,
-        "d_in": config.d_in,
-        "d_sae": config.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
+        "architecture": architecture, "d_in": config.d_in, "d_sae": config.d_sae, "dtype": "float32", "device": "cpu",
+        "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
         "metadata": defaults | metadata,
-    }
+    }  # fmt: skip
     if architecture == "topk":
         fields |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
     return fields
@@ -87,18 +80,15 @@ def load_saelens(folder: str | os.PathLike[str], device: str | torch.device | No
     """Read an SAE that `save_saelens` or SAELens wrote, to the processor or a `device`.
 
     float32, decoder rows as they stand in the file, times its ``scaling_factor`` where it was finetuned with one (codes
-    then reconstruct as they do in SAELens). AuxK, which concerns training alone, is not kept. A `standard` file of
-    another author, which does not say its L1 coefficient, gets 0.
-
-    Raises
-    ------
-    ValueError
-        On a missing or damaged file, an architecture other than standard, topk and jumprelu or another activation
-        function than ReLU and TopK, input normalising that weights cannot express, tensors that do not fit the
-        configuration, and NaN or infinite weights.
+    then reconstruct as they do in SAELens). AuxK is not kept; a `standard` file without an L1 coefficient gets 0.
+    ValueError, with the file, for missing or damaged ones, and for what cannot be expressed here: other architectures
+    and activation functions, normalised inputs.
     """
     folder = Path(folder)
-    fields = _read_config(folder)
+    try:
+        fields = read_json(folder / CONFIG_FILE)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} holds no {CONFIG_FILE}; give a folder in SAELens's format") from error
     for name in ("normalize_activations", "reshape_activations"):
         if fields.get(name) not in ("none", None, False):
             raise ValueError(f"{folder}: {name}={fields[name]!r}; only 'none' is read here")
@@ -116,17 +106,6 @@ def load_saelens(folder: str | os.PathLike[str], device: str | torch.device | No
         for name, tensor in tensors.items():
             getattr(sae, name).copy_(tensor)
     return sae if device is None else sae.to(device)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        fields = read_json(folder / CONFIG_FILE)
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} holds no {CONFIG_FILE}; give a folder in SAELens's format") from error
-    missing = [name for name in ("d_in", "d_sae") if name not in fields]
-    if missing:
-        raise ValueError(f"{folder / CONFIG_FILE} does not say {', '.join(missing)}")
-    return fields
 
 
 def _sae_config(folder: Path, fields: dict[str, Any]) -> SAEConfig:
@@ -148,6 +127,8 @@ def _sae_config(folder: Path, fields: dict[str, Any]) -> SAEConfig:
         l1 = _within(fields, "metadata").get("l1_coefficient") or 0.0
     try:
         return SAEConfig(fields["d_in"], fields["d_sae"], architecture=ours[activation], k=k, l1=l1)
+    except KeyError as error:
+        raise ValueError(f"{folder / CONFIG_FILE} does not say {error}") from None
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG_FILE}: {error}") from None
 
@@ -186,7 +167,7 @@ def _read_tensors(folder: Path, config: SAEConfig, finetuned: bool) -> dict[str,
 
 
 def sketch(tensor: Tensor) -> list[float]:
-    """Return some values of a tensor, evenly spread, by which the same numbers computed elsewhere are known again."""
+    """Some values of a tensor, evenly spread, by which the same numbers computed elsewhere are known again."""
     values = tensor.detach().flatten()
     return values[:: max(1, len(values) // SKETCHED)].double().tolist()
 
@@ -194,10 +175,9 @@ def sketch(tensor: Tensor) -> list[float]:
 def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     """Write the state of `trainer`; `identity` says what it started from and on what data.
 
-    The JSON file names the tensor file and replaces its predecessor in one move, so a run that dies at any
-    moment leaves a whole checkpoint, the new one or the one before.
+    The JSON file names the tensor file and is replaced in one move: there is a whole checkpoint at any moment.
     """
-    name = _tensor_file(trainer.step)
+    name = TENSOR_FILE.format(trainer.step)
     tensors = {key: tensor.cpu().contiguous() for key, tensor in _tensors(trainer).items()}
     write_whole(folder / name, lambda new: save_file(tensors, new))
     state = _settings(trainer, identity) | {
@@ -224,7 +204,8 @@ def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) 
         state = read_json(path)
         _compare(path, state, _settings(trainer, identity))
         step, scale = state["step"], state["scale"]
-        if type(step) is not int or not 1 <= step <= trainer.config.steps or state["tensors"] != _tensor_file(step):
+        known = type(step) is int and 1 <= step <= trainer.config.steps
+        if not known or state["tensors"] != TENSOR_FILE.format(step):
             raise DamagedFile(f"step {step!r} of {trainer.config.steps} with the tensors {state['tensors']!r}")
         if not (math.isfinite(scale) and scale > 0):
             raise DamagedFile(f"scale {scale!r}")
@@ -233,10 +214,6 @@ def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) 
         _restore(trainer, tensors)
     except (OSError, LookupError, TypeError, AttributeError, DamagedFile, SafetensorError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged ({error}); delete it to start again") from error
-
-
-def _tensor_file(step: int) -> str:
-    return f"step-{step:08d}.safetensors"
 
 
 def _settings(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:

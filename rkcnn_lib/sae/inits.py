@@ -16,12 +16,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rkcnn_lib.pursuit import default_steps, one_sided_codes
 from rkcnn_lib.sae.architectures import SAE, SAEConfig
 from rkcnn_lib.sae.sparse import decode_sparse
-from rkcnn_lib.tensors import add_at, as_matrix, as_numbers, geometric_median, one_of, rows_or_store, with_covariance
+from rkcnn_lib.tensors import (
+    add_at,
+    as_matrix,
+    as_numbers,
+    default_steps,
+    geometric_median,
+    one_of,
+    one_sided_codes,
+    rows_or_store,
+    with_covariance,
+)
 
 ENCODERS = ("tied", "fitted", "random")
+ROWS = 8192  # most rows of X that are looked at
 FIT_ROWS = 65_536  # most rows from which an encoder is fitted
 RIDGE = 1e-3  # of the mean variance of a dimension
 MOST_SCALED = 20.0  # a column that predicts less of its codes than a twentieth is not scaled up any further
@@ -35,22 +45,19 @@ def init_from_directions(
     X: Any,
     encoder: str = "tied",
     random_state: int = 0,
-    split: str = "train",
-    n_rows: int = 8192,
 ) -> SAE:
     """An SAE, in raw units, whose latents write `directions`; those without one write draws from the covariance of X.
 
-    One scalar s multiplies the encoder and its bias: the least-squares answer ``s = <x - b_dec, r> / <r, r>`` over the
-    rows, r the reconstruction at s = 1 less its bias. Activation functions are positively homogeneous, so the selection
-    does not change.
+    One scalar multiplies the encoder and its bias so that the reconstruction of X is nearest (`best_scale`). Activation
+    functions are positively homogeneous, so the selection does not change.
 
     Parameters
     ----------
     directions : (r, d_in), best first, or None for random unit vectors
         Made unit length; the first d_sae are used.
     X : (n, d_in) tensor or array, or an activation store
-        Activations in raw units, for the bias, the fill, the scale and a fitted encoder: `n_rows` rows (an encoder is
-        fitted on up to 65,536), of a store those of `split`.
+        Activations in raw units, for the bias, the fill, the scale and a fitted encoder: at most 8,192 rows (an encoder
+        is fitted on up to 65,536), of a store those to train on.
     encoder : {"tied", "fitted", "random"}
         "tied": ``W_enc = W_dec^T``, no bias. "fitted": with a bias, the ridge regression on the rows of their sparse
         codes with the decoder's own directions (`k` a row by one-sided matching pursuit; of a relu as many as
@@ -60,13 +67,10 @@ def init_from_directions(
         Seed of the fill, of random vectors and of the rows drawn from X (and of a store's mine/train split): give the
         run's seed. The fill of latent i is the same for all directions.
 
-    Raises
-    ------
-    ValueError
-        On directions of the wrong width, with NaN or of length zero; X empty, of the wrong width or with NaN.
+    ValueError for directions of the wrong width, with NaN or of length zero; X empty, of the wrong width or with NaN.
     """
     one_of("encoder", encoder, ENCODERS)
-    x = sample_rows(X, n_rows, random_state, split, d_in=config.d_in)
+    x = sample_rows(X, ROWS, random_state, d_in=config.d_in)
     sae = SAE(config, random_state)
     with torch.no_grad():
         sae.to(x.device)
@@ -74,11 +78,11 @@ def init_from_directions(
         if directions is not None:
             rows = _unit_directions(directions, config.d_in)[: config.d_sae]
             sae.W_dec[: len(rows)] = rows.to(x.device)
-            sae.W_dec[len(rows) :] = covariance_draws(x, config.d_sae, random_state)[len(rows) :]
+            sae.W_dec[len(rows) :] = _covariance_draws(x, config.d_sae, random_state)[len(rows) :]
         random_columns = sae.W_enc.clone()
         sae.W_enc.copy_(sae.W_dec.t())
         if encoder == "fitted":
-            fit_encoder(sae, sample_rows(X, FIT_ROWS, random_state, split, d_in=config.d_in))
+            _fit_encoder(sae, sample_rows(X, FIT_ROWS, random_state, d_in=config.d_in))
         scale = best_scale(sae, x)
         if encoder == "random":
             sae.W_enc.copy_(random_columns)
@@ -89,7 +93,7 @@ def init_from_directions(
     return sae
 
 
-def covariance_draws(X: Tensor, n: int, random_state: int = 0) -> Tensor:
+def _covariance_draws(X: Tensor, n: int, random_state: int) -> Tensor:
     """(n, d) unit rows drawn as Gaussians with the covariance of X (n_rows, d): they lie as the activations do."""
     generator = torch.Generator().manual_seed(index(random_state))
     centred = X.double() - X.double().mean(0)
@@ -97,8 +101,7 @@ def covariance_draws(X: Tensor, n: int, random_state: int = 0) -> Tensor:
     return F.normalize(with_covariance(noise, centred.T @ centred), dim=1).to(X.dtype)
 
 
-@torch.no_grad()
-def fit_encoder(sae: SAE, X: Tensor) -> None:
+def _fit_encoder(sae: SAE, X: Tensor) -> None:
     """Give `sae` the affine encoder that best predicts sparse codes of the rows X (n, d_in) with its decoder.
 
     Least squares shrinks what it cannot predict, and a latent that reads a rare direction would never win a place among
@@ -151,8 +154,8 @@ def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *,
 def best_scale(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
     """The scalar that, times encoder and bias, brings the reconstruction of X (n, d_in) nearest in least squares.
 
-    Holds where the thresholds are zero. Raises ValueError when no latent fires, or when
-    the reconstruction points away from the data (filters with the wrong sign).
+    ``<x - b_dec, r> / <r, r>`` over the rows, r the reconstruction less its bias; thresholds must be zero. ValueError
+    where no latent fires.
     """
     along, square = 0.0, 0.0
     for x in X.split(batch_size):
@@ -160,10 +163,8 @@ def best_scale(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
         written = decode_sparse(sae.encode_batch(x), sae.W_dec) if sparse else sae.encode(x) @ sae.W_dec
         along += float(((x - sae.b_dec).double() * written.double()).sum())
         square += float(written.double().square().sum())
-    if square == 0:
-        raise ValueError("no latent fires on X at the start; give directions that lie along the activations")
     if along <= 0:
-        raise ValueError("the first reconstruction points away from X; check the sign of the directions")
+        raise ValueError("no latent fires on X at the start; give directions that lie along the activations")
     return along / square
 
 
@@ -182,7 +183,6 @@ def batch_threshold(sae: SAE, X: Tensor, batch_size: int = 1024) -> float:
 
 
 def _unit_directions(directions: Any, d_in: int) -> Tensor:
-    """Checked directions (r, d_in) of norm 1."""
     rows = as_numbers(directions, "directions").float()
     if rows.ndim != 2 or rows.shape[1] != d_in:
         raise ValueError(f"directions have shape {tuple(rows.shape)}; they must be (r, d_in={d_in})")

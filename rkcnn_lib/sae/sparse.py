@@ -66,10 +66,7 @@ def select_batchtopk(pre: Tensor, k: int) -> Tensor:
 
 
 def encode_sparse(x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, select: Callable[[Tensor], Tensor]) -> Codes:
-    """Codes of x (n, d_in): ReLU of the entries of (x - b_dec) @ W_enc + b_enc that `select` picks.
-
-    Gradients reach W_enc, b_enc and b_dec through the active entries. x is data and gets none.
-    """
+    """Codes of x (n, d_in): ReLU of the entries of (x - b_dec) @ W_enc + b_enc that `select` picks; x is data."""
     values, tokens, latents, by_latent = _Encode.apply(x, W_enc, b_enc, b_dec, select)
     return Codes(values, tokens, latents, by_latent, len(x), W_enc.shape[1])
 

@@ -235,7 +235,6 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
         for name in ("explained_variance", "explained_variance_standardised"):
             found[f"untrained_{name}"] = untrained[name]
         found |= dead_latents(untrained["density"], found["density"], n_mined)
-        del found["dead_curve"]
         arrays = {name: found.pop(name) for name in ("density", "ce_by_context") if name in found}
         arrays |= {"density_start": untrained["density"], "W_dec_start": start.W_dec.data}
         arrays |= {f"W_dec_step_{step}": decoder for step, decoder in sae.snapshots.items()}

@@ -19,7 +19,6 @@ from rkcnn_lib.measure import (
     precision,
     pw_max_cosine,
     pw_mcc,
-    pw_mcc_total,
     quality,
     recovery_rate,
     shared_latents,
@@ -27,9 +26,7 @@ from rkcnn_lib.measure import (
 )
 from rkcnn_lib.measure.fourier import fourier_losses
 from rkcnn_lib.measure.fourier_planes import Planes, plane_energy, span_energy
-from rkcnn_lib.measure.probing import detection, k_sparse_probing
 from rkcnn_lib.measure.recovery import match
-from rkcnn_lib.measure.stability import bootstrap_pairs
 from rkcnn_lib.sae import SAE, SAEConfig
 from tests.odd_inputs import assert_refused, forms, no_matrices
 
@@ -38,7 +35,6 @@ A = np.round(20 * RNG.standard_normal((12, 6)))
 B = np.round(20 * RNG.standard_normal((12, 6)))
 PLANES = Planes([1], torch.eye(6)[None, :2].double(), torch.ones(1))
 READER = SAE(SAEConfig(6, 8, k=3))
-CODES = np.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
 SEEDS = [SimpleNamespace(W_dec=torch.tensor(A), W_enc=torch.tensor(A.T)) for _ in range(2)]
 
 # {what: (the call, its argument, whether lengths of rows do not matter)}
@@ -53,7 +49,6 @@ CALLS: dict[str, tuple[Any, str, bool]] = {
     "chance truth": (lambda x: chance("mmcs", 3, 12, 6, 5, truth=x), "truth", True),
     "chance spread": (lambda x: chance("mmcs", 3, 4, 6, 5, spread=x), "spread", True),
     "pw_mcc": (lambda x: pw_mcc([x, B]), "decoders", True),
-    "pw_mcc_total": (lambda x: pw_mcc_total([B, x]), "decoders", True),
     "pw_max_cosine": (lambda x: pw_max_cosine([x, B]), "decoders", True),
     "subspace_overlap": (lambda x: subspace_overlap(x, B[:2]), "a", True),
     "explained_variance X": (lambda x: explained_variance(x, A + 1), "X", False),
@@ -71,8 +66,6 @@ def test_the_same_numbers_in_any_form_give_the_same_answer(name: str) -> None:
     call = CALLS[name][0]
     plain = np.asarray(call(A))
     for form, given in forms(A).items():
-        if name == "quality" and form == "lists":
-            continue  # a list is one of batches
         np.testing.assert_allclose(np.asarray(call(given)), plain, atol=1e-6, err_msg=form)
 
 
@@ -120,9 +113,7 @@ def test_widths_that_differ_zero_directions_and_empty_sets_are_refused_by_name()
 ONES = np.ones(12, dtype=bool)
 
 
-@pytest.mark.parametrize(
-    "metric", [pw_mcc, pw_mcc_total, pw_max_cosine, lambda d, live: shared_latents(SEEDS, 0.5, live)]
-)
+@pytest.mark.parametrize("metric", [pw_mcc, pw_max_cosine, lambda d, live: shared_latents(SEEDS, 0.5, live)])
 def test_live_is_a_mask_and_indices_are_refused_by_name(metric: Any) -> None:
     """`pw_mcc(live=indices)` was read as a mask: all latents but number 0."""
     few = ONES & (np.arange(12) < 5)
@@ -139,7 +130,6 @@ def test_live_is_a_mask_and_indices_are_refused_by_name(metric: Any) -> None:
         "all",
     ):
         assert_refused(lambda bad=bad: metric([A, A], live=[bad, bad]), "live", repr(bad))
-    assert_refused(lambda: metric([A, A], live=[few]), "live", "one mask for two")
 
 
 def test_other_masks_are_masks_too() -> None:
@@ -154,13 +144,7 @@ def test_other_masks_are_masks_too() -> None:
 
 @pytest.mark.parametrize("seed", ["a", 1.5, -1, None, True, np.random.default_rng(0)])
 def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
-    for call in (
-        lambda: chance("mmcs", 2, 2, 3, 5, seed),
-        lambda: detection(CODES, CODES > 0, CODES, CODES > 0, random_state=seed),
-        lambda: k_sparse_probing(CODES, CODES > 0, CODES, CODES > 0, (1,), random_state=seed),
-        lambda: bootstrap_pairs(np.eye(4), random_state=seed),
-    ):
-        assert_refused(call, "random_state", repr(seed))
+    assert_refused(lambda: chance("mmcs", 2, 2, 3, 5, seed), "random_state", repr(seed))
 
 
 @pytest.mark.parametrize(
@@ -170,18 +154,7 @@ def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
           for name in ("n_a", "n_b", "d", "n_draws") for bad in (0, 2.5, "2", None, True)],
         *[("threshold", lambda bad=bad: recovery_rate(A, B, bad)) for bad in (90, float("nan"), "0.9", None)],
         *[("threshold", lambda bad=bad: shared_latents(SEEDS, bad)) for bad in (0, 1.5, float("nan"), "0.9")],
-        *[("n_draws", lambda bad=bad: bootstrap_pairs(np.eye(4), n_draws=bad)) for bad in (0, 2.5)],
-        *[("n_permutations", lambda bad=bad: detection(CODES, CODES > 0, CODES, CODES > 0, n_permutations=bad))
-          for bad in (0, 2.5)],
-        *[("ks", lambda bad=bad: frozen_dictionary_ev(A, B, bad)) for bad in ((), (0,), (2.5,), (True,))],
-        *[("bias", lambda bad=bad: frozen_dictionary_ev(A, B, (2,), bad)) for bad in (A, A[0, :3], A[0] * np.nan, "a")],
-        *[("batch_size", lambda bad=bad: frozen_dictionary_ev(A, B, batch_size=bad)) for bad in (0, 2.5)],
-        *[("batch_size", lambda bad=bad: quality(READER, A, batch_size=bad)) for bad in (0, 2.5)],
         ("metric", lambda: chance(["mmcs"], 2, 2, 3)),
-        ("level", lambda: bootstrap_pairs(np.eye(4), level=95)),
-        ("n_draws", lambda: bootstrap_pairs(np.eye(4), n_draws=0)),
-        ("X", lambda: quality(READER, [torch.tensor(A), A[0]])),
-        ("X", lambda: quality(READER, A.tolist())),
     ],
 )  # fmt: skip
 def test_arguments_out_of_their_range_are_refused_by_name(argument: str, call: Any) -> None:
@@ -191,16 +164,3 @@ def test_arguments_out_of_their_range_are_refused_by_name(argument: str, call: A
 def test_more_directions_a_token_than_there_are_cost_nothing_and_give_no_more() -> None:
     few, many = frozen_dictionary_ev(A, B, (12,)), frozen_dictionary_ev(A, B, (12, 10**9))
     assert many[10**9] == many[12] == few[12]
-
-
-def test_a_bias_of_any_form_is_taken_off() -> None:
-    plain = frozen_dictionary_ev(A, B, (2,), A[0])
-    for bias in (
-        A[0].tolist(),
-        torch.tensor(A[0]),
-        torch.tensor(A[0]).requires_grad_(),
-        pd.Series(A[0]),
-        A[0][::-1][::-1],
-    ):
-        assert frozen_dictionary_ev(A, B, (2,), bias) == plain
-    assert frozen_dictionary_ev(A * 1e300, B, (2,), A[0] * 1e300)[2] == pytest.approx(plain[2], rel=1e-5)

@@ -53,14 +53,10 @@ def probed(sets, directions=DIRECTIONS, **options):
 
 
 def test_one_latent_of_the_truth_tells_its_label_and_a_random_one_does_not(sets):
-    X, _, X_test, _ = sets
-    truth = probed(sets, X_train=X, X_test=X_test)
+    truth, random = probed(sets), probed(sets, random_directions())
     assert truth.f1.shape == (2, N_LABELS) and (truth.f1 > 0.97).all()
-    assert truth.latents[0].tolist() == list(range(N_LABELS))
-    assert abs(truth.gap()).max() < 0.02 and (truth.dense_f1 > 0.97).all()
-    random = probed(sets, random_directions(), X_train=X, X_test=X_test)
-    assert random.f1[0].mean() < 0.7 and (random.gap() > 0.2).all()
-    assert random.gap()[1] < random.gap()[0], "three latents tell more than one"
+    assert random.f1[0].mean() < 0.7 and (random.f1.mean(1) < 0.78).all()
+    assert random.f1[1].mean() > random.f1[0].mean(), "three latents tell more than one"
 
 
 def test_labels_that_were_shuffled_are_told_at_chance(sets):
@@ -81,18 +77,6 @@ def test_tokens_on_which_no_latent_fires_weigh_what_they_are(sets):
     probe = LogisticRegression(class_weight="balanced", tol=1e-8).fit(Z[:, latents] / scale, label)
     whole = f1_score(y_test[:, 2], probe.predict(Z_test[:, latents] / scale))
     assert probing._probe_f1(Z, label, Z_test, y_test[:, 2], latents) == pytest.approx(whole, abs=1e-6)
-
-
-def test_classes_are_labels_of_their_own():
-    X, y = world()
-    kinds = y[:, :N_CHILDREN].argmax(1) + 1
-    kinds[~y[:, :N_CHILDREN].any(1)] = 0
-    whole, test = codes(X), codes(world(seed=1)[0])
-    classes = k_sparse_probing(whole, kinds, test, kinds, n_permutations=2)
-    columns = k_sparse_probing(
-        whole, np.eye(5, dtype=bool)[kinds], test, np.eye(5, dtype=bool)[kinds], n_permutations=2
-    )
-    assert np.array_equal(classes.f1, columns.f1) and classes.f1.shape == (2, 5)
 
 
 def test_the_truths_latents_detect_labels_and_shuffled_labels_are_detected_at_chance(sets):
@@ -117,17 +101,15 @@ def test_a_latents_rule_is_the_f1_of_its_firing(sets):
     assert found.f1[PARENT] == pytest.approx(2 * precision * recall / (precision + recall))
 
 
-def absorbed(sets, Z, Z_test, W_dec, **options):
+def absorbed(sets, Z, Z_test, W_dec):
     X, y, X_test, y_test = sets
-    return splitting_and_absorption(
-        Z, X, y[:, PARENT], Z_test, X_test, y_test[:, PARENT], W_dec, y_test[:, :N_CHILDREN], **options
-    )
+    return splitting_and_absorption(Z, X, y[:, PARENT], Z_test, X_test, y_test[:, PARENT], W_dec)
 
 
 def test_a_parent_with_a_latent_of_its_own_is_neither_split_nor_absorbed(sets):
     found = absorbed(sets, codes(sets[0]), codes(sets[2]), DIRECTIONS)
     assert found.splitting == 1 and found.main.tolist() == [PARENT]
-    assert found.missed < 0.01 and found.absorbed < 0.01 and not found.absorbed_by_child.round(2).any()
+    assert found.missed < 0.01 and found.absorbed < 0.01
 
 
 def test_planted_absorption_is_found_in_the_child_that_absorbs(sets):
@@ -140,9 +122,8 @@ def test_planted_absorption_is_found_in_the_child_that_absorbs(sets):
         of_set[of_set[:, 0] > 0, PARENT] = 0
     found = absorbed(sets, *Z, W_dec)
     y_test = sets[3]
-    assert found.main.tolist() == [PARENT] and found.absorbing.tolist() == [0]
+    assert found.main.tolist() == [PARENT]
     assert found.absorbed == pytest.approx(y_test[y_test[:, PARENT], 0].mean(), abs=0.01)
-    assert found.absorbed_by_child == pytest.approx([1, 0, 0, 0], abs=0.02)
     assert found.chance.mean < 0.6 * found.absorbed
     silent = [of_set.copy() for of_set in Z]
     for of_set in silent:
@@ -171,14 +152,13 @@ def test_misuse_is_refused_with_a_reason(sets):
     X, y, X_test, y_test = sets
     Z, Z_test = codes(X), codes(X_test)
     for call, message in [
-        (lambda: k_sparse_probing(Z[:-1], y, Z_test, y_test), "one a row"),
+        (lambda: k_sparse_probing(Z[:-1], y, Z_test, y_test), "boolean mask of shape"),
         (lambda: k_sparse_probing(Z, y, Z_test[:, :3], y_test), "share no dimension"),
         (lambda: k_sparse_probing(Z, y, Z_test, y_test[:, :3]), "boolean mask of shape"),
         (lambda: k_sparse_probing(Z, y | True, Z_test, y_test), "label 0 holds on all"),
         (lambda: k_sparse_probing(Z, y, Z_test, y_test, ks=(9,)), "ks=9"),
-        (lambda: probed(sets, n_permutations=1).gap(), "no dense probe"),
         (lambda: detection(0 * Z, y, Z_test, y_test), "no latent fires"),
-        (lambda: splitting_and_absorption(Z, X, y[:, 0] + 0, Z_test, X_test, y_test[:, 0], DIRECTIONS), "one boolean"),
+        (lambda: splitting_and_absorption(Z, X, y[:, 0] + 0, Z_test, X_test, y_test[:, 0], DIRECTIONS), "boolean mask"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

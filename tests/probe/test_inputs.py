@@ -14,13 +14,9 @@ from rkcnn_lib.probe import (
     RandomKCNNClassifier,
     RkCNNMiner,
     draw_subsets,
-    knn_label_consistency,
-    max_statistic_threshold,
     mine,
     permute_labels,
-    separation_score,
     surrogate,
-    whiten,
 )
 from rkcnn_lib.probe.parameters import CHECKS
 from tests.odd_inputs import assert_refused, forms, no_matrices
@@ -41,8 +37,6 @@ ROWS = {
     "mine kmeans": lambda X: mine("kmeans", X, 4),
     "mine pca": lambda X: mine("pca", X, 4),
     "mine rkcnn": lambda X: mine("rkcnn", X, 4, n_stages=1),
-    "separation_score": lambda X: separation_score(X, Y),
-    "knn_label_consistency": lambda X: knn_label_consistency(X, Y, n_permutations=20),
     "surrogate": lambda X: surrogate(X).mean(0),
 }
 SCALE_FREE = set(ROWS) - {"RkCNNMiner.transform", "RandomKCNNClassifier.predict", "RandomKCNNClassifier.predict_proba",
@@ -100,15 +94,13 @@ def test_rows_that_cannot_be_mined_are_refused_by_name() -> None:
 
 def test_one_column_and_constant_columns_give_an_answer() -> None:
     for given in (X[:, :1], np.column_stack([X, np.full(60, 7.0)])):
-        for name in ("RkCNNMiner.fit", "mine kmeans", "mine pca", "RandomKCNNClassifier.fit", "separation_score"):
+        for name in ("RkCNNMiner.fit", "mine kmeans", "mine pca", "RandomKCNNClassifier.fit"):
             assert np.isfinite(numbers(ROWS[name](given))).all(), name
 
 
 LABELLED = {
     "RkCNNMiner.fit": lambda y: RkCNNMiner(**SMALL).fit(X, y).directions_,
     "RandomKCNNClassifier.fit": lambda y: RandomKCNNClassifier(n_subsets=12).fit(X, y).predict_proba(X),
-    "separation_score": lambda y: separation_score(X, y),
-    "knn_label_consistency": lambda y: knn_label_consistency(X, y, n_permutations=20),
 }
 SAME_LABELS = {
     "words": np.array(["a", "b", "c"])[Y], "objects": np.array(["a", "b", "c"], dtype=object)[Y], "floats": Y * 1.0,
@@ -163,38 +155,33 @@ WHOLE = (0, -1, 2.5, 3.0, True, "3", None, float("nan"), float("inf"), np.array(
 SWITCH = ("no", 0, 1, None, "True")
 NAME = ("beauty", 3, None, ["kurtosis"])
 BAD_VALUES = {
-    "normalise": SWITCH, "lift": SWITCH, "ensemble": SWITCH,
-    "subsets": NAME, "score": NAME, "surrogates": NAME, "select": NAME, "rule": NAME, "null": NAME[:2],
+    "lift": SWITCH, "ensemble": SWITCH,
+    "subsets": NAME, "score": NAME, "select": NAME, "rule": NAME, "null": NAME[:2],
     "merge_cosine": (0.0, -0.5, 1.5, float("nan"), "0.9", None, True),
-    "shrinkage": (-0.1, 1.5, float("nan"), "auto ", None, True),
     "full_null_size": (-1.0, float("nan"), "many", None),
     "subset_size": (*WHOLE[:6], 9), "n_selected": (*WHOLE[:6], 5), "n_refinements": WHOLE[1:],
     "n_shifts": WHOLE[1:], "n_neighbours": (*WHOLE, 1),
-    "n_subsets": (*WHOLE, 2), "n_surrogates": (*WHOLE, 98), "max_rows": (*WHOLE, 1),
+    "n_subsets": (*WHOLE, 2), "max_rows": (*WHOLE, 1),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_parameter_is_checked_by_type_and_range_and_named(name: str) -> None:
-    """`merge_cosine` nan or 1.5 and `normalise="no"` were taken."""
+    """`merge_cosine` nan or 1.5 and `lift="no"` were taken."""
     miner, classifier = RkCNNMiner(**SMALL).get_params(), RandomKCNNClassifier(n_subsets=12).get_params()
     for value in BAD_VALUES.get(name, WHOLE):
         if name in miner:
-            with_null = {"null": "elliptical"} if name == "n_surrogates" else {}
-            fit = RkCNNMiner(**SMALL | with_null | {name: value}).fit
+            fit = RkCNNMiner(**SMALL | {name: value}).fit
             assert_refused(lambda fit=fit: fit(X), name, f"RkCNNMiner {value!r}")
         if name in classifier:
             fit = RandomKCNNClassifier(**{"n_subsets": 12, name: value}).fit
             assert_refused(lambda fit=fit: fit(X, Y), name, f"RandomKCNNClassifier {value!r}")
-    methods = {"max_iter": "ica", "batch_size": "kmeans", "surrogates": "rkcnn_null", "n_refinements": "kmeans_refined"}
-    if name in methods or (name in miner and name not in {"n_surrogates", "n_directions", "subset_size"}):
-        for value in BAD_VALUES.get(name, WHOLE):
-            call = lambda value=value: mine(methods.get(name, "rkcnn"), X, 4, **{name: value})  # noqa: E731
-            assert_refused(call, name, f"mine {value!r}")
+        if name in miner and name not in {"n_directions", "subset_size"}:
+            assert_refused(lambda value=value: mine("rkcnn", X, 4, **{name: value}), name, f"mine {value!r}")
 
 
 def test_numbers_of_numpy_are_taken_as_those_of_python() -> None:
-    given = {"n_subsets": np.int64(12), "n_directions": np.int32(4), "null": None, "normalise": np.bool_(False),
+    given = {"n_subsets": np.int64(12), "n_directions": np.int32(4), "null": None, "lift": np.bool_(True),
              "merge_cosine": np.float32(0.9), "random_state": np.int64(0), "n_stages": np.uint8(2)}  # fmt: skip
     np.testing.assert_array_equal(RkCNNMiner(**given).fit(X).directions_, FITTED.directions_)
 
@@ -208,7 +195,6 @@ def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
         lambda: draw_subsets(5, 2, 4, random_state=seed),
         lambda: permute_labels(Y, random_state=seed),
         lambda: surrogate(torch.tensor(X), random_state=seed),
-        lambda: knn_label_consistency(X, Y, random_state=seed),
     ):
         assert_refused(call, "random_state", repr(seed))
 
@@ -225,12 +211,6 @@ def test_seeds_that_are_none_are_refused_by_name(seed: Any) -> None:
         ("n_subsets", lambda: draw_subsets(5, 2, 0)),
         ("d", lambda: draw_subsets(2.5, 2, 4)),
         ("kind", lambda: surrogate(torch.tensor(X), "cauchy")),
-        ("k", lambda: knn_label_consistency(X, Y, k=60)),
-        ("k", lambda: knn_label_consistency(X, Y, k=2.5)),
-        ("n_permutations", lambda: knn_label_consistency(X, Y, n_permutations=0)),
-        ("level", lambda: max_statistic_threshold(np.arange(99), 1.0)),
-        ("maxima", lambda: max_statistic_threshold(np.full(99, np.nan))),
-        ("shrinkage", lambda: whiten(torch.tensor(X), np.array([0.5]))),
     ],
 )
 def test_other_arguments_out_of_their_range_are_refused_by_name(argument: str, call: Any) -> None:

@@ -26,9 +26,9 @@ def test_is_a_scikit_learn_transformer(estimator: Any, check: Any) -> None:
 def test_calibrated_search_keeps_features_and_drops_the_rest() -> None:
     X, truth = sparse_world(20, 16, 0.03, 6000, 2)
     miner = RkCNNMiner(n_subsets=120, n_directions=40, full_null_size=0).fit(X)
-    assert miner.null_mode_ == "rescored" and len(miner.null_maxima_) == 99
+    assert miner.null_mode_ == "rescored"
     assert recovery(miner.directions_, truth) >= 0.9
-    assert (miner.scores_ > miner.threshold_).all() and miner.n_kept_ <= miner.n_distinct_
+    assert (miner.scores_ > miner.threshold_).all()
     assert ((miner.directions_ @ truth.T).amax(1) > 0.8).float().mean() > 0.8
 
 
@@ -84,8 +84,6 @@ def test_labels_lead_to_fishers_direction() -> None:
     assert miner.directions_[0] @ delta / np.linalg.norm(delta) > 0.95
     scores = miner.transform(X)[:, 0]
     assert scores[y == 1].mean() > scores[y == 0].mean()
-    restricted = RkCNNMiner(n_subsets=60, n_directions=20, lift=False, null=None).fit(X, y)
-    assert (restricted.directions_ != 0).sum(1).max() <= 3
 
 
 def test_same_seed_same_directions_and_another_seed_other_subsets() -> None:
@@ -134,13 +132,12 @@ def test_scale_and_offset_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("score", ["kurtosis", "logcosh", "skew", "coordinate_kurtosis", "variance_ratio"])
-@pytest.mark.parametrize("normalise", [False, True])
-def test_outlier_dimensions_and_tokens_never_give_nan(score: str, normalise: bool) -> None:
+def test_outlier_dimensions_and_tokens_never_give_nan(score: str) -> None:
     X = torch.randn(400, 12, generator=torch.Generator().manual_seed(0))
     X[:, 0] *= 1e4
     X[7] *= 1e5
     X[8] = X.mean(0)
-    miner = RkCNNMiner(n_subsets=30, n_directions=10, score=score, normalise=normalise, null=None).fit(X)
+    miner = RkCNNMiner(n_subsets=30, n_directions=10, score=score, null=None).fit(X)
     assert torch.isfinite(miner.directions_).all() and np.isfinite(miner.scores_).all() and miner.n_kept_ > 0
 
 
@@ -148,7 +145,7 @@ def test_few_coordinates_are_made_up_by_rotated_subsets_and_counted() -> None:
     X, _ = sparse_world(8, 5, 0.1, 500, 0)
     miner = RkCNNMiner(n_subsets=60, subset_size=2, n_directions=20, null=None).fit(X)
     assert (miner.subsets_.n_coordinate, miner.subsets_.n_rotated) == (10, 50)
-    assert [row["drawn"] for row in miner.funnel_] == [60] * 6 and len(miner.origin_) == miner.n_kept_
+    assert [row["drawn"] for row in miner.funnel_] == [60] * 6
 
 
 def test_more_directions_than_a_third_of_the_subsets_are_cut_with_a_warning() -> None:
@@ -186,12 +183,10 @@ BAD = np.random.RandomState(0).standard_normal((20, 4))
         ({}, BAD, np.zeros(20), "one class"),
         ({}, BAD, np.arange(19) % 2, "20 rows"),
         ({"score": "separation"}, BAD, None, "needs labels"),
-        ({"null": "labels"}, BAD, None, "needs labels"),
+        ({"lift": False}, BAD, np.arange(20) % 2, "without labels"),
         ({"null": "cauchy"}, BAD, None, "unknown"),
         ({"score": "beauty"}, BAD, None, "unknown"),
-        ({"n_surrogates": 20}, BAD, None, "at least 99"),
         ({"n_subsets": 2}, BAD, None, "at least 3"),
-        ({"shrinkage": 3.0}, BAD, None, "shrinkage"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib import tensors
 from rkcnn_lib.measure import matched_cosine, recovery_rate
 from rkcnn_lib.probe import RkCNNMiner, mine
 from rkcnn_lib.probe.neighbours import concentration, draw_anchors, mean_shift, pseudo_classes, unit
@@ -28,11 +29,12 @@ def superposed(n=4000, n_features=12, d=4, n_active=2, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["coordinate", "rotated"])
-def test_pseudo_classes_equal_the_obvious_loop(kind):
+def test_pseudo_classes_equal_the_obvious_loop(kind, monkeypatch):
+    monkeypatch.setattr(tensors, "MAX_ELEMENTS", 2000)
     T = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
     subsets = draw_subsets(7, 3, 9, kind, random_state=0)
     anchors = torch.arange(9) * 11
-    found = pseudo_classes(T, subsets, anchors, k=6, max_elements=2000)
+    found = pseudo_classes(T, subsets, anchors, k=6)
     for i in range(9):
         basis = subsets.basis(i).double()
         inside = T.double() @ basis.T

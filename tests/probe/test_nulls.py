@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rkcnn_lib.probe import Surrogate, max_statistic_threshold, permute_labels, surrogate
+from rkcnn_lib.probe import Surrogate, permute_labels, surrogate
 
 
 def _heavy_tailed(n: int = 20000) -> torch.Tensor:
@@ -55,15 +55,6 @@ def test_sequences_within_groups_survive_and_no_label_is_lost() -> None:
     assert (permuted.reshape(20, 6) == [0, 0, 0, 1, 1, 2]).all()
     assert sorted(permute_labels(y, None, 0)) == sorted(y)
     assert (permute_labels(y, None, 0) != y).any()
-
-
-def test_threshold_is_the_95th_of_99_and_is_exact_for_exchangeable_maxima() -> None:
-    assert max_statistic_threshold(np.arange(1, 100)) == 95
-    draws = np.random.RandomState(0).standard_normal((4000, 100))
-    exceeded = [row[0] > max_statistic_threshold(row[1:]) for row in draws]
-    assert abs(np.mean(exceeded) - 0.05) < 0.012
-    with pytest.raises(ValueError, match="cannot give"):
-        max_statistic_threshold(np.arange(10))
 
 
 def test_unknown_surrogate_is_refused() -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib.probe import scores
 from rkcnn_lib.probe.lift import pursue, refine
 from rkcnn_lib.probe.selection import distinct
-from rkcnn_lib.pursuit import default_steps, one_sided_codes
+from rkcnn_lib.tensors import default_steps, one_sided_codes
 from tests.probe.planted import recovery, sparse_world
 
 
@@ -24,22 +25,24 @@ def code_slowly(x: np.ndarray, D: np.ndarray, n_steps: int) -> np.ndarray:
     return code
 
 
-def test_codes_and_what_they_leave_equal_the_obvious_loop() -> None:
+def test_codes_and_what_they_leave_equal_the_obvious_loop(monkeypatch) -> None:
+    monkeypatch.setattr(scores, "CACHE_ELEMENTS", 60)
     X, D = sparse_world(12, 6, 0.2, 50, 0)
     found = one_sided_codes(X, D, D @ D.T, 4)
     codes = torch.zeros(50, 12).scatter_add_(1, found.picked, found.values)
     slow = np.array([code_slowly(x, D.double().numpy(), 4) for x in X.double().numpy()])
     np.testing.assert_allclose(codes.numpy(), slow, atol=1e-5)
-    np.testing.assert_allclose(pursue(X, D, 4, max_elements=60).numpy(), X.numpy() - slow @ D.numpy(), atol=1e-5)
+    np.testing.assert_allclose(pursue(X, D, 4).numpy(), X.numpy() - slow @ D.numpy(), atol=1e-5)
 
 
-def test_a_pass_equals_least_squares_on_the_codes() -> None:
+def test_a_pass_equals_least_squares_on_the_codes(monkeypatch) -> None:
+    monkeypatch.setattr(scores, "CACHE_ELEMENTS", 100)
     X, truth = sparse_world(12, 8, 0.1, 400, 1)
     D = normalize(truth + 0.2 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)), dim=1)
-    Z = np.array([code_slowly(x, D.double().numpy(), 2) for x in X.double().numpy()])
+    Z = np.array([code_slowly(x, D.double().numpy(), 1) for x in X.double().numpy()])
     solved = np.linalg.lstsq(Z, X.double().numpy(), rcond=None)[0]
     solved /= np.linalg.norm(solved, axis=1, keepdims=True)
-    found = refine(X, D, n_passes=1, n_steps=2, max_elements=100).numpy()
+    found = refine(X, D, n_passes=1).numpy()
     assert (solved * found).sum(1).min() > 0.9999  # the ridge moves it by less
 
 
@@ -53,8 +56,8 @@ def test_starts_near_the_features_end_at_them_and_true_ones_stay() -> None:
 
 
 def test_an_offset_common_to_all_rows_is_not_a_feature() -> None:
-    X, truth = sparse_world(32, 24, 0.05, 6000, 3)
-    moved = refine(X + 0.3, truth, 20, n_steps=2)
+    X, truth = sparse_world(48, 32, 0.05, 6000, 3)
+    moved = refine(X + 0.3, truth, 20)
     assert (moved * truth).sum(1).median() > 0.93
 
 
