@@ -55,18 +55,8 @@ def run_grid(
 ) -> Grid:  # fmt: skip
     """Mine, train and measure every layer, seed and arm, several processes at once; finished units are only read.
 
-    Parameters
-    ----------
-    stores : dict
-        Layer to its activations.
-    p : Comparison
-        Arms, seeds, SAE, training and how many processes work at once.
-    device : str
-        Where each cell computes.
-    trained : sequence of str, optional
-        The arms and variants that are trained, if not all.
-    rates : DataFrame, optional
-        A search for learning rates to go by (see :attr:`Grid.rates`), instead of one with these parameters.
+    ``stores`` are the activations of each layer, ``trained`` the arms and variants to train if not all, ``rates`` a
+    search for learning rates to go by (see :attr:`Grid.rates`) instead of one with these parameters.
     """
     arms = [arm for arm in (*p.arms, *p.variants) if trained is None or arm in trained]
     rates = _search_rates(stores, p, arms, device) if rates is None else rates
@@ -124,14 +114,12 @@ def compare(store: Any, p: SaeCompare, device: str, trained: Sequence[str] | Non
     grid = run_grid({p.layer: store}, p, device, trained)
     units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in grid.folders.items()}
     metrics = tidy({cell: unit.scalars for cell, unit in units.items()})
-    budgets = []
+    arms, budgets = [arm for arm in p.arms if trained is None or arm in trained], []
     for share in sorted(share for share in p.budgets if share < 1):  # each with a learning-rate decay of its own
         shorter = p.model_copy(update={"steps": max(1, round(share * p.steps)), "splice_contexts": 0})
-        arms = [arm for arm in p.arms if trained is None or arm in trained]
         budgets.append(metrics_of(store, shorter, device, arms, grid.rates).assign(tokens=shorter.steps * p.batch_size))
     along = pd.concat([*budgets, metrics.assign(tokens=p.steps * p.batch_size)])
-    along = in_order(along, "metric", QUALITIES)
-    return Compared(units, grid.supply.drop(columns="layer"), metrics, grid.rates, along)
+    return Compared(units, grid.supply.drop(columns="layer"), metrics, grid.rates, in_order(along, "metric", QUALITIES))
 
 
 def metrics_of(store: Any, p: SaeCompare, device: str, trained: Sequence[str], rates: pd.DataFrame) -> pd.DataFrame:
@@ -191,18 +179,16 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
     p: SaeCompare = run.p
     qualities = {}
     for name, (folder, sae) in opened.items():
-        files = [sha256_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)]
+        centred = name.endswith(CENTRED)
         inputs = {
-            "files": files, "centred": name.endswith(CENTRED), "data": store.key, "heldout": p.heldout_rows,
-            "splice": p.splice_contexts, "device": run.device,
+            "files": [sha256_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)], "centred": centred,
+            "data": store.key, "heldout": p.heldout_rows, "splice": p.splice_contexts, "device": run.device,
         }  # fmt: skip
 
-        def compute(scratch: Path, name: str = name, sae: SAE = sae) -> Unit:
-            judged = sae.to(run.device)
-            judged = Centred(judged) if name.endswith(CENTRED) else judged
-            held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(run.device)
-            if isinstance(judged, Centred):
-                held_out = held_out - held_out.mean(1, keepdim=True)
+        def compute(scratch: Path, sae: SAE = sae, centred: bool = centred) -> Unit:
+            judged, held_out = sae.to(run.device), store.matrix("heldout", n_rows=p.heldout_rows).to(run.device)
+            if centred:
+                judged, held_out = Centred(judged), held_out - held_out.mean(1, keepdim=True)
             measured = quality(judged, held_out, **splice(store, p, run.device))
             return Unit(scalars={name: value for name, value in measured.items() if isinstance(value, int | float)})
 
@@ -216,19 +202,10 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
 def write_start(given: dict[str, Any], out: Path) -> Path:
     """Mine directions and write the SAE that starts from them, as the arm ``rkcnn`` of 04 does for seed 0.
 
-    Parameters
-    ----------
-    given : dict
-        Parameters of 04: the model, layer, hook, text, expansion, k and so on.
-    out : Path
-        A new folder: SAELens's ``cfg.json`` and ``sae_weights.safetensors``, plain tensors in units of the raw
-        activations (W_enc (d_in, d_sae), W_dec (d_sae, d_in) of unit rows, b_enc, b_dec); and ``start.json``, how they
-        were made, with the search's funnel.
-
-    Raises
-    ------
-    ParameterError
-        For parameters that cannot work, a folder that holds something, or a search that has nothing to select from.
+    ``given`` are parameters of 04. The new folder ``out`` holds SAELens's ``cfg.json`` and
+    ``sae_weights.safetensors``, plain tensors in units of the raw activations (W_enc (d_in, d_sae), W_dec (d_sae, d_in)
+    of unit rows, b_enc, b_dec), and ``start.json``: how they were made, with the search's funnel. ParameterError for
+    parameters that cannot work, a folder that is there, or a search that has nothing to select from.
     """
     p = resolve("04_sae_compare", given)
     check(p)
