@@ -26,20 +26,16 @@ KEY_SHARE = 0.9  # key frequencies together carry this share of the embedding's 
 
 
 def waves(values: Tensor, frequencies: Sequence[int], p: int) -> Tensor:
-    """Return (n, 2 K) float64: cos and sin of 2 pi k v / p for each of n integers v and K frequencies k.
-
-    Columns are cos k_1, sin k_1, cos k_2 ...
-    """
+    """Return (n, 2 K) float64: cos k_1, sin k_1, cos k_2 ... of 2 pi k v / p, for n integers v and K frequencies k."""
     # k v mod p first: the phase stays small and therefore exact.
     phases = values.long()[:, None] * torch.tensor(list(frequencies), device=values.device) % p * (2 * np.pi / p)
     return torch.stack([phases.double().cos(), phases.double().sin()], dim=2).flatten(1)
 
 
 def frequency_power(W: Tensor) -> Tensor:
-    """Return ((p - 1) / 2,) float64: share of an embedding's non-constant power at each frequency; they sum to 1.
+    """Return ((p - 1) / 2,) float64: share of an embedding's non-constant power at frequencies 1, 2 ...; they sum to 1.
 
-    Entry i is frequency i + 1. ``W`` is (p, d), the embedding of the numbers 0 to p - 1 (without other tokens). Random
-    embeddings have about 2 / (p - 1) at each. ValueError if p is even or below 5.
+    ``W`` (p, d) embeds the numbers 0 to p - 1, without other tokens. ValueError if p is even or below 5.
     """
     p = len(W)
     if p < 5 or p % 2 == 0:
@@ -64,10 +60,9 @@ def strongest_share(W: Tensor, n: int) -> float:
 
 
 def strongest_share_chance(W: Tensor, n: int, n_draws: int = 200) -> Chance:
-    """Return what :func:`strongest_share` gives when the rows of ``W`` are shuffled: mean and 95 % point.
+    """Return what :func:`strongest_share` gives when the rows of ``W`` are shuffled.
 
-    Shuffling keeps norms and rank: the few dimensions that a trained embedding uses make shares larger by chance than
-    a Gaussian embedding's.
+    That keeps norms and rank: the few dimensions that a trained embedding uses make shares larger by chance.
     """
     generator = torch.Generator().manual_seed(0)
     shuffles = (torch.randperm(len(W), generator=generator) for _ in range(n_draws))
@@ -78,8 +73,7 @@ def neuron_frequencies(N: Tensor) -> Tensor:
     """Return (m, (p - 1) / 2): share of each neuron's variance over all pairs that one frequency explains.
 
     Of frequency k count all eight waves in which a or b or both turn at k and neither at another (the products of
-    1, cos k, sin k in a and in b but the constant); a neuron of the circuit has most of its variance at one k. Rows of
-    neurons that never vary are 0. ``N`` is (p * p, m), on all pairs.
+    1, cos k, sin k in a and in b but the constant). Neurons, columns of ``N`` (p * p, m), that never vary have 0.
     """
     p = isqrt(len(N))
     power = torch.fft.fft2(N.detach().float().cpu().view(p, p, -1), dim=(0, 1)).abs().square()
@@ -92,7 +86,7 @@ def neuron_frequencies(N: Tensor) -> Tensor:
 
 
 def neuron_chance(p: int, m: int) -> Chance:
-    """Return the largest of a noise neuron's shares, mean and 95 % point over ``m`` Gaussian neurons."""
+    """Return the largest of a noise neuron's shares, over ``m`` Gaussian neurons."""
     noise = torch.randn(p * p, m, generator=torch.Generator().manual_seed(0))
     return Chance.of(neuron_frequencies(noise).amax(1).tolist())
 
@@ -100,8 +94,8 @@ def neuron_chance(p: int, m: int) -> Chance:
 def logit_share(logits: Tensor, frequencies: Sequence[int]) -> float:
     """Return the share of the logits' variance that is a sum of cos(2 pi k (a + b - c) / p) over the frequencies.
 
-    ``logits`` is (p * p, p), on all pairs, column c the logit of answer c; each row's mean, which softmax does not see,
-    is taken off first. 1 for the published algorithm, about len(frequencies) / p^3 for noise.
+    ``logits`` is (p * p, p), on all pairs; each row's mean, which softmax does not see, is taken off first. 1 for the
+    published algorithm, about len(frequencies) / p^3 for noise.
     """
     p = logits.shape[1]
     L = logits.detach().double().cpu()
@@ -115,11 +109,9 @@ def logit_share(logits: Tensor, frequencies: Sequence[int]) -> float:
 def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor) -> dict[str, float]:
     """Return cross-entropy in nats with all, only, and none of the key frequencies' waves in a + b.
 
-    Nanda et al. 2023, section 5.1. In a model that adds by these frequencies alone the restricted loss is near the full
-    one, or below it (what is left out is noise), and the excluded loss is near ln p (uniform) or far above.
-
-    ``logits`` are (p * p, at least p), at the ``=``, on all pairs. ``counted`` (p * p,) bool are the pairs whose loss
-    counts; the waves are always fitted on all pairs. Keys: full, restricted, excluded, uniform (= ln p).
+    Nanda et al. 2023, section 5.1: full, restricted, excluded, and uniform, ln p. In a model that adds by these
+    frequencies alone restricted is near full, or below it (what is left out is noise), and excluded near ln p or far
+    above. ``counted`` (p * p,) bool are the pairs whose loss counts; the waves are always fitted on all pairs.
     """
     p = isqrt(len(logits))
     full, right, counted = logits.double(), _sums(p, logits.device), counted.to(logits.device)
@@ -133,36 +125,29 @@ def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor) 
 def fourier_losses_chance(
     logits: Tensor, frequencies: Sequence[int], counted: Tensor, n_draws: int = 20
 ) -> dict[str, Chance]:
-    """Return restricted and excluded losses with as many random frequencies that are *not* the key ones.
-
-    Keeping the wrong ones should cost everything, taking the wrong ones away nothing.
-    """
+    """Return restricted (should be ln p) and excluded losses (full) of as many frequencies that are *not* the keys."""
     others = _other_frequencies(frequencies, isqrt(len(logits)), n_draws)
     drawn = [fourier_losses(logits, some, counted) for some in others]
     return {name: Chance.of([losses[name] for losses in drawn]) for name in ("restricted", "excluded")}
 
 
 class Circuit(NamedTuple):
-    """Whether a model is the Fourier circuit: its key frequencies, and figures beside their chance levels."""
+    """Whether a model is the Fourier circuit: its key frequencies, and figures, most of them with a chance level."""
 
     frequencies: list[int]
     figures: dict[str, float]
     chance: dict[str, Chance]
-    """Of those figures that have one."""
 
 
 def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_draws: int = 20) -> Circuit:
     """Hold a model of modular addition against the published circuit.
 
     ``W_E`` (p, d) embeds the numbers; ``neurons`` (p * p, m) are MLP activations and ``logits`` (p * p, p) those of the
-    numbers, at the ``=`` on all pairs; accuracy and losses are measured on the pairs ``counted`` (p * p,), bool: those
-    never trained on.
-
-    The figures: accuracy; key_power (share of W_E's non-constant power at the key frequencies; chance: as many
-    strongest ones when rows are shuffled); neuron_share (mean over neurons of the largest share of variance at one
-    frequency; chance: noise) and neurons_at_keys (share of neurons with that frequency among the keys; chance: as many
-    of all frequencies); logit_share, restricted and excluded (see the functions; chance: as many other frequencies,
-    drawn ``n_draws`` times); full and uniform.
+    numbers, at the ``=`` on all pairs; accuracy and losses are of the pairs ``counted`` (p * p,): those never trained
+    on. The figures: accuracy; key_power (share of W_E's power at the keys; chance: as many strongest ones of shuffled
+    rows); neuron_share (mean over neurons of the largest share of variance at one frequency; chance: noise);
+    neurons_at_keys (share of neurons for which that is a key; chance: as many of all frequencies); logit_share and the
+    losses (chance: as many other frequencies, drawn ``n_draws`` times).
     """
     p, keys, shares = len(W_E), key_frequencies(W_E), neuron_frequencies(neurons)
     right = logits.argmax(1) == _sums(p, logits.device)
@@ -206,17 +191,12 @@ def _sums(p: int, device: torch.device | None = None) -> Tensor:
 class Planes(NamedTuple):
     """The planes in which activations turn with a + b, one a frequency."""
 
-    basis: Tensor
-    """(K, 2, d) float64, two orthonormal rows each."""
-    explained: Tensor
-    """(K,) share of the activations' variance that each frequency's waves explain, on the rows fitted."""
+    basis: Tensor  # (K, 2, d) float64, two orthonormal rows each
+    explained: Tensor  # (K,) share of the variance of the rows fitted that each frequency's waves explain
 
 
 def fourier_planes(X: Tensor, sums: Tensor, frequencies: Sequence[int], p: int) -> Planes:
-    """Find each frequency's plane: least squares of activations X (n, d) on cos and sin of all the frequencies.
-
-    ``sums`` (n,) are a + b of each row.
-    """
+    """Find each frequency's plane: least squares of activations X (n, d) on cos and sin of sums (n,) at all of them."""
     X, W = X.double().cpu(), waves(sums.cpu(), frequencies, p)
     X, W = X - X.mean(0), W - W.mean(0)
     coefficients = torch.linalg.lstsq(W, X).solution.view(len(frequencies), 2, -1)
@@ -226,28 +206,18 @@ def fourier_planes(X: Tensor, sums: Tensor, frequencies: Sequence[int], p: int) 
 
 
 def plane_energy(D: Tensor, planes: Planes) -> Tensor:
-    """Return (r, K) in [0, 1]: squared length of the projection of unit directions (r, d) on each plane.
-
-    1: the direction lies in the plane, at whatever phase. Random directions: 2 / d on average.
-    """
+    """Return (r, K) in [0, 1]: squared length of directions (r, d), made units, in each plane; 2 / d on average."""
     return torch.einsum("ktd,rd->rkt", planes.basis, unit_rows(D, "D")).square().sum(2)
 
 
 def span_energy(D: Tensor, planes: Planes) -> Tensor:
-    """Return (r,) in [0, 1]: squared length of the projection on what all planes span together (chance 2 K / d)."""
+    """Return (r,) in [0, 1]: squared length in what all planes span together; 2 K / d on average."""
     span = torch.linalg.qr(planes.basis.flatten(0, 1).T).Q
     return (unit_rows(D, "D") @ span).square().sum(1)
 
 
-class EnergyChance(NamedTuple):
-    """What random unit directions reach: means over directions of the best plane's energy, and of all planes'."""
-
-    best: Chance
-    span: Chance
-
-
-def energy_chance(n: int, planes: Planes, spread: Tensor | None = None, n_draws: int = 50) -> EnergyChance:
-    """Simulate ``n`` random unit directions against the planes.
+def energy_chance(n: int, planes: Planes, spread: Tensor | None = None, n_draws: int = 50) -> list[Chance]:
+    """Return the mean energy of ``n`` random directions in their best plane, and in all planes together.
 
     With ``spread``, centred activations (m, d), directions have the activations' covariance: in a grokked model these
     fill little more than the planes together, and whatever points into the activations has energy there without being
@@ -259,25 +229,16 @@ def energy_chance(n: int, planes: Planes, spread: Tensor | None = None, n_draws:
     for _ in range(n_draws):
         D = torch.from_numpy(random_directions(rng, n, d, factor))
         drawn.append([float(plane_energy(D, planes).amax(1).mean()), float(span_energy(D, planes).mean())])
-    return EnergyChance(*(Chance.of(draws) for draws in zip(*drawn, strict=True)))
-
-
-class LatentFit(NamedTuple):
-    """How well waves in a + b predict each latent on rows that were not fitted."""
-
-    best: Tensor
-    """(m,) R^2 of cos and sin at the one frequency that fitted best; at most 1, NaN for latents that never vary."""
-    all: Tensor
-    """(m,) R^2 of cos and sin at all key frequencies."""
+    return [Chance.of(draws) for draws in zip(*drawn, strict=True)]
 
 
 def latent_fit(
     Z: Tensor, sums: Tensor, Z_heldout: Tensor, sums_heldout: Tensor, frequencies: Sequence[int], p: int
-) -> LatentFit:
-    """Regress latents (n, m) on waves in a + b; choose the frequency on these rows, judge on the held-out ones.
+) -> tuple[Tensor, Tensor]:
+    """Return two (m,) R^2 of latents (n, m) on waves in a + b: at the one frequency that fits best, and at all.
 
-    R^2 is 1 - squared error / squared deviation from the held-out mean: below 0 where a fit does not carry over.
-    A latent that is a narrow bump in one plane has an R^2 well below 1, since a bump is no cosine.
+    The frequency is chosen on these rows, both are judged on the held-out ones: below 0 where a fit does not carry
+    over, NaN for latents that never vary. A latent that is a narrow bump in one plane is no cosine: well below 1.
     """
     fitted, truth = Z.double().cpu(), Z_heldout.double().cpu()
     W, W_heldout = (waves(some.cpu(), frequencies, p) for some in (sums, sums_heldout))
@@ -285,11 +246,11 @@ def latent_fit(
     inside = torch.stack([_r2(W[:, c], fitted, W[:, c], fitted) for c in columns])  # (K, m)
     outside = torch.stack([_r2(W[:, c], fitted, W_heldout[:, c], truth) for c in columns])
     chosen = inside.nan_to_num(-torch.inf).argmax(0)
-    return LatentFit(outside.gather(0, chosen[None])[0], _r2(W, fitted, W_heldout, truth))
+    return outside.gather(0, chosen[None])[0], _r2(W, fitted, W_heldout, truth)
 
 
 def _r2(W: Tensor, Z: Tensor, W_heldout: Tensor, Z_heldout: Tensor) -> Tensor:
-    """(m,) R^2 on held-out rows of the least-squares fit, with intercept, of Z on W; NaN where nothing varies."""
+    """(m,) of the least-squares fit, with intercept, of Z on W; 1 - squared error / deviation from the mean."""
     coefficients = torch.linalg.lstsq(W - W.mean(0), Z - Z.mean(0)).solution
     error = Z_heldout - Z.mean(0) - (W_heldout - W.mean(0)) @ coefficients
     spread = (Z_heldout - Z_heldout.mean(0)).square().sum(0)

@@ -155,8 +155,8 @@ def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Un
     live = (unit.arrays["density"] > 0).cpu()
     D, keys, p, counted = sae.W_dec.detach().cpu()[live], known.circuit.frequencies, known.p, known.lm.untrained
     (X, sums), (X_heldout, sums_heldout) = (_rows(store, p, split, seed) for split in ("train", "heldout"))
-    levels = fourier.energy_chance(len(D), known.planes)
-    spread = fourier.energy_chance(len(D), known.planes, X - X.mean(0))
+    any_best, any_span = fourier.energy_chance(len(D), known.planes)
+    spread_best, _ = fourier.energy_chance(len(D), known.planes, X - X.mean(0))
     best_energy = float(fourier.plane_energy(D, known.planes).amax(1).mean())
     Z, Z_heldout = (sae.encode(part.to(device)).detach().cpu()[:, live] for part in (X, X_heldout))
 
@@ -165,8 +165,8 @@ def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Un
         if shuffle is not None:
             generator = torch.Generator().manual_seed(shuffle)
             answers = [some[torch.randperm(len(some), generator=generator)] for some in answers]
-        r2 = fourier.latent_fit(Z, answers[0], Z_heldout, answers[1], keys, p)
-        return float(r2.best.nanmean()), float(r2.all.nanmean())
+        best, all_ = fourier.latent_fit(Z, answers[0], Z_heldout, answers[1], keys, p)
+        return float(best.nanmean()), float(all_.nanmean())
 
     best, all_ = fit()
     best_by_chance, all_by_chance = (Chance.of(fits) for fits in zip(*map(fit, range(SHUFFLES)), strict=True))
@@ -174,9 +174,9 @@ def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Un
     losses = fourier.fourier_losses(logits, keys, counted)
     others = fourier.fourier_losses_chance(logits, keys, counted, n_draws=DRAWS)
     rows = [
-        ("energy in the best key plane", best_energy, *spread.best),
-        ("energy in the best key plane (chance: any directions)", best_energy, *levels.best),
-        ("energy in all key planes", float(fourier.span_energy(D, known.planes).mean()), *levels.span),
+        ("energy in the best key plane", best_energy, *spread_best),
+        ("energy in the best key plane (chance: any directions)", best_energy, *any_best),
+        ("energy in all key planes", float(fourier.span_energy(D, known.planes).mean()), *any_span),
         ("R² at one key frequency", best, *best_by_chance),
         ("R² at all key frequencies", all_, *all_by_chance),
         ("loss with the SAE (nats)", losses["full"], losses["uniform"], losses["uniform"]),
