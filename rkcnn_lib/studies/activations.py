@@ -143,8 +143,8 @@ def norms_by_position(store: Any, p: Cache) -> pd.DataFrame:
     size = store.manifest["context_size"]
     n_rows = min(len(store), p.n_statistics // size * size)
     norms = torch.cat([store[i : min(i + 65536, n_rows)].norm(dim=1) for i in range(0, n_rows, 65536)])
-    low, middle, high = np.quantile(norms.view(-1, size).numpy(), [0.1, 0.5, 0.9], axis=0)
-    return pd.DataFrame({"position": np.arange(size), "q10": low, "median": middle, "q90": high})
+    quantiles = np.quantile(norms.view(-1, size).numpy(), [0.1, 0.5, 0.9], axis=0)
+    return pd.DataFrame(quantiles.T, columns=["q10", "median", "q90"]).rename_axis("position").reset_index()
 
 
 def norm_title(norms: pd.DataFrame) -> str:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-import torch
 
 from rkcnn_lib.files import outputs_root, sha256_of, whole_folder, write_json
 from rkcnn_lib.measure import quality
@@ -38,15 +38,15 @@ QUALITIES = ("explained_variance", "explained_variance_standardised", "dead", "l
 
 @dataclass(frozen=True)
 class Grid:
-    """What a grid of cells left."""
+    """What a grid of cells left.
+
+    ``supply`` has layer, arm, seed, supply, wanted, seconds, rows; of the arms that select also their funnel, summed
+    over rounds (drawn, candidates, places, kept) and candidates_a_place, in the tightest round.
+    """
 
     supply: pd.DataFrame
-    """layer, arm, seed, supply, wanted, seconds, rows; of the arms that select also their funnel, summed over rounds
-    (drawn, candidates, places, kept) and candidates_a_place, in the tightest round."""
-    folders: dict[tuple[int, str, int], Path]
-    """(layer, arm, seed) to the folder of its finished SAE unit."""
-    rates: pd.DataFrame
-    """arm, lr, encoder, explained_variance, chosen: the search for what suits each arm; empty without one."""
+    folders: dict[tuple[int, str, int], Path]  # (layer, arm, seed) to its finished SAE unit
+    rates: pd.DataFrame  # arm, lr, encoder, explained_variance, chosen: what suits each arm; empty without a search
 
 
 def run_grid(
@@ -60,10 +60,8 @@ def run_grid(
     """
     arms = [arm for arm in (*p.arms, *p.variants) if trained is None or arm in trained]
     rates = _search_rates(stores, p, arms, device) if rates is None else rates
-    own = {
-        row.arm: p.model_copy(update={"lr": row.lr, "encoder": row.encoder})
-        for row in rates[rates["chosen"]].itertuples()
-    }
+    chosen = rates[rates["chosen"]].itertuples()
+    own = {row.arm: p.model_copy(update={"lr": row.lr, "encoder": row.encoder}) for row in chosen}
     grid = [(layer, arm, seed) for layer in stores for seed in range(p.n_seeds) for arm in arms]
     cells = [(stores[layer], own.get(arm, p), arm, seed, device) for layer, arm, seed in grid]
     done = run_cells(cell, cells, process_count(p.n_jobs, device), "SAEs")
@@ -145,33 +143,20 @@ def in_order(table: pd.DataFrame, column: str, order: Sequence[str]) -> pd.DataF
 
 def unit_list(compared: Compared) -> list[dict[str, Any]]:
     """Return where each SAE of a comparison lies, for run.json."""
-    root = outputs_root()
-    return [
-        {"arm": arm, "seed": seed, "folder": str(unit.folder.relative_to(root))}
-        for (arm, seed), unit in compared.units.items()
-    ]
+    folders = {cell: str(unit.folder.relative_to(outputs_root())) for cell, unit in compared.units.items()}
+    return [{"arm": arm, "seed": seed, "folder": folder} for (arm, seed), folder in folders.items()]
 
 
 # ---------------------------------------------------------------- SAEs of others
 
 
-@dataclass(frozen=True)
-class Centred:
-    """An SAE that reads activations less their mean over dimensions, as after TransformerLens's weight centring.
+def centred(sae: SAE) -> SimpleNamespace:
+    """Return an SAE that reads activations less their mean over dimensions, as after TransformerLens's weight centring.
 
     A model whose layer norms subtract the mean, such as GPT-2, does not see it either, so a reconstruction without it
     may be spliced in as it is.
     """
-
-    sae: SAE
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Codes (n, d_sae) of x (n, d_in)."""
-        return self.sae.encode(x - x.mean(1, keepdim=True))
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Reconstruction (n, d_in), without the mean."""
-        return self.sae.decode(z)
+    return SimpleNamespace(encode=lambda x: sae.encode(x - x.mean(1, keepdim=True)), decode=sae.decode)
 
 
 def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -> pd.DataFrame:
@@ -179,16 +164,16 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
     p: SaeCompare = run.p
     qualities = {}
     for name, (folder, sae) in opened.items():
-        centred = name.endswith(CENTRED)
         inputs = {
-            "files": [sha256_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)], "centred": centred,
-            "data": store.key, "heldout": p.heldout_rows, "splice": p.splice_contexts, "device": run.device,
+            "files": [sha256_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)], "data": store.key,
+            "centred": name.endswith(CENTRED), "heldout": p.heldout_rows, "splice": p.splice_contexts,
+            "device": run.device,
         }  # fmt: skip
 
-        def compute(scratch: Path, sae: SAE = sae, centred: bool = centred) -> Unit:
+        def compute(scratch: Path, name: str = name, sae: SAE = sae) -> Unit:
             judged, held_out = sae.to(run.device), store.matrix("heldout", n_rows=p.heldout_rows).to(run.device)
-            if centred:
-                judged, held_out = Centred(judged), held_out - held_out.mean(1, keepdim=True)
+            if name.endswith(CENTRED):
+                judged, held_out = centred(judged), held_out - held_out.mean(1, keepdim=True)
             measured = quality(judged, held_out, **splice(store, p, run.device))
             return Unit(scalars={name: value for name, value in measured.items() if isinstance(value, int | float)})
 

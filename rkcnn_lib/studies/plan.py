@@ -142,8 +142,7 @@ def agreed(costs: dict[str, Estimate], device: str, rate: float, yes: bool) -> b
     for part, cost in costs.items():
         print(f"  {part:22} {cost.units:5d} units  {_duration(cost.seconds):>10}  "
               f"{cost.memory / 2**30:6.1f} GiB memory  {cost.disk / 2**30:6.2f} GiB disk")  # fmt: skip
-    total = sum(cost.seconds for cost in costs.values())
-    disk = sum(cost.disk for cost in costs.values())
+    total, disk = (sum(getattr(cost, name) for cost in costs.values()) for name in ("seconds", "disk"))
     print(f"  in all about {_duration(total)} and {disk / 2**30:.2f} GiB of disk", flush=True)
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def shown_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
 
 def metrics_title(metrics: pd.DataFrame) -> str:
     """Return the finding of the figure of trained SAEs."""
-    means = metrics[metrics["metric"] == "explained_variance"].groupby("arm")["value"].mean().sort_values()
+    means = metrics.query("metric == 'explained_variance'").groupby("arm")["value"].mean().sort_values()
     (worst, low), *_, (best, high) = means.items()
     return f"After training, explained variance runs from {low:.3f} ({worst}) to {high:.3f} ({best})"
 
@@ -117,16 +117,15 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
     A latent that is dead before the first step gets no gradient from TopK: that measures the start, not training.
     """
     rows = []
+    columns = {"untrained_dead": "dead at the start", "died": "died", "revived": "revived", "dead": "dead at the end"}
     for (arm, _), unit in compared.units.items():
         n = len(unit.arrays["density"])
         own = n if base_arm(arm) == UNMINED else int(unit.scalars["n_mined"])
         for origin, part, latents in (("own", "_mined" if arm != UNMINED else "", own), ("fill", "_fill", n - own)):
             if latents:
-                shares = {name: unit.scalars[name + part] for name in ("untrained_dead", "died", "revived", "dead")}
+                shares = {shown: unit.scalars[name + part] for name, shown in columns.items()}
                 rows.append({"arm": arm, "origin": origin, "latents": latents} | shares)
-    found = pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean()
-    named = {"untrained_dead": "dead at the start", "dead": "dead at the end"}
-    return found.rename(columns=named).round(3).astype({"latents": int})
+    return pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean().round(3).astype({"latents": int})
 
 
 def loss_over_documents(compared: Compared) -> pd.DataFrame:
@@ -148,10 +147,8 @@ def loss_over_documents(compared: Compared) -> pd.DataFrame:
 
 def densities(compared: Compared) -> dict[str, np.ndarray]:
     """Return each arm's firing rates, all seeds together."""
-    rates: dict[str, list[torch.Tensor]] = {}
-    for (arm, _), unit in compared.units.items():
-        rates.setdefault(arm, []).append(unit.arrays["density"])
-    return {arm: torch.cat(parts).numpy() for arm, parts in rates.items()}
+    rates = pd.Series({cell: unit.arrays["density"].numpy() for cell, unit in compared.units.items()})
+    return {arm: np.concatenate(list(parts)) for arm, parts in rates.groupby(level=0, sort=False)}
 
 
 def density_title(densities: dict[str, np.ndarray]) -> str:
@@ -185,21 +182,18 @@ def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) ->
     Of the frozen dictionaries, before and after training, that is the mean over their numbers of atoms. A rival that
     never reaches random's quality has no number of tokens that it takes.
     """
-    columns = ["arm", "seed", "metric", "value"]
     coded = frozen.groupby(["arm", "seed", "stage"], as_index=False)["value"].mean()
     coded = coded.assign(metric=coded["stage"].map({BEFORE: "frozen_ev", TRAINED: "frozen_ev_trained"})).dropna()
     needed = needed_tokens(compared)
-    arrived = needed[(needed["bound"] != ">") | (needed["arm"] == MINED)]
-    tables = [compared.metrics, arrived, coded, *others]
-    return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
+    tables = [compared.metrics, needed[(needed["bound"] != ">") | (needed["arm"] == MINED)], coded, *others]
+    return pd.concat([table for table in tables if len(table)], ignore_index=True)[["arm", "seed", "metric", "value"]]
 
 
 def funnel(compared: Compared) -> pd.DataFrame:
     """Return arm, seed, stage, value: subsets drawn, candidates, kept, started and live latents, of arms from data."""
-    live = compared.metrics[compared.metrics["metric"] == "live"].rename(columns={"value": "live"})
-    counts = compared.supply.merge(live[["arm", "seed", "live"]]).rename(columns={"supply": "started"})
-    stages = [name for name in ("drawn", "candidates", "kept", "started", "live") if name in counts]
-    return counts.melt(["arm", "seed"], stages, "stage").dropna()
+    live = compared.metrics.query("metric == 'live'").rename(columns={"value": "live"})[["arm", "seed", "live"]]
+    counts = compared.supply.merge(live).rename(columns={"supply": "started"})
+    return counts.melt(["arm", "seed"], ["drawn", "candidates", "kept", "started", "live"], "stage").dropna()
 
 
 def funnel_title(compared: Compared) -> str:
@@ -218,7 +212,7 @@ def checks(compared: Compared, p: SaeCompare) -> list[Check]:
     firings = float(metrics.loc[["n_tokens"], "value"].min() * p.k / n_latents)
     ev = float(metrics.loc[["explained_variance"], "value"].min())
     l0 = metrics.loc[["l0"]].groupby("arm")["value"].mean()
-    spread = float(l0.max() / l0.min() - 1) if l0.min() > 0 else float("inf")
+    spread = float(l0.max() / l0.min() - 1)  # inf where an arm has no active latent
     finite = bool(np.isfinite(metrics["value"]).all())
     trained = [unit.tables["history"]["tokens"].iloc[-1] for unit in compared.units.values()]
     alike = {

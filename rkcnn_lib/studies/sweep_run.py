@@ -1,15 +1,10 @@
 """``rkcnn sweep``: run a sweep's settings everywhere, lose nothing, and write its tables.
 
 Finished work lies in ``outputs/units`` (one folder an SAE, written whole or not at all, shared with all notebooks and
-sweeps). The sweep's own folder holds what can be made again from it: ``sweep.json`` (the file, provenance, counts) and
-the tables
-
-``metrics.parquet``
-    One row a cell and metric: setting, the swept values, steps, layer, hook, arm, seed, metric, value.
-``times.parquet``
-    The same with the seconds that mining and training took: what differs from one run to the next.
-``failures.parquet``
-    The same with error and traceback of each cell that failed.
+sweeps). The sweep's own folder holds what can be made again from it: ``sweep.json`` (the file, provenance, counts);
+``metrics.parquet``, one row a cell and metric (setting, the swept values, steps, layer, hook, arm, seed, metric,
+value); ``times.parquet``, the seconds that mining and training took, which differ from one run to the next; and
+``failures.parquet``, error and traceback of each cell that failed.
 """
 
 from __future__ import annotations
@@ -102,12 +97,13 @@ def _agreed(planned: Sweep, device: str, workers: Any, yes: bool) -> bool:
 
 def _open_stores(planned: Sweep, device: str, workers: Any) -> dict[tuple[int, str], Any]:
     """Open (or capture in one pass of the model) the activations of every layer and hook."""
-    if not isinstance(workers, Workers):  # a worker may have the GPU that this machine lacks
-        (left,) = try_cells(_capture, [(str(outputs_root()), planned, device)], workers, "capture")
-        if isinstance(left, Failure):
-            raise RuntimeError(f"capture failed: {left.error}")
-        device = "cpu"  # nothing is left to capture
-    return opened_layers(planned.p, planned.hooks, device)
+    if isinstance(workers, Workers):
+        return opened_layers(planned.p, planned.hooks, device)
+    # a worker may have the GPU that this machine lacks
+    (left,) = try_cells(_capture, [(str(outputs_root()), planned, device)], workers, "capture")
+    if isinstance(left, Failure):
+        raise RuntimeError(f"capture failed: {left.error}")
+    return opened_layers(planned.p, planned.hooks, "cpu")  # nothing is left to capture
 
 
 def _capture(root: str, planned: Sweep, device: str) -> None:

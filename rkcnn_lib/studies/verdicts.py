@@ -136,7 +136,6 @@ def strongest_others(metrics: pd.DataFrame, p: Any) -> pd.DataFrame:
 
 
 EXACT_SEEDS = 11  # up to so many seeds all patterns of signs are tried; beyond, as many at random
-SIGN_DRAWS = 2**EXACT_SEEDS
 
 
 def sign_flips(differences: pd.DataFrame) -> np.ndarray:
@@ -150,7 +149,7 @@ def sign_flips(differences: pd.DataFrame) -> np.ndarray:
     if n <= EXACT_SEEDS:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(SIGN_DRAWS, n))
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(2**EXACT_SEEDS, n))
         signs[0] = 1.0
     return signs @ d.T / n
 
@@ -209,10 +208,8 @@ def verdict_title(table: pd.DataFrame) -> str:
     """Return every hypothesis with its verdicts, measures of the same verdict together."""
     parts = []
     for hypothesis, rows in table.groupby("hypothesis", sort=False):
-        words = [
-            f"{word} on {', '.join(map(in_words, part['metric']))}"
-            for word, part in rows.groupby("verdict", sort=False)
-        ]
+        by_word = rows.groupby("verdict", sort=False)["metric"]
+        words = [f"{word} on {', '.join(map(in_words, names))}" for word, names in by_word]
         if len(words) == 1 < len(rows):
             words = [f"{rows['verdict'].iloc[0]} on all {len(rows)} measures"]
         parts.append(f"{hypothesis.split(':')[0]} {'; '.join(words)}")
