@@ -1,7 +1,6 @@
 """The comparison of initialisations that 04 and 05 run: mine, initialise, train, measure, one unit a cell.
 
-Beside it stand what it is held against, SAEs that others trained, and what it gives to others: an arm's start
-(``rkcnn mine``).
+Beside it stand what it is held against, SAEs that others trained, and what it gives to others, ``rkcnn mine``.
 
 All arms of a seed share the rows that are mined, the order of training tokens, the held-out rows, and what fills the
 latents that an arm cannot supply; each has the learning rate and the encoder that suit it best on a seed of its own.
@@ -153,8 +152,7 @@ def unit_list(compared: Compared) -> list[dict[str, Any]]:
 def centred(sae: SAE) -> SimpleNamespace:
     """Return an SAE that reads activations less their mean over dimensions, as after TransformerLens's weight centring.
 
-    A model whose layer norms subtract the mean, such as GPT-2, does not see it either, so a reconstruction without it
-    may be spliced in as it is.
+    Layer norms that subtract it, as GPT-2's do, do not see it either: a reconstruction without it may be spliced in.
     """
     return SimpleNamespace(encode=lambda x: sae.encode(x - x.mean(1, keepdim=True)), decode=sae.decode)
 

@@ -1,9 +1,9 @@
 """What an arm of 04 needs for the same quality: how many active latents (the front of L0), how many tokens.
 
-TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k
-(a ReLU SAE at the penalties that give as many active latents);
-between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal explained variance* is where
-an arm's line crosses the explained variance that the random arm of the same seed reaches at the profile's own k.
+TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k (a
+ReLU SAE at the penalties that give as many active latents); between them the explained variance is taken to be linear
+in log L0. A seed's *L0 at equal explained variance* is where an arm's line crosses the explained variance that the
+random arm of the same seed reaches at the profile's own k.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta
 
 
 def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
-    """Train the compared arms at every k of ``front_k`` too: arm, seed, k, metric, value, and ``l0`` of that SAE.
-
-    They have the learning rates they were compared with. Empty where ``front_k`` is.
-    """
+    """Train the compared arms, at their rates, at every k of ``front_k`` too: arm, seed, k, l0, metric, value."""
     if not run.p.front_k:
         return pd.DataFrame()
     arms, parts = [arm for arm in COMPARED if arm in run.p.arms], []
@@ -102,8 +99,7 @@ def advantage_title(ahead: pd.DataFrame) -> str:
 def needed_tokens(compared: Compared) -> pd.DataFrame:
     """Return arm, seed, metric, value, mining, bound: the share of the tokens by which an arm is where random ends.
 
-    ``value`` counts ``mining``, the tokens that training would have seen in the time that mining took. Empty without
-    budgets.
+    ``value`` counts ``mining``, the tokens that training would have seen in that time. Empty without budgets.
     """
     ev = compared.budgets[compared.budgets["metric"] == "explained_variance"]
     curves = {cell: dict(zip(line["tokens"], line["value"], strict=True)) for cell, line in ev.groupby(["arm", "seed"])}

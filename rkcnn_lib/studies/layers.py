@@ -76,10 +76,7 @@ def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd
 
 
 def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarray) -> pd.DataFrame:
-    """Return layer, arm, seed, metric ``pw_mcc``, value and chance (directions as activations lie) of one layer.
-
-    Empty below three seeds, and for more latents than can be matched exactly.
-    """
+    """One layer; empty below three seeds, and for more latents than can be matched exactly."""
     by_seed: dict[tuple[int, str], list[Path]] = {}
     for (layer, arm, _), folder in folders.items():
         by_seed.setdefault((layer, arm), []).append(folder)
@@ -117,10 +114,7 @@ def heatmap_title(metrics: pd.DataFrame) -> str:
 
 
 def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
-    """Return layer, contrast, metric, difference, low, high, delta, verdict: Holm over layers and rivals of a metric.
-
-    The metric that the titles speak of comes first, and so is the first that a figure shows.
-    """
+    """Judge at each layer, Holm over layers and rivals of a metric; the metric that titles speak of comes first."""
     placed = [(layer, claim) for layer, rows in metrics.groupby("layer") for claim in claims(rows, p)]
     declared = [
         replace(claim, hypothesis=claim.metric, arm=f"{claim.arm} at {layer}", rival=f"{claim.rival} at {layer}")
@@ -155,10 +149,9 @@ def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
 def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     """Return at how many layers the mean difference is in favour, with two p-values of the sign test.
 
-    ``p_layers`` takes layers for independent, which they are not: it is the smaller one, shown for comparison with
-    work that does. ``p_seeds`` counts in how many ``cells`` (a layer of a seed) the difference is in favour, and asks
-    how often coins that turn a seed round at all its layers give a count as far from half: what layers share (seed,
-    text, model) counts once, and with n seeds it cannot go below 2 ** (1 - n).
+    ``p_layers`` takes layers for independent, which they are not, for comparison with work that does. ``p_seeds``
+    counts in how many ``cells`` (a layer of a seed) the difference is in favour, and asks how often coins that turn a
+    seed round at all its layers give a count as far from half: what layers share counts once (2 ** (1 - n) at least).
     """
     rows = []
     for metric, contrast, seeds in seed_differences(metrics, p, ["layer"]):

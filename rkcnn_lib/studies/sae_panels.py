@@ -112,11 +112,8 @@ def of_other(other: Compared | None, run: Run) -> pd.DataFrame:
 
 
 def dead_by_origin(compared: Compared) -> pd.DataFrame:
-    """Return a row an arm and origin (own, fill): latents, and shares dead at the start, died, revived, dead; means.
-
-    A latent that is dead before the first step gets no gradient from TopK: that measures the start, not training.
-    """
-    rows = []
+    """Return a row an arm and origin (own, fill): latents, and shares dead at the start, died, revived, dead; means."""
+    rows = []  # what is dead before the first step gets no gradient from TopK: that measures the start, not training
     columns = {"untrained_dead": "dead at the start", "died": "died", "revived": "revived", "dead": "dead at the end"}
     for (arm, _), unit in compared.units.items():
         n = len(unit.arrays["density"])
@@ -131,8 +128,8 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
 def loss_over_documents(compared: Compared) -> pd.DataFrame:
     """Return a row a rival: by how much less loss rkcnn's SAEs cost, with an interval over seeds *and* contexts.
 
-    All seeds are judged on the same contexts, whose peculiarities they share: an interval over seeds alone is too
-    narrow. In nats a token, positive where rkcnn is better; empty where no model was run.
+    All seeds are judged on the same contexts: an interval over seeds alone is too narrow. In nats a token; empty where
+    no model was run.
     """
     losses = {cell: of.arrays["ce_by_context"] for cell, of in compared.units.items() if "ce_by_context" in of.arrays}
     rows = []
@@ -179,8 +176,7 @@ def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
 def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
     """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed.
 
-    Of the frozen dictionaries, before and after training, that is the mean over their numbers of atoms. A rival that
-    never reaches random's quality has no number of tokens that it takes.
+    Of frozen dictionaries the mean over numbers of atoms; of rivals that never reach random's quality no tokens.
     """
     coded = frozen.groupby(["arm", "seed", "stage"], as_index=False)["value"].mean()
     coded = coded.assign(metric=coded["stage"].map({BEFORE: "frozen_ev", TRAINED: "frozen_ev_trained"})).dropna()

@@ -91,11 +91,7 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read and check a sweep file.
-
-    Raises ParameterError for an unknown entry or axis, an axis that is empty or names a value twice, or a setting that
-    05 refuses: nothing has been computed by then.
-    """
+    """Read a sweep file; ParameterError for an unknown entry or axis, or a setting that 05 refuses."""
     file = checked(SweepFile, read_parameter_file(path), path.name)
     if file.parameters.get("more_hooks"):
         raise ParameterError("more_hooks: in a sweep every hook is compared alike; name them all in the axis 'hooks'")
@@ -184,19 +180,15 @@ def best_of_sweep(tables: SweepTables, p: Multilayer) -> pd.DataFrame:
 
 
 def verdicts(tables: SweepTables, p: Multilayer) -> list[dict[str, Any]]:
-    """Judge each hypothesis on values averaged over all settings, layers and hooks, one a seed.
-
-    A sweep is not searched for a setting in which the hypothesis holds: that would be the best of many.
-    """
+    """Judge each hypothesis on means over all settings (not the best of many), layers and hooks, one a seed."""
     over_all = tables.metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
     return judge_arms(over_all, p, f", mean over {tables.n_settings} settings")
 
 
 def published_sweep() -> pd.DataFrame:
-    """Return the first implementation's sweep of 54 settings, one seed each, told with its null.
+    """Return the first implementation's sweep of 54 settings, one seed each: the share of dead latents saved.
 
-    Its headline was the best setting's share of dead latents saved. Under the null a coin decides which of a
-    setting's two counts is the mined one.
+    Its headline was the best setting. Under the null a coin decides which of a setting's two counts is the mined one.
     """
     table = pd.read_csv(PUBLISHED, comment="#", encoding="utf-8")
     saved = 1 - table["dead_mined"] / table["dead_random"]

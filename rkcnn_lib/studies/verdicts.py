@@ -170,9 +170,9 @@ def best_of(differences: pd.DataFrame) -> dict[str, Any]:
 
 
 def seed_differences(metrics: pd.DataFrame, p: Any, rows: list[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield metric, contrast and differences of each claim: a row a combination of ``rows``, a column a seed.
+    """Yield metric, contrast and differences (positive: better) of each claim: a row a combination, a column a seed.
 
-    Positive means better. Combinations for which a seed lacks one of the two arms are left out.
+    Combinations of the columns ``rows`` for which a seed lacks one of the two arms are left out.
     """
     for claim in claims(metrics, p):
         found = metrics[metrics["metric"] == claim.metric]
