@@ -76,7 +76,7 @@ def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd
 
 
 def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarray) -> pd.DataFrame:
-    """One layer's ``pw_mcc`` beside chance; empty below three seeds, and where latents are too many to match exactly."""
+    """One layer: ``pw_mcc`` beside chance; empty below three seeds, and for more latents than are matched exactly."""
     by_seed: dict[tuple[int, str], list[Path]] = {}
     for (layer, arm, _), folder in folders.items():
         by_seed.setdefault((layer, arm), []).append(folder)
