@@ -9,12 +9,9 @@ from dataclasses import dataclass
 class Arm:
     """Where an arm's directions come from."""
 
-    method: str | None = None
-    """The name `rkcnn_lib.probe.mine` knows it by; None: random directions, as an SAE has them without a start."""
-    refined: bool = False
-    """Whether the passes of sparse coding follow, which are the same for all arms that have them."""
-    searches: bool = False
-    """Whether it draws random subsets, and so has a funnel."""
+    method: str | None = None  # the name `rkcnn_lib.probe.mine` knows it by; None: random, an SAE without a start
+    refined: bool = False  # whether the passes of sparse coding follow, which are the same for all arms that have them
+    searches: bool = False  # whether it draws random subsets, and so has a funnel
 
 
 ARMS: dict[str, Arm] = {
@@ -61,13 +58,10 @@ RIVALS = tuple(rival for _, rival in HYPOTHESES.values())
 class Measure:
     """A metric on which hypotheses are judged."""
 
-    words: str
-    """What is better, in words."""
-    margin: str
-    """The parameter that holds its margin."""
+    words: str  # what is better, in words
+    margin: str  # the parameter that holds its margin
     lower_is_better: bool = False
-    bound: float | None = None
-    """What no SAE surpasses."""
+    bound: float | None = None  # what no SAE surpasses
 
 
 MEASURES: dict[str, Measure] = {

@@ -19,7 +19,6 @@ from rkcnn_lib.measure import (
     causal,
     effects,
     fourier,
-    fourier_planes,
     probing,
     recovery,
     stability,
@@ -143,8 +142,8 @@ def turning(width: int = 12) -> torch.Tensor:
     return (fourier.waves(sums("cpu"), KEYS, P).float() @ torch.randn(4, width, generator=generator)).to("cuda")
 
 
-def planes() -> fourier_planes.Planes:
-    return fourier_planes.fourier_planes(turning(), sums(), KEYS, P)
+def planes() -> fourier.Planes:
+    return fourier.fourier_planes(turning(), sums(), KEYS, P)
 
 
 def table() -> torch.Tensor:
@@ -231,7 +230,7 @@ CALLS: dict[str, Callable] = {
     "measure.donor_activations": lambda: causal.donor_activations(lm(), pairs(), HOOK).is_cuda,
     "measure.edited_logits": lambda: causal.edited_logits(lm(), pairs(), HOOK, lambda x, here: 2 * x).is_cuda,
     "measure.effects": lambda: effects.effects(*answers(), pairs())["kl"].is_cuda,
-    "measure.energy_chance": lambda: fourier_planes.energy_chance(5, planes(), turning(), 2),
+    "measure.energy_chance": lambda: fourier.energy_chance(5, planes(), turning(), 2),
     "measure.entity_interval": lambda: effects.entity_interval(drops()[0], *names()),
     "measure.entity_proportion": lambda: effects.entity_proportion(torch.ones(24, device="cuda"), *names()),
     "measure.explained_variance": lambda: measure.explained_variance(X(), 0.9 * X()) > 0.9,
@@ -248,7 +247,7 @@ CALLS: dict[str, Callable] = {
         X().relu(), X() > 0, X().relu(), X() > 0, n_permutations=2
     ),
     "measure.latent_attribution": lambda: effects.latent_attribution(lm(), pairs(), HOOK, trained()),
-    "measure.latent_fit": lambda: fourier_planes.latent_fit(turning(), sums(), turning(), sums(), KEYS, P),
+    "measure.latent_fit": lambda: fourier.latent_fit(turning(), sums(), turning(), sums(), KEYS, P),
     "measure.latents_part": lambda: causal.latents_part(trained(), torch.tensor([0, 1]))(X()).is_cuda,
     "measure.leading_basis": lambda: subspaces.leading_basis(unit(), 3),
     "measure.logit_share": lambda: fourier.logit_share(table(), KEYS) > 0,
@@ -264,7 +263,7 @@ CALLS: dict[str, Callable] = {
     "measure.neuron_frequencies": lambda: fourier.neuron_frequencies(turning()),
     "measure.orthonormal_basis": lambda: subspaces.orthonormal_basis(unit()),
     "measure.patched_logits": lambda: answers()[1].is_cuda,
-    "measure.plane_energy": lambda: fourier_planes.plane_energy(turning()[:5], planes()),
+    "measure.plane_energy": lambda: fourier.plane_energy(turning()[:5], planes()),
     "measure.precision": lambda: measure.precision(unit(), unit()),
     "measure.pw_max_cosine": lambda: measure.pw_max_cosine(decoders(), live()),
     "measure.pw_mcc": lambda: measure.pw_mcc(decoders(), live()),
@@ -280,7 +279,7 @@ CALLS: dict[str, Callable] = {
     "measure.scrubbed_loss_recovered": lambda: effects.scrubbed_loss_recovered(*X()[:, :3].T),
     "measure.share_in": lambda: causal.share_in(X(), basis()).is_cuda,
     "measure.shared_latents": lambda: measure.shared_latents(seeds(), live=live()),
-    "measure.span_energy": lambda: fourier_planes.span_energy(turning()[:5], planes()),
+    "measure.span_energy": lambda: fourier.span_energy(turning()[:5], planes()),
     "measure.splitting_and_absorption": split_up,
     "measure.splice_losses": lambda: splice_losses(trained(), lm(), tokens(), HOOK, X().mean(0)),
     "measure.steered_continuation": lambda: len(

@@ -18,8 +18,8 @@ from IPython.display import display
 from rkcnn_lib.pages import CARDS, blocks
 from rkcnn_lib.pages.latents import FILL_GROUP, MINED_GROUP, Card, Context, Pairs, Reader
 from rkcnn_lib.runs.run import Run
+from rkcnn_lib.strings import readable, token_text
 from rkcnn_lib.studies.comparison import Compared
-from rkcnn_lib.studies.tokens import readable, token_text
 from rkcnn_lib.vocabulary import MINED, UNMINED
 
 FORMAT = 2

@@ -18,10 +18,10 @@ from rkcnn_lib.pages import blocks, prompt_box
 from rkcnn_lib.pages.book import SEED, Book, as_record, card_html
 from rkcnn_lib.pages.prompt_box import PromptBox
 from rkcnn_lib.runs.run import Run
+from rkcnn_lib.strings import one_token, readable
 from rkcnn_lib.studies.causal import judged_rank
 from rkcnn_lib.studies.causal_subspaces import MINED as MINED_SUBSPACE
 from rkcnn_lib.studies.planes import Planes, mine_plane, states
-from rkcnn_lib.studies.tokens import one_token, readable
 from rkcnn_lib.vocabulary import MINED
 
 WIDE = widgets.Layout(width="min(100%, 44rem)")

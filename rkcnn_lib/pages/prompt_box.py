@@ -21,9 +21,9 @@ from rkcnn_lib.measure.causal import (
     share_in,
 )
 from rkcnn_lib.runs.schemas import CausalChecks
+from rkcnn_lib.strings import readable, token_text, unknown_words
 from rkcnn_lib.studies.causal import Measured
 from rkcnn_lib.studies.causal_subspaces import Prompts
-from rkcnn_lib.studies.tokens import readable, token_text, unknown_words
 from rkcnn_lib.worlds import hook_name
 
 CLEAN, KEEP, ABLATE, STEER = RUNS = ("as it is", "keep", "ablate", "steer")

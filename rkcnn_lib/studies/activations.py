@@ -33,7 +33,7 @@ STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}
 
 
 def open_store(run: Run) -> Any:
-    """Open the activations that a run's parameters name, capturing them if they are not there, and record them."""
+    """Open the activations that a run's parameters name, or capture them, and record what they are."""
     store = opened(run.p, run.device)
     run.note(data=store.manifest)
     return store
@@ -73,8 +73,7 @@ def invented_store(model: str, n_rows: int) -> MemoryStore:
     """Return activations made here, whose true directions are known (``store.truth``)."""
     if model in PLANTED:
         world = PlantedDictionary(**PLANTED[model], random_state=0)
-        X, _ = world.sample(n_rows)
-        store = MemoryStore(X, name=model, truth=world.directions, **PLANTED[model])
+        store = MemoryStore(world.sample(n_rows)[0], name=model, truth=world.directions, **PLANTED[model])
         store.rates = world.rates  # of each true direction, for recovery by rate
         return store
     from rkcnn_lib.studies.toy import train_space
@@ -99,58 +98,44 @@ def describe(store: Any) -> None:
             "tokens": f"{len(store):,} in {manifest['n_contexts']:,} contexts of {manifest['context_size']}",
             "documents": f"{manifest['n_documents']:,}, of which {manifest['n_documents_held_out']:,} held out",
             "left out everywhere": f"{left_out} and special tokens: {int((~store.mask).sum()):,} rows",
-            "model's loss": f"{loss(store):.3f} nats a token on {manifest['loss']['n_tokens']:,} held-out tokens",
+            "model's loss": "{nats:.3f} nats a token on {n_tokens:,} held-out tokens".format(**manifest["loss"]),
             "notes": "; ".join(manifest["notes"]) or "none",
         }
     with pd.option_context("display.max_colwidth", None):
         display(pd.DataFrame({"": shown.keys(), "value": map(str, shown.values())}).set_index(""))
 
 
-def loss(store: Any) -> float:
-    """Return the model's mean loss on held-out text of this store, in nats a token."""
-    return float(store.manifest["loss"]["nats"])
-
-
 def checks(store: Any, run: Run) -> list[Check]:
     """Return the checks of 03's gate: width, checksums, rows captured again, the model's loss on the text."""
-    p, manifest = run.p, store.manifest
-    facts = model_facts(p.model, p.revision)
-    width = hook_width(facts, p.hook)
+    p, dtype = run.p, store.manifest["dtype"]
+    whole = "equal"
     try:
         store.verify()
-        whole = "equal"
     except Exception as error:  # the gate reports what is wrong with the files instead of ending the notebook
         whole = str(error)
-    difference = _recapture_error(store, run)
-    allowed = STORED_PRECISION[manifest["dtype"]]
-    uniform, frequency = math.log(facts.vocab_size), token_entropy(store)
-    nats = loss(store)
-    if nats > frequency:
-        print(f"Note: the model's loss ({nats:.2f}) is no better than token frequencies ({frequency:.2f}): "
-              "whatever it computes, it does not model this text.")  # fmt: skip
+    difference, allowed = _recapture_error(store, run), STORED_PRECISION[dtype]
+    nats, most = store.manifest["loss"]["nats"], math.log(model_facts(p.model, p.revision).vocab_size) + 0.5
     return [
-        Check("width of the activations", store.d_in, f"= {width}, {p.hook} of {p.model}", store.d_in == width),
+        Check("width of the activations", store.d_in, f"= {width(p)}, {p.hook} of {p.model}", store.d_in == width(p)),
         Check("checksums of the shards", whole, "equal", whole == "equal"),
-        Check("rows captured again, largest relative difference", difference, f"<= {allowed} ({manifest['dtype']})",
+        Check("rows captured again, largest relative difference", difference, f"<= {allowed} ({dtype})",
               difference <= allowed),
-        Check("loss on held-out text, nats a token", nats, f"<= ln(vocabulary) + 0.5 = {uniform + 0.5:.2f}",
-              nats <= uniform + 0.5, chance=f"token frequencies {frequency:.2f}"),
+        Check("loss on held-out text, nats a token", nats, f"<= ln(vocabulary) + 0.5 = {most:.2f}", nats <= most,
+              chance=f"token frequencies {token_entropy(store):.2f}"),
     ]  # fmt: skip
 
 
-def _recapture_error(store: Any, run: Run, n_contexts: int = 4) -> float:
+def _recapture_error(store: Any, run: Run) -> float:
     p, size = run.p, store.manifest["context_size"]
     lm = load_model(p.model, revision=p.revision, device=run.device)
-    tokens = torch.as_tensor(store.tokens[: n_contexts * size]).long().view(n_contexts, size)
+    tokens = torch.as_tensor(store.tokens[: 4 * size]).long().view(4, size)
     again = capture(lm, tokens, layer=store.manifest["layer"], hook=p.hook).float().cpu()
-    stored = store[: len(again)]
-    return float(((again - stored).norm(dim=1) / again.norm(dim=1).clamp_min(1e-6)).max())
+    return float(((again - store[: len(again)]).norm(dim=1) / again.norm(dim=1).clamp_min(1e-6)).max())
 
 
 def token_entropy(store: Any) -> float:
     """Return the entropy of the token frequencies in nats: the loss of a model that knows only those."""
-    counts = np.unique(np.asarray(store.tokens), return_counts=True)[1]
-    return float(stats.entropy(counts))
+    return float(stats.entropy(np.unique(np.asarray(store.tokens), return_counts=True)[1]))
 
 
 def norms_by_position(store: Any, p: Cache) -> pd.DataFrame:
@@ -158,8 +143,8 @@ def norms_by_position(store: Any, p: Cache) -> pd.DataFrame:
     size = store.manifest["context_size"]
     n_rows = min(len(store), p.n_statistics // size * size)
     norms = torch.cat([store[i : min(i + 65536, n_rows)].norm(dim=1) for i in range(0, n_rows, 65536)])
-    low, middle, high = np.quantile(norms.view(-1, size).numpy(), [0.1, 0.5, 0.9], axis=0)
-    return pd.DataFrame({"position": np.arange(size), "q10": low, "median": middle, "q90": high})
+    quantiles = np.quantile(norms.view(-1, size).numpy(), [0.1, 0.5, 0.9], axis=0)
+    return pd.DataFrame(quantiles.T, columns=["q10", "median", "q90"]).rename_axis("position").reset_index()
 
 
 def norm_title(norms: pd.DataFrame) -> str:
@@ -205,15 +190,11 @@ def dimension_statistics(store: Any, p: Cache) -> DimensionStatistics:
     """Measure variance, kurtosis and covariance on a sample of usable rows."""
     X = sample(store, p.n_statistics).double()
     variance = X.var(0)
-    order = variance.argsort(descending=True)
     share = (variance / variance.sum()).numpy()
-    table = pd.DataFrame({"share": share, "kurtosis": stats.kurtosis(X.numpy(), axis=0)}).iloc[order.numpy()]
-    table = table.rename_axis("dimension").reset_index()
-    gaussian = surrogate(X.float(), "gaussian", random_state=0)
-    spectra = {
-        "activations": torch.linalg.eigvalsh(torch.cov(X.T)).flip(0).numpy(),
-        "Gaussian surrogate": torch.linalg.eigvalsh(torch.cov(gaussian.double().T)).flip(0).numpy(),
-    }
+    table = pd.DataFrame({"share": share, "kurtosis": stats.kurtosis(X.numpy(), axis=0)})
+    table = table.iloc[variance.argsort(descending=True).numpy()].rename_axis("dimension").reset_index()
+    clouds = {"activations": X, "Gaussian surrogate": surrogate(X.float(), "gaussian", random_state=0).double()}
+    spectra = {name: torch.linalg.eigvalsh(torch.cov(cloud.T)).flip(0).numpy() for name, cloud in clouds.items()}
     return DimensionStatistics(table, spectra, *concentration(variance, X.mean(0)))
 
 
@@ -222,11 +203,7 @@ class RandomDirectionKurtosis:
     """Excess kurtosis along random directions, of the activations and of two surrogates."""
 
     scores: dict[str, np.ndarray]
-
-    @property
-    def beyond(self) -> float:
-        """Share of directions whose kurtosis exceeds the elliptical surrogate's 95 % point (chance: 0.05)."""
-        return float((self.scores["activations"] > chance_level(self.scores["elliptical"])[1]).mean())
+    beyond: float  # share of directions beyond the elliptical surrogate's 95 % point (chance: 0.05)
 
     @property
     def title(self) -> str:
@@ -234,20 +211,22 @@ class RandomDirectionKurtosis:
         return f"{self.beyond:.0%} of random directions are heavier-tailed than the elliptical surrogate's 95 % point"
 
 
-def kurtosis_of_random_directions(store: Any, p: Cache, n_directions: int = 500) -> RandomDirectionKurtosis:
-    """Project activations and their surrogates on the same random unit directions."""
+def kurtosis_of_random_directions(store: Any, p: Cache) -> RandomDirectionKurtosis:
+    """Project activations and their surrogates on the same 500 random unit directions."""
     X = sample(store, p.n_statistics)[:20_000]
-    directions = torch.randn(n_directions, X.shape[1], generator=torch.Generator().manual_seed(0))
+    directions = torch.randn(500, X.shape[1], generator=torch.Generator().manual_seed(0))
     directions /= directions.norm(dim=1, keepdim=True)
     clouds = {"activations": X} | {kind: surrogate(X, kind, random_state=1) for kind in ("gaussian", "elliptical")}
     projected = {name: ((cloud - cloud.mean(0)) @ directions.T).numpy() for name, cloud in clouds.items()}
-    return RandomDirectionKurtosis({name: stats.kurtosis(values, axis=0) for name, values in projected.items()})
+    scores = {name: stats.kurtosis(values, axis=0) for name, values in projected.items()}
+    beyond = float((scores["activations"] > chance_level(scores["elliptical"])[1]).mean())
+    return RandomDirectionKurtosis(scores, beyond)
 
 
 def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> pd.DataFrame:
     """Return 03's numbers as metric, value, chance."""
     rows = [
-        ("loss", loss(store), token_entropy(store)),
+        ("loss", store.manifest["loss"]["nats"], token_entropy(store)),
         ("tokens", len(store), None),
         ("gamma", statistics.gamma, None),
         ("dimensions_with_half_the_variance", statistics.half, None),
@@ -258,7 +237,5 @@ def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionK
 
 def headline(statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> str:
     """Return one sentence that answers 03's question."""
-    return (
-        f"Half of the variance lies in {statistics.half} of {len(statistics.table)} dimensions; {kurtosis.beyond:.0%} "
-        "of random directions are heavier-tailed than the 95 % point of an ellipse."
-    )
+    half = f"Half of the variance lies in {statistics.half} of {len(statistics.table)} dimensions"
+    return f"{half}; {kurtosis.beyond:.0%} of random directions are heavier-tailed than the 95 % point of an ellipse."

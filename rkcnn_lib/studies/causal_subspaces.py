@@ -13,8 +13,7 @@ import torch
 
 from rkcnn_lib.measure.causal import NO_TOKEN, Part, PromptPairs, latents_part, read_activations
 from rkcnn_lib.measure.effects import latent_attribution
-from rkcnn_lib.measure.fourier import key_frequencies
-from rkcnn_lib.measure.fourier_planes import fourier_planes
+from rkcnn_lib.measure.fourier import fourier_planes, key_frequencies
 from rkcnn_lib.measure.subspaces import (
     align_subspace,
     captured_variance,

@@ -13,6 +13,7 @@ from rkcnn_lib.measure.causal import clean_logits, patched_logits, steered_conti
 from rkcnn_lib.measure.effects import effects
 from rkcnn_lib.measure.subspaces import rowspace_part
 from rkcnn_lib.runs.schemas import CausalChecks
+from rkcnn_lib.strings import readable, token_text
 from rkcnn_lib.studies.causal import Measured, ground, judged_rank
 from rkcnn_lib.studies.causal_subspaces import (
     CEILING,
@@ -26,7 +27,6 @@ from rkcnn_lib.studies.causal_subspaces import (
     aligned_subspace,
     at_positions,
 )
-from rkcnn_lib.studies.tokens import readable, token_text
 from rkcnn_lib.worlds import hook_name as name_of_hook
 from rkcnn_lib.worlds.prompts.base import Prompt
 

@@ -1,7 +1,6 @@
 """The comparison of initialisations that 04 and 05 run: mine, initialise, train, measure, one unit a cell.
 
-Beside it stand what it is held against, SAEs that others trained, and what it gives to others: an arm's start
-(``rkcnn mine``).
+Beside it stand what it is held against, SAEs that others trained, and what it gives to others, ``rkcnn mine``.
 
 All arms of a seed share the rows that are mined, the order of training tokens, the held-out rows, and what fills the
 latents that an arm cannot supply; each has the learning rate and the encoder that suit it best on a seed of its own.
@@ -12,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-import torch
 
 from rkcnn_lib.files import outputs_root, sha256_of, whole_folder, write_json
 from rkcnn_lib.measure import quality
@@ -38,15 +37,15 @@ QUALITIES = ("explained_variance", "explained_variance_standardised", "dead", "l
 
 @dataclass(frozen=True)
 class Grid:
-    """What a grid of cells left."""
+    """What a grid of cells left.
+
+    ``supply`` has layer, arm, seed, supply, wanted, seconds, rows; of the arms that select also their funnel, summed
+    over rounds (drawn, candidates, places, kept) and candidates_a_place, in the tightest round.
+    """
 
     supply: pd.DataFrame
-    """layer, arm, seed, supply, wanted, seconds, rows; of the arms that select also their funnel, summed over rounds
-    (drawn, candidates, places, kept) and candidates_a_place, in the tightest round."""
-    folders: dict[tuple[int, str, int], Path]
-    """(layer, arm, seed) to the folder of its finished SAE unit."""
-    rates: pd.DataFrame
-    """arm, lr, encoder, explained_variance, chosen: the search for what suits each arm; empty without one."""
+    folders: dict[tuple[int, str, int], Path]  # (layer, arm, seed) to its finished SAE unit
+    rates: pd.DataFrame  # arm, lr, encoder, explained_variance, chosen: what suits each arm; empty without a search
 
 
 def run_grid(
@@ -55,25 +54,13 @@ def run_grid(
 ) -> Grid:  # fmt: skip
     """Mine, train and measure every layer, seed and arm, several processes at once; finished units are only read.
 
-    Parameters
-    ----------
-    stores : dict
-        Layer to its activations.
-    p : Comparison
-        Arms, seeds, SAE, training and how many processes work at once.
-    device : str
-        Where each cell computes.
-    trained : sequence of str, optional
-        The arms and variants that are trained, if not all.
-    rates : DataFrame, optional
-        A search for learning rates to go by (see :attr:`Grid.rates`), instead of one with these parameters.
+    ``stores`` are the activations of each layer, ``trained`` the arms and variants to train if not all, ``rates`` a
+    search for learning rates to go by (see :attr:`Grid.rates`) instead of one with these parameters.
     """
     arms = [arm for arm in (*p.arms, *p.variants) if trained is None or arm in trained]
     rates = _search_rates(stores, p, arms, device) if rates is None else rates
-    own = {
-        row.arm: p.model_copy(update={"lr": row.lr, "encoder": row.encoder})
-        for row in rates[rates["chosen"]].itertuples()
-    }
+    chosen = rates[rates["chosen"]].itertuples()
+    own = {row.arm: p.model_copy(update={"lr": row.lr, "encoder": row.encoder}) for row in chosen}
     grid = [(layer, arm, seed) for layer in stores for seed in range(p.n_seeds) for arm in arms]
     cells = [(stores[layer], own.get(arm, p), arm, seed, device) for layer, arm, seed in grid]
     done = run_cells(cell, cells, process_count(p.n_jobs, device), "SAEs")
@@ -124,14 +111,12 @@ def compare(store: Any, p: SaeCompare, device: str, trained: Sequence[str] | Non
     grid = run_grid({p.layer: store}, p, device, trained)
     units = {(arm, seed): load_unit(folder) for (_, arm, seed), folder in grid.folders.items()}
     metrics = tidy({cell: unit.scalars for cell, unit in units.items()})
-    budgets = []
+    arms, budgets = [arm for arm in p.arms if trained is None or arm in trained], []
     for share in sorted(share for share in p.budgets if share < 1):  # each with a learning-rate decay of its own
         shorter = p.model_copy(update={"steps": max(1, round(share * p.steps)), "splice_contexts": 0})
-        arms = [arm for arm in p.arms if trained is None or arm in trained]
         budgets.append(metrics_of(store, shorter, device, arms, grid.rates).assign(tokens=shorter.steps * p.batch_size))
     along = pd.concat([*budgets, metrics.assign(tokens=p.steps * p.batch_size)])
-    along = in_order(along, "metric", QUALITIES)
-    return Compared(units, grid.supply.drop(columns="layer"), metrics, grid.rates, along)
+    return Compared(units, grid.supply.drop(columns="layer"), metrics, grid.rates, in_order(along, "metric", QUALITIES))
 
 
 def metrics_of(store: Any, p: SaeCompare, device: str, trained: Sequence[str], rates: pd.DataFrame) -> pd.DataFrame:
@@ -157,33 +142,19 @@ def in_order(table: pd.DataFrame, column: str, order: Sequence[str]) -> pd.DataF
 
 def unit_list(compared: Compared) -> list[dict[str, Any]]:
     """Return where each SAE of a comparison lies, for run.json."""
-    root = outputs_root()
-    return [
-        {"arm": arm, "seed": seed, "folder": str(unit.folder.relative_to(root))}
-        for (arm, seed), unit in compared.units.items()
-    ]
+    folders = {cell: str(unit.folder.relative_to(outputs_root())) for cell, unit in compared.units.items()}
+    return [{"arm": arm, "seed": seed, "folder": folder} for (arm, seed), folder in folders.items()]
 
 
 # ---------------------------------------------------------------- SAEs of others
 
 
-@dataclass(frozen=True)
-class Centred:
-    """An SAE that reads activations less their mean over dimensions, as after TransformerLens's weight centring.
+def centred(sae: SAE) -> SimpleNamespace:
+    """Return an SAE that reads activations less their mean over dimensions, as after TransformerLens's weight centring.
 
-    A model whose layer norms subtract the mean, such as GPT-2, does not see it either, so a reconstruction without it
-    may be spliced in as it is.
+    Layer norms that subtract it, as GPT-2's do, do not see it either: a reconstruction without it may be spliced in.
     """
-
-    sae: SAE
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Codes (n, d_sae) of x (n, d_in)."""
-        return self.sae.encode(x - x.mean(1, keepdim=True))
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Reconstruction (n, d_in), without the mean."""
-        return self.sae.decode(z)
+    return SimpleNamespace(encode=lambda x: sae.encode(x - x.mean(1, keepdim=True)), decode=sae.decode)
 
 
 def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -> pd.DataFrame:
@@ -191,18 +162,16 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
     p: SaeCompare = run.p
     qualities = {}
     for name, (folder, sae) in opened.items():
-        files = [sha256_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)]
         inputs = {
-            "files": files, "centred": name.endswith(CENTRED), "data": store.key, "heldout": p.heldout_rows,
-            "splice": p.splice_contexts, "device": run.device,
+            "files": [sha256_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)], "data": store.key,
+            "centred": name.endswith(CENTRED), "heldout": p.heldout_rows, "splice": p.splice_contexts,
+            "device": run.device,
         }  # fmt: skip
 
         def compute(scratch: Path, name: str = name, sae: SAE = sae) -> Unit:
-            judged = sae.to(run.device)
-            judged = Centred(judged) if name.endswith(CENTRED) else judged
-            held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(run.device)
-            if isinstance(judged, Centred):
-                held_out = held_out - held_out.mean(1, keepdim=True)
+            judged, held_out = sae.to(run.device), store.matrix("heldout", n_rows=p.heldout_rows).to(run.device)
+            if name.endswith(CENTRED):
+                judged, held_out = centred(judged), held_out - held_out.mean(1, keepdim=True)
             measured = quality(judged, held_out, **splice(store, p, run.device))
             return Unit(scalars={name: value for name, value in measured.items() if isinstance(value, int | float)})
 
@@ -216,19 +185,10 @@ def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -
 def write_start(given: dict[str, Any], out: Path) -> Path:
     """Mine directions and write the SAE that starts from them, as the arm ``rkcnn`` of 04 does for seed 0.
 
-    Parameters
-    ----------
-    given : dict
-        Parameters of 04: the model, layer, hook, text, expansion, k and so on.
-    out : Path
-        A new folder: SAELens's ``cfg.json`` and ``sae_weights.safetensors``, plain tensors in units of the raw
-        activations (W_enc (d_in, d_sae), W_dec (d_sae, d_in) of unit rows, b_enc, b_dec); and ``start.json``, how they
-        were made, with the search's funnel.
-
-    Raises
-    ------
-    ParameterError
-        For parameters that cannot work, a folder that holds something, or a search that has nothing to select from.
+    ``given`` are parameters of 04. The new folder ``out`` holds SAELens's ``cfg.json`` and
+    ``sae_weights.safetensors``, plain tensors in units of the raw activations (W_enc (d_in, d_sae), W_dec (d_sae, d_in)
+    of unit rows, b_enc, b_dec), and ``start.json``: how they were made, with the search's funnel. ParameterError for
+    parameters that cannot work, a folder that is there, or a search that has nothing to select from.
     """
     p = resolve("04_sae_compare", given)
     check(p)

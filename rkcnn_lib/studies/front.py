@@ -1,9 +1,9 @@
 """What an arm of 04 needs for the same quality: how many active latents (the front of L0), how many tokens.
 
-TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k
-(a ReLU SAE at the penalties that give as many active latents);
-between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal explained variance* is where
-an arm's line crosses the explained variance that the random arm of the same seed reaches at the profile's own k.
+TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k (a
+ReLU SAE at the penalties that give as many active latents); between them the explained variance is taken to be linear
+in log L0. A seed's *L0 at equal explained variance* is where an arm's line crosses the explained variance that the
+random arm of the same seed reaches at the profile's own k.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta
 
 
 def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
-    """Train the compared arms at every k of ``front_k``, with the learning rates they were compared with.
-
-    Columns arm, seed, k, metric, value, and ``l0`` of that SAE; empty where ``front_k`` is.
-    """
+    """Train the compared arms, at their rates, at every k of ``front_k`` too: arm, seed, k, l0, metric, value."""
     if not run.p.front_k:
         return pd.DataFrame()
     arms, parts = [arm for arm in COMPARED if arm in run.p.arms], []
@@ -54,10 +51,10 @@ def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
     for (arm, seed), line in ev.groupby(["arm", "seed"]):
         target = targets[seed]
         quality = np.maximum.accumulate(line["value"].to_numpy())  # a dip is noise: more latents never explain less
-        value = np.exp(np.interp(target, quality, np.log(line["l0"].to_numpy())))
+        value = float(np.exp(np.interp(target, quality, np.log(line["l0"].to_numpy()))))
         cut = "at most" if target < quality[0] else "at least" if target > quality[-1] else ""
-        rows.append({"arm": arm, "seed": seed, "metric": "l0_at_equal_ev", "value": float(value), "cut": cut})
-    return pd.DataFrame(rows)
+        rows.append((arm, seed, "l0_at_equal_ev", value, cut))
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "cut"])
 
 
 def title(needed: pd.DataFrame) -> str:
@@ -76,8 +73,7 @@ def title(needed: pd.DataFrame) -> str:
 
 def budget_title(budgets: pd.DataFrame) -> str:
     """Return by how much the last doubling of the training still moves random's explained variance."""
-    of_random = budgets[(budgets["metric"] == "explained_variance") & (budgets["arm"] == UNMINED)]
-    means = of_random.groupby("tokens")["value"].mean()
+    means = budgets.query("metric == 'explained_variance' and arm == @UNMINED").groupby("tokens")["value"].mean()
     if len(means) < 2:
         return "One length of training: whether it was long enough is not known"
     return f"From {means.index[-2]:,} to {means.index[-1]:,} tokens {UNMINED} still gains {means.diff().iloc[-1]:.4f}"
@@ -103,25 +99,21 @@ def advantage_title(ahead: pd.DataFrame) -> str:
 def needed_tokens(compared: Compared) -> pd.DataFrame:
     """Return arm, seed, metric, value, mining, bound: the share of the tokens by which an arm is where random ends.
 
-    See `rkcnn_lib.measure.tokens_to_quality`; ``value`` counts ``mining``, the tokens that training would
-    have seen in the time that mining took. Empty without budgets.
+    ``value`` counts ``mining``, the tokens that training would have seen in that time. Empty without budgets.
     """
     ev = compared.budgets[compared.budgets["metric"] == "explained_variance"]
     curves = {cell: dict(zip(line["tokens"], line["value"], strict=True)) for cell, line in ev.groupby(["arm", "seed"])}
     seconds = by_arm(compared.metrics, "seconds")
     mining = compared.supply.set_index(["arm", "seed"])["seconds"].to_dict()
-    full = ev["tokens"].max()
-    rows = []
+    full, rows = ev["tokens"].max(), []
     for (arm, seed), curve in curves.items():
-        if len(curve) < 2:  # variants, and runs without budgets
-            continue
-        share = mining.get((arm, seed), 0.0) / seconds[arm][seed]
-        found = tokens_to_quality(curve, curves[UNMINED, seed], mining_tokens=share * full)
-        rows.append((arm, seed, "tokens_to_quality", found.ratio, share, found.bound))
+        if len(curve) > 1:  # variants, and all arms of runs without budgets, have one
+            share = mining.get((arm, seed), 0.0) / seconds[arm][seed]
+            found = tokens_to_quality(curve, curves[UNMINED, seed], mining_tokens=share * full)
+            rows.append((arm, seed, "tokens_to_quality", found.ratio, share, found.bound))
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "mining", "bound"])
 
 
 def tokens_table(needed: pd.DataFrame) -> pd.DataFrame:
     """Return a row an arm, means over seeds: the share of the tokens, what mining is of it, and which way it is cut."""
-    grouped = needed.groupby("arm", sort=False)
-    return grouped.agg({"value": "mean", "mining": "mean", "bound": lambda bounds: " ".join(bounds)}).round(3)
+    return needed.groupby("arm", sort=False).agg({"value": "mean", "mining": "mean", "bound": " ".join}).round(3)

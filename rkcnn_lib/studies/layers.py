@@ -29,20 +29,18 @@ from rkcnn_lib.studies.verdicts import (
     sign_flips,
     verdict_title,
 )
-from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
+from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED, rival_of
 
 TITLED = "explained_variance"  # the metric that the titles of figures over layers speak of
 MIN_LAYERS_FOR_CORRELATION = 4
 OVER_LAYERS = ", mean over layers"  # ends the name of each hypothesis that 05 judges
 SHUFFLES = 9999
+PROFILE_ROWS = 20_000
 MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
 
 
 def open_stores(run: Run) -> dict[str, dict[int, Any]]:
-    """Open (or capture, in one pass of the model) the activations of all hooks and layers asked for: {hook: {layer: }}.
-
-    The first hook is the one that is judged.
-    """
+    """Open (or capture, in one pass of the model) the activations of all hooks and layers: {hook: {layer: store}}."""
     by_hook: dict[str, dict[int, Any]] = {}
     for (layer, hook), store in opened_layers(run.p, [run.p.hook, *run.p.more_hooks], run.device).items():
         by_hook.setdefault(hook, {})[layer] = store
@@ -53,7 +51,7 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
     """Run the comparison at every layer and measure how well seeds agree: metrics, supply and agreement.
 
     Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds is
-    PW-MCC; layer, arm, seed, supply, wanted, seconds, rows; and layer, arm, pw_mcc with its chance level.
+    PW-MCC; what `run_grid` says of supply; and layer, arm, pw_mcc with its chance level.
     """
     grid = run_grid(stores, run.p, run.device)
     folders = grid.folders
@@ -78,31 +76,25 @@ def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd
 
 
 def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarray) -> pd.DataFrame:
-    """Return layer, arm, seed, metric ``pw_mcc``, value and chance (directions as activations lie) of one layer.
-
-    Empty below three seeds, and for more latents than can be matched exactly.
-    """
-    columns = ["layer", "arm", "seed", "metric", "value", "chance_mean", "chance_upper"]
-    (layer,) = {layer for layer, _, _ in folders}
+    """One layer: ``pw_mcc`` beside chance; empty below three seeds, and for more latents than are matched exactly."""
+    by_seed: dict[tuple[int, str], list[Path]] = {}
+    for (layer, arm, _), folder in folders.items():
+        by_seed.setdefault((layer, arm), []).append(folder)
     rows = []
-    for arm in dict.fromkeys(arm for _, arm, _ in folders):
-        of_arm = tuple(folder for cell, folder in folders.items() if cell[1] == arm)
-        if len(of_arm) < MIN_SEEDS_FOR_AGREEMENT or not agreement.matched_exactly(of_arm[0]):
-            return pd.DataFrame(columns=columns)
-        found = agreement.pairs(of_arm, agreement.AFTER, spread, only=agreement.WHITE)
-        cell = {"layer": layer, "arm": arm, "metric": "pw_mcc"}
-        level = f"{agreement.WHITE}, {agreement.LEVELS[0]}"
-        cell |= {f"chance_{end}": found.scalars[f"{level}, {end}"] for end in ("mean", "upper")}
-        values = jackknife_pairs(found.arrays[agreement.WHITE])
-        rows += [cell | {"seed": seed, "value": value} for seed, value in enumerate(values)]
-    return pd.DataFrame(rows)[columns]
+    for cell, of_arm in by_seed.items():
+        if len(of_arm) >= MIN_SEEDS_FOR_AGREEMENT and agreement.matched_exactly(of_arm[0]):
+            found = agreement.pairs(tuple(of_arm), agreement.AFTER, spread, only=agreement.WHITE)
+            level = [found.scalars[f"{agreement.WHITE}, {agreement.LEVELS[0]}, {end}"] for end in ("mean", "upper")]
+            values = jackknife_pairs(found.arrays[agreement.WHITE])
+            rows += [(*cell, seed, "pw_mcc", value, *level) for seed, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["layer", "arm", "seed", "metric", "value", "chance_mean", "chance_upper"])
 
 
-def layer_profile(stores: dict[int, Any], n_rows: int = 20_000) -> pd.DataFrame:
+def layer_profile(stores: dict[int, Any]) -> pd.DataFrame:
     """Return per layer the median norm, gamma = ||mu||/||sigma|| and how many dimensions hold half the variance."""
     rows = []
     for layer, store in stores.items():
-        X = sample(store, n_rows).double()
+        X = sample(store, PROFILE_ROWS).double()
         rows.append((layer, float(X.norm(dim=1).median()), *concentration(X.var(0), X.mean(0))))
     return pd.DataFrame(rows, columns=["layer", "median_norm", "gamma", "dimensions_with_half_the_variance"])
 
@@ -122,15 +114,8 @@ def heatmap_title(metrics: pd.DataFrame) -> str:
 
 
 def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
-    """Return layer, contrast, metric, difference, low, high, delta, verdict: Holm over layers and rivals of a metric.
-
-    The metric that the titles speak of comes first, and so is the first that a figure shows.
-    """
-    placed = [
-        (layer, claim)
-        for layer in sorted(metrics["layer"].unique())
-        for claim in claims(metrics[metrics["layer"] == layer], p)
-    ]
+    """Judge at each layer, Holm over layers and rivals of a metric; the metric that titles speak of comes first."""
+    placed = [(layer, claim) for layer, rows in metrics.groupby("layer") for claim in claims(rows, p)]
     declared = [
         replace(claim, hypothesis=claim.metric, arm=f"{claim.arm} at {layer}", rival=f"{claim.rival} at {layer}")
         for layer, claim in placed
@@ -138,19 +123,17 @@ def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     at_layers = metrics.assign(arm=metrics["arm"] + " at " + metrics["layer"].astype(str))
     judged = judge(declared, {metric: by_arm(at_layers, metric) for metric in {claim.metric for claim in declared}})
     rows = [
-        row | {"layer": layer, "contrast": f"{claim.arm} - {claim.rival}"}
-        for (layer, claim), row in zip(placed, judged, strict=True)
+        row | {"layer": layer, "contrast": claim.contrast} for (layer, claim), row in zip(placed, judged, strict=True)
     ]
     return pd.DataFrame(sorted(rows, key=lambda row: row["metric"] != TITLED))
 
 
 def difference_title(table: pd.DataFrame) -> str:
     """Return the finding of the per-layer figure."""
-    ev = table[table["metric"] == TITLED]
-    told = []
-    for contrast, rows in ev.groupby("contrast", sort=False):
-        beyond = (rows["verdict"] == "better").sum()
-        told.append(f"than {contrast.split(' - ')[-1]} at {beyond} of {len(rows)} layers")
+    told = [
+        f"than {rival_of(contrast)} at {(words == 'better').sum()} of {len(words)} layers"
+        for contrast, words in table[table["metric"] == TITLED].groupby("contrast", sort=False)["verdict"]
+    ]
     return f"Explained variance, better by more than the margin: {', '.join(told)}"
 
 
@@ -166,10 +149,9 @@ def best_of_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
 def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     """Return at how many layers the mean difference is in favour, with two p-values of the sign test.
 
-    ``p_layers`` takes layers for independent, which they are not: it is the smaller one, shown for comparison with
-    work that does. ``p_seeds`` counts in how many ``cells`` (a layer of a seed) the difference is in favour, and asks
-    how often coins that turn a seed round at all its layers give a count as far from half: what layers share (seed,
-    text, model) counts once, and with n seeds it cannot go below 2 ** (1 - n).
+    ``p_layers`` takes layers for independent, which they are not, for comparison with work that does. ``p_seeds``
+    counts in how many ``cells`` (a layer of a seed) the difference is in favour, and asks how often coins that turn a
+    seed round at all its layers give a count as far from half: what layers share counts once (2 ** (1 - n) at least).
     """
     rows = []
     for metric, contrast, seeds in seed_differences(metrics, p, ["layer"]):
@@ -213,7 +195,7 @@ def checks(metrics: dict[str, pd.DataFrame], n_layers: int, p: Multilayer) -> li
     expected = len(metrics) * n_layers * len([*p.arms, *p.variants]) * p.n_seeds
     found = pd.concat([table.assign(hook=hook) for hook, table in metrics.items()])
     cells = len(found.drop_duplicates(["hook", "layer", "arm", "seed"]))
-    smallest = float(found[found["metric"] == "explained_variance"]["value"].min())
+    smallest = float(found[found["metric"] == TITLED]["value"].min())
     finite = bool(np.isfinite(found["value"]).all())
     return [
         Check("cells finished", cells, f"= {expected}", cells == expected),

@@ -7,20 +7,23 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.probe.neighbours import MAX_ROWS
+from rkcnn_lib.runs.grid import process_count
 from rkcnn_lib.runs.run import finished, run_key
 from rkcnn_lib.runs.schemas import Cache, Comparison, Multilayer, Parameters, SaeCompare
+from rkcnn_lib.sae import SAEConfig, TrainConfig, train_sae
+from rkcnn_lib.studies.agreement import OTHER_ARMS
+from rkcnn_lib.studies.cells import sae_config, searched
+from rkcnn_lib.studies.front import COMPARED
+from rkcnn_lib.studies.sweeps import Sweep
 from rkcnn_lib.vocabulary import ARMS
+from rkcnn_lib.worlds import hook_width, model_facts, pick_device
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
-
-if TYPE_CHECKING:
-    from rkcnn_lib.sae import SAEConfig
-    from rkcnn_lib.studies.sweeps import Sweep
 
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 SEARCH_PRODUCTS = 5  # of rows x d by d x subsets in a round: two to find neighbours, three to lift
@@ -39,22 +42,20 @@ class Estimate:
     disk: float
 
 
-def matmul_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
+def matmul_rate(device: str) -> float:
     """Measure dense float32 matrix products on ``device``, in floating-point operations a second."""
-    a = torch.randn(size, size, device=device)
+    a = torch.randn(1024, 1024, device=device)
     a @ a
     done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    while time.perf_counter() - began < 0.3:
         (a @ a)[0, 0].item()  # .item() waits for the device
         done += 1
-    return done * 2 * size**3 / (time.perf_counter() - began)
+    return done * 2 * 1024**3 / (time.perf_counter() - began)
 
 
 @functools.cache
-def step_seconds(config: SAEConfig, batch_size: int, device: str, steps: int = 4) -> float:
+def step_seconds(config: SAEConfig, batch_size: int, device: str) -> float:
     """Time a training step of an SAE on random activations, after one warm-up step."""
-    from rkcnn_lib.sae import TrainConfig, train_sae
-
     X = torch.randn(batch_size * 2, config.d_in, device=device)
 
     def run(n: int) -> float:
@@ -63,8 +64,8 @@ def step_seconds(config: SAEConfig, batch_size: int, device: str, steps: int = 4
         return time.perf_counter() - began
 
     run(1)
-    one, many = run(1), run(1 + steps)
-    return max(many - one, 1e-4) / steps
+    one, five = run(1), run(5)
+    return max(five - one, 1e-4) / 4
 
 
 def estimate(values: Parameters, device: str, rate: float) -> Estimate:
@@ -84,8 +85,6 @@ def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int) -> Estim
 
 def _sum(p: Any, hooks: list[str], layers: list[int] | None, grids: list[Any], device: str, rate: float) -> Estimate:
     """Add up one capture of all hooks and layers and the grids of SAEs on each hook."""
-    from rkcnn_lib.worlds import hook_width, model_facts
-
     facts = None if p.model in INVENTED_MODELS else model_facts(p.model, p.revision)
     n_layers = len(layers or range(facts.n_layers if facts else 1))
     widths = [hook_width(facts, hook) if facts else WIDTHS[p.model] for hook in hooks]
@@ -101,9 +100,6 @@ def _sum(p: Any, hooks: list[str], layers: list[int] | None, grids: list[Any], d
 
 def _grid_cost(values: Comparison, d_in: int, layers: int, device: str, rate: float) -> Estimate:
     """Estimate mining and training of all arms and seeds at so many layers."""
-    from rkcnn_lib.runs.grid import process_count
-    from rkcnn_lib.studies.cells import sae_config
-
     config = sae_config(values, d_in)
     cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
     training = trained * values.steps * step_seconds(config, values.batch_size, device)
@@ -119,10 +115,6 @@ def _grid_cost(values: Comparison, d_in: int, layers: int, device: str, rate: fl
 
 def trainings(p: Comparison) -> float:
     """Return how many full trainings a comparison takes a layer: arms and variants, budgets, the front and so on."""
-    from rkcnn_lib.studies.agreement import OTHER_ARMS
-    from rkcnn_lib.studies.cells import searched
-    from rkcnn_lib.studies.front import COMPARED
-
     trials = RELU_TRIALS if p.architecture == "relu" and p.l1 is None else 1
     count = (len(p.arms) + len(p.variants)) * trials
     count += len(p.arms) * len(searched(p)) / p.n_seeds if len(searched(p)) > 1 else 0
@@ -136,8 +128,6 @@ def trainings(p: Comparison) -> float:
 
 def confirm(plans: dict[str, Parameters], yes: bool) -> bool:
     """Print the plan of a profile and say whether to start: ask where it is long, unless ``yes``."""
-    from rkcnn_lib.worlds import pick_device
-
     device = str(pick_device(next(iter(plans.values())).device))
     todo = {nb: values for nb, values in plans.items() if not finished(nb, run_key(nb, values))}
     if not todo:
@@ -152,13 +142,13 @@ def agreed(costs: dict[str, Estimate], device: str, rate: float, yes: bool) -> b
     for part, cost in costs.items():
         print(f"  {part:22} {cost.units:5d} units  {_duration(cost.seconds):>10}  "
               f"{cost.memory / 2**30:6.1f} GiB memory  {cost.disk / 2**30:6.2f} GiB disk")  # fmt: skip
-    total = sum(cost.seconds for cost in costs.values())
-    disk = sum(cost.disk for cost in costs.values())
+    total, disk = (sum(getattr(cost, name) for cost in costs.values()) for name in ("seconds", "disk"))
     print(f"  in all about {_duration(total)} and {disk / 2**30:.2f} GiB of disk", flush=True)
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(root).free < disk:
-        raise RuntimeError(f"{root} has {shutil.disk_usage(root).free / 2**30:.1f} GiB free, fewer than the plan needs")
+    free = shutil.disk_usage(root).free
+    if free < disk:
+        raise RuntimeError(f"{root} has {free / 2**30:.1f} GiB free, fewer than the plan needs")
     if yes or total < ASK_FROM_SECONDS:
         return True
     if not sys.stdin.isatty():

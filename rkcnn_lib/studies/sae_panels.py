@@ -31,7 +31,6 @@ SHOWN = (
     "untrained_explained_variance_standardised", "live", "dead", "untrained_dead", "died", "revived", "dense", "l0",
     "l2_ratio", "relative_reconstruction_bias", "delta_ce", "kl", "ce_score_zero", "ce_score_mean", "seconds",
 )  # fmt: skip
-FILL = "fill"
 # An arm's directions as it starts, before the passes of sparse coding, and the live rows of its trained decoder.
 BEFORE, UNREFINED, TRAINED = "before training", "as mined", "after training"
 TRUTH = "true directions"
@@ -42,7 +41,7 @@ def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFram
     cells = [
         (arm, seed, stage)
         for arm, seed in compared.units if arm in run.p.arms
-        for stage in (BEFORE, *([UNREFINED] if ARMS[arm].refined else []), TRAINED)
+        for stage in (BEFORE, UNREFINED, TRAINED) if stage != UNREFINED or ARMS[arm].refined
     ]  # fmt: skip
     work = [(store, run.p, *cell, compared.units[cell[:2]].folder, run.device) for cell in cells]
     found = run_cells(_frozen_cell, work, process_count(run.p.n_jobs, run.device), "dictionaries")
@@ -50,11 +49,8 @@ def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFram
         held_out = store.matrix("heldout", n_rows=run.p.frozen_rows)
         cells.append((TRUTH, 0, BEFORE))
         found.append(frozen_dictionary_ev(held_out, store.truth, ks=tuple(run.p.frozen_k)))
-    return pd.DataFrame([
-        {"arm": arm, "seed": seed, "stage": stage, "k": int(k), "value": value}
-        for (arm, seed, stage), scalars in zip(cells, found, strict=True)
-        for k, value in scalars.items()
-    ])  # fmt: skip
+    rows = [(*cell, int(k), value) for cell, ev in zip(cells, found, strict=True) for k, value in ev.items()]
+    return pd.DataFrame(rows, columns=["arm", "seed", "stage", "k", "value"])
 
 
 def _frozen_cell(
@@ -92,9 +88,8 @@ def frozen_title(frozen: pd.DataFrame) -> str:
     k = frozen["k"].min()
     starts = frozen[(frozen["k"] == k) & (frozen["stage"] == BEFORE)]
     means = starts.groupby("arm")["value"].mean().sort_values(ascending=False)
-    return f"Before training, explained variance at k = {k}: " + ", ".join(
-        f"{arm} {ev:.3f}" for arm, ev in means.items()
-    )
+    told = ", ".join(f"{arm} {ev:.3f}" for arm, ev in means.items())
+    return f"Before training, explained variance at k = {k}: {told}"
 
 
 def shown_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +99,7 @@ def shown_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
 
 def metrics_title(metrics: pd.DataFrame) -> str:
     """Return the finding of the figure of trained SAEs."""
-    means = metrics[metrics["metric"] == "explained_variance"].groupby("arm")["value"].mean().sort_values()
+    means = metrics.query("metric == 'explained_variance'").groupby("arm")["value"].mean().sort_values()
     (worst, low), *_, (best, high) = means.items()
     return f"After training, explained variance runs from {low:.3f} ({worst}) to {high:.3f} ({best})"
 
@@ -117,35 +112,29 @@ def of_other(other: Compared | None, run: Run) -> pd.DataFrame:
 
 
 def dead_by_origin(compared: Compared) -> pd.DataFrame:
-    """Return a row an arm and origin (own, fill): latents, and shares dead at the start, died, revived, dead; means.
-
-    A latent that is dead before the first step gets no gradient from TopK: that measures the start, not training.
-    """
-    rows = []
+    """Return a row an arm and origin (own, fill): latents, and shares dead at the start, died, revived, dead; means."""
+    rows = []  # what is dead before the first step gets no gradient from TopK: that measures the start, not training
+    columns = {"untrained_dead": "dead at the start", "died": "died", "revived": "revived", "dead": "dead at the end"}
     for (arm, _), unit in compared.units.items():
         n = len(unit.arrays["density"])
         own = n if base_arm(arm) == UNMINED else int(unit.scalars["n_mined"])
         for origin, part, latents in (("own", "_mined" if arm != UNMINED else "", own), ("fill", "_fill", n - own)):
             if latents:
-                shares = {name: unit.scalars[name + part] for name in ("untrained_dead", "died", "revived", "dead")}
+                shares = {shown: unit.scalars[name + part] for name, shown in columns.items()}
                 rows.append({"arm": arm, "origin": origin, "latents": latents} | shares)
-    found = pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean()
-    named = {"untrained_dead": "dead at the start", "dead": "dead at the end"}
-    return found.rename(columns=named).round(3).astype({"latents": int})
+    return pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean().round(3).astype({"latents": int})
 
 
 def loss_over_documents(compared: Compared) -> pd.DataFrame:
     """Return a row a rival: by how much less loss rkcnn's SAEs cost, with an interval over seeds *and* contexts.
 
-    All seeds are judged on the same contexts, whose peculiarities they share: an interval over seeds alone is too
-    narrow. In nats a token, positive where rkcnn is better; empty where no model was run.
+    All seeds are judged on the same contexts: an interval over seeds alone is too narrow. In nats a token; empty where
+    no model was run.
     """
-    losses = {
-        cell: unit.arrays["ce_by_context"] for cell, unit in compared.units.items() if "ce_by_context" in unit.arrays
-    }
+    losses = {cell: of.arrays["ce_by_context"] for cell, of in compared.units.items() if "ce_by_context" in of.arrays}
     rows = []
     for rival in RIVALS:
-        seeds = [seed for arm, seed in losses if arm == rival and (MINED, seed) in losses]
+        seeds = [seed for arm, seed in losses if arm == rival]
         if seeds:
             ahead = torch.stack([losses[rival, seed] - losses[MINED, seed] for seed in seeds]).numpy()
             counted = ahead[:, np.isfinite(ahead).all(0)]
@@ -155,10 +144,8 @@ def loss_over_documents(compared: Compared) -> pd.DataFrame:
 
 def densities(compared: Compared) -> dict[str, np.ndarray]:
     """Return each arm's firing rates, all seeds together."""
-    rates: dict[str, list[np.ndarray]] = {}
-    for (arm, _), unit in compared.units.items():
-        rates.setdefault(arm, []).append(unit.arrays["density"].numpy())
-    return {arm: np.concatenate(parts) for arm, parts in rates.items()}
+    rates = pd.Series({cell: unit.arrays["density"].numpy() for cell, unit in compared.units.items()})
+    return {arm: np.concatenate(list(parts)) for arm, parts in rates.groupby(level=0, sort=False)}
 
 
 def density_title(densities: dict[str, np.ndarray]) -> str:
@@ -170,49 +157,39 @@ def density_title(densities: dict[str, np.ndarray]) -> str:
 
 def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
     """Return, step by step, the cosine of each rkcnn latent with its own start: mined and filled ones."""
+    units = [unit for (arm, _), unit in compared.units.items() if arm == MINED]
     frames: dict[str, dict[str, np.ndarray]] = {}
-    for (arm, _), unit in compared.units.items():
-        if arm != MINED:
-            continue
-        n_mined, start = int(unit.scalars["n_mined"]), unit.arrays["W_dec_start"]
-        steps = sorted(int(name.rpartition("_")[2]) for name in unit.arrays if name.startswith("W_dec_step_"))
-        for step in steps:
-            cosines = (unit.arrays[f"W_dec_step_{step}"] * start).sum(1).numpy()
-            frame = frames.setdefault(f"step {step}", {})
-            frame.setdefault("mined", []).append(cosines[:n_mined])
-            if n_mined < len(cosines):
-                frame.setdefault(FILL, []).append(cosines[n_mined:])
-    return {step: {group: np.concatenate(parts) for group, parts in f.items()} for step, f in frames.items()}
+    for step in sorted(int(name.rpartition("_")[2]) for name in units[0].arrays if name.startswith("W_dec_step_")):
+        cosines = [(unit.arrays[f"W_dec_step_{step}"] * unit.arrays["W_dec_start"]).sum(1).numpy() for unit in units]
+        parts = [np.split(c, [int(unit.scalars["n_mined"])]) for c, unit in zip(cosines, units, strict=True)]
+        groups = zip(("mined", "fill"), map(np.concatenate, zip(*parts, strict=True)), strict=True)
+        frames[f"step {step}"] = {group: values for group, values in groups if len(values)}
+    return frames
 
 
 def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
     """Return the finding of the figure of how far latents moved."""
-    last = list(frames.values())[-1]
-    medians = {group: np.median(values) if len(values) else float("nan") for group, values in last.items()}
-    return "Median cosine with the start: " + ", ".join(f"{group} {median:.2f}" for group, median in medians.items())
+    *_, last = frames.values()
+    return "Median cosine with the start: " + ", ".join(f"{group} {np.median(c):.2f}" for group, c in last.items())
 
 
 def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
     """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed.
 
-    Of the frozen dictionaries, before and after training, that is the mean over their numbers of atoms. A rival that
-    never reaches random's quality has no number of tokens that it takes.
+    Of frozen dictionaries the mean over numbers of atoms; of rivals that never reach random's quality no tokens.
     """
-    columns = ["arm", "seed", "metric", "value"]
     coded = frozen.groupby(["arm", "seed", "stage"], as_index=False)["value"].mean()
     coded = coded.assign(metric=coded["stage"].map({BEFORE: "frozen_ev", TRAINED: "frozen_ev_trained"})).dropna()
     needed = needed_tokens(compared)
-    arrived = needed[(needed["bound"] != ">") | (needed["arm"] == MINED)]
-    tables = [compared.metrics, arrived, coded, *others]
-    return pd.concat([table[columns] for table in tables if len(table)], ignore_index=True)
+    tables = [compared.metrics, needed[(needed["bound"] != ">") | (needed["arm"] == MINED)], coded, *others]
+    return pd.concat([table for table in tables if len(table)], ignore_index=True)[["arm", "seed", "metric", "value"]]
 
 
 def funnel(compared: Compared) -> pd.DataFrame:
     """Return arm, seed, stage, value: subsets drawn, candidates, kept, started and live latents, of arms from data."""
-    live = compared.metrics[compared.metrics["metric"] == "live"].rename(columns={"value": "live"})
-    counts = compared.supply.merge(live[["arm", "seed", "live"]]).rename(columns={"supply": "started"})
-    stages = [name for name in ("drawn", "candidates", "kept", "started", "live") if name in counts]
-    return counts.melt(["arm", "seed"], stages, "stage").dropna()
+    live = compared.metrics.query("metric == 'live'").rename(columns={"value": "live"})[["arm", "seed", "live"]]
+    counts = compared.supply.merge(live).rename(columns={"supply": "started"})
+    return counts.melt(["arm", "seed"], ["drawn", "candidates", "kept", "started", "live"], "stage").dropna()
 
 
 def funnel_title(compared: Compared) -> str:
@@ -225,18 +202,18 @@ def funnel_title(compared: Compared) -> str:
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
     """Return 04's gate: was the treatment applied, do arms differ in nothing else, can the numbers mean anything?"""
     metrics, supply = compared.metrics.set_index("metric"), compared.supply
-    tightest = float(supply.get("candidates_a_place", pd.Series(dtype=float)).min())
+    tightest = float(supply["candidates_a_place"].min())
     own = float((supply["supply"] / supply["wanted"]).min())
     n_latents = len(next(iter(compared.units.values())).arrays["density"])
     firings = float(metrics.loc[["n_tokens"], "value"].min() * p.k / n_latents)
     ev = float(metrics.loc[["explained_variance"], "value"].min())
     l0 = metrics.loc[["l0"]].groupby("arm")["value"].mean()
-    spread = float(l0.max() / l0.min() - 1) if l0.min() > 0 else float("inf")
+    spread = float(l0.max() / l0.min() - 1)  # inf where an arm has no active latent
     finite = bool(np.isfinite(metrics["value"]).all())
-    trained = {cell: unit.tables["history"]["tokens"].iloc[-1] for cell, unit in compared.units.items()}
+    trained = [unit.tables["history"]["tokens"].iloc[-1] for unit in compared.units.values()]
     alike = {
         "rows mined": supply.set_index("seed")["rows"],
-        "tokens trained on": pd.Series(trained.values(), index=[seed for _, seed in trained]),
+        "tokens trained on": pd.Series(trained, index=[seed for _, seed in compared.units]),
         "held-out tokens": metrics.loc[["n_tokens"]].set_index("seed")["value"],
     }
     enough = f">= {MIN_RATIO} (else the score selects nothing)"
@@ -262,6 +239,6 @@ def _alike(name: str, values: pd.Series) -> Check:
 
 def headline(table: pd.DataFrame, run: Run) -> str:
     """Return one answer to 04's question."""
-    where = f"{run.p.model}" + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
+    where = run.p.model + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
     judged = zip(table["metric"], map(rival_of, table["contrast"]), table["verdict"], strict=True)
     return f"On {where}, {run.p.n_seeds} seeds, {run.p.steps:,} training steps. {in_short(judged)}"

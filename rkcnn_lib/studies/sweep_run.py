@@ -1,15 +1,10 @@
 """``rkcnn sweep``: run a sweep's settings everywhere, lose nothing, and write its tables.
 
 Finished work lies in ``outputs/units`` (one folder an SAE, written whole or not at all, shared with all notebooks and
-sweeps). The sweep's own folder holds what can be made again from it: ``sweep.json`` (the file, provenance, counts) and
-the tables
-
-``metrics.parquet``
-    One row a cell and metric: setting, the swept values, steps, layer, hook, arm, seed, metric, value.
-``times.parquet``
-    The same with the seconds that mining and training took: what differs from one run to the next.
-``failures.parquet``
-    The same with error and traceback of each cell that failed.
+sweeps). The sweep's own folder holds what can be made again from it: ``sweep.json`` (the file, provenance, counts);
+``metrics.parquet``, one row a cell and metric (setting, the swept values, steps, layer, hook, arm, seed, metric,
+value); ``times.parquet``, the seconds that mining and training took, which differ from one run to the next; and
+``failures.parquet``, error and traceback of each cell that failed.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.run import provenance
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.runs.units import VERSIONS, unit_scalars
-from rkcnn_lib.studies import comparison
+from rkcnn_lib.studies import comparison, plan
 from rkcnn_lib.studies.activations import opened_layers
 from rkcnn_lib.studies.sweeps import Sweep, read_sweep
 from rkcnn_lib.worlds.models.bridge import pick_device
@@ -38,23 +33,9 @@ from rkcnn_lib.worlds.models.bridge import pick_device
 def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = None, yes: bool = False) -> int:
     """Run a sweep file; return 0 if every cell finished, 1 if some failed, 2 if it was not started.
 
-    Parameters
-    ----------
-    path, out : Path
-        The sweep file and the folder for its tables.
-    resume : bool
-        Go on in a folder that holds this very sweep: what is finished is read, what failed is tried again.
-    cluster : str, optional
-        Address of a Ray cluster, see :func:`rkcnn_lib.runs.cluster.connect`.
-    yes : bool
-        Do not ask before a long sweep.
-
-    Raises
-    ------
-    ParameterError
-        For a sweep file or folder that cannot work.
-    ClusterUnusable
-        See :func:`rkcnn_lib.runs.cluster.connect`.
+    ``resume``: go on in a folder that holds this very sweep; what is finished is read, what failed is tried again.
+    ``cluster``: address of a Ray cluster, see :func:`rkcnn_lib.runs.cluster.connect`. ``yes``: do not ask before a long
+    sweep. ParameterError for a sweep file or folder that cannot work; ClusterUnusable.
     """
     planned = read_sweep(path)
     planned.check()  # a layer that the model lacks, a text that is not there
@@ -73,14 +54,13 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
     write_json(out / "sweep.json", {"file": planned.file.model_dump(), "status": "running"})
     stores = _open_stores(planned, device, workers)
     columns, work = [], []
-    for setting in planned.settings:
-        for (layer, hook), store in stores.items():
-            p = setting.p.model_copy(update={"hook": hook})
-            about = {"setting": setting.number} | setting.values | {"steps": p.steps, "layer": layer, "hook": hook}
-            for seed, arm in itertools.product(planned.seeds, (*p.arms, *p.variants)):
-                columns.append(about | {"arm": arm, "seed": seed})
-                work.append((str(outputs_root()), store, p, arm, seed, device))
-    return finish(columns, try_cells(_cell, work, workers, "SAEs"), planned, out)
+    for setting, ((layer, hook), store) in itertools.product(planned.settings, stores.items()):
+        p = setting.p.model_copy(update={"hook": hook})
+        about = {"setting": setting.number} | setting.values | {"steps": p.steps, "layer": layer, "hook": hook}
+        for seed, arm in itertools.product(planned.seeds, (*p.arms, *p.variants)):
+            columns.append(about | {"arm": arm, "seed": seed})
+            work.append((str(outputs_root()), store, p, arm, seed, device))
+    return _finish(columns, try_cells(_cell, work, workers, "SAEs"), planned, out)
 
 
 def _check_folder(out: Path, planned: Sweep, resume: bool) -> None:
@@ -105,8 +85,6 @@ def _check_folder(out: Path, planned: Sweep, resume: bool) -> None:
 
 def _agreed(planned: Sweep, device: str, workers: Any, yes: bool) -> bool:
     """Print what the sweep will cost, by this machine's speed, and ask where it is long."""
-    from rkcnn_lib.studies import plan
-
     local = isinstance(workers, Workers)
     measured, n_jobs = (device, workers.n_jobs) if local else (str(pick_device(None)), workers.slots())
     rate = plan.matmul_rate(measured)
@@ -119,12 +97,13 @@ def _agreed(planned: Sweep, device: str, workers: Any, yes: bool) -> bool:
 
 def _open_stores(planned: Sweep, device: str, workers: Any) -> dict[tuple[int, str], Any]:
     """Open (or capture in one pass of the model) the activations of every layer and hook."""
-    if not isinstance(workers, Workers):  # a worker may have the GPU that this machine lacks
-        (left,) = try_cells(_capture, [(str(outputs_root()), planned, device)], workers, "capture")
-        if isinstance(left, Failure):
-            raise RuntimeError(f"capture failed: {left.error}")
-        device = "cpu"  # nothing is left to capture
-    return opened_layers(planned.p, planned.hooks, device)
+    if isinstance(workers, Workers):
+        return opened_layers(planned.p, planned.hooks, device)
+    # a worker may have the GPU that this machine lacks
+    (left,) = try_cells(_capture, [(str(outputs_root()), planned, device)], workers, "capture")
+    if isinstance(left, Failure):
+        raise RuntimeError(f"capture failed: {left.error}")
+    return opened_layers(planned.p, planned.hooks, "cpu")  # nothing is left to capture
 
 
 def _capture(root: str, planned: Sweep, device: str) -> None:
@@ -132,19 +111,18 @@ def _capture(root: str, planned: Sweep, device: str) -> None:
     opened_layers(planned.p, planned.hooks, device)
 
 
-def _cell(
-    root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str
-) -> tuple[dict[str, Any], str, dict[str, Any]]:
+def _cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str) -> tuple[dict, str, dict]:
     """Return the numbers of a cell's SAE, its unit, and what the arm supplied."""
     os.environ["RKCNN_OUTPUTS"] = root  # as above
     folder, supply = comparison.cell(store, p, arm, seed, device)
     return unit_scalars(folder), str(folder.relative_to(root)), supply
 
 
-def finish(columns: list[dict[str, Any]], ended: list[Any], planned: Sweep, out: Path) -> int:
+def _finish(columns: list[dict[str, Any]], ended: list[Any], planned: Sweep, out: Path) -> int:
     """Write the tables and say what came of the sweep: of each cell its ``columns``, and a Failure or `_cell`'s."""
     tables = _tables(columns, ended)
     failed, units = len(tables["failures"]), {one[1] for one in ended if not isinstance(one, Failure)}
+    finished = f"{len(ended) - failed} of {len(ended)} cells"
     record = {
         "file": planned.file.model_dump(), "status": "failures" if failed else "finished",
         "counts": {"cells": len(ended), "failed": failed, "units": len(units)}, "swept": planned.swept,
@@ -156,12 +134,9 @@ def finish(columns: list[dict[str, Any]], ended: list[Any], planned: Sweep, out:
             write_whole(out / f"{name}.parquet", table.to_parquet)
         write_json(out / "sweep.json", record)
     except OSError as error:
-        raise RuntimeError(
-            f"{out} cannot be written: {error}. {len(ended) - failed} of {len(ended)} cells are finished and kept: "
-            "go on with --resume"
-        ) from None
-    print(f"rkcnn: {len(ended) - failed} of {len(ended)} cells finished ({len(units)} distinct SAEs), {failed} failed; "
-          f"tables in {out}")  # fmt: skip
+        problem = f"{out} cannot be written: {error}. {finished} are finished and kept: go on with --resume"
+        raise RuntimeError(problem) from None
+    print(f"rkcnn: {finished} finished ({len(units)} distinct SAEs), {failed} failed; tables in {out}")
     if failed:
         first = tables["failures"].iloc[0]
         print(f"rkcnn: the first failure: {first['error']}\nrkcnn: see failures.parquet; --resume tries them again")
@@ -170,19 +145,20 @@ def finish(columns: list[dict[str, Any]], ended: list[Any], planned: Sweep, out:
 
 def _tables(columns: list[dict[str, Any]], ended: list[Any]) -> dict[str, pd.DataFrame]:
     """The three tables; a column holds one kind of value: parquet needs it, and 28 must not become 28.0."""
-    rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "times": [], "failures": []}
-    for cell, one in zip(columns, ended, strict=True):
+    metrics, times, failures = [], [], []
+    for cell, one in zip((tuple(row.values()) for row in columns), ended, strict=True):
         if isinstance(one, Failure):
-            rows["failures"].append(cell | {"error": one.error, "traceback": one.traceback})
-            continue
-        scalars, _, supply = one
-        seconds = scalars.pop("seconds")
-        rows["times"].append(cell | {"mining_seconds": supply.get("seconds"), "training_seconds": seconds})
-        rows["metrics"] += [cell | {"metric": name, "value": float(value)} for name, value in scalars.items()]
-    more = {"metrics": ["metric", "value"], "times": ["mining_seconds", "training_seconds"],
-            "failures": ["error", "traceback"]}  # fmt: skip
-    tables = {
-        name: pd.DataFrame(rows[name], columns=[*columns[0], *added]).convert_dtypes() for name, added in more.items()
+            failures.append((*cell, one.error, one.traceback))
+        else:
+            scalars, _, supply = one
+            times.append((*cell, supply.get("seconds"), scalars.pop("seconds")))
+            metrics += [(*cell, name, float(value)) for name, value in scalars.items()]
+
+    def table(rows: list[tuple], *added: str) -> pd.DataFrame:
+        return pd.DataFrame(rows, columns=[*columns[0], *added]).convert_dtypes()
+
+    return {
+        "metrics": table(metrics, "metric", "value").astype({"value": "float64"}),
+        "times": table(times, "mining_seconds", "training_seconds"),
+        "failures": table(failures, "error", "traceback"),
     }
-    tables["metrics"] = tables["metrics"].astype({"value": "float64"})
-    return tables

@@ -28,6 +28,7 @@ from rkcnn_lib.runs.params import ParameterError, checked, defaults, read_parame
 from rkcnn_lib.runs.published import SweepTables
 from rkcnn_lib.runs.schemas import Multilayer
 from rkcnn_lib.strings import cut
+from rkcnn_lib.studies.comparison import in_order
 from rkcnn_lib.studies.verdicts import best_of, judge_arms, seed_differences
 from rkcnn_lib.vocabulary import MEASURES, MINED, UNMINED
 
@@ -46,8 +47,6 @@ HINTS = {
     "lift": "the lift follows the score (neighbours, or an ascent of another contrast); to mine without a lift add "
     "rkcnn_coordinate to parameters: arms",
     "hook": "did you mean 'hooks'?",
-    "layer": "did you mean 'layers'?",
-    "seed": "did you mean 'seeds'?",
     "n_seeds": "name the seeds: seeds: [0, 1, 2, 3, 4]",
     "lambda": "did you mean 'l1'?",
 }
@@ -87,57 +86,39 @@ class Sweep:
 
     def check(self) -> None:
         """Hold every setting at every hook against the model and the memory, see `rkcnn_lib.runs.limits.check`."""
-        for setting in self.settings:
-            for hook in self.hooks:
-                check(setting.p.model_copy(update={"hook": hook}))
+        for setting, hook in itertools.product(self.settings, self.hooks):
+            check(setting.p.model_copy(update={"hook": hook}))
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read and check a sweep file.
-
-    Raises ParameterError for an unknown entry or axis, an axis that is empty or names a value twice, or a setting that
-    05 refuses: nothing has been computed by then.
-    """
+    """Read a sweep file; ParameterError for an unknown entry or axis, or a setting that 05 refuses."""
     file = checked(SweepFile, read_parameter_file(path), path.name)
     if file.parameters.get("more_hooks"):
         raise ParameterError("more_hooks: in a sweep every hook is compared alike; name them all in the axis 'hooks'")
-    shared = defaults(NOTEBOOK) | file.parameters
-    axes = {name: _checked_axis(name, values, file.parameters) for name, values in file.axes.items()}
-    _check_everywhere(axes)
+    shared, axes = defaults(NOTEBOOK) | file.parameters, file.axes
+    for name, values in axes.items():
+        _check_axis(name, values, file.parameters)
     swept = tuple(name for name in axes if name in HYPER)
     hooks = axes.get("hooks", [shared["hook"]])
-    shared |= {"layers": axes.get("layers", shared["layers"])}
-    shared |= {"n_seeds": len(axes["seeds"])} if "seeds" in axes else {}
+    shared["layers"] = axes.get("layers", shared["layers"])
+    if "seeds" in axes:
+        shared["n_seeds"] = len(axes["seeds"])
     for hook in hooks:
         first = resolve(NOTEBOOK, shared | {"hook": hook} | {name: axes[name][0] for name in swept})
-    axes.setdefault("seeds", list(range(first.n_seeds)))
     total = math.prod(len(axes[name]) for name in swept)
     if total > MOST_SETTINGS:
         raise ParameterError(f"axes: they give {total:,} settings; at most {MOST_SETTINGS:,}")
-    chosen = [dict(zip(swept, values, strict=True)) for values in itertools.product(*(axes[name] for name in swept))]
-    settings = [_setting(i, values, shared | {"hook": hooks[0]}) for i, values in enumerate(chosen)]
-    _check_distinct(swept, chosen, settings)
-    return Sweep(file, swept, settings[0].p.layers, hooks, axes["seeds"], settings)
+    settings = []
+    for number, values in enumerate(itertools.product(*(axes[name] for name in swept))):
+        p = resolve(NOTEBOOK, shared | {"hook": hooks[0]} | dict(zip(swept, values, strict=True)))
+        # as 05 reads them (of ``lr: 1`` 1.0): a table has one type a column
+        settings.append(Setting(number, {name: getattr(p, name) for name in swept}, p))
+    for name in swept:  # 8 and '8' are the same
+        _check_distinct(name, axes[name], {setting.values[name] for setting in settings})
+    return Sweep(file, swept, first.layers, hooks, axes.get("seeds", list(range(first.n_seeds))), settings)
 
 
-def _setting(number: int, values: dict[str, Any], shared: dict[str, Any]) -> Setting:
-    """Return one setting; its values are those that 05 reads (of ``lr: 1`` 1.0), so a table has one type a column."""
-    p = resolve(NOTEBOOK, shared | values)
-    return Setting(number, {name: getattr(p, name) for name in values}, p)
-
-
-def _check_distinct(swept: tuple[str, ...], chosen: list[dict[str, Any]], settings: list[Setting]) -> None:
-    """Refuse an axis that writes one value in two ways, such as 8 and '8'."""
-    for name in swept:
-        ways: dict[Any, set[str]] = {}
-        for values, setting in zip(chosen, settings, strict=True):
-            ways.setdefault(setting.values[name], set()).add(repr(values[name]))
-        for value, written in ways.items():
-            if len(written) > 1:
-                raise ParameterError(f"axes: {name}: {' and '.join(sorted(written))} are the one value {value!r}")
-
-
-def _checked_axis(name: str, values: list[Any], shared: dict[str, Any]) -> list[Any]:
+def _check_axis(name: str, values: list[Any], shared: dict[str, Any]) -> None:
     if name not in AXES:
         near = difflib.get_close_matches(name, AXES, n=1, cutoff=0.6)
         known = f"axes are {', '.join(AXES)}"
@@ -147,18 +128,17 @@ def _checked_axis(name: str, values: list[Any], shared: dict[str, Any]) -> list[
         raise ParameterError(f"axes: there is no axis {cut(repr(name))}; {hint}")
     if not values:
         raise ParameterError(f"axes: {name} is empty: give at least one value, or leave the axis out")
-    if len({repr(value) for value in values}) < len(values):
-        raise ParameterError(f"axes: {name} = {cut(repr(values))}: name each value once")
+    _check_distinct(name, values, set(map(repr, values)))
     if ONE_OF.get(name, name) in shared:
         raise ParameterError(f"{name} is given twice, under parameters and under axes: keep one")
-    return values
+    least = {"seeds": 0, "layers": -(2**31)}.get(name)
+    if least is not None and not all(type(value) is int and least <= value < 2**31 for value in values):
+        raise ParameterError(f"axes: {name} = {cut(repr(values))}: expected whole numbers{' from 0' * (least == 0)}")
 
 
-def _check_everywhere(axes: dict[str, list[Any]]) -> None:
-    for name, least in (("seeds", 0), ("layers", -(2**31))):
-        if not all(type(value) is int and least <= value < 2**31 for value in axes.get(name, [])):
-            expected = "expected whole numbers" + " from 0" * (name == "seeds")
-            raise ParameterError(f"axes: {name} = {cut(repr(axes[name]))}: {expected}")
+def _check_distinct(name: str, values: list[Any], distinct: set[Any]) -> None:
+    if len(distinct) < len(values):
+        raise ParameterError(f"axes: {name} = {cut(repr(values))}: name each value once")
 
 
 # ------------------------------------------------------------ what a finished sweep says
@@ -166,16 +146,14 @@ def _check_everywhere(axes: dict[str, list[Any]]) -> None:
 
 def sensitivity(tables: SweepTables) -> pd.DataFrame:
     """Return axis, x, arm, seed, metric, value: each arm along each swept hyper-parameter, the others averaged over."""
-    metrics, parts = tables.metrics, []
+    metrics, parts = in_order(tables.metrics, "metric", list(MEASURES)), []
+    columns = ["axis", "x", "arm", "seed", "metric", "value"]
     for axis in tables.swept:
         # None is a value too: subset_size None is the square root of the width
         x = metrics[axis].astype("object").where(metrics[axis].notna(), "none")
-        for metric in MEASURES:
-            rows = metrics[metrics["metric"] == metric].assign(x=x)
-            means = rows.groupby(["x", "arm", "seed"], sort=False)["value"].mean().reset_index()
-            parts.append(means.assign(axis=axis, metric=metric))
-    columns = ["axis", "x", "arm", "seed", "metric", "value"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+        means = metrics.assign(axis=axis, x=x).groupby(columns[:-1], sort=False)["value"].mean()
+        parts.append(means.reset_index())
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def sensitivity_title(table: pd.DataFrame) -> str:
@@ -202,19 +180,15 @@ def best_of_sweep(tables: SweepTables, p: Multilayer) -> pd.DataFrame:
 
 
 def verdicts(tables: SweepTables, p: Multilayer) -> list[dict[str, Any]]:
-    """Judge each hypothesis on values averaged over all settings, layers and hooks, one a seed.
-
-    A sweep is not searched for a setting in which the hypothesis holds: that would be the best of many.
-    """
+    """Judge each hypothesis on means over all settings (not the best of many), layers and hooks, one a seed."""
     over_all = tables.metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
     return judge_arms(over_all, p, f", mean over {tables.n_settings} settings")
 
 
 def published_sweep() -> pd.DataFrame:
-    """Return the first implementation's sweep of 54 settings, one seed each, told with its null.
+    """Return the first implementation's sweep of 54 settings, one seed each: the share of dead latents saved.
 
-    Its headline was the best setting's share of dead latents saved. Under the null a coin decides which of a
-    setting's two counts is the mined one.
+    Its headline was the best setting. Under the null a coin decides which of a setting's two counts is the mined one.
     """
     table = pd.read_csv(PUBLISHED, comment="#", encoding="utf-8")
     saved = 1 - table["dead_mined"] / table["dead_random"]

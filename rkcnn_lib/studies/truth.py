@@ -38,11 +38,10 @@ OF_LABELS = ("one_latent_f1", "five_latents_f1", "detection_f1", "absorbed", "sp
 
 
 def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
-    """Compare decoders with the true directions, beside chance; None where none are known.
+    """Compare decoders with the true directions, beside as many random ones; None where none are known.
 
-    Columns arm, seed, metric, value, chance_mean, chance_upper (with as many directions as there are latents). Of live
-    latents after training: recovery_rate, precision, matched_cosine and, where rates are known, rare_recovery_rate,
-    that of the three tenths that fire least; of all latents before: untrained_recovery_rate.
+    Of live latents after training: recovery_rate, precision, matched_cosine and, where rates are known,
+    rare_recovery_rate, that of the three tenths that fire least; of all latents before: untrained_recovery_rate.
     """
     truth = getattr(store, "truth", None)
     if truth is None:
@@ -51,35 +50,31 @@ def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
     measures = {measure.__name__: measure for measure in (recovery_rate, precision, matched_cosine)}
     if len(rare):
         measures["rare_recovery_rate"] = lambda D, T: float(recovered(D, T)[rare].mean())
-    found = _dictionaries(compared)
-    n_latents = len(found[0][-1])
+    starts = {cell: unit.arrays["W_dec_start"] for cell, unit in compared.units.items()}
+    n_latents = len(next(iter(starts.values())))
     level = {  # by a seed that no world is made with: its draws would be the truth
         name: chance(measure, n_latents, len(truth), store.d_in, n_draws=20, random_state=CHANCE_SEED, truth=truth)
         for name, measure in measures.items()
     }
     rows = []
-    for arm, seed, decoder, start in found:
-        values = [(name, name, measure(decoder, truth)) for name, measure in measures.items()]
-        values.append(("untrained_recovery_rate", "recovery_rate", recovery_rate(start, truth)))
-        rows += [
-            {"arm": arm, "seed": seed, "metric": metric, "value": value,
-             "chance_mean": level[name].mean, "chance_upper": level[name].upper}
-            for metric, name, value in values
-        ]  # fmt: skip
-    return pd.DataFrame(rows)
+    for cell, decoder in _live_decoders(compared).items():
+        rows += [(*cell, name, measure(decoder, truth), *level[name]) for name, measure in measures.items()]
+        untrained = recovery_rate(starts[cell], truth)
+        rows.append((*cell, "untrained_recovery_rate", untrained, *level["recovery_rate"]))
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "chance_mean", "chance_upper"])
 
 
 def recovery_by_rate(compared: Compared, store: Any) -> pd.DataFrame:
-    """Return a row an arm: the share of true directions recovered at 0.9, in each tenth of them by firing rate.
+    """Return a row an arm: the share of true directions recovered, in each tenth by firing rate, 1 (rarest) to 10.
 
-    Columns 1 (rarest) to 10; means over seeds. Empty where the rates are not known.
+    Means over seeds; empty where the rates are not known.
     """
     order = rarest_first(store)
     if not len(order):
         return pd.DataFrame()
     rows = [
         {"arm": arm} | dict(enumerate(tenths(recovered(decoder, store.truth), order), start=1))
-        for arm, _, decoder, _ in _dictionaries(compared)
+        for (arm, _), decoder in _live_decoders(compared).items()
     ]
     return pd.DataFrame(rows).groupby("arm", sort=False).mean().round(3)
 
@@ -92,9 +87,7 @@ def rarest_first(store: Any) -> np.ndarray:
 def recovered(D: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
     """Return which of the true directions (n_true, d) have their partner in D (r, d) at cosine 0.9, (n_true,) bool."""
     pairs = match(D, truth)
-    hit = np.zeros(len(truth), dtype=bool)
-    hit[pairs.columns[np.asarray(pairs.cosines) >= RECOVERED]] = True
-    return hit
+    return np.isin(np.arange(len(truth)), pairs.columns[pairs.cosines >= RECOVERED])
 
 
 def tenths(hit: np.ndarray, order: np.ndarray) -> list[float]:
@@ -102,17 +95,11 @@ def tenths(hit: np.ndarray, order: np.ndarray) -> list[float]:
     return [float(hit[part].mean()) for part in np.array_split(order, 10)]
 
 
-def _dictionaries(compared: Compared) -> list[tuple[str, int, torch.Tensor, torch.Tensor]]:
-    """Return arm, seed, the trained rows of live latents, and the rows of all latents before training."""
-    return [
-        (
-            arm,
-            seed,
-            load_saelens(unit.folder / "sae").W_dec.data[unit.arrays["density"] > 0],
-            unit.arrays["W_dec_start"],
-        )
-        for (arm, seed), unit in compared.units.items()
-    ]
+def _live_decoders(compared: Compared) -> dict[tuple[str, int], torch.Tensor]:
+    return {
+        cell: load_saelens(unit.folder / "sae").W_dec.data[unit.arrays["density"] > 0]
+        for cell, unit in compared.units.items()
+    }
 
 
 def recovery_title(truth: pd.DataFrame) -> str:
@@ -125,7 +112,7 @@ def recovery_title(truth: pd.DataFrame) -> str:
 
 
 class Labelled(NamedTuple):
-    """One stream: activations (n, d), labels (n, n_labels) bool, and of each parent its tokens (n,) bool."""
+    """One stream: activations (n, d), labels (n, n_labels) bool, and of each parent its tokens (n, n_parents) bool."""
 
     X: torch.Tensor
     labels: np.ndarray
@@ -147,14 +134,12 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> pd.Dat
         sae = load_saelens(folder / "sae")
         chosen, judged = _streams(layer, p.hook, device)
         with torch.no_grad():
-            Z = [sae.encode(stream.X.to(sae.W_dec.device)).cpu().numpy() for stream in (chosen, judged)]
-        told = (Z[0], chosen.labels, Z[1], judged.labels)
+            Z, Z_judged = (sae.encode(stream.X).numpy() for stream in (chosen, judged))
+        told = (Z, chosen.labels, Z_judged, judged.labels)
         sparse, detected = k_sparse_probing(*told, n_permutations=5), detection(*told)
         split = [
-            splitting_and_absorption(
-                Z[0], chosen.X, chosen.parents[:, i], Z[1], judged.X, judged.parents[:, i], sae.W_dec.data
-            )
-            for i in range(len(PARENTS))
+            splitting_and_absorption(Z, chosen.X, parent, Z_judged, judged.X, judged_parent, sae.W_dec.data)
+            for parent, judged_parent in zip(chosen.parents.T, judged.parents.T, strict=True)
         ]
         absorbed = [(one.absorbed, one.chance.mean, one.chance.upper) for one in split]
         rows = [
@@ -164,8 +149,7 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> pd.Dat
             ("absorbed", *np.mean(absorbed, axis=0)),
             ("splitting", np.mean([one.splitting for one in split]), np.nan, np.nan),
         ]
-        table = pd.DataFrame(rows, columns=["metric", "value", "chance_mean", "chance_upper"])
-        return Unit(tables={"labels": table})
+        return Unit(tables={"labels": pd.DataFrame(rows, columns=["metric", "value", "chance_mean", "chance_upper"])})
 
     return cached_unit("labels", {"unit": folder.name, "layer": layer, "hook": p.hook}, compute).tables["labels"]
 
@@ -178,15 +162,11 @@ def _streams(layer: int, hook: str, device: str) -> list[Labelled]:
     lm, found = load_model("atlas", device=device), []
     for seed in STREAMS:
         contexts = labelled_contexts(N_CONTEXTS, seed=seed)
-        X = capture(lm, contexts.token_ids, layer=layer, hook=hook).float().cpu()
-        rows = (np.arange(contexts.token_ids.shape[1]) > 0)[None].repeat(len(contexts.token_ids), 0).ravel()
-        columns = [
-            np.asarray(contexts.labels[name]).ravel()[rows] == value
-            for name in LABELS for value in range(1, len(contexts.names[name]))
-        ]  # fmt: skip
-        kinds = np.asarray(contexts.labels["kind"]).ravel()[rows]
-        parents = [kinds == contexts.names["kind"].index(name) for name in PARENTS]
-        found.append(Labelled(X[rows], np.stack(columns, 1), np.stack(parents, 1)))
+        X = capture(lm, contexts.token_ids, layer=layer, hook=hook).float().cpu().view(*contexts.token_ids.shape, -1)
+        told = {name: np.asarray(contexts.labels[name])[:, 1:].ravel() for name in LABELS}  # nothing at position 0
+        columns = [told[name] == value for name in LABELS for value in range(1, len(contexts.names[name]))]
+        parents = [told["kind"] == contexts.names["kind"].index(name) for name in PARENTS]
+        found.append(Labelled(X[:, 1:].flatten(0, 1), np.stack(columns, 1), np.stack(parents, 1)))
     frequent = np.minimum(*(stream.labels.mean(0) for stream in found)) >= RARE_CLASS
     return [stream._replace(labels=stream.labels[:, frequent]) for stream in found]
 
@@ -194,7 +174,6 @@ def _streams(layer: int, hook: str, device: str) -> list[Labelled]:
 def labels_title(table: pd.DataFrame) -> str:
     """Return how well one latent tells a label, by arm, beside chance."""
     one = table[table["metric"] == OF_LABELS[0]].groupby("arm")[["value", "chance_mean"]].mean().sort_values("value")
-    return (
-        f"One latent tells a label at F1 {one['value'].iloc[-1]:.2f} ({one.index[-1]}) to {one['value'].iloc[0]:.2f} "
-        f"({one.index[0]}); chance {one['chance_mean'].mean():.2f}"
-    )
+    (worst, low), *_, (best, high) = one["value"].items()
+    chance = one["chance_mean"].mean()
+    return f"One latent tells a label at F1 {high:.2f} ({best}) to {low:.2f} ({worst}); chance {chance:.2f}"

@@ -23,16 +23,25 @@ class Claim:
     arm: str
     rival: str
     metric: str
-    delta: float
-    """The margin that an advantage must exceed."""
+    delta: float  # the margin that an advantage must exceed
     lower_is_better: bool = False
     bound: float | None = None
     """What no arm can surpass: where a rival leaves less room than the margin, nothing could be better there."""
 
     @property
+    def contrast(self) -> str:
+        """The two arms, as tables name them."""
+        return f"{self.arm} - {self.rival}"
+
+    @property
     def measure(self) -> str:
         """What tells the claims of one hypothesis apart."""
-        return f"{self.metric}, {self.arm} - {self.rival}"
+        return f"{self.metric}, {self.contrast}"
+
+    @property
+    def sign(self) -> int:
+        """What turns a difference so that positive is better."""
+        return -1 if self.lower_is_better else 1
 
 
 def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
@@ -56,39 +65,28 @@ def claims(metrics: pd.DataFrame, margins: Any, where: str = "") -> list[Claim]:
     ]  # fmt: skip
 
 
-def judge(declared: Iterable[Claim], values: Mapping[str, Values]) -> list[dict[str, Any]]:
+def judge(declared: list[Claim], values: Mapping[str, Values]) -> list[dict[str, Any]]:
     """Return a row a claim: the difference, paired by seed, its interval, and the verdict by the report's one rule.
 
-    Parameters
-    ----------
-    declared : iterable of Claim
-        Those of a hypothesis are adjusted together.
-    values : mapping
-        {metric: {arm: {seed: value}}}.
-
-    Returns
-    -------
-    list of dict
-        hypothesis, contrast, metric, difference (positive: the arm is better), low, high, p, n_seeds, delta, verdict,
-        own and baseline (means), room (how much better than the rival an arm can be; None where nothing bounds it).
+    Claims of a hypothesis are adjusted together; ``values`` are {metric: {arm: {seed: value}}}. A row has hypothesis,
+    contrast, metric, difference (positive: the arm is better), low, high, p, n_seeds, delta, verdict, own and baseline
+    (means), room (how much better than the rival an arm can be; None where nothing bounds it).
     """
-    declared = list(declared)
     if not declared:
         return []
     differences = pd.DataFrame([
         {"hypothesis": claim.hypothesis, "measure": claim.measure, "seed": seed,
-         "difference": (values[claim.metric][claim.arm][seed] - rival) * (-1 if claim.lower_is_better else 1)}
+         "difference": (values[claim.metric][claim.arm][seed] - rival) * claim.sign}
         for claim in declared
         for seed, rival in values[claim.metric][claim.rival].items() if seed in values[claim.metric][claim.arm]
     ])  # fmt: skip
     table = verdict_table(differences, {claim.measure: claim.delta for claim in declared})
-    table = table.set_index(["hypothesis", "measure"])
-    rows = []
+    table, rows = table.set_index(["hypothesis", "measure"]), []
     for claim in declared:
         judged = table.loc[(claim.hypothesis, claim.measure)]
         own, baseline = (_mean(values[claim.metric][arm]) for arm in (claim.arm, claim.rival))
         rows.append({
-            "hypothesis": claim.hypothesis, "contrast": f"{claim.arm} - {claim.rival}", "metric": claim.metric,
+            "hypothesis": claim.hypothesis, "contrast": claim.contrast, "metric": claim.metric,
             **{name: float(judged[name]) for name in ("difference", "low", "high", "p", "delta")},
             "n_seeds": int(judged["n_seeds"]), "verdict": judged["word"], "own": own, "baseline": baseline,
             "room": None if claim.bound is None else abs(claim.bound - baseline),
@@ -110,8 +108,7 @@ def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) 
     """Return which other arm is best by its mean, and how ``arm`` stands against it; None where there is no other.
 
     The best of several was not declared beforehand, so its interval holds for all of them at once: the paired-t
-    interval at Bonferroni's level for their number. Given are strongest (its name), value and its own (means over
-    seeds), difference (positive: ``arm`` is better), low, high, n_others and n_seeds.
+    interval at Bonferroni's level for their number. ``difference`` is positive where ``arm`` is better.
     """
     others = [name for name in values if name != arm]
     if not others:
@@ -129,32 +126,30 @@ def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) 
 
 def strongest_others(metrics: pd.DataFrame, p: Any) -> pd.DataFrame:
     """Return for each measure the best of the other starts and the mined arm's difference from it, no verdict."""
-    rows = []
+    rows, starts = [], metrics[metrics["arm"].isin(p.arms)]
     for metric, measure in MEASURES.items():
-        starts = {arm: values for arm, values in by_arm(metrics, metric).items() if arm in p.arms}
-        strongest = strongest_other(starts, MINED, lower_is_better=measure.lower_is_better) if MINED in starts else None
-        if strongest:
+        values = by_arm(starts, metric)
+        lower = measure.lower_is_better
+        if MINED in values and (strongest := strongest_other(values, MINED, lower_is_better=lower)):
             rows.append({"metric": metric} | strongest)
     return pd.DataFrame(rows)
 
 
 EXACT_SEEDS = 11  # up to so many seeds all patterns of signs are tried; beyond, as many at random
-SIGN_DRAWS = 2**EXACT_SEEDS
 
 
 def sign_flips(differences: pd.DataFrame) -> np.ndarray:
     """Return what the means of paired differences (n_rows, n_seeds) are when coins turn the seeds round.
 
     A seed's sign is flipped in all rows together, which keeps what the rows (layers, settings) of a seed share. The
-    result is (n_patterns, n_rows), the first pattern the one observed: all 2 ** n_seeds patterns, or
-    :data:`SIGN_DRAWS` random ones (fixed seed) beyond :data:`EXACT_SEEDS` seeds.
+    result is (n_patterns, n_rows), the first pattern the one observed.
     """
     d = differences.to_numpy(float)
     n = d.shape[1]
     if n <= EXACT_SEEDS:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(SIGN_DRAWS, n))
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(2**EXACT_SEEDS, n))
         signs[0] = 1.0
     return signs @ d.T / n
 
@@ -163,10 +158,9 @@ def best_of(differences: pd.DataFrame) -> dict[str, Any]:
     """Return the best row's mean beside what the best of as many rows gives when coins turn the seeds round.
 
     Given are best (the row's label), value, chance_mean, chance_upper (95 % point of the best under `sign_flips`) and
-    p, the share of patterns whose best is at least as good: exact, and never below 2 ** -n_seeds.
+    p, the share of patterns whose best is at least as good, never below 2 ** -n_seeds.
     """
-    flipped = sign_flips(differences).max(axis=1)
-    means = differences.mean(axis=1)
+    flipped, means = sign_flips(differences).max(axis=1), differences.mean(axis=1)
     value = float(means.max())
     return {
         "best": means.idxmax(), "value": value, "chance_mean": float(flipped.mean()),
@@ -176,17 +170,16 @@ def best_of(differences: pd.DataFrame) -> dict[str, Any]:
 
 
 def seed_differences(metrics: pd.DataFrame, p: Any, rows: list[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield metric, contrast and differences of each claim: a row a combination of ``rows``, a column a seed.
+    """Yield metric, contrast and differences (positive: better) of each claim: a row a combination, a column a seed.
 
-    Positive means better. Combinations for which a seed lacks one of the two arms are left out.
+    Combinations of the columns ``rows`` for which a seed lacks one of the two arms are left out.
     """
     for claim in claims(metrics, p):
         found = metrics[metrics["metric"] == claim.metric]
         table = found.pivot_table(index=rows, columns=["arm", "seed"], values="value")
         difference = (table[claim.arm] - table[claim.rival]).dropna()
         if len(difference):
-            contrast = f"{claim.arm} - {claim.rival}"
-            yield claim.metric, contrast, -difference if claim.lower_is_better else difference
+            yield claim.metric, claim.contrast, difference * claim.sign
 
 
 # The measures that an answer tells, and how: where mined starts are better, equivalent, worse.
@@ -199,10 +192,7 @@ LEAD = (
 
 
 def in_short(judged: Iterable[tuple[str, str, str]]) -> str:
-    """Return what came out, in three sentences: before training, after it, and what dies.
-
-    ``judged`` are (metric, rival, verdict).
-    """
+    """Return what came out, before training, after it, and of what dies; ``judged`` are (metric, rival, verdict)."""
     judged, told = list(judged), []
     for metric, verb, phrases in LEAD:
         decided = zip(("better", "equivalent", "worse"), phrases, strict=True)
@@ -218,10 +208,8 @@ def verdict_title(table: pd.DataFrame) -> str:
     """Return every hypothesis with its verdicts, measures of the same verdict together."""
     parts = []
     for hypothesis, rows in table.groupby("hypothesis", sort=False):
-        words = [
-            f"{word} on {', '.join(map(in_words, part['metric']))}"
-            for word, part in rows.groupby("verdict", sort=False)
-        ]
+        by_word = rows.groupby("verdict", sort=False)["metric"]
+        words = [f"{word} on {', '.join(map(in_words, names))}" for word, names in by_word]
         if len(words) == 1 < len(rows):
             words = [f"{rows['verdict'].iloc[0]} on all {len(rows)} measures"]
         parts.append(f"{hypothesis.split(':')[0]} {'; '.join(words)}")

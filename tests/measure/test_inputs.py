@@ -24,8 +24,7 @@ from rkcnn_lib.measure import (
     shared_latents,
     subspace_overlap,
 )
-from rkcnn_lib.measure.fourier import fourier_losses
-from rkcnn_lib.measure.fourier_planes import Planes, plane_energy, span_energy
+from rkcnn_lib.measure.fourier import Planes, plane_energy, span_energy
 from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.sae import SAE, SAEConfig
 from tests.odd_inputs import assert_refused, forms, no_matrices
@@ -33,7 +32,7 @@ from tests.odd_inputs import assert_refused, forms, no_matrices
 RNG = np.random.default_rng(0)
 A = np.round(20 * RNG.standard_normal((12, 6)))
 B = np.round(20 * RNG.standard_normal((12, 6)))
-PLANES = Planes([1], torch.eye(6)[None, :2].double(), torch.ones(1))
+PLANES = Planes(torch.eye(6)[None, :2].double(), torch.ones(1))
 READER = SAE(SAEConfig(6, 8, k=3))
 SEEDS = [SimpleNamespace(W_dec=torch.tensor(A), W_enc=torch.tensor(A.T)) for _ in range(2)]
 
@@ -133,9 +132,6 @@ def test_live_is_a_mask_and_indices_are_refused_by_name(metric: Any) -> None:
 
 
 def test_other_masks_are_masks_too() -> None:
-    logits = torch.randn(25, 5, generator=torch.Generator().manual_seed(0))
-    for bad in (torch.arange(25), torch.ones(25), torch.ones(24, dtype=torch.bool)):
-        assert_refused(lambda bad=bad: fourier_losses(logits, [1], bad), "counted", repr(bad))
     tokens = torch.zeros(2, 4, dtype=torch.long)
     for bad in (torch.ones(2, 4), torch.ones(2, 4, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool)):
         call = lambda bad=bad: quality(READER, A, lm=object(), tokens=tokens, hook_name="h", mask=bad)  # noqa: E731

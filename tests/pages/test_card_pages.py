@@ -9,7 +9,7 @@ from rkcnn_lib import figures
 from rkcnn_lib.pages import CARDS
 from rkcnn_lib.pages.book import WORDS
 from rkcnn_lib.pages.site import build_site
-from rkcnn_lib.studies.tokens import readable
+from rkcnn_lib.strings import readable
 from tests.pages.pages import figure_output, open_page, read, until, write_run
 
 HOSTILE = [

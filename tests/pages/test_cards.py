@@ -13,7 +13,7 @@ from rkcnn_lib.pages import latents as reader
 from rkcnn_lib.pages.book import card_html
 from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.sae import SAE, SAEConfig
-from rkcnn_lib.studies.tokens import LONGEST, one_token, readable, unknown_words
+from rkcnn_lib.strings import LONGEST, one_token, readable, unknown_words
 
 D = 4
 WORDS = ["<script>alert(1)</script>", "red", "green", "\u202e" + "x" * 10_000]  # token i writes direction i

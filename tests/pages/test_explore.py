@@ -150,7 +150,7 @@ def test_the_latent_map_puts_those_that_never_fire_apart_and_links_every_point()
 
 
 def test_a_name_of_two_words_is_known_where_it_is_one_token():
-    from rkcnn_lib.studies.tokens import one_token, token_text, unknown_words
+    from rkcnn_lib.strings import one_token, token_text, unknown_words
     from rkcnn_lib.worlds import load_model
 
     lm = load_model("atlas", device="cpu")

@@ -88,7 +88,7 @@ def test_the_estimate_counts_cells_and_grows_with_steps():
 def test_the_default_comparison_fits_little_over_two_hours_on_a_card_of_24_gigabytes(monkeypatch):
     """By arithmetic for a card at half of 20 TFLOP/s and half of 600 GB/s; no such card was at hand."""
     gpt2 = ModelFacts("gpt2", "GPT-2", "hub", "commit:0", 12, 768, 3072, 1024, 50257)
-    monkeypatch.setattr("rkcnn_lib.worlds.model_facts", lambda *_: gpt2)
+    monkeypatch.setattr(plan, "model_facts", lambda *_: gpt2)
 
     def step_seconds(config, batch, device):
         n, d, code, weights = config.d_sae, config.d_in, 4 * batch * config.d_sae, 4 * config.d_sae * config.d_in

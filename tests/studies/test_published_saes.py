@@ -11,7 +11,7 @@ from rkcnn_lib.runs import published
 from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.published import open_published
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
-from rkcnn_lib.studies.comparison import Centred, judge_published
+from rkcnn_lib.studies.comparison import centred, judge_published
 from rkcnn_lib.worlds import MemoryStore
 
 D = 6
@@ -60,7 +60,7 @@ def test_a_centred_one_is_read_without_the_mean_over_dimensions(perfect):
     X = torch.randn(20_000, D, generator=torch.Generator().manual_seed(0)) + 5.0
     assert judged(f"{perfect}#centred", X)["explained_variance"] == pytest.approx(1.0, abs=1e-6)
     _, sae = open_published(asked(str(perfect)), D).popitem()[1]
-    assert not Centred(sae).encode(torch.full((3, D), 7.0)).any()  # a constant row is nothing but its mean
+    assert not centred(sae).encode(torch.full((3, D), 7.0)).any()  # a constant row is nothing but its mean
 
 
 def copied(folder, *places):
