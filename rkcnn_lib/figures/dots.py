@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
 from rkcnn_lib.figures.lines import LEVELS
-from rkcnn_lib.figures.style import CHANCE_FILL, GREY, Style, arm_order, escape, label, number, short, style_of
+from rkcnn_lib.figures.style import CHANCE_FILL, GREY, Style, arm_order, escape, label, named, number, short, style_of
 from rkcnn_lib.measure.statistics import mean_interval
 
 GROUPS = ["top", "random", "bottom", "full"]
@@ -100,15 +100,10 @@ def interval_text(low: float, high: float) -> str:
 def _seeds(y: float, values: pd.Series, texts: list[str], style: Style) -> go.Scatter:
     """Faint dots, spread a little below their mean so that equal values stay visible."""
     spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
-    return go.Scatter(
-        x=values.to_numpy(np.float32),
-        y=(y - 0.2 + spread * 0.8).astype(np.float32),
-        mode="markers",
-        marker={"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6},
-        text=texts,
-        showlegend=False,
-        hovertemplate="%{text}<extra></extra>",
-    )
+    looks = {"mode": "markers", "showlegend": False, "hovertemplate": "%{text}<extra></extra>"}
+    looks["marker"] = {"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6}
+    heights = (y - 0.2 + spread * 0.8).astype(np.float32)
+    return go.Scatter(looks, x=values.to_numpy(np.float32), y=heights, text=texts)
 
 
 def arm_metrics(table: pd.DataFrame) -> go.Figure:
@@ -218,16 +213,10 @@ def next_tokens(table: pd.DataFrame) -> go.Figure:
     tokens, runs = ([str(name) for name in in_order(table[column])] for column in ("token", "run"))
     fig = go.Figure()
     for i, run in enumerate(runs):
-        part, style, shown = table[table["run"].astype(str) == run], style_of(run), escape(run)
+        part, style = table[table["run"].astype(str) == run], style_of(run)
         shift = 0.18 * (i - (len(runs) - 1) / 2)  # equal probabilities stay visible
-        fig.add_scatter(
-            x=part["probability"].round(5).tolist(),
-            y=[tokens.index(str(token)) + shift for token in part["token"]],
-            mode="markers",
-            name=shown,
-            marker={"color": style.colour, "symbol": style.marker, "size": 11},
-            text=[escape(token) for token in part["token"]],
-            hovertemplate=f"<b>{shown}</b>: “%{{text}}” %{{x:.1%}}<extra></extra>",
-        )
+        x, y = part["probability"].round(5).tolist(), [tokens.index(str(token)) + shift for token in part["token"]]
+        marker, text = {"color": style.colour, "symbol": style.marker, "size": 11}, part["token"].map(escape).tolist()
+        fig.add_scatter(x=x, y=y, text=text, mode="markers", marker=marker, **named(run, ": “%{text}” %{x:.1%}"))
     x_axis = {"title": "probability of coming next", "range": [-0.02, 1.02], "tickformat": ".0%"}
     return finish(fig, height=90 + 34 * len(tokens), legend="top", xaxis=x_axis, yaxis=rows_axis(tokens))

@@ -12,17 +12,16 @@ from plotly.subplots import make_subplots
 
 from rkcnn_lib.figures.display import add_slider, as_array, checked, chosen, finish, in_order, log_axis, scale_buttons
 from rkcnn_lib.figures.lines import MANY
-from rkcnn_lib.figures.style import GREY, SEQUENTIAL, arm_order, escape, faint, style_of
+from rkcnn_lib.figures.style import GREY, SEQUENTIAL, arm_order, escape, faint, named, style_of
 
 COSINES = np.linspace(-1, 1, 81)  # edges of bins
 
 
 def steps(x: Any, y: Any, name: str, hover: str, fill: float = 0.18, **trace: Any) -> go.Scatter:
     """The form: a step line over the edges of bins ``x``, filled with opacity ``fill``; ``y`` ends with 0."""
-    colour, shown = style_of(name).colour, escape(name)
+    colour = style_of(name).colour
     looks = {"mode": "lines", "line": {"color": colour, "width": 1.8, "shape": "hv"}, "fill": "tozeroy"}
-    named = {"name": shown, "legendgroup": shown, "hovertemplate": f"<b>{shown}</b><br>{hover}<extra></extra>"}
-    return go.Scatter(looks | named | trace, x=x, y=y, fillcolor=faint(colour, fill))
+    return go.Scatter(looks | named(name, f"<br>{hover}") | trace, x=x, y=y, fillcolor=faint(colour, fill))
 
 
 def _shares(values: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
@@ -82,20 +81,14 @@ def density(densities: Mapping[str, Any]) -> go.Figure:
     edges = np.linspace(min(np.floor(floor * 2) / 2, -0.5), 0, 61)
     fig = make_subplots(rows=1, cols=2, column_widths=[0.2, 0.8], horizontal_spacing=0.1)
     for position, name in enumerate(arm_order(list(arrays))):
-        shown, n_latents, n_dead = escape(name), len(arrays[name]), int((arrays[name] == 0).sum())
-        never = go.Bar(
-            x=[position],
-            y=[n_dead / n_latents],
-            marker={"color": style_of(name).colour},
-            name=shown,
-            legendgroup=shown,
-            showlegend=False,
-            meta={"rkcnn_bins": "never", "arm": shown},  # for pages: a click lists the bin's latents
-            hovertemplate=f"<b>{shown}</b><br>{n_dead} of {n_latents} latents never fire (%{{y:.2%}})<extra></extra>",
-        )
+        n_latents, n_dead = len(arrays[name]), int((arrays[name] == 0).sum())
+        # for pages: a click lists the bin's latents
+        never_meta, meta = ({"rkcnn_bins": bins, "arm": escape(name)} for bins in ("never", "rate"))
+        looks = {"marker": {"color": style_of(name).colour}, "showlegend": False, "meta": never_meta}
+        told = named(name, f"<br>{n_dead} of {n_latents} latents never fire (%{{y:.2%}})")
+        never = go.Bar(looks | told, x=[position], y=[n_dead / n_latents])
         shares = np.append(np.histogram(live[name], edges)[0] / n_latents, 0.0)
         hover = "fires on %{customdata:.2g} of the tokens<br>%{y:.2%} of its latents in this bin"
-        meta = {"rkcnn_bins": "rate", "arm": shown}
         rates = steps(edges, shares, name, hover, fill=0.1, customdata=10.0**edges, meta=meta)
         fig.add_traces([never, rates], rows=[1, 1], cols=[1, 2])
     decades = np.arange(np.ceil(edges[0]), 0.5)
@@ -130,20 +123,13 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
 
 
 def _latents(part: pd.DataFrame, x: Any, group: str, legend: bool) -> go.Scatter:
-    style, shown = style_of(group), escape(group)
+    style, told = style_of(group), named(group, ", %{text}<br>cosine to its start %{y:.2f}")
+    looks = {"mode": "markers", "showlegend": legend}
+    looks["marker"] = {"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6}
     rates = ["never fires" if rate == 0 else f"fires on {100 * rate:.3g} % of tokens" for rate in part["rate"]]
-    return go.Scatter(
-        x=[float(f"{value:.4g}") for value in x],
-        y=part["cosine"].round(4).tolist(),
-        mode="markers",
-        marker={"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6},
-        name=shown,
-        legendgroup=shown,
-        showlegend=legend,
-        customdata=part["card"].tolist(),
-        text=[f"latent {n}<br>{rate}" for n, rate in zip(part["latent"], rates, strict=True)],
-        hovertemplate=f"<b>{shown}</b>, %{{text}}<br>cosine to its start %{{y:.2f}}<extra></extra>",
-    )
+    text = [f"latent {n}<br>{rate}" for n, rate in zip(part["latent"], rates, strict=True)]
+    x, y = [float(f"{value:.4g}") for value in x], part["cosine"].round(4).tolist()
+    return go.Scatter(looks | told, x=x, y=y, text=text, customdata=part["card"].tolist())
 
 
 def variance_by_dimension(table: pd.DataFrame) -> go.Figure:
@@ -155,26 +141,20 @@ def variance_by_dimension(table: pd.DataFrame) -> go.Figure:
     table = table.sort_values("share", ascending=False, ignore_index=True)
     rank, share, kurtosis = np.arange(1, len(table) + 1), table["share"], table["kurtosis"]
     dots = go.Scattergl if len(table) > MANY else go.Scatter
-    shares = dots(
-        x=rank,
-        y=share.to_numpy(np.float32),
-        mode="markers",
-        marker={
-            "color": np.log10(1 + np.clip(kurtosis.to_numpy(), 0, None)).astype(np.float32),
-            "colorscale": SEQUENTIAL,
-            "size": 6,
-            "colorbar": {"title": {"text": "log₁₀(1 +<br>kurtosis)"}, "thickness": 12},
-        },
-        customdata=np.stack([table["dimension"].map(escape), kurtosis.round(2).astype(str)], axis=1),
-        hovertemplate="dimension %{customdata[0]} (rank %{x})<br>%{y:.3%} of the variance"
-        "<br>excess kurtosis %{customdata[1]}<extra></extra>",
+    marker = {"size": 6, "color": np.log10(1 + np.clip(kurtosis.to_numpy(), 0, None)).astype(np.float32)}
+    marker |= {"colorscale": SEQUENTIAL, "colorbar": {"title": {"text": "log₁₀(1 +<br>kurtosis)"}, "thickness": 12}}
+    told = np.stack([table["dimension"].map(escape), kurtosis.round(2).astype(str)], axis=1)
+    hover = (
+        "dimension %{customdata[0]} (rank %{x})<br>%{y:.3%} of the variance"
+        "<br>excess kurtosis %{customdata[1]}<extra></extra>"
     )
+    looks = {"mode": "markers", "marker": marker, "hovertemplate": hover}
+    shares = dots(looks, x=rank, y=share.to_numpy(np.float32), customdata=told)
     hover = "the first %{x} dimensions carry %{y:.1%} of the variance<extra></extra>"
-    line, sums = {"color": style_of("datapoint").colour, "width": 2}, share.cumsum().to_numpy(np.float32)
+    looks = {"mode": "lines", "line": {"color": style_of("datapoint").colour, "width": 2}, "hovertemplate": hover}
+    sums = go.Scatter(looks, x=rank, y=share.cumsum().to_numpy(np.float32))
     fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.62, 0.38])
-    fig.add_traces(
-        [shares, go.Scatter(x=rank, y=sums, mode="lines", line=line, hovertemplate=hover)], rows=[1, 2], cols=[1, 1]
-    )
+    fig.add_traces([shares, sums], rows=[1, 2], cols=[1, 1])
     fig.update_xaxes(log_axis([1, len(table)]))
     fig.update_xaxes(title="rank of the dimension", row=2, col=1)
     fig.update_yaxes(title="share", type="log", row=1, col=1)

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rkcnn_lib.figures.display import checked, chosen, finish, in_order, log_axis, parts_of, scale_buttons
-from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, number, short, style_of
+from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, named, number, short, style_of
 
 MANY = 4000  # points from which WebGL draws
 MAX_TICKS = 8  # as many probabilities are named one by one on the axis
@@ -43,26 +43,19 @@ def lines(table: pd.DataFrame, x: str, key: str = "arm", by_palette: bool = True
 
 
 def _line_of_seeds(table: pd.DataFrame, x: str, name: str) -> list[go.Scatter]:
-    style, shown = style_of(name), escape(name)
-    grouped = table.groupby(x)["value"]
+    style, grouped = style_of(name), table.groupby(x)["value"]
     mean, low, high, count = grouped.mean(), grouped.min(), grouped.max(), grouped.count()
     xs = mean.index.to_numpy(dtype=float)
-    line = go.Scatter(
-        x=xs,
-        y=mean.to_numpy(),
-        mode="lines+markers",
-        line={"color": style.colour, "width": 2},
-        marker={"symbol": style.marker, "size": 8 if len(xs) < 40 else 4},
-        name=shown,
-        legendgroup=shown,
-        customdata=np.stack([low, high, count], axis=1),
-        hovertemplate=(
-            f"<b>{shown}</b><br>{escape(x)} %{{x}}<br>mean %{{y:.4g}}, "
-            "seeds from %{customdata[0]:.4g} to %{customdata[1]:.4g} (%{customdata[2]} seeds)<extra></extra>"
-        ),
+    hover = (
+        f"<br>{escape(x)} %{{x}}<br>mean %{{y:.4g}}, "
+        "seeds from %{customdata[0]:.4g} to %{customdata[1]:.4g} (%{customdata[2]} seeds)"
     )
+    looks = {"mode": "lines+markers", "line": {"color": style.colour, "width": 2}}
+    looks["marker"] = {"symbol": style.marker, "size": 8 if len(xs) < 40 else 4}
+    told = np.stack([low, high, count], axis=1)
+    line = go.Scatter(looks | named(name, hover), x=xs, y=mean.to_numpy(), customdata=told)
     one_seed = (count < 2).all()
-    return [line] if one_seed else [band(xs, low, high, faint(style.colour), group=shown), line]
+    return [line] if one_seed else [band(xs, low, high, faint(style.colour), group=escape(name)), line]
 
 
 def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
@@ -163,21 +156,14 @@ def funnel(table: pd.DataFrame) -> go.Figure:
     for arm in arm_order(arms):
         part = table[table["arm"].astype(str) == arm]
         seeds = part.groupby("stage", sort=False)["value"].agg(["mean", "min", "max"])
-        style, shown = style_of(arm), escape(arm)
         told = [
             f"{escape(stage)}: {number(row['mean'])}, seeds from {number(row['min'])} to {number(row['max'])}"
             for stage, row in seeds.iterrows()
         ]
-        fig.add_scatter(
-            x=[stages.index(stage) for stage in seeds.index],
-            y=seeds["mean"].clip(lower=FOOT).to_numpy(),
-            mode="lines+markers",
-            line={"color": style.colour, "width": 2},
-            marker={"symbol": style.marker, "size": 9},
-            name=shown,
-            text=told,
-            hovertemplate=f"<b>{shown}</b><br>%{{text}}<extra></extra>",
-        )
+        x, y, style = list(map(stages.index, seeds.index)), seeds["mean"].clip(lower=FOOT).to_numpy(), style_of(arm)
+        looks = {"mode": "lines+markers", "line": {"color": style.colour, "width": 2}}
+        looks["marker"] = {"symbol": style.marker, "size": 9}
+        fig.add_scatter(x=x, y=y, text=told, **looks, **named(arm, "<br>%{text}"))
     most = int(np.ceil(np.log10(max(table["value"].max(), 10))))
     decades = [10**power for power in range(most + 1)]
     x_axis = {"tickvals": list(range(len(stages))), "ticktext": [escape(stage) for stage in stages], "zeroline": False}
@@ -209,26 +195,16 @@ def _instances(table: pd.DataFrame, quantity: str) -> list[Any]:
     grouped = table.groupby("probability")[quantity]
     low, median, high = grouped.quantile(0.1), grouped.median(), grouped.quantile(0.9)
     dots = go.Scattergl if len(table) > MANY else go.Scatter
+    one = {"mode": "markers", "marker": {"color": colour, "size": 5, "opacity": 0.45}, "name": "one instance"}
+    one["hovertemplate"] = "p = %{x:.3g}, instance %{customdata}<br>%{y:.4g}<extra></extra>"
+    middle = {"mode": "lines+markers", "line": {"color": colour, "width": 2.5}, "name": "median"}
+    middle["marker"] = {"symbol": "line-ew-open", "size": 16, "line": {"width": 3}}
+    middle["hovertemplate"] = "p = %{x:.3g}<br>median %{y:.4g}<extra></extra>"
+    x, y = (table[column].to_numpy(np.float32) for column in ("probability", quantity))
     return [
         band(median.index, low, high, faint(colour), name="10 % to 90 % of instances", legend=True),
-        dots(
-            x=table["probability"].to_numpy(np.float32),
-            y=table[quantity].to_numpy(np.float32),
-            mode="markers",
-            marker={"color": colour, "size": 5, "opacity": 0.45},
-            customdata=[escape(i) for i in table["instance"]],
-            name="one instance",
-            hovertemplate="p = %{x:.3g}, instance %{customdata}<br>%{y:.4g}<extra></extra>",
-        ),
-        go.Scatter(
-            x=median.index.to_numpy(float),
-            y=median.to_numpy(),
-            mode="lines+markers",
-            line={"color": colour, "width": 2.5},
-            marker={"symbol": "line-ew-open", "size": 16, "line": {"width": 3}},
-            name="median",
-            hovertemplate="p = %{x:.3g}<br>median %{y:.4g}<extra></extra>",
-        ),
+        dots(one, x=x, y=y, customdata=table["instance"].map(escape).tolist()),
+        go.Scatter(middle, x=median.index.to_numpy(float), y=median.to_numpy()),
     ]
 
 

@@ -12,6 +12,7 @@ import hashlib
 import html
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -101,10 +102,6 @@ METRIC_LABELS: dict[str, str] = {
     "revived": "latents that fire after training and did not before (share of the dictionary)",
     "untrained_dead": "dead latents before training (share of the dictionary)",
     "died": "latents that fired before training and not after (share of the dictionary)",
-    "dead_mined": "dead latents of those that started mined (share)",
-    "dead_fill": "dead latents of the fill (share)",
-    "untrained_dead_mined": "dead before training of those that start mined (share)",
-    "untrained_dead_fill": "dead before training of the fill (share)",
     "live": "live latents (count)",
     "explained_variance_standardised": "explained variance, dimensions standardised (share)",
     "seconds": "time taken (seconds)",
@@ -173,6 +170,12 @@ def style_of(name: object) -> Style:
         return STYLES[key]
     digest = hashlib.sha256(str(name).encode()).digest()
     return Style(_SPARE_COLOURS[digest[0] % len(_SPARE_COLOURS)], _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)])
+
+
+def named(name: object, hover: str) -> dict[str, Any]:
+    """What a trace of data says of itself: its name in the legend, all traces of it one group, and on hover."""
+    shown = escape(name)
+    return {"name": shown, "legendgroup": shown, "hovertemplate": f"<b>{shown}</b>{hover}<extra></extra>"}
 
 
 def arm_order(names: list[str]) -> list[str]:

@@ -166,11 +166,9 @@ class PromptExplorer:
     def __init__(self, asked: PromptBox) -> None:
         self.asked = asked
         late = {"continuous_update": False}
-        typed, drop = {"layout": WIDE, **late}, widgets.Dropdown
-        self.prompt, self.donor = (
-            labelled(widgets.Text, label, text, **typed)
-            for label, text in zip(("prompt", "donor"), asked.example, strict=True)
-        )
+        (prompt, donor), drop = asked.example, widgets.Dropdown
+        self.prompt = labelled(widgets.Text, "prompt", prompt, layout=WIDE, **late)
+        self.donor = labelled(widgets.Text, "donor", donor, layout=WIDE, **late)
         self.layer = labelled(drop, "layer", options=range(asked.n_layers), value=asked.layer)
         self.subspace = labelled(drop, "subspace", options=asked.subspaces, value=MINED_SUBSPACE)
         self.rank = labelled(drop, "rank", options=sorted(asked.p.ranks), value=judged_rank(asked.p))

@@ -123,13 +123,10 @@ def _index(pages: list[Page], steps: list[dict[str, Any]], compared: dict[str, A
     return {
         "answer": answers.in_one_sentence(record),
         "judged": judged,
-        "answers": judged.answers if judged else [],
         "setting": answers.setting(record),
         "starts": {"rows": starts, "measures": measures},
-        "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
+        "others": [page for page in pages if page is not judged and page.answers],
         "hero": next((page for page in leads.values() if page.rendered.hero), None),
-        "grid": answers.grid_of(record),
-        "strongest": record.get("strongest") or [],
     }
 
 
