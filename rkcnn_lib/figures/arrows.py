@@ -69,13 +69,9 @@ def _tips(points: np.ndarray) -> dict[str, Any]:
     norms, angles = np.linalg.norm(points, axis=1), np.degrees(np.arctan2(points[:, 1], points[:, 0]))
     told = zip(norms.round(3).tolist(), angles.round(1).tolist(), strict=True)
     x, y = points.T.round(4).tolist()
-    return {
-        "type": "scatter",
-        "x": x,
-        "y": y,
-        "customdata": [[i, norm, angle] for i, (norm, angle) in enumerate(told)],
-        "marker": {"color": list(range(len(points))), "colorscale": MANY_HUES, "size": 11, "showscale": False},
-    }
+    hover = [[i, norm, angle] for i, (norm, angle) in enumerate(told)]
+    marker = {"color": list(range(len(points))), "colorscale": MANY_HUES, "size": 11, "showscale": False}
+    return {"type": "scatter", "x": x, "y": y, "customdata": hover, "marker": marker}
 
 
 def mined_slider(frames: Mapping[str, tuple[Any, Any]]) -> go.Figure:

@@ -29,15 +29,10 @@ def dot(
 ) -> go.Scatter:
     """One dot in row ``y`` with its interval: none unless both ``ends`` are finite; ``bar`` is (thickness, width)."""
     low, high = (float(end) for end in ends)
-    return go.Scatter(
-        {"mode": "markers"} | trace,
-        x=[x],
-        y=[y],
-        marker={"color": style.colour, "symbol": style.marker, "size": size} | trace.get("marker", {}),
-        error_x=interval_bar(x, low, high, style, bar) | {"visible": bool(np.isfinite([low, high]).all())},
-        showlegend=False,
-        hovertemplate=f"{hover}<extra></extra>",
-    )
+    looks = {"mode": "markers", "showlegend": False, "hovertemplate": f"{hover}<extra></extra>"} | trace
+    looks["marker"] = {"color": style.colour, "symbol": style.marker, "size": size} | trace.get("marker", {})
+    error = interval_bar(x, low, high, style, bar) | {"visible": bool(np.isfinite([low, high]).all())}
+    return go.Scatter(looks, x=[x], y=[y], error_x=error)
 
 
 def interval_bar(value: Any, low: Any, high: Any, style: Style, bar: tuple[float, float]) -> dict[str, Any]:
@@ -152,17 +147,10 @@ def points(
 ) -> go.Scatter:
     """The form: dots of ``column`` along ``x`` with intervals from columns low and high, joined by a thin line."""
     value, low, high = (table[c].to_numpy(float) for c in (column, "low", "high"))
-    return go.Scatter(
-        {"mode": "lines+markers"} | trace,
-        x=np.asarray(x, dtype=float),
-        y=value,
-        line={"width": 1.5} | line,
-        marker={"color": style.colour, "symbol": style.marker, "size": 9},
-        error_y=interval_bar(value, low, high, style, (1.8, 4)),
-        name=escape(name),
-        legendgroup=escape(name),
-        hovertemplate=f"{hover}<extra></extra>",
-    )
+    looks = {"mode": "lines+markers", "marker": {"color": style.colour, "symbol": style.marker, "size": 9}}
+    looks |= named(name, "") | {"line": {"width": 1.5} | line, "hovertemplate": f"{hover}<extra></extra>"} | trace
+    error = interval_bar(value, low, high, style, (1.8, 4))
+    return go.Scatter(looks, x=np.asarray(x, dtype=float), y=value, error_y=error)
 
 
 def sensitivity(table: pd.DataFrame) -> go.Figure:

@@ -27,11 +27,8 @@ def steps(x: Any, y: Any, name: str, hover: str, fill: float = 0.18, **trace: An
 def _shares(values: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
     """The share and the count of ``values`` in each bin, as plain lists: frames are made of them."""
     counts = np.append(np.histogram(values, edges)[0], 0)
-    return {
-        "x": edges.round(8).tolist(),
-        "y": (counts / len(values)).round(6).tolist(),
-        "customdata": counts.tolist(),
-    }
+    shares = (counts / len(values)).round(6).tolist()
+    return {"x": edges.round(8).tolist(), "y": shares, "customdata": counts.tolist()}
 
 
 HOVER = "from %{x:.3g}<br>%{y:.2%} (%{customdata})"  # of `_shares`
@@ -174,14 +171,10 @@ def frequency_power(table: pd.DataFrame) -> go.Figure:
         looks = {"name": name, "marker": {"color": style_of(arm).colour}}
         hover = "frequency %{x}: %{y:.2%} of the power<extra></extra>"
         fig.add_bar(x=part["frequency"], y=part["value"], hovertemplate=hover, **looks)
-    fig.add_scatter(
-        x=[table["frequency"].min() - 0.5, table["frequency"].max() + 0.5],
-        y=[table["chance_upper"].iloc[0]] * 2,
-        mode="lines",
-        name="chance: 95 % point of the strongest",
-        line={"color": GREY, "dash": "dash"},
-        hovertemplate="strongest of all frequencies in shuffled weights, 95 % point: %{y:.2%}<extra></extra>",
-    )
+    ends, chance = [table["frequency"].min() - 0.5, table["frequency"].max() + 0.5], table["chance_upper"].iloc[0]
+    looks = {"mode": "lines", "line": {"color": GREY, "dash": "dash"}, "name": "chance: 95 % point of the strongest"}
+    hover = "strongest of all frequencies in shuffled weights, 95 % point: %{y:.2%}<extra></extra>"
+    fig.add_scatter(x=ends, y=[chance, chance], hovertemplate=hover, **looks)
     x_axis, y_axis = {"title": "frequency (turns over all p numbers)"}, {"title": "share of power", "tickformat": ".0%"}
     return finish(fig, height=340, legend="right", xaxis=x_axis, yaxis=y_axis)
 
