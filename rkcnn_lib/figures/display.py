@@ -25,23 +25,11 @@ Choice = tuple[str, Sequence[Any], Mapping[str, Any]]
 
 
 def show(fig: go.Figure, title: str, note: str, *, hero: bool = False) -> None:
-    """Display a figure between its title and a line that begins with *Figure note*.
+    """Display a figure between its title, the finding in words, and a line that begins with *Figure note*.
 
-    Parameters
-    ----------
-    fig : plotly.graph_objects.Figure
-        A plain figure: a FigureWidget stores megabytes in the notebook and is dead once exported.
-    title : str
-        The finding, in words; plain text, escaped here. Pages number it and set it as the figure's caption.
-    note : str
-        What the figure shows, its chance level and what it does not show; plain text, escaped here.
-    hero : bool
-        Whether the report's index shows this figure too.
-
-    Raises
-    ------
-    ValueError
-        If ``fig`` is a FigureWidget or draws nothing, or title or note are empty.
+    Title and note are plain text, escaped here; pages number the title and set it as the figure's caption. The note
+    says what is shown, its chance level and what is not shown. The report's index shows a ``hero`` too. ValueError for
+    a FigureWidget, a figure that draws nothing, and an empty title or note.
     """
     if not (title.strip() and note.strip()):
         raise ValueError("show: a figure needs a title, its finding, and a note that says what to read in it")
@@ -57,12 +45,12 @@ def title_html(title: str) -> str:
 
 
 def note_html(note: str) -> str:
-    """Return a figure's note as HTML; its text is escaped here."""
+    """Return a figure's note as HTML, escaped."""
     return f'<p class="figure-note"><b>Figure note.</b> {escape(note)}</p>'
 
 
 def bundle(fig: go.Figure, title: str) -> dict[str, Any]:
-    """Return what a notebook stores of a figure, by mime type; refuses what :func:`show` refuses."""
+    """Return what a notebook stores of a figure, by mime type."""
     if type(fig).__name__ == "FigureWidget":
         raise ValueError("show: give a plotly Figure, not a FigureWidget (it does not survive export)")
     if not len(fig.data):
@@ -72,46 +60,23 @@ def bundle(fig: go.Figure, title: str) -> dict[str, Any]:
     return {MIMETYPE: spec, "text/plain": f"[figure] {title}"}
 
 
-def checked(table: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str], what: str) -> pd.DataFrame:
-    """Rows of ``table`` whose numeric columns are all finite; ValueError: no table, a missing column, no such row."""
-    if not isinstance(table, pd.DataFrame):
-        raise ValueError(f"{what}: expected a pandas DataFrame, got {type(table).__name__}")
+def checked(table: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str]) -> pd.DataFrame:
+    """Rows of ``table`` whose numeric columns are all finite; ValueError: a missing column, no such row."""
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        raise ValueError(f"{what}: the table lacks {missing}; it has {list(table.columns)} and needs {list(columns)}")
+        raise ValueError(f"the table lacks {missing}; it has {list(table.columns)} and needs {list(columns)}")
     if table.empty:
-        raise ValueError(f"{what}: the table has no rows, so there is nothing to draw")
-    table = table.copy()
-    for column in numeric:
-        table[column] = pd.to_numeric(table[column], errors="coerce").astype("float64")
-    finite = table[np.isfinite(table[list(numeric)].to_numpy()).all(axis=1)]
+        raise ValueError("the table has no rows, so there is nothing to draw")
+    table = table.assign(**{name: pd.to_numeric(table[name], errors="coerce").astype("float64") for name in numeric})
+    finite = table[np.isfinite(table[list(numeric)]).all(axis=1)]
     if finite.empty:
-        raise ValueError(f"{what}: no row has finite values in {list(numeric)}")
+        raise ValueError(f"no row has finite values in {list(numeric)}")
     return finite
 
 
-def checked_arrays(
-    arrays: Mapping[str, Any], what: str, ndim: int, columns: int | None = None
-) -> dict[str, np.ndarray]:
-    """Values of a mapping as float arrays (torch tensors too), each non-empty, finite and of ``ndim`` axes."""
-    if not arrays:
-        raise ValueError(f"{what}: nothing was given, so there is nothing to draw")
-    return {str(name): as_array(values, f"{what}, {name!r}", ndim, columns) for name, values in arrays.items()}
-
-
-def as_array(values: Any, what: str, ndim: int, columns: int | None = None, may_be_empty: bool = False) -> np.ndarray:
-    """One array, checked as in :func:`checked_arrays`."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != ndim or (columns is not None and array.shape[-1] != columns):
-        wanted = f"{ndim} axes" + (f" and {columns} columns" if columns is not None else "")
-        raise ValueError(f"{what}: expected an array of {wanted}, got shape {array.shape}")
-    if array.size == 0 and not may_be_empty:
-        raise ValueError(f"{what}: the array is empty (shape {array.shape}), so there is nothing to draw")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{what}: the array holds NaN or infinite values")
-    return array
+def as_array(values: Any) -> np.ndarray:
+    """An array or a tensor as float64."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
 
 
 def in_order(names: Iterable[Any]) -> list[Any]:
@@ -119,10 +84,10 @@ def in_order(names: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(names))
 
 
-def parts_of(table: pd.DataFrame, column: str = "metric") -> list[tuple[str | None, pd.DataFrame]]:
-    """The rows of each value of ``column``, in order of appearance; all, named None, where there is no such column."""
+def parts_of(table: pd.DataFrame, column: str = "metric") -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each value of ``column``, in order of appearance; all, named "value", where there is none."""
     if column not in table.columns:
-        return [(None, table)]
+        return [("value", table)]
     return [(str(name), table[table[column] == name]) for name in in_order(table[column])]
 
 
@@ -138,29 +103,25 @@ def chosen(choices: Sequence[Choice]) -> go.Figure:
         if owner > 0:
             trace.visible = False
     fig.update_layout({path.replace(".", "_"): value for path, value in choices[0][2].items()})
+    buttons = []
+    for i, (name, _, layout) in enumerate(choices):
+        visible = [owner == i and how for owner, how in zip(owners, own, strict=True)]
+        buttons.append({"label": cut(name, 60), "method": "update", "args": [{"visible": visible}, dict(layout)]})
     if len(choices) > 1:
-        buttons = [
-            {
-                "label": cut(name, 60),
-                "method": "update",
-                "args": [{"visible": [o == i and how for o, how in zip(owners, own, strict=True)]}, dict(layout)],
-            }
-            for i, (name, _, layout) in enumerate(choices)
-        ]
-        add_menu(fig, {"type": "dropdown", "buttons": buttons, "active": 0, "x": 0, "xanchor": "left"})
+        add_menu(fig, buttons)
     return fig
 
 
-def add_menu(fig: go.Figure, menu: dict[str, Any]) -> None:
-    """Put a drop-down or a row of buttons right above the plot."""
-    placed = {"y": 1, "yanchor": "bottom", "pad": {"b": 10}, "showactive": True} | menu
+def add_menu(fig: go.Figure, buttons: list[dict[str, Any]], **menu: Any) -> None:
+    """Put a drop-down, or what else ``menu`` makes of it, right above the plot on its left."""
+    looks = {"type": "dropdown", "active": 0, "showactive": True, "x": 0, "xanchor": "left"}
+    placed = {"y": 1, "yanchor": "bottom", "pad": {"b": 10}, "buttons": buttons} | looks | menu
     fig.update_layout(updatemenus=[*fig.layout.updatemenus, placed])
 
 
 def log_axis(values: Any) -> dict[str, Any]:
     """A logarithmic axis with few labels: 1, 2 and 5 of each decade, or decades only where there are many."""
-    values = np.asarray(values, dtype=float)
-    decades = np.log10(values.max() / values.min())
+    decades = np.log10(np.max(values) / np.min(values))
     return {"type": "log", "tickmode": "linear", "dtick": 1 if decades > 3.5 else "D2"}
 
 
@@ -182,11 +143,10 @@ def window(values: Any, wide: Any = (), keep: Sequence[float] = ()) -> list[floa
     The t interval of two seeds is thirteen standard errors long: drawn whole it would press all dots into a
     line. It then runs out of the axis, and the hover names its ends.
     """
-    core = np.asarray([*np.ravel(values), *keep], dtype=float)
-    core = core[np.isfinite(core)]
+    core, ends = (np.asarray(some, dtype=float).ravel() for some in ([*np.ravel(values), *keep], wide))
+    core, ends = core[np.isfinite(core)], ends[np.isfinite(ends)]
     low, high = core.min(), core.max()
     span = high - low or abs(high) * 0.2 or 1.0
-    ends = np.asarray([end for end in np.ravel(np.asarray(wide, dtype=float)) if np.isfinite(end)])
     if ends.size:
         low, high = min(low, max(ends.min(), low - 1.5 * span)), max(high, min(ends.max(), high + 1.5 * span))
     pad = 0.06 * (high - low or span)
@@ -200,16 +160,11 @@ def scale_buttons(fig: go.Figure, axis: str, first: str) -> None:
         "linear": {"type": "linear", "tickmode": "auto", "autorange": True},
     }
     fig.update_layout({axis: kinds[first]})
-    buttons = [
-        {
-            "label": f"{kind} {axis[0]}",
-            "method": "relayout",
-            "args": [{f"{axis}.{key}": value for key, value in kinds[kind].items()}],
-        }
-        for kind in sorted(kinds, key=lambda kind: kind != first)
-    ]
-    menu = {"type": "buttons", "direction": "right", "buttons": buttons, "active": 0, "x": 1, "xanchor": "right"}
-    add_menu(fig, menu)
+    buttons = []
+    for kind in sorted(kinds, key=lambda kind: kind != first):
+        changed = {f"{axis}.{key}": value for key, value in kinds[kind].items()}
+        buttons.append({"label": f"{kind} {axis[0]}", "method": "relayout", "args": [changed]})
+    add_menu(fig, buttons, type="buttons", direction="right", x=1, xanchor="right")
 
 
 def add_slider(fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], play: bool = False, active: int = 0) -> None:
@@ -218,31 +173,15 @@ def add_slider(fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], play:
     ``active`` is the number of the frame that the figure itself shows; ``play`` adds a button that goes through all.
     Values in frames must be plain lists: what a browser reads inside a frame is not decoded from binary.
     """
-    names = list(frames)
-    fig.frames = [go.Frame(name=str(i), data=frames[name]) for i, name in enumerate(names)]
+    fig.frames = [go.Frame(name=str(i), data=data) for i, data in enumerate(frames.values())]
     moved = {"mode": "immediate", "transition": {"duration": 250}, "frame": {"duration": 350, "redraw": True}}
-    steps = [{"label": escape(name), "method": "animate", "args": [[str(i)], moved]} for i, name in enumerate(names)]
-    fig.update_layout(
-        sliders=[
-            {
-                "steps": steps,
-                "active": active,
-                "x": 0,
-                "len": 1,
-                "pad": {"t": 46, "b": 4},
-                "currentvalue": {"prefix": "", "xanchor": "left", "font": {"size": 13}},
-            }
-        ]
-    )
+    steps = [{"label": escape(name), "method": "animate", "args": [[str(i)], moved]} for i, name in enumerate(frames)]
+    looks = {"x": 0, "len": 1, "pad": {"t": 46, "b": 4}}
+    looks["currentvalue"] = {"prefix": "", "xanchor": "left", "font": {"size": 13}}
+    fig.update_layout(sliders=[{"steps": steps, "active": active, **looks}])
     if play:
-        menu = {
-            "type": "buttons",
-            "x": 1,
-            "xanchor": "right",
-            "showactive": False,
-            "buttons": [{"label": "▶ play", "method": "animate", "args": [None, moved]}],
-        }
-        add_menu(fig, menu)
+        button = {"label": "▶ play", "method": "animate", "args": [None, moved]}
+        add_menu(fig, [button], type="buttons", showactive=False, x=1, xanchor="right")
 
 
 def finish(fig: go.Figure, height: int, legend: str | None = None, **layout: Any) -> go.Figure:

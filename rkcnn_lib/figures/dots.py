@@ -10,30 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
-from rkcnn_lib.figures.style import (
-    CHANCE_FILL,
-    CHANCE_LINE,
-    Style,
-    arm_order,
-    escape,
-    label,
-    number,
-    short,
-    style_of,
-)
+from rkcnn_lib.figures.lines import LEVELS
+from rkcnn_lib.figures.style import CHANCE_FILL, GREY, Style, arm_order, escape, label, named, number, short, style_of
+from rkcnn_lib.measure.statistics import mean_interval
 
 GROUPS = ["top", "random", "bottom", "full"]
-
-
-def summary(values: Any) -> tuple[float, float, float]:
-    """Mean and 95 % interval; below two values the interval is NaN, for there is none."""
-    from rkcnn_lib.measure.statistics import mean_interval
-
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values.mean()), float("nan"), float("nan")
-    mean, low, high = mean_interval(values)
-    return float(mean), float(low), float(high)
 
 
 def dot(
@@ -48,16 +29,10 @@ def dot(
 ) -> go.Scatter:
     """One dot in row ``y`` with its interval: none unless both ``ends`` are finite; ``bar`` is (thickness, width)."""
     low, high = (float(end) for end in ends)
-    known = bool(np.isfinite([low, high]).all())
-    return go.Scatter(
-        {"mode": "markers"} | trace,
-        x=[x],
-        y=[y],
-        marker={"color": style.colour, "symbol": style.marker, "size": size} | trace.get("marker", {}),
-        error_x=interval_bar(x, low, high, style, bar) | {"visible": known},
-        showlegend=False,
-        hovertemplate=f"{hover}<extra></extra>",
-    )
+    looks = {"mode": "markers", "showlegend": False, "hovertemplate": f"{hover}<extra></extra>"} | trace
+    looks["marker"] = {"color": style.colour, "symbol": style.marker, "size": size} | trace.get("marker", {})
+    error = interval_bar(x, low, high, style, bar) | {"visible": bool(np.isfinite([low, high]).all())}
+    return go.Scatter(looks, x=[x], y=[y], error_x=error)
 
 
 def interval_bar(value: Any, low: Any, high: Any, style: Style, bar: tuple[float, float]) -> dict[str, Any]:
@@ -70,18 +45,9 @@ def interval_bar(value: Any, low: Any, high: Any, style: Style, bar: tuple[float
 def box(x0: float, x1: float, y: float, name: str, legend: bool) -> go.Scatter:
     """The grey rectangle around one row: its chance band or its margin."""
     low, high = y - 0.42, y + 0.42
-    return go.Scatter(
-        x=[x0, x1, x1, x0, x0],
-        y=[low, low, high, high, low],
-        fill="toself",
-        fillcolor=CHANCE_FILL,
-        line={"width": 1, "color": CHANCE_LINE},
-        mode="lines",
-        hoverinfo="skip",
-        name=name,
-        legendgroup=name,
-        showlegend=legend,
-    )
+    looks = {"mode": "lines", "fill": "toself", "fillcolor": CHANCE_FILL, "line": {"width": 1, "color": GREY}}
+    named = {"name": name, "legendgroup": name, "showlegend": legend, "hoverinfo": "skip"}
+    return go.Scatter(looks | named, x=[x0, x1, x1, x0, x0], y=[low, low, high, high, low])
 
 
 def rows_of_seeds(
@@ -101,7 +67,9 @@ def rows_of_seeds(
         if rows.empty:
             continue
         shown, style, beside = f"<b>{escape(name)}</b>", style_of(name), ""
-        if chance := _chance(rows):
+        levels = rows.reindex(columns=LEVELS).apply(pd.to_numeric, errors="coerce").dropna()
+        if len(levels):
+            chance = levels.mean().tolist()
             traces.append(box(*chance, y, f"{grey}: mean to 95 % point", legend=not bands))
             bands += chance
             beside = f"<br>{grey} {number(chance[0])}, 95 % point {number(chance[1])}"
@@ -110,10 +78,10 @@ def rows_of_seeds(
             f"{shown}, seed {escape(seed)}{of}<br>{number(value)}{beside}"
             for seed, of, value in zip(rows["seed"], labels, rows["value"], strict=True)
         ]
-        values = rows.groupby("seed")["value"].mean()
-        mean, low, high = summary(values)
-        hover = f"{shown}{beside}<br>mean of {len(values)}: {number(mean)}<br>{interval_text(low, high)}"
         traces.append(_seeds(y, rows["value"], texts, style))
+        values = rows.groupby("seed")["value"].mean()
+        mean, low, high = mean_interval(values)
+        hover = f"{shown}{beside}<br>mean of {len(values)}: {number(mean)}<br>{interval_text(low, high)}"
         traces.append(dot(mean, y + 0.12, (low, high), style, 13, hover, name=escape(name)))
         ends += [low, high]
     return traces, ends, bands
@@ -124,56 +92,36 @@ def interval_text(low: float, high: float) -> str:
     return f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
 
 
-def _chance(rows: pd.DataFrame) -> tuple[float, float] | None:
-    if not {"chance_mean", "chance_upper"} <= set(rows.columns):
-        return None
-    levels = rows[["chance_mean", "chance_upper"]].apply(pd.to_numeric, errors="coerce").dropna()
-    return None if levels.empty else (float(levels["chance_mean"].mean()), float(levels["chance_upper"].mean()))
-
-
 def _seeds(y: float, values: pd.Series, texts: list[str], style: Style) -> go.Scatter:
-    """Open dots, spread a little below their mean so that equal values stay visible."""
+    """Faint dots, spread a little below their mean so that equal values stay visible."""
     spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
-    return go.Scatter(
-        x=values.to_numpy(np.float32),
-        y=(y - 0.2 + spread * 0.8).astype(np.float32),
-        mode="markers",
-        marker={"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6},
-        text=texts,
-        showlegend=False,
-        hovertemplate="%{text}<extra></extra>",
-    )
+    looks = {"mode": "markers", "showlegend": False, "hovertemplate": "%{text}<extra></extra>"}
+    looks["marker"] = {"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6}
+    heights = (y - 0.2 + spread * 0.8).astype(np.float32)
+    return go.Scatter(looks, x=values.to_numpy(np.float32), y=heights, text=texts)
 
 
 def arm_metrics(table: pd.DataFrame) -> go.Figure:
     """Metrics of each arm: a dot a seed, the mean with its 95 % interval, a drop-down over the metrics.
 
-    Columns arm, seed, metric, value and, where the metric has them, chance_mean and chance_upper.
+    Columns arm, seed, value and, where the metric has them, chance_mean and chance_upper, the ends of the arm's grey
+    band; metric where there are several.
     """
-    table = checked(table, ["arm", "seed", "metric", "value"], ["value"], "arm_metrics")
-    return _beside_chance(table, "arm")
+    table = checked(table, ["arm", "seed", "value"], ["value"])
+    table = table.assign(arm=table["arm"].astype(str))
+    arms, choices, any_chance = arm_order(in_order(table["arm"])), [], False
+    for metric, part in parts_of(table):
+        traces, ends, bands = rows_of_seeds(part, "arm", arms, "chance")
+        any_chance |= bool(bands)
+        axis = {"xaxis.title.text": label(metric), "xaxis.range": window(part["value"], ends, bands)}
+        choices.append((short(metric), traces, axis))
+    legend = "top" if any_chance else None
+    return finish(chosen(choices), height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
 
 
 def recovery_by_miner(table: pd.DataFrame) -> go.Figure:
-    """Recovery by each miner: a dot a seed, the mean with its 95 % interval, its own grey chance band.
-
-    Columns miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down over it.
-    """
-    columns = ["miner", "seed", "value", "chance_mean", "chance_upper"]
-    table = checked(table, columns, ["value", "chance_mean", "chance_upper"], "recovery_by_miner")
-    return _beside_chance(table, "miner")
-
-
-def _beside_chance(table: pd.DataFrame, key: str) -> go.Figure:
-    table = table.assign(**{key: table[key].astype(str)})
-    arms, choices, any_chance = arm_order(in_order(table[key])), [], False
-    for metric, part in parts_of(table):
-        traces, ends, bands = rows_of_seeds(part, key, arms, "chance")
-        any_chance |= bool(bands)
-        axis = {"xaxis.title.text": label(metric or "value"), "xaxis.range": window(part["value"], ends, bands)}
-        choices.append((short(metric or "value"), traces, axis))
-    legend = "top" if any_chance else None
-    return finish(chosen(choices), height=100 + 46 * len(arms), legend=legend, yaxis=rows_axis(arms))
+    """As :func:`arm_metrics`, with a column miner in place of arm; each has its chance level."""
+    return arm_metrics(checked(table, ["miner", *LEVELS], LEVELS).rename(columns={"miner": "arm"}))
 
 
 def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new rows (share)") -> go.Figure:
@@ -183,15 +131,13 @@ def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new r
     permuted labels); with a column probe, a drop-down over it. Rows of one seed (several labels, in a column label)
     count as one in the interval.
     """
-    columns = ["group", "seed", "value", "chance_mean", "chance_upper"]
-    table = checked(table, columns, ["value", "chance_mean", "chance_upper"], "selectivity")
+    table = checked(table, ["group", "seed", "value", *LEVELS], ["value", *LEVELS])
     present = in_order(table["group"])
     groups = [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
     choices = []
     for probe, part in parts_of(table, "probe"):
         traces, _, bands = rows_of_seeds(part, "group", groups, "permuted labels")
-        axis = {"xaxis.range": window(part["value"], keep=bands)}
-        choices.append((f"probe: {escape(probe)}" if probe else "value", traces, axis))
+        choices.append((f"probe: {escape(probe)}", traces, {"xaxis.range": window(part["value"], keep=bands)}))
     x_axis, height = {"title": measured}, 110 + 62 * len(groups)
     return finish(chosen(choices), height=height, legend="top", xaxis=x_axis, yaxis=rows_axis(groups))
 
@@ -201,17 +147,10 @@ def points(
 ) -> go.Scatter:
     """The form: dots of ``column`` along ``x`` with intervals from columns low and high, joined by a thin line."""
     value, low, high = (table[c].to_numpy(float) for c in (column, "low", "high"))
-    return go.Scatter(
-        {"mode": "lines+markers"} | trace,
-        x=np.asarray(x, dtype=float),
-        y=value,
-        line={"width": 1.5} | line,
-        marker={"color": style.colour, "symbol": style.marker, "size": 9},
-        error_y=interval_bar(value, low, high, style, (1.8, 4)),
-        name=escape(name),
-        legendgroup=escape(name),
-        hovertemplate=f"{hover}<extra></extra>",
-    )
+    looks = {"mode": "lines+markers", "marker": {"color": style.colour, "symbol": style.marker, "size": 9}}
+    looks |= named(name, "") | {"line": {"width": 1.5} | line, "hovertemplate": f"{hover}<extra></extra>"} | trace
+    error = interval_bar(value, low, high, style, (1.8, 4))
+    return go.Scatter(looks, x=np.asarray(x, dtype=float), y=value, error_y=error)
 
 
 def sensitivity(table: pd.DataFrame) -> go.Figure:
@@ -219,45 +158,38 @@ def sensitivity(table: pd.DataFrame) -> go.Figure:
 
     Columns axis, x (a value of the axis: number or text), arm, seed, metric, value.
     """
-    table = checked(table, ["axis", "x", "arm", "seed", "metric", "value"], ["value"], "sensitivity")
+    table = checked(table, ["axis", "x", "arm", "seed", "metric", "value"], ["value"])
     arms = arm_order([str(name) for name in in_order(table["arm"])])
     choices = []
     for axis, along in parts_of(table, "axis"):
-        places = _ordered(along["x"])
-        ticks = {"xaxis.tickvals": list(range(len(places))), "xaxis.ticktext": [escape(place) for place in places]}
-        ticks |= {"xaxis.title.text": escape(axis), "xaxis.range": [-0.4, len(places) - 0.6]}
+        places = sorted(in_order(along["x"]), key=_numbers_first)
+        along = along.assign(place=along["x"].map(places.index))
+        layout = {"xaxis.tickvals": list(range(len(places))), "xaxis.ticktext": [escape(place) for place in places]}
+        layout |= {"xaxis.title.text": escape(axis), "xaxis.range": [-0.4, len(places) - 0.6]}
         for metric, part in parts_of(along):
             traces = []
             ends: list[float] = []
             for i, arm in enumerate(arms):
-                means = _means(part[part["arm"] == arm], places)
                 style, shown = style_of(arm), escape(arm)
-                x = means["place"] + 0.06 * (i - (len(arms) - 1) / 2)
-                text = [f"<b>{shown}</b> at {escape(places[m.place])}<br>{m.text}" for m in means.itertuples()]
-                line = {"color": style.colour}
-                traces.append(points(x, means, "value", style, arm, "%{text}", line, text=text))
+                found = part[part["arm"] == arm].groupby("place")["value"].apply(mean_interval)
+                means = pd.DataFrame(found.tolist(), index=found.index, columns=["value", "low", "high"])
+                text = [
+                    f"<b>{shown}</b> at {escape(places[m.Index])}<br>mean {number(m.value)}"
+                    f"<br>{interval_text(m.low, m.high)}"
+                    for m in means.itertuples()
+                ]
+                x = means.index + 0.06 * (i - (len(arms) - 1) / 2)
+                traces.append(points(x, means, "value", style, arm, "%{text}", {"color": style.colour}, text=text))
                 ends += [*means["low"], *means["high"]]
             y_axis = {"yaxis.title.text": label(metric), "yaxis.range": window(part["value"], ends)}
-            choices.append((f"{escape(axis)}: {short(metric)}", traces, ticks | y_axis))
+            choices.append((f"{escape(axis)}: {short(metric)}", traces, layout | y_axis))
     return finish(chosen(choices), height=420, legend="right")
 
 
-def _ordered(values: pd.Series) -> list[object]:
-    """An axis's distinct values: numbers in order, others as they come, after them."""
-    distinct = in_order(values)
-    numbers = sorted(value for value in distinct if isinstance(value, int | float | np.number))
-    return numbers + [value for value in distinct if not isinstance(value, int | float | np.number)]
-
-
-def _means(rows: pd.DataFrame, places: list[object]) -> pd.DataFrame:
-    """Columns place (its number), value, low, high and text, of the places that have rows."""
-    means = []
-    for place, name in enumerate(places):
-        values = rows.loc[rows["x"] == name, "value"].to_numpy(float)
-        if len(values):
-            mean, low, high = summary(values)
-            means.append((place, mean, low, high, f"mean {number(mean)}<br>{interval_text(low, high)}"))
-    return pd.DataFrame(means, columns=["place", "value", "low", "high", "text"])
+def _numbers_first(value: object) -> tuple[bool, float]:
+    """What sorts an axis's values: numbers in order, then others as they come."""
+    is_number = isinstance(value, int | float | np.number)
+    return not is_number, float(value) if is_number else 0.0
 
 
 def next_tokens(table: pd.DataFrame) -> go.Figure:
@@ -265,24 +197,14 @@ def next_tokens(table: pd.DataFrame) -> go.Figure:
 
     Columns token, run, probability ([0, 1]); tokens and runs in the order they are to be shown.
     """
-    table = checked(table, ["token", "run", "probability"], ["probability"], "next_tokens")
-    if table["probability"].min() < 0 or table["probability"].max() > 1 + 1e-6:
-        raise ValueError("next_tokens: probabilities lie in [0, 1]")
+    table = checked(table, ["token", "run", "probability"], ["probability"])
     tokens, runs = ([str(name) for name in in_order(table[column])] for column in ("token", "run"))
     fig = go.Figure()
     for i, run in enumerate(runs):
-        part, style, shown = table[table["run"].astype(str) == run], style_of(run), escape(run)
+        part, style = table[table["run"].astype(str) == run], style_of(run)
         shift = 0.18 * (i - (len(runs) - 1) / 2)  # equal probabilities stay visible
-        fig.add_trace(
-            go.Scatter(
-                x=[round(float(p), 5) for p in part["probability"]],
-                y=[tokens.index(str(token)) + shift for token in part["token"]],
-                mode="markers",
-                name=shown,
-                marker={"color": style.colour, "symbol": style.marker, "size": 11},
-                text=[escape(token) for token in part["token"]],
-                hovertemplate=f"<b>{shown}</b>: “%{{text}}” %{{x:.1%}}<extra></extra>",
-            )
-        )
+        x, y = part["probability"].round(5).tolist(), [tokens.index(str(token)) + shift for token in part["token"]]
+        marker, text = {"color": style.colour, "symbol": style.marker, "size": 11}, part["token"].map(escape).tolist()
+        fig.add_scatter(x=x, y=y, text=text, mode="markers", marker=marker, **named(run, ": “%{text}” %{x:.1%}"))
     x_axis = {"title": "probability of coming next", "range": [-0.02, 1.02], "tickformat": ".0%"}
     return finish(fig, height=90 + 34 * len(tokens), legend="top", xaxis=x_axis, yaxis=rows_axis(tokens))

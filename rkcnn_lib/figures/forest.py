@@ -13,20 +13,15 @@ import plotly.graph_objects as go
 from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
 from rkcnn_lib.figures.dots import box, dot, points
 from rkcnn_lib.figures.lines import band
-from rkcnn_lib.figures.style import (
-    CHANCE_FILL,
-    CHANCE_LINE,
-    UNJUDGED,
-    VERDICT_STYLES,
-    Style,
-    escape,
-    faint,
-    label,
-    number,
-    short,
-    style_of,
-)
+from rkcnn_lib.figures.style import CHANCE_FILL, GREY, Style, escape, faint, label, number, short, style_of
 
+VERDICTS: dict[str, Style] = {
+    "better": Style("#2f9447", "circle"),
+    "equivalent": Style("#2f9447", "circle-open"),
+    "worse": Style("#b9330d", "x"),
+    "undecided": Style(GREY, "diamond-open"),
+}
+UNJUDGED = Style(GREY, "circle-open")
 WITHIN = "within the margin ±δ"
 REFERENCES = {"clean": "clean", "full-resample": "full resample"}
 SYMBOLS = {"keep": "", "ablate": "-open"}  # filled where the subspace is kept, open where it is ablated
@@ -39,7 +34,7 @@ def paired_differences(table: pd.DataFrame) -> go.Figure:
     that the first arm of the contrast is better.
     """
     columns = ["contrast", "metric", "difference", "low", "high", "delta", "verdict", "n_seeds"]
-    table = checked(table, columns, ["difference"], "paired_differences")
+    table = checked(table, columns, ["difference"])
     rows = in_order(table["contrast"].astype(str))
     choices = []
     for metric, part in parts_of(table):
@@ -56,15 +51,14 @@ def paired_differences(table: pd.DataFrame) -> go.Figure:
 
 
 def _difference(y: float, row: pd.Series, legend: bool) -> list[go.Scatter]:
-    judged = row["verdict"] if isinstance(row["verdict"], str) else None
-    words = escape(judged or "no verdict")
+    judged = row["verdict"] if isinstance(row["verdict"], str) else "no verdict"
     delta = float(row["delta"]) if pd.notna(row["delta"]) else 0.0
     hover = (
         f"<b>{escape(row['contrast'])}</b><br>difference {number(row['difference'])}<br>interval {_bounds(row)}"
-        f"<br>margin ±{number(delta)}, {escape(row['n_seeds'])} seeds<br>{words}"
+        f"<br>margin ±{number(delta)}, {escape(row['n_seeds'])} seeds<br>{escape(judged)}"
     )
-    beside = {"mode": "markers+text", "text": [words], "textposition": "top center", "textfont": {"size": 11}}
-    style, ends = VERDICT_STYLES.get(judged or "", UNJUDGED), (row["low"], row["high"])
+    beside = {"mode": "markers+text", "text": [escape(judged)], "textposition": "top center", "textfont": {"size": 11}}
+    style, ends = VERDICTS.get(judged, UNJUDGED), (row["low"], row["high"])
     margin = [box(-delta, delta, y, WITHIN, legend)] if delta > 0 else []
     return [*margin, dot(row["difference"], y, ends, style, 12, hover, cliponaxis=False, **beside)]
 
@@ -82,7 +76,7 @@ def layer_differences(table: pd.DataFrame, x: str = "layer") -> go.Figure:
     column along which the layers stand; another than "layer" gives dots without a line.
     """
     columns = [*dict.fromkeys(["layer", x]), "contrast", "difference", "low", "high", "delta"]
-    table = checked(table, columns, [x, "difference"], "layer_differences")
+    table = checked(table, columns, [x, "difference"])
     contrasts = in_order(table["contrast"].astype(str))
     by_layer, places = x == "layer", np.sort(table[x].unique())
     margin = 0.5 if by_layer else 0.05 * (np.ptp(places) or 1.0)
@@ -102,8 +96,8 @@ def layer_differences(table: pd.DataFrame, x: str = "layer") -> go.Figure:
                 style = style_of(contrast.split(",")[0])
                 traces.append(_along_layers(at, rows, "difference", style, contrast, mode=mode))
         axis = window(part["difference"], part[["low", "high"]].to_numpy(float), [0, delta, -delta])
-        layout = {"yaxis.title.text": f"difference in {label(metric or 'value')}", "yaxis.range": axis}
-        choices.append((short(metric or "value"), traces, layout))
+        layout = {"yaxis.title.text": f"difference in {label(metric)}", "yaxis.range": axis}
+        choices.append((short(metric), traces, layout))
     x_axis = {"title": label(x)} | ({"tickvals": places} if by_layer else {})
     return finish(chosen(choices), height=460, legend="right", xaxis=x_axis, yaxis={"zerolinewidth": 2})
 
@@ -126,7 +120,7 @@ def causal_by_layer(table: pd.DataFrame) -> go.Figure:
     "full-resample" become grey reference lines.
     """
     columns = ["layer", "subspace", "intervention", "metric", "value", "low", "high"]
-    table = checked(table, columns, ["layer", "value"], "causal_by_layer")
+    table = checked(table, columns, ["layer", "value"])
     choices = []
     for metric, part in parts_of(table):
         traces: list[go.Scatter] = []
@@ -149,48 +143,39 @@ def causal_effects(table: pd.DataFrame, drawn: Sequence[str] | None = None) -> g
     """Effects of keeping or ablating subspaces, with intervals; clean and full-resample runs are lines.
 
     Columns subspace, intervention (keep or ablate), metric, value, low, high. Rows whose subspace is "clean" or
-    "full-resample" become reference lines; others there must be. Subspaces that are not ``drawn`` come with a choice
-    of their own in the drop-down.
+    "full-resample" become reference lines. Subspaces that are not ``drawn`` come with a choice of their own in the
+    drop-down.
     """
-    columns = ["subspace", "intervention", "metric", "value", "low", "high"]
-    table = checked(table, columns, ["value"], "causal_effects")
-    is_reference = table["subspace"].isin(REFERENCES)
-    subspaces = in_order(table.loc[~is_reference, "subspace"].astype(str))
-    if not subspaces:
-        raise ValueError("causal_effects: only reference rows were given, there is no subspace to draw")
+    table = checked(table, ["subspace", "intervention", "metric", "value", "low", "high"], ["value"])
+    subspaces = in_order(table.loc[~table["subspace"].isin(REFERENCES), "subspace"].astype(str))
     first = [subspace for subspace in subspaces if drawn is None or subspace in drawn] or subspaces
-    subspaces = [*first, *(subspace for subspace in subspaces if subspace not in first)]
+    subspaces = in_order([*first, *subspaces])
     choices = []
     for n, (metric, part) in itertools.product(dict.fromkeys([len(first), len(subspaces)]), parts_of(table)):
         is_reference = part["subspace"].isin(REFERENCES)
         traces: list[go.Scatter] = []
         for _, row in part[is_reference].drop_duplicates("subspace").iterrows():
-            hover = f"{REFERENCES[row['subspace']]}: {number(row['value'])}<extra></extra>"
-            name = f"{REFERENCES[row['subspace']]} ({number(row['value'])})"
-            ends = [-0.6, n - 0.4]
-            traces.append(_reference(row["subspace"], [row["value"]] * 2, ends, name=name, hovertemplate=hover))
-        effects = part[~is_reference]
-        for i, intervention in enumerate(in_order(effects["intervention"])):
-            under = effects[effects["intervention"] == intervention]
+            name, value = REFERENCES[row["subspace"]], number(row["value"])
+            told = {"name": f"{name} ({value})", "hovertemplate": f"{name}: {value}<extra></extra>"}
+            traces.append(_reference(row["subspace"], [row["value"]] * 2, [-0.6, n - 0.4], **told))
+        for i, (intervention, under) in enumerate(parts_of(part[~is_reference], "intervention")):
             for y, subspace in enumerate(subspaces[:n]):
                 for _, row in under[under["subspace"].astype(str) == subspace].iterrows():
                     traces.append(_effect(y + 0.3 * i - 0.15, row))
-            traces.append(_legend_entry(str(intervention)))
+            marker = {"color": GREY, "symbol": "circle" + SYMBOLS.get(intervention, ""), "size": 10}
+            traces.append(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=escape(intervention)))
         axis = window(part["value"], part[["low", "high"]].to_numpy(float), [0])
-        layout = {
-            "xaxis.title.text": label(metric),
-            "xaxis.range": axis,
-            "yaxis.range": rows_axis(subspaces[:n])["range"],
-        }
+        layout = {"xaxis.title.text": label(metric), "xaxis.range": axis}
+        layout["yaxis.range"] = rows_axis(subspaces[:n])["range"]
         choices.append((short(metric) + ", every subspace" * (n > len(first)), traces, layout))
-    height = 110 + 54 * len(first)
-    rows = {name: value for name, value in rows_axis(subspaces).items() if name != "range"}
-    return finish(chosen(choices), height=height, legend="right", yaxis=rows)
+    rows = rows_axis(subspaces)
+    del rows["range"]  # each choice has its own
+    return finish(chosen(choices), height=110 + 54 * len(first), legend="right", yaxis=rows)
 
 
 def _reference(subspace: str, x: Any, y: Any, **trace: Any) -> go.Scatter:
     dash = "dash" if subspace == "clean" else "dot"
-    return go.Scatter(x=x, y=y, mode="lines", line={"color": CHANCE_LINE, "width": 2, "dash": dash}, **trace)
+    return go.Scatter(x=x, y=y, mode="lines", line={"color": GREY, "width": 2, "dash": dash}, **trace)
 
 
 def _opened(style: Style, intervention: object) -> Style:
@@ -205,8 +190,3 @@ def _effect(y: float, row: pd.Series) -> go.Scatter:
     )
     outline = {"line": {"width": 2, "color": style.colour}}
     return dot(row["value"], y, (row["low"], row["high"]), style, 11, hover, (2, 5), marker=outline)
-
-
-def _legend_entry(intervention: str) -> go.Scatter:
-    marker = {"color": CHANCE_LINE, "symbol": "circle" + SYMBOLS.get(intervention, ""), "size": 10}
-    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=escape(intervention))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import add_menu, as_array, checked, checked_arrays, chosen, finish, in_order, parts_of
+from rkcnn_lib.figures.display import add_menu, as_array, checked, chosen, finish, in_order, parts_of
 from rkcnn_lib.figures.style import DIVERGING, SEQUENTIAL, arm_order, escape, number, short
 
 PLAIN = {"showgrid": False, "zeroline": False}  # an axis of a matrix
@@ -28,42 +28,27 @@ def _signed(z: np.ndarray, limit: float) -> dict[str, Any]:
 def mined_versus_true(cosines: Mapping[str, Any]) -> go.Figure:
     """Heat map of the signed cosines of true features with mined directions, one miner at a time.
 
-    Arrays (n_true, n_mined) in [-1, 1] by miner; columns in the order of the matching, so that matches lie on the
-    diagonal.
+    Arrays (n_true, n_mined) by miner; columns in the order of the matching, so that matches lie on the diagonal.
     """
     choices = []
-    for name, values in checked_arrays(cosines, "mined_versus_true", ndim=2).items():
-        if np.abs(values).max() > 1 + 1e-4:
-            raise ValueError(f"mined_versus_true, {name!r}: cosines must lie in [-1, 1]")
-        shown = escape(name)
+    for name, matrix in cosines.items():
+        values, shown = as_array(matrix), escape(name)
         hover = f"<b>{shown}</b><br>true feature %{{y}}, mined direction matched to feature %{{x}}<br>cosine %{{z:.3f}}"
-        choices.append(
-            (
-                f"{shown}: mean {np.diagonal(values).mean():.2f}, {values.shape[1]} directions",
-                [heat(_signed(values, 1), hover, "cosine", name=shown)],
-                {"xaxis.title.text": f"mined direction ({shown}), in the order of its match"},
-            )
-        )
-    return finish(
-        chosen(choices),
-        height=470,
-        xaxis=PLAIN | {"constrain": "domain"},
-        yaxis=PLAIN | {"autorange": "reversed", "title": "true feature"},
-    )
+        told = f"{shown}: mean {np.diagonal(values).mean():.2f}, {values.shape[1]} directions"
+        axis = {"xaxis.title.text": f"mined direction ({shown}), in the order of its match"}
+        choices.append((told, [heat(_signed(values, 1), hover, "cosine", name=shown)], axis))
+    y_axis = PLAIN | {"autorange": "reversed", "title": "true feature"}
+    return finish(chosen(choices), height=470, xaxis=PLAIN | {"constrain": "domain"}, yaxis=y_axis)
 
 
 def interference(W: Any) -> go.Figure:
     """Heat map of W Wᵀ, W (n_features, n_hidden): squared norms on the diagonal, interference of features off it."""
-    W = as_array(W, "interference", ndim=2)
+    W = as_array(W)
     gram = (W @ W.T).astype(np.float32)
-    limit = float(np.abs(gram).max()) or 1.0
     hover = "feature %{y} with feature %{x}<br>W_i · W_j = %{z:.3f}"
-    return finish(
-        go.Figure(heat(_signed(gram, limit), hover, "W_i · W_j")),
-        height=480,
-        xaxis=PLAIN | {"title": "feature"},
-        yaxis=PLAIN | {"title": "feature", "autorange": "reversed"},
-    )
+    fig = go.Figure(heat(_signed(gram, float(np.abs(gram).max()) or 1.0), hover, "W_i · W_j"))
+    axis = PLAIN | {"title": "feature"}
+    return finish(fig, height=480, xaxis=axis, yaxis=axis | {"autorange": "reversed"})
 
 
 def layer_heatmap(table: pd.DataFrame) -> go.Figure:
@@ -72,35 +57,26 @@ def layer_heatmap(table: pd.DataFrame) -> go.Figure:
     Columns layer, arm, metric, value, and hook where there are several (the first is shown first); several rows of a
     cell (seeds) are averaged.
     """
-    table = checked(table, ["layer", "arm", "metric", "value"], ["value"], "layer_heatmap")
-    table = table.assign(arm=table["arm"].astype(str), hook=table["hook"].astype(str) if "hook" in table else "")
-    arms, layers, hooks = arm_order(in_order(table["arm"])), sorted(table["layer"].unique()), in_order(table["hook"])
-    cells = {hook: [_cells(part[part["hook"] == hook], arms, layers) for _, part in parts_of(table)] for hook in hooks}
+    table = checked(table, ["layer", "arm", "metric", "value"], ["value"])
+    table = table.assign(arm=table["arm"].astype(str))
+    arms, layers = arm_order(in_order(table["arm"])), sorted(table["layer"].unique())
+    cells = {  # by hook, a heat map a metric
+        hook: [_cells(part[part["metric"].astype(str) == metric], arms, layers) for metric, _ in parts_of(table)]
+        for hook, part in parts_of(table, "hook")
+    }
     names = {"x": [str(layer) for layer in layers], "y": [escape(arm) for arm in arms], "texttemplate": "%{text}"}
-    hover = "%{y}, layer %{x}<br>mean %{z:.4g}"
-    metrics = [metric for metric, _ in parts_of(table)]
-    fig = chosen(
-        [
-            (short(metric), [heat(values, hover, **names)], {})
-            for metric, values in zip(metrics, cells[hooks[0]], strict=True)
-        ]
-    )
-    if len(hooks) > 1:
-        buttons = [
-            {
-                "label": escape(hook),
-                "method": "restyle",
-                "args": [{name: [values[name] for values in cells[hook]] for name in cells[hook][0]}],
-            }
-            for hook in hooks
-        ]
-        add_menu(fig, {"type": "dropdown", "buttons": buttons, "active": 0, "x": 1, "xanchor": "right"})
-    return finish(
-        fig,
-        height=110 + 40 * len(arms),
-        xaxis={"title": "layer", "type": "category", "showgrid": False},
-        yaxis={"autorange": "reversed", "showgrid": False},
-    )
+    hover, first = "%{y}, layer %{x}<br>mean %{z:.4g}", next(iter(cells.values()))
+    shown = zip(parts_of(table), first, strict=True)
+    fig = chosen([(short(metric), [heat(values, hover, **names)], {}) for (metric, _), values in shown])
+    buttons = []
+    for hook, maps in cells.items():
+        changed = {name: [values[name] for values in maps] for name in maps[0]}
+        buttons.append({"label": escape(hook), "method": "restyle", "args": [changed]})
+    if len(cells) > 1:
+        add_menu(fig, buttons, x=1, xanchor="right")
+    x_axis = {"title": "layer", "type": "category", "showgrid": False}
+    y_axis = {"autorange": "reversed", "showgrid": False}
+    return finish(fig, height=110 + 40 * len(arms), xaxis=x_axis, yaxis=y_axis)
 
 
 def _cells(table: pd.DataFrame, arms: list[str], layers: list[Any]) -> dict[str, Any]:

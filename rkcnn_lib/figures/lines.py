@@ -9,16 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import (
-    checked,
-    chosen,
-    finish,
-    in_order,
-    log_axis,
-    parts_of,
-    scale_buttons,
-)
-from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, number, short, style_of
+from rkcnn_lib.figures.display import checked, chosen, finish, in_order, log_axis, parts_of, scale_buttons
+from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, named, number, short, style_of
 
 MANY = 4000  # points from which WebGL draws
 MAX_TICKS = 8  # as many probabilities are named one by one on the axis
@@ -31,18 +23,9 @@ def band(
 ) -> go.Scatter:
     """A filled region between ``low`` and ``high`` along ``x``; it answers no hover."""
     x, low, high = (np.asarray(values, dtype=float) for values in (x, low, high))
-    return go.Scatter(
-        x=np.concatenate([x, x[::-1]]),
-        y=np.concatenate([low, high[::-1]]),
-        fill="toself",
-        fillcolor=fill,
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        name=name,
-        legendgroup=group,
-        showlegend=legend,
-    )
+    looks = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": fill, "hoverinfo": "skip"}
+    named = {"name": name, "legendgroup": group, "showlegend": legend}
+    return go.Scatter(looks | named, x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]))
 
 
 def lines(table: pd.DataFrame, x: str, key: str = "arm", by_palette: bool = True) -> list[go.Scatter]:
@@ -60,27 +43,19 @@ def lines(table: pd.DataFrame, x: str, key: str = "arm", by_palette: bool = True
 
 
 def _line_of_seeds(table: pd.DataFrame, x: str, name: str) -> list[go.Scatter]:
-    style, shown = style_of(name), escape(name)
-    grouped = table.groupby(x)["value"]
+    style, grouped = style_of(name), table.groupby(x)["value"]
     mean, low, high, count = grouped.mean(), grouped.min(), grouped.max(), grouped.count()
     xs = mean.index.to_numpy(dtype=float)
-    line = go.Scatter(
-        x=xs,
-        y=mean.to_numpy(),
-        mode="lines+markers",
-        line={"color": style.colour, "width": 2},
-        marker={"symbol": style.marker, "size": 8 if len(xs) < 40 else 4},
-        name=shown,
-        legendgroup=shown,
-        customdata=np.stack([low, high, count], axis=1),
-        hovertemplate=(
-            f"<b>{shown}</b><br>{escape(x)} %{{x}}<br>mean %{{y:.4g}}, "
-            "seeds from %{customdata[0]:.4g} to %{customdata[1]:.4g} (%{customdata[2]} seeds)<extra></extra>"
-        ),
+    hover = (
+        f"<br>{escape(x)} %{{x}}<br>mean %{{y:.4g}}, "
+        "seeds from %{customdata[0]:.4g} to %{customdata[1]:.4g} (%{customdata[2]} seeds)"
     )
-    if (count < 2).all():
-        return [line]
-    return [band(xs, low, high, faint(style.colour), group=shown), line]
+    looks = {"mode": "lines+markers", "line": {"color": style.colour, "width": 2}}
+    looks["marker"] = {"symbol": style.marker, "size": 8 if len(xs) < 40 else 4}
+    told = np.stack([low, high, count], axis=1)
+    line = go.Scatter(looks | named(name, hover), x=xs, y=mean.to_numpy(), customdata=told)
+    one_seed = (count < 2).all()
+    return [line] if one_seed else [band(xs, low, high, faint(style.colour), group=escape(name)), line]
 
 
 def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
@@ -89,26 +64,18 @@ def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
         return []
     drawn: list[pd.DataFrame] = []
     for name in in_order(table[key]):
-        chance = table[table[key] == name].dropna(subset=LEVELS).groupby(x)[LEVELS].mean().sort_index()
+        chance = table[table[key] == name].dropna(subset=LEVELS).groupby(x)[LEVELS].mean()
         if len(chance) and not any(chance.shape == other.shape and np.allclose(chance, other) for other in drawn):
             drawn.append(chance)
+    named = {"name": "chance: mean to 95 % point", "group": "chance"}
     return [
-        band(
-            chance.index, *(chance[level] for level in LEVELS), CHANCE_FILL,
-            name="chance: mean to 95 % point", group="chance", legend=i == 0,
-        )
+        band(chance.index, *(chance[level] for level in LEVELS), CHANCE_FILL, legend=i == 0, **named)
         for i, chance in enumerate(drawn)
-    ]  # fmt: skip
+    ]
 
 
 def _by_metric(table: pd.DataFrame, x: str) -> go.Figure:
     return chosen([(short(m), lines(part, x), {"yaxis.title.text": label(m)}) for m, part in parts_of(table)])
-
-
-def _axis_of_k(ks: pd.Series, title: str) -> dict[str, Any]:
-    """A log axis with a tick at each k that was asked for."""
-    ticks = sorted(ks.unique())
-    return {"title": title, "type": "log", "tickvals": ticks, "ticktext": [f"{k:g}" for k in ticks]}
 
 
 def _log_where_wide(values: pd.Series) -> dict[str, Any]:
@@ -122,28 +89,17 @@ def recovery_curve(table: pd.DataFrame, x: str, drawn: Collection[str] | None = 
     Columns ``x``, miner, seed, value, chance_mean, chance_upper; with a column metric, a drop-down. Miners that are not
     ``drawn`` wait in the legend.
     """
-    columns = [x, "miner", "seed", "value", *LEVELS]
-    table = checked(table, columns, [x, "value", *LEVELS], "recovery_curve")
-    fig = chosen(
-        [
-            (
-                short(metric or "value"),
-                _waiting(lines(part, x, "miner", by_palette=False), drawn),
-                {"yaxis.title.text": label(metric or "recovery")},
-            )
-            for metric, part in parts_of(table)
-        ]
-    )
+    table = checked(table, [x, "miner", "seed", "value", *LEVELS], [x, "value", *LEVELS])
+    choices = []
+    for metric, part in parts_of(table.assign(metric=table.get("metric", "recovery"))):
+        traces = lines(part, x, "miner", by_palette=False)
+        for trace in traces:  # bands of chance belong to no miner
+            is_line = trace.customdata is not None
+            if is_line and drawn is not None and trace.legendgroup not in set(map(escape, drawn)):
+                trace.visible = "legendonly"
+        choices.append((short(metric), traces, {"yaxis.title.text": label(metric)}))
     x_axis = _log_where_wide(table[x]) | {"title": escape(x.replace("_", " "))}
-    return finish(fig, height=430, legend="right", xaxis=x_axis)
-
-
-def _waiting(traces: list[go.Scatter], drawn: Collection[str] | None) -> list[go.Scatter]:
-    """Let the lines of a series that is not drawn wait in the legend; bands of chance belong to none."""
-    for trace in traces:
-        if drawn is not None and trace.customdata is not None and trace.legendgroup not in set(map(escape, drawn)):
-            trace.visible = "legendonly"
-    return traces
+    return finish(chosen(choices), height=430, legend="right", xaxis=x_axis)
 
 
 def recovery_curves(table: pd.DataFrame) -> go.Figure:
@@ -151,10 +107,7 @@ def recovery_curves(table: pd.DataFrame) -> go.Figure:
 
     Columns axis (what ``x`` is, in words), x, miner, seed, metric (one), value, chance_mean, chance_upper.
     """
-    columns = ["axis", "x", "miner", "seed", "metric", "value", *LEVELS]
-    table = checked(table, columns, ["x", "value", *LEVELS], "recovery_curves")
-    if table["metric"].nunique() > 1:
-        raise ValueError(f"recovery_curves: one metric at a time, not {sorted(table['metric'].unique())}")
+    table = checked(table, ["axis", "x", "miner", "seed", "metric", "value", *LEVELS], ["x", "value", *LEVELS])
     for level in LEVELS:  # one band: that of the miner which returned most directions
         table[level] = table.groupby(["axis", "x", "miner"])[level].transform("mean")
         table[level] = table.groupby(["axis", "x"])[level].transform("max")
@@ -173,7 +126,7 @@ def training_curves(table: pd.DataFrame, x: str = "step") -> go.Figure:
 
     Columns arm, seed, metric, value and ``x``, "step" or "tokens".
     """
-    table = checked(table, ["arm", "seed", x, "metric", "value"], [x, "value"], "training_curves")
+    table = checked(table, ["arm", "seed", x, "metric", "value"], [x, "value"])
     fig = _by_metric(table, x)
     scale_buttons(fig, "xaxis", "log" if table[x].min() > 0 else "linear")
     axis = "training step" if x == "step" else "tokens trained on"
@@ -185,9 +138,10 @@ def quality_front(table: pd.DataFrame) -> go.Figure:
 
     Columns arm, seed, k (asked), l0 (active latents a token, measured), metric, value.
     """
-    table = checked(table, ["arm", "seed", "k", "l0", "metric", "value"], ["k", "l0", "value"], "quality_front")
+    table = checked(table, ["arm", "seed", "k", "l0", "metric", "value"], ["k", "l0", "value"])
     table = table.assign(l0=table.groupby(["arm", "k"])["l0"].transform("mean"))  # one point for all seeds of a k
-    x_axis = _axis_of_k(table["k"], label("l0"))
+    ks = sorted(table["k"].unique())
+    x_axis = {"title": label("l0"), "type": "log", "tickvals": ks, "ticktext": [f"{k:g}" for k in ks]}
     return finish(_by_metric(table, "l0"), height=430, legend="right", xaxis=x_axis)
 
 
@@ -196,35 +150,25 @@ def funnel(table: pd.DataFrame) -> go.Figure:
 
     Columns arm, seed, stage, value (a count); stages are shown in the order in which the table names them.
     """
-    table = checked(table, ["arm", "seed", "stage", "value"], ["value"], "funnel")
-    if table["value"].min() < 0:
-        raise ValueError("funnel: counts are not negative")
+    table = checked(table, ["arm", "seed", "stage", "value"], ["value"])
     stages, arms = in_order(table["stage"]), in_order(table["arm"].astype(str))
     fig = go.Figure()
     for arm in arm_order(arms):
         part = table[table["arm"].astype(str) == arm]
-        seeds = part.groupby("stage", sort=False)["value"].agg(["mean", "min", "max", "count"])
-        style, shown = style_of(arm), escape(arm)
-        hovers = [
+        seeds = part.groupby("stage", sort=False)["value"].agg(["mean", "min", "max"])
+        told = [
             f"{escape(stage)}: {number(row['mean'])}, seeds from {number(row['min'])} to {number(row['max'])}"
             for stage, row in seeds.iterrows()
         ]
-        fig.add_scatter(
-            x=[stages.index(stage) for stage in seeds.index],
-            y=seeds["mean"].clip(lower=FOOT).to_numpy(),
-            mode="lines+markers",
-            line={"color": style.colour, "width": 2},
-            marker={"symbol": style.marker, "size": 9},
-            name=shown,
-            text=hovers,
-            hovertemplate=f"<b>{shown}</b><br>%{{text}}<extra></extra>",
-        )
+        x, y, style = list(map(stages.index, seeds.index)), seeds["mean"].clip(lower=FOOT).to_numpy(), style_of(arm)
+        looks = {"mode": "lines+markers", "line": {"color": style.colour, "width": 2}}
+        looks["marker"] = {"symbol": style.marker, "size": 9}
+        fig.add_scatter(x=x, y=y, text=told, **looks, **named(arm, "<br>%{text}"))
     most = int(np.ceil(np.log10(max(table["value"].max(), 10))))
-    x_axis = {"tickvals": list(range(len(stages))), "ticktext": [escape(stage) for stage in stages]}
-    x_axis |= {"zeroline": False}
+    decades = [10**power for power in range(most + 1)]
+    x_axis = {"tickvals": list(range(len(stages))), "ticktext": [escape(stage) for stage in stages], "zeroline": False}
     y_axis = {"title": "directions left (count)", "type": "log", "range": [np.log10(FOOT) - 0.1, most + 0.1]}
-    y_axis |= {"tickvals": [FOOT, *(10**power for power in range(most + 1))]}
-    y_axis |= {"ticktext": ["0", *(f"{10**power:,}" for power in range(most + 1))]}
+    y_axis |= {"tickvals": [FOOT, *decades], "ticktext": ["0", *(f"{count:,}" for count in decades)]}
     return finish(fig, height=400, legend="right", xaxis=x_axis, yaxis=y_axis)
 
 
@@ -234,11 +178,9 @@ def toy_curves(table: pd.DataFrame) -> go.Figure:
     Columns probability (0, 1], instance, loss, n_represented, mean_dimensionality; one row an instance.
     """
     quantities = ["n_represented", "mean_dimensionality", "loss"]
-    columns = ["probability", "instance", *quantities]
-    table = checked(table, columns, ["probability"], "toy_curves")
     choices = []
     for quantity in quantities:
-        part = checked(table, columns, ["probability", quantity], "toy_curves")
+        part = checked(table, ["probability", "instance", *quantities], ["probability", quantity])
         choices.append((short(quantity), _instances(part, quantity), {"yaxis.title.text": label(quantity)}))
     measured = np.sort(table["probability"].unique())
     x_axis = log_axis(measured) | {"title": "probability that a feature is active"}
@@ -249,30 +191,20 @@ def toy_curves(table: pd.DataFrame) -> go.Figure:
 
 def _instances(table: pd.DataFrame, quantity: str) -> list[Any]:
     """A dot an instance, their median as a line and their middle 80 % as a band."""
-    style = style_of("datapoint")
+    colour = style_of("datapoint").colour
     grouped = table.groupby("probability")[quantity]
     low, median, high = grouped.quantile(0.1), grouped.median(), grouped.quantile(0.9)
     dots = go.Scattergl if len(table) > MANY else go.Scatter
+    one = {"mode": "markers", "marker": {"color": colour, "size": 5, "opacity": 0.45}, "name": "one instance"}
+    one["hovertemplate"] = "p = %{x:.3g}, instance %{customdata}<br>%{y:.4g}<extra></extra>"
+    middle = {"mode": "lines+markers", "line": {"color": colour, "width": 2.5}, "name": "median"}
+    middle["marker"] = {"symbol": "line-ew-open", "size": 16, "line": {"width": 3}}
+    middle["hovertemplate"] = "p = %{x:.3g}<br>median %{y:.4g}<extra></extra>"
+    x, y = (table[column].to_numpy(np.float32) for column in ("probability", quantity))
     return [
-        band(median.index, low, high, faint(style.colour), name="10 % to 90 % of instances", legend=True),
-        dots(
-            x=table["probability"].to_numpy(np.float32),
-            y=table[quantity].to_numpy(np.float32),
-            mode="markers",
-            marker={"color": style.colour, "size": 5, "opacity": 0.45},
-            customdata=[escape(i) for i in table["instance"]],
-            name="one instance",
-            hovertemplate="p = %{x:.3g}, instance %{customdata}<br>%{y:.4g}<extra></extra>",
-        ),
-        go.Scatter(
-            x=median.index.to_numpy(float),
-            y=median.to_numpy(),
-            mode="lines+markers",
-            line={"color": style.colour, "width": 2.5},
-            marker={"symbol": "line-ew-open", "size": 16, "line": {"width": 3}},
-            name="median",
-            hovertemplate="p = %{x:.3g}<br>median %{y:.4g}<extra></extra>",
-        ),
+        band(median.index, low, high, faint(colour), name="10 % to 90 % of instances", legend=True),
+        dots(one, x=x, y=y, customdata=table["instance"].map(escape).tolist()),
+        go.Scatter(middle, x=median.index.to_numpy(float), y=median.to_numpy()),
     ]
 
 
@@ -282,21 +214,16 @@ def norms_by_position(table: pd.DataFrame) -> go.Figure:
     Columns position, q10, median, q90 (norms in activation units).
     """
     columns = ["position", "q10", "median", "q90"]
-    table = checked(table, columns, columns, "norms_by_position").sort_values("position")
+    table = checked(table, columns, columns).sort_values("position")
     colour = style_of("datapoint").colour
     middle = band(table["position"], table["q10"], table["q90"], faint(colour), "10 % to 90 % of tokens", legend=True)
-    median = go.Scatter(
-        x=table["position"].to_numpy(np.float32),
-        y=table["median"].to_numpy(np.float32),
-        customdata=table[["q10", "q90"]].to_numpy(np.float32),
-        mode="lines+markers",
-        line={"color": colour, "width": 2},
-        marker={"size": 4},
-        name="median",
-        hovertemplate="position %{x}<br>median norm %{y:.4g}"
-        "<br>80 % of tokens from %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
+    hover = (
+        "position %{x}<br>median norm %{y:.4g}"
+        "<br>80 % of tokens from %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>"
     )
-    fig = go.Figure([middle, median])
+    looks = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "marker": {"size": 4}, "name": "median"}
+    x, y, ends = (table[which].to_numpy(np.float32) for which in ("position", "median", ["q10", "q90"]))
+    fig = go.Figure([middle, go.Scatter(looks, x=x, y=y, customdata=ends, hovertemplate=hover)])
     wide = table["q10"].min() > 0 and table["q90"].max() > 20 * table["q10"].min()
     scale_buttons(fig, "yaxis", "log" if wide else "linear")
     x_axis, y_axis = {"title": "position in the context (tokens)"}, {"title": "norm (activation units)"}

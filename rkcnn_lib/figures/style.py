@@ -12,6 +12,7 @@ import hashlib
 import html
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -27,7 +28,7 @@ class Style:
 
 
 # Cool colours for the rivals, warm ones for RkCNN and what isolates it from its parts.
-_STYLES: dict[str, Style] = {
+STYLES: dict[str, Style] = {
     "random": Style("#59937f", "circle"),
     "covariance": Style("#7d7f16", "triangle-right"),
     "active_subspace": Style("#a8577e", "triangle-left"),
@@ -69,31 +70,13 @@ _ALIASES: dict[str, str] = {
 _SPARE_COLOURS = ("#8a6fb0", "#2f9447", "#9c7a52", "#d0527a", "#4f83a8")
 _SPARE_MARKERS = ("square-cross", "diamond-tall", "hourglass", "bowtie", "circle-cross")
 
-ARM_COLOURS: dict[str, str] = {name: style.colour for name, style in _STYLES.items()}
-ARM_MARKERS: dict[str, str] = {name: style.marker for name, style in _STYLES.items()}
-
-# Chance is the same grey in every figure; no arm is grey.
+GREY = "#808080"  # of chance and of what is true, in every figure; no arm is grey
 CHANCE_FILL = "rgba(128, 128, 128, 0.28)"
-CHANCE_LINE = "#808080"
-NEUTRAL = "#808080"
 # Blue, near-white, red: signed values, always centred on zero.
-DIVERGING = [
-    [0.0, "#2166ac"],
-    [0.25, "#92c5de"],
-    [0.5, "#f7f7f7"],
-    [0.75, "#f4a582"],
-    [1.0, "#b2182b"],
-]
+DIVERGING = [[0.0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1.0, "#b2182b"]]
 SEQUENTIAL = "Cividis"
 # Hues to follow features by, none of them dark or pale enough to vanish on either page.
 MANY_HUES = ["#5946f2", "#0d93f2", "#59937f", "#7d7f16", "#f26c0d", "#d0527a", "#b920b9"]
-VERDICT_STYLES: dict[str, Style] = {
-    "better": Style("#2f9447", "circle"),
-    "equivalent": Style("#2f9447", "circle-open"),
-    "worse": Style("#b9330d", "x"),
-    "undecided": Style("#808080", "diamond-open"),
-}
-UNJUDGED = Style("#808080", "circle-open")
 
 METRIC_LABELS: dict[str, str] = {
     "mmcs": "MMCS: mean best signed cosine",
@@ -119,10 +102,6 @@ METRIC_LABELS: dict[str, str] = {
     "revived": "latents that fire after training and did not before (share of the dictionary)",
     "untrained_dead": "dead latents before training (share of the dictionary)",
     "died": "latents that fired before training and not after (share of the dictionary)",
-    "dead_mined": "dead latents of those that started mined (share)",
-    "dead_fill": "dead latents of the fill (share)",
-    "untrained_dead_mined": "dead before training of those that start mined (share)",
-    "untrained_dead_fill": "dead before training of the fill (share)",
     "live": "live latents (count)",
     "explained_variance_standardised": "explained variance, dimensions standardised (share)",
     "seconds": "time taken (seconds)",
@@ -187,15 +166,21 @@ def style_of(name: object) -> Style:
         arm, baseline = (style_of(part) for part in str(name).split(" - "))
         return Style(baseline.colour, arm.marker)
     key = _ALIASES.get(str(name), str(name))
-    if key in _STYLES:
-        return _STYLES[key]
+    if key in STYLES:
+        return STYLES[key]
     digest = hashlib.sha256(str(name).encode()).digest()
     return Style(_SPARE_COLOURS[digest[0] % len(_SPARE_COLOURS)], _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)])
 
 
+def named(name: object, hover: str) -> dict[str, Any]:
+    """What a trace of data says of itself: its name in the legend, all traces of it one group, and on hover."""
+    shown = escape(name)
+    return {"name": shown, "legendgroup": shown, "hovertemplate": f"<b>{shown}</b>{hover}<extra></extra>"}
+
+
 def arm_order(names: list[str]) -> list[str]:
     """Known arms in the order of the palette (rivals first, then RkCNN), then the others as they came."""
-    known = [name for name in ARM_COLOURS if name in names]
+    known = [name for name in STYLES if name in names]
     return known + [name for name in names if name not in known]
 
 
@@ -205,42 +190,27 @@ def faint(colour: str, alpha: float = 0.18) -> str:
     return f"rgba({red}, {green}, {blue}, {alpha})"
 
 
-def _template() -> go.layout.Template:
-    axis = {
-        "showline": True,
-        "linecolor": "#8a8f98",
-        "linewidth": 1,
-        "gridcolor": "#e3e6ea",
-        "zerolinecolor": "#b4b9c1",
-        "zerolinewidth": 1,
-        "ticks": "outside",
-        "tickcolor": "#8a8f98",
-        "ticklen": 4,
-        "automargin": True,
-        "exponentformat": "none",
-        "title": {"standoff": 10},
+_LINE = "#8a8f98"
+_AXIS = {
+    "showline": True, "linecolor": _LINE, "linewidth": 1, "gridcolor": "#e3e6ea", "zerolinecolor": "#b4b9c1",
+    "zerolinewidth": 1, "ticks": "outside", "tickcolor": _LINE, "ticklen": 4, "automargin": True,
+    "exponentformat": "none", "title": {"standoff": 10},
+}  # fmt: skip
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+pio.templates["rkcnn"] = go.layout.Template(
+    layout={
+        "font": {"family": _FONT, "size": 13, "color": "#24292f"},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "colorway": [style.colour for style in STYLES.values()],
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "font": {"size": 12}, "namelength": -1},
+        "legend": {"itemsizing": "constant", "tracegroupgap": 0, "bgcolor": "rgba(0, 0, 0, 0)"},
+        "margin": {"l": 60, "r": 24, "t": 30, "b": 56},
+        "colorscale": {"diverging": DIVERGING},
+        "updatemenudefaults": {"bgcolor": "#f3f4f6", "bordercolor": "#c4c9d0", "font": {"size": 12}},
+        "sliderdefaults": {"bgcolor": "#e3e6ea", "bordercolor": "#c4c9d0", "font": {"size": 12}},
     }
-    return go.layout.Template(
-        layout={
-            "font": {
-                "family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif",
-                "size": 13,
-                "color": "#24292f",
-            },
-            "paper_bgcolor": "#ffffff",
-            "plot_bgcolor": "#ffffff",
-            "colorway": [*ARM_COLOURS.values()],
-            "xaxis": axis,
-            "yaxis": axis,
-            "hovermode": "closest",
-            "hoverlabel": {"align": "left", "font": {"size": 12}, "namelength": -1},
-            "legend": {"itemsizing": "constant", "tracegroupgap": 0, "bgcolor": "rgba(0, 0, 0, 0)"},
-            "margin": {"l": 60, "r": 24, "t": 30, "b": 56},
-            "colorscale": {"diverging": DIVERGING},
-            "updatemenudefaults": {"bgcolor": "#f3f4f6", "bordercolor": "#c4c9d0", "font": {"size": 12}},
-            "sliderdefaults": {"bgcolor": "#e3e6ea", "bordercolor": "#c4c9d0", "font": {"size": 12}},
-        }
-    )
-
-
-pio.templates["rkcnn"] = _template()
+)

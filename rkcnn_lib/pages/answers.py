@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
-from rkcnn_lib.figures.display import checked, in_order
+from rkcnn_lib.figures.display import in_order
 from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT, verdict_word
 from rkcnn_lib.pages import blocks
 from rkcnn_lib.studies.verdicts import in_short
@@ -47,10 +46,7 @@ class Answer:
 
 
 def answers(record: dict[str, Any]) -> list[Answer]:
-    """Return the answers of one run record, in the order in which it judged.
-
-    Rows without a hypothesis are contrasts that were shown without a verdict, and are left out.
-    """
+    """Return the answers of one run record, in its order; contrasts without a hypothesis had no verdict to give."""
     judged: dict[str, list[dict[str, Any]]] = {}
     for row in record.get("verdicts") or []:
         if row.get("hypothesis"):
@@ -65,16 +61,14 @@ def word(row: dict[str, Any]) -> str:
 
 def _sentence(rows: list[dict[str, Any]]) -> str:
     """Return which measures fell which way: "better on dead latents; equivalent on explained variance"."""
-    found: dict[str, list[str]] = {name: [] for name in WORDS}
-    for row in rows:
-        found[word(row)].append(measured(row))
-    if len(rows) > 1 and found[word(rows[0])] == list(map(measured, rows)):
+    found = {name: [_measure(row) for row in rows if word(row) == name] for name in WORDS}
+    if len(rows) > 1 and len(found[word(rows[0])]) == len(rows):
         return f"{word(rows[0])} on all {len(rows)} measures"
     return "; ".join(f"{name} on {', '.join(dict.fromkeys(on))}" for name, on in found.items() if on)
 
 
-def measured(row: dict[str, Any]) -> str:
-    """Return a recorded row's measure in words."""
+def _measure(row: dict[str, Any]) -> str:
+    """A recorded row's measure in words."""
     return in_words(str(row.get("metric")))
 
 
@@ -95,7 +89,7 @@ def outlook(rows: list[dict[str, Any]]) -> str:
 
 
 def _all(rows: list[dict[str, Any]]) -> str:
-    return " and ".join(dict.fromkeys(map(measured, rows)))
+    return " and ".join(dict.fromkeys(map(_measure, rows)))
 
 
 def _count(row: dict[str, Any]) -> int:
@@ -115,14 +109,14 @@ def _seeds_needed(row: dict[str, Any]) -> int:
     return MANY + 1 if distance * math.sqrt(MANY) <= half else math.ceil(row["n_seeds"] * (half / distance) ** 2)
 
 
-def in_one_sentence(record: dict[str, Any] | None) -> str:
-    """Return the answer to the report's question from its deciding run (04's run.json; None where that was not run).
+def in_one_sentence(record: dict[str, Any]) -> str:
+    """Return the answer to the report's question from its deciding run, 04 (empty where that was not run).
 
     A record may hold ``withdrawn``, why what it says cannot be kept: then that is the answer.
     """
-    if (record or {}).get("withdrawn"):
+    if record.get("withdrawn"):
         return f"Withdrawn: {record['withdrawn']}"
-    judged = answers(record or {})
+    judged = answers(record)
     if not judged:
         return f"Not answered yet: {JUDGED_BY} has given no verdict."
     seeds = min(answer.n_seeds for answer in judged)
@@ -162,53 +156,27 @@ def setting(record: dict[str, Any]) -> str:
 
 
 def grid_of(record: dict[str, Any]) -> Markup | None:
-    """Return the grid of a run's verdicts; None without any. Where a hypothesis has several rivals, a row a rival."""
-    rows = [
-        {"hypothesis": answer.hypothesis, "measure": row.get("metric"), "word": word(row), "n_seeds": _count(row)}
-        | {name: row.get(name) for name in ("difference", "low", "high", "delta")}
-        | {"rival": rival_of(row.get("contrast"))}
-        for answer in answers(record) for row in answer.rows
-    ]  # fmt: skip
-    if not rows:
-        return None
-    table = pd.DataFrame(rows)
-    if table.duplicated(["hypothesis", "measure"]).any():
-        table["hypothesis"] = "against " + table["rival"]
-    return verdict_grid(table.drop_duplicates(["hypothesis", "measure"]))
+    """Return a run's verdicts at a glance as an HTML table, its text escaped; None without any.
 
-
-def verdict_grid(table: pd.DataFrame) -> Markup:
-    """Return verdicts at a glance as an HTML table: a row a hypothesis, a column a measure, a word in each cell.
-
-    Columns hypothesis, measure, word (better, equivalent, worse, undecided), difference, low, high, delta and n_seeds;
-    the interval, the margin and the seeds are each cell's hover. All text is escaped.
-
-    Raises
-    ------
-    ValueError
-        If the table is empty, lacks a column, or judges a hypothesis twice on a measure.
+    A row a hypothesis (where one has several rivals, a row a rival), a column a measure, a word in each cell; the
+    interval, the margin and the seeds are each cell's hover.
     """
-    columns = ["hypothesis", "measure", "word", "difference", "low", "high", "delta", "n_seeds"]
-    table = checked(table, columns, [], "verdict_grid")
-    if table.duplicated(["hypothesis", "measure"]).any():
-        raise ValueError("verdict_grid: a hypothesis is judged twice on one measure")
-    cells = {(row["hypothesis"], row["measure"]): _grid_cell(row) for row in table.to_dict("records")}
-    measures = in_order(table["measure"])
-    rows = [(one, [cells.get((one, measure)) for measure in measures]) for one in in_order(table["hypothesis"])]
-    return blocks().verdict_grid([measured({"metric": measure}) for measure in measures], rows)
+    judged = [(answer.hypothesis, str(row.get("metric")), row) for answer in answers(record) for row in answer.rows]
+    if not judged:
+        return None
+    if len({(hypothesis, measure) for hypothesis, measure, _ in judged}) < len(judged):
+        judged = [(f"against {rival_of(row.get('contrast'))}", measure, row) for _, measure, row in judged]
+    cells = {(name, measure): _grid_cell(row) for name, measure, row in reversed(judged)}  # of two the first counts
+    measures = in_order(measure for _, measure, _ in judged)
+    names = in_order(name for name, _, _ in judged)
+    rows = [(name, [cells.get((name, measure)) for measure in measures]) for name in names]
+    return blocks().verdict_grid(list(map(in_words, measures)), rows)
 
 
 def _grid_cell(row: dict[str, Any]) -> dict[str, str]:
-    word, known = str(row["word"]), _finite(row)
-    signed = {name: f"{row[name]:+.3g}".replace("-", "−") for name in ("difference", "low", "high")} if known else {}
-    numbers = "no interval"
-    if known:
-        interval = f"{signed['difference']} ({signed['low']} to {signed['high']})"
-        numbers = f"difference {interval}, margin ±{row['delta']:.3g}"
-    return {
-        "word": word,
-        "mark": MARKS.get(word, "·"),
-        "kind": word if word in MARKS else "",
-        "difference": signed.get("difference", ""),
-        "numbers": f"{numbers}, {_count(row)} seeds",
-    }
+    said, difference, numbers = word(row), "", "no interval"
+    if _finite(row):
+        difference, low, high = (f"{row[name]:+.3g}".replace("-", "−") for name in ("difference", "low", "high"))
+        numbers = f"difference {difference} ({low} to {high}), margin ±{row['delta']:.3g}"
+    told = {"word": said, "mark": MARKS[said], "difference": difference}
+    return told | {"numbers": f"{numbers}, {_count(row)} seeds"}

@@ -16,7 +16,7 @@ import pandas as pd
 from IPython.display import display
 
 from rkcnn_lib.pages import CARDS, blocks
-from rkcnn_lib.pages.latents import FILL_GROUP, MINED_GROUP, Card, Context, Pairs, Reader
+from rkcnn_lib.pages.latents import FILL_GROUP, MINED_GROUP, Card, Context, Reader
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.strings import readable, token_text
 from rkcnn_lib.studies.comparison import Compared
@@ -62,8 +62,7 @@ def read_book(compared: Compared, store: Any, run: Run) -> Book:
 def choose(rates: np.ndarray, n_mined: int, n_cards: int) -> list[int]:
     """Return the latents that get a card, ascending: all, or in each group those at even quantiles of firing rates.
 
-    Mined and randomly filled latents get cards in proportion to their numbers; latents that never fire are the
-    lowest quantiles. No look at a latent decides.
+    Mined and filled latents get cards in proportion to their numbers; no look at a latent decides.
     """
     chosen: set[int] = set()
     for members in (np.arange(n_mined), np.arange(n_mined, len(rates))):
@@ -110,14 +109,13 @@ def featured(cards: list[Card]) -> list[str]:
 
 
 def _card_record(card: Card, facts: list[str], rows: np.ndarray, place: dict[int, int]) -> dict[str, Any]:
-    def effects(pairs: Pairs) -> list[list[Any]]:
-        return [[place[token], _rounded(value)] for token, value in pairs]
-
+    raised, lowered = (
+        [[place[token], _rounded(value)] for token, value in pairs] for pairs in (card.raised, card.lowered)
+    )
     return {
         "id": card.name, "arm": card.arm, "seed": card.seed, "latent": card.latent, "group": card.group,
         "rate": _rounded(card.rate), "largest": _rounded(card.largest), "facts": facts,
-        "moved": [round(cosine, 3) for cosine in card.moved],
-        "raised": effects(card.raised), "lowered": effects(card.lowered),
+        "moved": [round(cosine, 3) for cosine in card.moved], "raised": raised, "lowered": lowered,
         "examples": [_example_record(context, card.largest, rows) for context in card.contexts],
     }  # fmt: skip
 
@@ -125,7 +123,7 @@ def _card_record(card: Card, facts: list[str], rows: np.ndarray, place: dict[int
 def _example_record(context: Context, largest: float, rows: np.ndarray) -> list[Any]:
     """[quantile in %, place in the text, length, which token counts, [token, level, token, level, ...]]."""
     levels = np.ceil(LEVELS * context.values / largest).astype(int)
-    active = [int(x) for i in np.flatnonzero(levels) for x in (i, levels[i])]
+    active = np.stack([np.flatnonzero(levels), levels[levels != 0]], axis=1).ravel().tolist()
     start = int(np.searchsorted(rows, context.rows[0]))
     return [round(100 * context.quantile), start, len(context.rows), context.peak, active]
 
@@ -179,21 +177,17 @@ def show(book: Book) -> None:
 
 def card_html(record: dict[str, Any], card: dict[str, Any]) -> str:
     """Return one card of a record as HTML; all text from data is escaped."""
-    examples = [_example(record, card, example) for example in card["examples"]]
-    return blocks().card(card, examples, record)
+    return blocks().card(card, [_example(record, card, *example) for example in card["examples"]], record)
 
 
-def _example(record: dict[str, Any], card: dict[str, Any], example: list[Any]) -> tuple[str, list[tuple[Any, ...]]]:
+def _example(
+    record: dict[str, Any], card: dict[str, Any], quantile: int, start: int, length: int, peak: int, active: list[int]
+) -> tuple[str, list[tuple[Any, ...]]]:
     """Where in the quantiles, and of each token its text, its shade, whether it counts and its activation."""
-    quantile, start, length, peak, active = example
     levels = dict(zip(active[::2], active[1::2], strict=True))
-
-    def activation(i: int) -> str:
-        return f"{card['largest'] * levels[i] / LEVELS:.3g}" if i in levels else ""
-
+    told = {i: f"{card['largest'] * level / LEVELS:.3g}" for i, level in levels.items()}
     tokens = [
-        (record["vocabulary"][word], f"{STRONGEST * levels.get(i, 0) / LEVELS:.2f}", i == peak, activation(i))
+        (record["vocabulary"][word], f"{STRONGEST * levels.get(i, 0) / LEVELS:.2f}", i == peak, told.get(i, ""))
         for i, word in enumerate(record["text"][start : start + length])
     ]
-    where = "largest" if quantile == 100 else f"{quantile} % quantile"
-    return f"{where}, {activation(peak) or 0}", tokens
+    return f"{'largest' if quantile == 100 else f'{quantile} % quantile'}, {told.get(peak, 0)}", tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,16 +18,12 @@ if TYPE_CHECKING:
 
 
 class Measure(NamedTuple):
-    """One column of numbers: which rows of a run's metrics it is made of, and how it is called.
-
-    ``where`` names the values that other columns must have; a column that is None must be empty in a row, or
-    not there at all. ``better`` is "higher", "lower", or "" where neither is.
-    """
+    """One column of numbers: which rows of a run's metrics it is made of, and how it is called."""
 
     key: str  # of the column, shared by notebooks that measure the same
-    better: str = ""
+    better: str = ""  # "higher", "lower" or neither
     named: str | None = None  # as metrics.parquet names it, if not as the key
-    where: dict[str, Any] = {}  # noqa: RUF012
+    where: dict[str, Any] = {}  # noqa: RUF012 (values that other columns must have; None: empty, or no such column)
     label: str | None = None
 
     @property
@@ -67,11 +63,11 @@ class Row:
     """One arm of one run (or the run itself, where it has no arms)."""
 
     page: Page
-    arm: str = ""
-    part: str = ""
-    model: str = ""
-    place: str = ""
-    cells: dict[str, Cell] = field(default_factory=dict)  # by key of the measure
+    arm: str
+    part: str
+    model: str
+    place: str
+    cells: dict[str, Cell]  # by key of the measure
 
     def __post_init__(self) -> None:
         self.run = self.page.file.removesuffix(".html")  # what the run is called in the page
@@ -125,10 +121,7 @@ def comparison(rows: list[Row]) -> dict[str, Any]:
 def run_rows(page: Page, folder: Path) -> list[Row]:
     """The rows of one run; one without numbers where its metrics hold none of the declared measures.
 
-    Raises
-    ------
-    ValueError
-        If its ``metrics.parquet`` cannot be read.
+    ValueError if its ``metrics.parquet`` cannot be read.
     """
     parameters, layout = page.record.get("parameters") or {}, LAYOUTS.get(page.notebook)
     model = str((page.record.get("model") or {}).get("name") or parameters.get("model") or "")
@@ -149,37 +142,29 @@ def _units(layout: Layout | None, folder: Path) -> dict[tuple[str, str], dict[st
     if layout is None or path is None:
         return {}
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path).reset_index(drop=True)
     except Exception as error:  # pyarrow raises several kinds
         raise ValueError(f"{path} cannot be read as a table of metrics: {error}") from error
-    if not {"metric", "value"} <= set(table.columns):
+    if not {"metric", "value", *filter(None, layout[:2])} <= set(table.columns):
         return {}
+    # What lacks the arm that this notebook tells apart is summed up elsewhere.
+    arms, parts = (table[name].map(_name) if name else pd.Series("", table.index) for name in layout[:2])
+    kept = table["value"].notna() & ((arms != "") | (layout.arm is None))
     units: dict[tuple[str, str], dict[str, Cell]] = {}
     for measure in layout.measures:
-        for unit, rows in _grouped(_selected(table, measure), layout):
+        selected = kept & _selected(table, measure)
+        for unit, rows in table[selected].groupby([arms, parts], sort=False):
             if (cell := _cell(rows)) is not None:
                 units.setdefault(unit, {})[measure.key] = cell
     return dict(sorted(units.items(), key=lambda item: item[0][1]))
 
 
-def _selected(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    kept = (table["metric"].astype(str) == measure.metric) & table["value"].notna()
+def _selected(table: pd.DataFrame, measure: Measure) -> pd.Series:
+    kept = table["metric"].astype(str) == measure.metric
     columns = table.reindex(columns=list(measure.where))  # a column that is not there is empty
     for column, wanted in measure.where.items():
         kept &= columns[column].isna() if wanted is None else columns[column].isin(wanted).fillna(False)
-    return table[kept.astype(bool)]
-
-
-def _grouped(table: pd.DataFrame, layout: Layout) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """Rows by (arm, part); what lacks the arm that this notebook tells apart is summed up elsewhere."""
-    columns = [name for name in (layout.arm, layout.part) if name]
-    if not columns:
-        return [(("", ""), table)] if len(table) else []
-    if not set(columns) <= set(table.columns):
-        return []
-    named = [table[name].map(_name) for name in columns]
-    groups = [((*unit, "")[:2], rows) for unit, rows in table.groupby(named, sort=False)]
-    return [(unit, rows) for unit, rows in groups if unit[0]]
+    return kept.astype(bool)
 
 
 def _name(value: Any) -> str:
@@ -192,7 +177,7 @@ def _cell(rows: pd.DataFrame) -> Cell | None:
     """Mean over seeds of the mean within each: labels and pairs of one seed are no replication."""
     seeded = "seed" in rows and rows["seed"].notna().all()
     values = (rows.groupby("seed")["value"].mean() if seeded else rows["value"]).to_numpy(dtype=float)
-    if not len(values) or not np.isfinite(values).all():
+    if not np.isfinite(values).all():
         return None
     chance = rows["chance_mean"].mean() if "chance_mean" in rows else np.nan
     mean, low, high = mean_interval(values) if seeded and len(values) >= 2 else (values.mean(), None, None)

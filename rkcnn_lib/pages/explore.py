@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 import plotly.graph_objects as go
 from IPython.display import display
 
@@ -63,12 +62,10 @@ class LiveFigure:
 
 def toy_plane(planes: Planes, run: Run) -> None:
     """Choose how often features are active, one of the 5 -> 2 models trained already and a miner; see what it finds."""
-    probabilities = planes.table["probability"].drop_duplicates().tolist()
-    n_instances = int(planes.table["instance"].max()) + 1
-    probability = widgets.SelectionSlider(
-        options=probabilities, value=probabilities[-1], description="p(active)", continuous_update=False
-    )
-    instance = widgets.IntSlider(0, 0, n_instances - 1, description="model", continuous_update=False)
+    ps = planes.table["probability"].drop_duplicates().tolist()
+    last, late = int(planes.table["instance"].max()), {"continuous_update": False}
+    probability = widgets.SelectionSlider(options=ps, value=ps[-1], description="p(active)", **late)
+    instance = widgets.IntSlider(0, 0, last, description="model", **late)
     miner = widgets.Dropdown(options=run.p.miners, value="rkcnn", description="miner")
     shown = LiveFigure()
 
@@ -78,7 +75,7 @@ def toy_plane(planes: Planes, run: Run) -> None:
         met = f"{matched_cosine(D, truth):.3f}" if len(truth) else "undefined"
         title = f"{miner.value}: {len(D)} directions for {len(truth)} features, matched cosine {met}"
         note = f"One 5 -> 2 model, features active with probability {probability.value:g}; grey: true, orange: mined."
-        shown.draw(figures.mined_slider({"mined": (np.asarray(truth), np.asarray(D))}), title, note)
+        shown.draw(figures.mined_slider({"mined": (truth, D)}), title, note)
 
     display(widgets.HBox([probability, instance, miner]))
     draw()
@@ -119,12 +116,12 @@ class LatentBrowser:
         return len(self.reader.rates(self.arm.value, self.seed.value))
 
     def _draw(self) -> None:
-        key = self.arm.value, self.seed.value, self.latent.value
-        if key in self.known:
-            self.card.value = card_html(self.book.record, self.known[key])
-        else:
-            record = as_record(self.reader.cards(*key[:2], [key[2]]), self.reader)
-            self.card.value = card_html(record, record["cards"][0])
+        arm, seed, latent = self.arm.value, self.seed.value, self.latent.value
+        record, card = self.book.record, self.known.get((arm, seed, latent))
+        if card is None:
+            record = as_record(self.reader.cards(arm, seed, [latent]), self.reader)
+            card = record["cards"][0]
+        self.card.value = card_html(record, card)
 
     def _another_sae(self) -> None:
         self.latent.max = self._count() - 1
@@ -168,17 +165,14 @@ class PromptExplorer:
 
     def __init__(self, asked: PromptBox) -> None:
         self.asked = asked
-        prompt, donor = asked.example
-        text = {"continuous_update": False, "layout": WIDE}
-        layers, ranks = range(asked.n_layers), sorted(asked.p.ranks)
-        self.prompt = labelled(widgets.Text, "prompt", prompt, **text)
-        self.donor = labelled(widgets.Text, "donor", donor, **text)
-        self.layer = labelled(widgets.Dropdown, "layer", options=layers, value=asked.layer)
-        self.subspace = labelled(widgets.Dropdown, "subspace", options=asked.subspaces, value=MINED_SUBSPACE)
-        self.rank = labelled(widgets.Dropdown, "rank", options=ranks, value=judged_rank(asked.p))
-        self.strength = labelled(
-            widgets.FloatSlider, "steer ×", value=1, min=-4, max=8, step=0.5, continuous_update=False
-        )
+        late = {"continuous_update": False}
+        (prompt, donor), drop = asked.example, widgets.Dropdown
+        self.prompt = labelled(widgets.Text, "prompt", prompt, layout=WIDE, **late)
+        self.donor = labelled(widgets.Text, "donor", donor, layout=WIDE, **late)
+        self.layer = labelled(drop, "layer", options=range(asked.n_layers), value=asked.layer)
+        self.subspace = labelled(drop, "subspace", options=asked.subspaces, value=MINED_SUBSPACE)
+        self.rank = labelled(drop, "rank", options=sorted(asked.p.ranks), value=judged_rank(asked.p))
+        self.strength = labelled(widgets.FloatSlider, "steer ×", value=1, min=-4, max=8, step=0.5, **late)
         self.message = widgets.HTML()
         choices = widgets.HBox([self.layer, self.subspace, self.rank], layout=widgets.Layout(flex_flow="row wrap"))
         self.box = widgets.VBox([self.prompt, self.donor, choices, self.strength, self.message])

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import NamedTuple
 
 from bs4 import BeautifulSoup, NavigableString
 from nbconvert.filters import markdown2html
 
-FILE = Path(__file__).parent / "assets" / "glossary.md"
+from rkcnn_lib.pages import ASSETS
+
 PAGE = "glossary.html"
 NOT_INSIDE = ("a", "code", "pre", "h1", "h2", "h3", "h4", "h5", "h6")
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """One entry: its name, the id of its place on the page, and its meaning as text and as HTML."""
 
     name: str
@@ -29,7 +28,7 @@ class Term:
 def terms() -> tuple[Term, ...]:
     """Return the entries of ``assets/glossary.md``, a heading and a paragraph each, in its (alphabetical) order."""
     entries = []
-    for part in FILE.read_text(encoding="utf-8").split("\n## ")[1:]:
+    for part in (ASSETS / "glossary.md").read_text(encoding="utf-8").split("\n## ")[1:]:
         name, _, meaning = part.partition("\n")
         meaning = " ".join(meaning.split())
         anchor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

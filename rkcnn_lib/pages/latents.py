@@ -95,22 +95,12 @@ class Reader:
         return int(self.compared.units[arm, seed].scalars["n_mined"])
 
     def cards(self, arm: str, seed: int, latents: list[int]) -> list[Card]:
-        """Read latents of one SAE.
-
-        Raises
-        ------
-        ValueError
-            If the comparison has no such arm and seed, or the SAE no such latent.
-        """
-        if (arm, seed) not in self.compared.units:
-            raise ValueError(f"there is no SAE of {arm}, seed {seed}, in this comparison")
-        arrays, n_latents = self.compared.units[arm, seed].arrays, len(self.rates(arm, seed))
-        if any(not 0 <= latent < n_latents for latent in latents):
-            raise ValueError(f"{arm}, seed {seed}, has latents 0 to {n_latents - 1}")
+        """Read latents of one SAE."""
         if not latents:
             return []
-        decoder, n_mined = self.saes(arm, seed).W_dec.detach(), self.n_mined(arm, seed)
-        rows = normalised(decoder)[latents]
+        arrays, n_mined = self.compared.units[arm, seed].arrays, self.n_mined(arm, seed)
+        decoder = self.saes(arm, seed).W_dec.detach()[latents]
+        rows = normalised(decoder)
         largest, shown = self._contexts(arm, seed, latents)
         measured = zip(
             latents,
@@ -121,7 +111,7 @@ class Reader:
             self._moved(arrays, latents),
             self._near(arm, seed, rows),
             self._nearest_mined(seed, rows),
-            *self._favoured(decoder[latents]),
+            *self._favoured(decoder),
             shown,
             strict=True,
         )
@@ -135,8 +125,6 @@ class Reader:
         means = self.saes(arm, seed).encode(self.store.take(rows).to(self.device)).detach().float().mean(0).cpu()
         best = means.argsort(descending=True)[:most].tolist()
         return [(latent, float(means[latent])) for latent in best if means[latent] > 0]
-
-    # ------------------------------------------------------------------------------------------- one measure each
 
     def _sae(self, arm: str, seed: int) -> SAE:
         return load_saelens(self.compared.units[arm, seed].folder / "sae").to(self.device)
@@ -180,8 +168,8 @@ class Reader:
         effects = rows @ self._unembedding()
         most = [effects.topk(min(N_TOKENS, effects.shape[1]), dim=1, largest=largest) for largest in (True, False)]
         return tuple(
-            [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
-            for values, ids in most
+            [list(zip(*pair, strict=True)) for pair in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
+            for found in most
         )
 
     def _contexts(self, arm: str, seed: int, latents: list[int]) -> tuple[list[float], list[list[Context]]]:
@@ -200,8 +188,7 @@ class Reader:
         """
         rng, d = np.random.default_rng(0), self.store.d_in
         ours, others = (random_directions(rng, count, d, self._spread()) for count in (500, n))
-        mean, upper = chance_level((ours @ others.T).max(1))
-        return float(mean), float(upper)
+        return chance_level((ours @ others.T).max(1))
 
 
 def normalised(rows: torch.Tensor) -> torch.Tensor:
@@ -212,10 +199,8 @@ def normalised(rows: torch.Tensor) -> torch.Tensor:
 def contexts(values: np.ndarray, rows: np.ndarray, documents: np.ndarray, size: int) -> list[Context]:
     """Return where a latent fires, over the quantiles of its positive activations, each text once.
 
-    Parameters
-    ----------
-    values : (n,) activations on ``rows`` (n,), ascending store rows.
-    documents : document of every store row; a context of ``size`` rows may hold several.
+    ``values`` (n,) are activations on ``rows`` (n,), ascending store rows; ``documents`` names the document of every
+    store row, of which a context of ``size`` rows may hold several.
     """
     active = np.flatnonzero(values > 0)
     ranked = active[np.argsort(values[active], kind="stable")]

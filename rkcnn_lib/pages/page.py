@@ -17,9 +17,9 @@ from rkcnn_lib import figures, pages
 from rkcnn_lib.pages import answers, glossary
 from rkcnn_lib.pages.render import Rendered, figure_block, render_notebook
 from rkcnn_lib.runs import gates
+from rkcnn_lib.runs.gates import Recorded
 from rkcnn_lib.runs.params import NOTEBOOKS
 from rkcnn_lib.strings import cut
-from rkcnn_lib.vocabulary import rival_of
 
 NAMES = {  # of each notebook: its title, and its name where there is little room
     "01_toy_superposition": ("Toy models whose features are known", "Toy models"),
@@ -58,25 +58,14 @@ class Page:
         # what a run of small sizes may not be read as; why what the run says cannot be kept
         self.caution = answers.PROVISIONAL.get(self.profile)
         self.withdrawn = f"Withdrawn: {self.record['withdrawn']}" if self.record.get("withdrawn") else None
-
-    @property
-    def banners(self) -> list[str]:
-        """What a reader must know before reading on."""
-        lines = [line for line in (self.caution, self.withdrawn) if line]
         status = self.record.get("status") or "unknown"
-        if status != "finished":
-            lines.append(f"This run did not finish (status: {status}): what follows is partial.")
-        return lines
+        partial = f"This run did not finish (status: {status}): what follows is partial."
+        told = (self.caution, self.withdrawn, partial if status != "finished" else None)
+        self.banners = list(filter(None, told))  # what a reader must know before reading on
 
 
-def read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Return a run folder with its record.
-
-    Raises
-    ------
-    ValueError
-        If it holds no readable record of a notebook.
-    """
+def read_record(folder: Path) -> Recorded:
+    """Return a run folder with its record; ValueError if it holds no readable record of a notebook."""
     record = gates.record_of(folder)
     if record is None:
         raise ValueError(f"{folder} holds no run.json, so it is no run folder")
@@ -90,12 +79,12 @@ def variant_of(record: dict[str, Any]) -> str | None:
     return record.get("variant") or str(record.get("profile") or "").partition("--")[2] or None
 
 
-def position(item: tuple[Path, dict[str, Any]]) -> tuple[Any, ...]:
+def position(item: Recorded) -> tuple[Any, ...]:
     """Order of pages: the notebooks' order, runs without a variant first, the latest first."""
     record = item[1]
     name, variant = str(record["notebook"]), variant_of(record)
     place = list(NOTEBOOKS).index(name) if name in NOTEBOOKS else len(NOTEBOOKS)
-    age = "".join(chr(0x10FFFF - ord(c)) for c in str(record.get("started") or ""))
+    age = [-ord(c) for c in str(record.get("started") or "")]
     return place, name, variant is not None, str(variant or ""), age
 
 
@@ -112,19 +101,13 @@ def _file_name(record: dict[str, Any], taken: Container[str]) -> str:
 def load(folder: Path, record: dict[str, Any], taken: Container[str]) -> Page:
     """Render one run; ``taken`` holds the file names already given.
 
-    Raises
-    ------
-    ValueError
-        If its notebook, or a file that is to be copied beside the page, cannot be read.
+    ValueError if its notebook, or a file that is to be copied beside the page, cannot be read.
     """
     file = _file_name(record, taken)
     notebook = gates.own_file(folder, "notebook.ipynb")
-    if notebook:
-        rendered = render_notebook(notebook)
-    else:
-        rendered = Rendered(flags=["the run has no executed notebook, so there is no prose and no figure"])
+    missing = Rendered(flags=["the run has no executed notebook, so there is no prose and no figure"])
     files = [f"runs/{file.removesuffix('.html')}/{name}" for name in COPIED if gates.own_file(folder, name)]
-    return Page(record, file, rendered, files)
+    return Page(record, file, render_notebook(notebook) if notebook else missing, files)
 
 
 def environment() -> jinja2.Environment:
@@ -139,7 +122,6 @@ def environment() -> jinja2.Environment:
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
         "word": answers.word,
-        "rival": rival_of,
         "figure": lambda spec, number, title: figure_block(number, spec, title),
         "label": lambda name: Markup(figures.style.label(name)),  # escaped there
         "css": lambda text: str(text or "none").lower().replace(" ", "-"),

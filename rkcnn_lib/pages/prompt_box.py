@@ -11,15 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rkcnn_lib.measure.causal import (
-    Part,
-    PromptPairs,
-    clean_logits,
-    edited_logits,
-    patched_logits,
-    read_activations,
-    share_in,
-)
+from rkcnn_lib.measure import causal
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.strings import readable, token_text, unknown_words
 from rkcnn_lib.studies.causal import Measured
@@ -52,27 +44,19 @@ class PromptBox:
         self.n_layers = lm.cfg.n_layers
         self.layer = p.layer % self.n_layers
 
-    def ids(self, text: str, which: str = "prompt") -> list[int]:
-        """Return the token ids of a typed prompt.
-
-        Raises
-        ------
-        ValueError
-            If it is empty, holds a word that the model does not know, or is longer than the model reads.
-        """
+    def ids(self, text: str, which: str) -> list[int]:
+        """Return the token ids of a typed prompt; ValueError if the model cannot read it, with the reason."""
         if not text.strip():
             raise ValueError(f"The {which} is empty: type the beginning of a sentence.")
-        unknown = unknown_words(self.lm, text)
+        unknown = ", ".join(map(readable, unknown_words(self.lm, text)))
         if unknown:
-            raise ValueError(
-                f"The {which} has words that this model does not know: {', '.join(map(readable, unknown))}."
-            )
+            raise ValueError(f"The {which} has words that this model does not know: {unknown}.")
         ids = self.lm.tokenizer.encode(text.strip())
         if len(ids) > self.lm.cfg.n_ctx:
             raise ValueError(f"The {which} has {len(ids)} tokens; this model reads {self.lm.cfg.n_ctx} at most.")
         return ids
 
-    def part(self, subspace: str, rank: int) -> Part:
+    def part(self, subspace: str, rank: int) -> causal.Part:
         """Return a measured subspace (its first seed) at a rank, or everything."""
         if subspace == WHOLE:
             return torch.eye(self.measured.ground.donated.shape[-1])
@@ -82,33 +66,29 @@ class PromptBox:
         """Run a prompt four times: as it is; all but the subspace exchanged; the subspace exchanged; steered.
 
         Steering adds ``strength`` times what the subspace holds of (donor - prompt) at every token but the first.
-
-        Raises
-        ------
-        ValueError
-            For a prompt that cannot be used (see `ids`), or a donor that is the prompt itself.
+        ValueError for a prompt that cannot be used (see `ids`), or a donor that is the prompt itself.
         """
-        base, other = self.ids(prompt), self.ids(donor, "donor prompt")
+        base, other = self.ids(prompt, "prompt"), self.ids(donor, "donor prompt")
         if base == other:
             raise ValueError("Prompt and donor are the same: nothing would be exchanged. Change one of them.")
         A, hook = self.part(subspace, rank), hook_name(self.p.hook, layer)
         ours, theirs, where = places(base, other, self.p.positions)
         device = next(self.lm.parameters()).device
         own, donated = torch.tensor([base], device=device), torch.tensor([other], device=device)
-        x = read_activations(self.lm, own, hook, torch.tensor([ours]))
-        r = read_activations(self.lm, donated, hook, torch.tensor([theirs]))
-        push = strength * (share_in(r, A) - share_in(x, A)).mean(1, keepdim=True)
+        x = causal.read_activations(self.lm, own, hook, torch.tensor([ours]))
+        r = causal.read_activations(self.lm, donated, hook, torch.tensor([theirs]))
+        push = strength * (causal.share_in(r, A) - causal.share_in(x, A)).mean(1, keepdim=True)
         pairs = _alone(own, torch.tensor([ours]))
         everywhere = pairs.at(torch.arange(min(1, len(base) - 1), len(base))[None])
         with torch.no_grad():
-            steered = edited_logits(self.lm, everywhere, hook, lambda activation, _: activation + push.to(activation))
+            steered = causal.edited_logits(self.lm, everywhere, hook, lambda clean, _: clean + push.to(clean))
         logits = {
-            CLEAN: clean_logits(self.lm, pairs)[0],
-            KEEP: patched_logits(self.lm, pairs, hook, A, KEEP, r)[0],
-            ABLATE: patched_logits(self.lm, pairs, hook, A, ABLATE, r)[0],
+            CLEAN: causal.clean_logits(self.lm, pairs)[0],
+            KEEP: causal.patched_logits(self.lm, pairs, hook, A, KEEP, r)[0],
+            ABLATE: causal.patched_logits(self.lm, pairs, hook, A, ABLATE, r)[0],
             STEER: steered[0],
         }
-        foil = int(clean_logits(self.lm, _alone(donated))[0].argmax())
+        foil = int(causal.clean_logits(self.lm, _alone(donated))[0].argmax())
         remarks = [where]
         if layer != self.layer and subspace != WHOLE:
             remarks.append(f"The subspace was found at layer {self.layer}; here it is used at another.")
@@ -126,16 +106,14 @@ class PromptBox:
         ])  # fmt: skip
         differences = {run: float(row[answer] - row[foil]) for run, row in logits.items()}
         if answer == foil:
-            remarks = [
-                *remarks,
-                "The donor is continued by the same token: there is no difference of answers to look at.",
-            ]
+            told = "The donor is continued by the same token: there is no difference of answers to look at."
+            remarks = [*remarks, told]
         return Answers(table, text[answer], text[foil], differences, remarks)
 
 
-def _alone(prompt: torch.Tensor, positions: torch.Tensor | int = -1) -> PromptPairs:
+def _alone(prompt: torch.Tensor, positions: torch.Tensor | int = -1) -> causal.PromptPairs:
     """One prompt (1, length) that is its own donor; which tokens would be answers plays no part here."""
-    return PromptPairs(prompt, prompt, prompt[:, 0], prompt[:, 0], positions)
+    return causal.PromptPairs(prompt, prompt, prompt[:, 0], prompt[:, 0], positions)
 
 
 def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int], list[int], str]:

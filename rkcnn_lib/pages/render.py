@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import bleach
 import nbformat
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
@@ -37,10 +37,9 @@ IN_SMALL = {
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
-HEADINGS = re.compile(r"^h[1-6]$")
-# What these outputs of a notebook say, the page's own header and captions say.
+HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 MOST_ROWS = 8  # a table of more is folded
-SAID_BY_PAGE = ".banner, table.provenance, p.figure-title"
+SAID_BY_PAGE = ".banner, table.provenance, p.figure-title"  # outputs whose words the page's header and captions have
 TAGS = frozenset(
     """a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li mark ol p
     pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul""".split()  # noqa: SIM905
@@ -72,25 +71,17 @@ class Rendered:
 
 
 def render_notebook(path: Path) -> Rendered:
-    """Convert an executed notebook (``.ipynb``); its body is safe HTML.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a notebook.
-    """
+    """Convert an executed notebook (``.ipynb``) to safe HTML; ValueError if the file is none."""
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises several kinds, none of them ours
         raise ValueError(f"{path} is not a notebook that can be read: {error}") from error
     page = Rendered()
     placed = _collect_blocks(notebook, page)
-    exporter = HTMLExporter(
-        raw_template=(ASSETS / "notebook.html.j2").read_text(encoding="utf-8"), exclude_anchor_links=True
-    )
-    exporter.register_filter("safe_html", lambda text: safe_html(text, page))
-    body, _ = exporter.from_notebook_node(notebook)
-    soup = BeautifulSoup(body, "html.parser")
+    template = (ASSETS / "notebook.html.j2").read_text(encoding="utf-8")
+    exporter = HTMLExporter(raw_template=template, exclude_anchor_links=True)
+    exporter.register_filter("safe_html", lambda text: safe_html(text, page.flags))
+    soup = BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
     _order_headings(soup, page)
     link_first_uses(soup)
     for pre in soup.find_all("pre"):
@@ -101,7 +92,12 @@ def render_notebook(path: Path) -> Rendered:
             corner.attrs.pop("scope", None)
     for table in soup.find_all("table"):
         box = table.wrap(soup.new_tag("div", attrs={"class": "table-scroll", "tabindex": "0"}))
-        _fold(soup, box, table.select("tbody tr"))
+        rows = table.select("tbody tr")
+        if len(rows) > MOST_ROWS:  # behind a line that says what its rows are
+            names = [cell.get_text(" ", strip=True) for row in rows[:3] if (cell := row.find(["th", "td"]))]
+            folded = box.wrap(soup.new_tag("details", attrs={"class": "long"}))
+            folded.insert(0, soup.new_tag("summary"))
+            folded.summary.string = f"Table of {len(rows)} rows: {', '.join(filter(None, names))}, ..."
     page.body = str(soup)
     for place, block in placed.items():
         page.body = page.body.replace(place, block)
@@ -111,31 +107,21 @@ def render_notebook(path: Path) -> Rendered:
     return page
 
 
-def _fold(soup: BeautifulSoup, box: Tag, rows: list[Tag]) -> None:
-    """Put a table of many rows behind a line that says what its rows are."""
-    if len(rows) > MOST_ROWS:
-        names = [cell.get_text(" ", strip=True) for row in rows[:3] if (cell := row.find(["th", "td"]))]
-        folded = box.wrap(soup.new_tag("details", attrs={"class": "long"}))
-        line = soup.new_tag("summary")
-        line.string = f"Table of {len(rows)} rows: {', '.join(filter(None, names))}, ..."
-        folded.insert(0, line)
-
-
-def safe_html(text: str, page: Rendered | None = None) -> str:
+def safe_html(text: str, flags: list[str]) -> str:
     """Reduce HTML to harmless tags: no script, style, handler or resource from elsewhere.
 
-    Scripts and styles go with their content; every other foreign tag is shown as text, not lost.
+    Scripts and styles go with their content; every other foreign tag is shown as text, not lost. ``flags`` takes what
+    a reader should know of it.
     """
     soup = BeautifulSoup(text, "html.parser")
-    if page is not None and soup.find("script"):
-        page.flags.append("an output held a script, which pages do not run")
+    if soup.find("script"):
+        flags.append("an output held a script, which pages do not run")
     for unwanted in soup.select(f"style, script, {SAID_BY_PAGE}"):
         unwanted.decompose()
     for image in soup.find_all("img"):
         if not str(image.get("src", "")).startswith("data:image/"):
             image.replace_with(f"[image not in the page: {image.get('alt') or image.get('src')}]")
-            if page is not None:
-                page.flags.append("an image that is not embedded was left out")
+            flags.append("an image that is not embedded was left out")
     return bleach.clean(str(soup), tags=TAGS, attributes=_allowed, protocols={*SCHEMES, "data"}, strip=False)
 
 
@@ -161,7 +147,8 @@ def _collect_blocks(notebook: Any, page: Rendered) -> dict[str, str]:
         output.data = {"text/html": place}
 
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and re.search(r"(?<![\\$])\$[^$\n]+\$", _without_code(cell.source)):
+        without_code = re.sub(r"```.*?```|`[^`]*`", "", cell.source, flags=re.DOTALL)
+        if cell.cell_type == "markdown" and re.search(r"(?<![\\$])\$[^$\n]+\$", without_code):
             page.flags.append("formulas between dollar signs are shown as they were typed")
         if "outputs" in cell:
             cell.outputs = _one_stream_each(cell.outputs)
@@ -182,7 +169,7 @@ def _collect_blocks(notebook: Any, page: Rendered) -> dict[str, str]:
                 output.data = {"text/html": f'<p class="small">{html.escape(LEFT_OUT)}</p>'}
             elif CARDS in output.data:
                 page.n_cards += len(output.data[CARDS].get("cards", []))
-                fallback = Markup(safe_html(output.data.get("text/html", ""), page))
+                fallback = Markup(safe_html(output.data.get("text/html", ""), page.flags))
                 put(output, blocks().cards(Markup(script_json(output.data[CARDS])), fallback))
     return placed
 
@@ -235,11 +222,10 @@ def in_words(spec: dict[str, Any]) -> str:
     return " ".join(f"{part}: {text}." for part, text in parts.items() if text) or "One series without a name."
 
 
-def figure_block(number: int, spec: dict[str, Any], title: str | None = None) -> Markup:
-    """The HTML of one figure (plotly's JSON), numbered from 1 on its page.
+def figure_block(number: int, spec: dict[str, Any], title: str) -> Markup:
+    """The HTML of one figure (plotly's JSON), numbered from 1 on its page: caption, place to draw, words and JSON.
 
-    Its title as text, which wraps on a phone; a place to draw; its data in words; its JSON. A figure that was not
-    shown by `rkcnn_lib.figures.show` keeps its own title, which the caption repeats.
+    A figure that was not shown by `rkcnn_lib.figures.show` has no ``title``: the caption repeats its own.
     """
     spec = fit_figure({key: spec[key] for key in ("data", "layout", "frames", "config") if spec.get(key)})
     layout = spec.get("layout", {})
@@ -253,17 +239,14 @@ def _one_stream_each(outputs: list[Any]) -> list[Any]:
     first: dict[str, Any] = {}
     kept = []
     for output in outputs:
-        if output.output_type == "stream" and output.name in first:
-            first[output.name].text += output.text
+        name = output.name if output.output_type == "stream" else ""
+        if name in first:
+            first[name].text += output.text
             continue
-        if output.output_type == "stream":
-            first[output.name] = output
+        if name:
+            first[name] = output
         kept.append(output)
     return kept
-
-
-def _without_code(source: str) -> str:
-    return re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.DOTALL)
 
 
 def _settle(text: str) -> str:
@@ -280,6 +263,8 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
     """Give headings ids and levels without gaps below the page's own h1, and note the contents."""
     used: set[str] = set()
     previous = 1
+    for other in soup.find_all(id=True):  # ids of a notebook's own HTML could collide with those of the page
+        del other["id"]
     for heading in soup.find_all(HEADINGS):
         text = heading.get_text(" ", strip=True)
         if heading.name == "h1" and page.title is None and not used:
@@ -299,7 +284,3 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
         link = soup.new_tag("a", attrs={"class": "anchor", "href": f"#{anchor}", "aria-label": "link to here"})
         link.string = "#"
         heading.append(link)
-    for other in soup.find_all(id=True):
-        # Ids of a notebook's own HTML could collide with those of the page.
-        if isinstance(other, Tag) and not HEADINGS.match(other.name):
-            del other["id"]

@@ -20,33 +20,24 @@ OUTWARD = ("#", "http:", "https:", "mailto:", "data:")
 MIME = {".json": "application/json", ".parquet": "application/vnd.apache.parquet"}
 
 
-def weights(site: Path) -> dict[str, int]:
-    """Bytes of each page of a site, of the scripts and styles that pages share, and of the runs' data, by name."""
-    sizes = {path.name: path.stat().st_size for path in sorted(site.glob("*.html"))}
-    return sizes | {f"{folder}/": _weight(site / folder) for folder in ("assets", "runs")}
-
-
-def _weight(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def weight_lines(site: Path) -> list[str]:
-    """What the site weighs, a line a page and the total, to print."""
+    """What the site weighs, to print: a line a page, one for what pages share, one for the runs' data, the total."""
+    parts = [*sorted(site.glob("*.html")), site / "assets", site / "runs"]
+    lines = [f"{_weight(part) / 1e6:8.2f} MB  {part.name}{'/' * (not part.suffix)}" for part in parts]
     total = _weight(site)
-    lines = [f"{size / 1e6:8.2f} MB  {name}" for name, size in weights(site).items()]
     heavy = f", more than the {HEAVY / 1e6:.0f} MB that mail takes easily" if total > HEAVY else ""
     return [*lines, f"{total / 1e6:8.2f} MB  in all (plotly.min.js once){heavy}"]
+
+
+def _weight(place: Path) -> int:
+    return sum(path.stat().st_size for path in (place, *place.rglob("*")) if path.is_file())
 
 
 def run_folders(places: Iterable[Path]) -> list[Path]:
     """Run folders with a finished run among ``places``, each a run folder or a folder that holds some at any depth.
 
-    A damaged ``run.json`` that was found so is named and left out.
-
-    Raises
-    ------
-    ValueError
-        If a place is no folder, holds no run at all, or is itself a run folder with a damaged ``run.json``.
+    A damaged ``run.json`` that was found so is named and left out. ValueError if a place is no folder, holds no run at
+    all, or is itself a run folder with a damaged ``run.json``.
     """
     folders: list[Path] = []
     for place in places:
@@ -62,19 +53,12 @@ def single_file(run: Path, out: Path) -> Path:
     """Write the page of one run as one HTML file: styles, scripts, plotly and the run's data are inside.
 
     Its policy lets only scripts of exactly these contents run, whatever a reader's copy may have met on its way.
-
-    ``out`` is replaced and returned; its folder is made.
-
-    Raises
-    ------
-    ValueError
-        If ``run`` holds no readable run, or ``out`` is a folder.
+    ``out`` is replaced and returned. ValueError if ``run`` holds no readable run, or ``out`` is a folder.
     """
-    out = Path(out)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
     with tempfile.TemporaryDirectory() as work:
-        site = build_site([Path(run)], Path(work) / "site").parent
+        site = build_site([run], Path(work) / "site").parent
         (page,) = read_json(site / "site.json")["pages"]
         write_text(out, inlined(site / page["page"]))
     return out
@@ -92,21 +76,16 @@ def inlined(page: Path) -> str:
         source = (page.parent / script["src"]).read_text(encoding="utf-8")
         script.decompose()
         inner = soup.new_tag("script")
-        inner.string = _closed(source)
+        # No parser of HTML takes it to end early; in a script's strings the backslash means nothing.
+        inner.string = re.sub(r"<(?=/script|!--)", r"<\\", source, flags=re.IGNORECASE)
         soup.body.append(inner)  # at the end, in order: an inline script cannot be deferred
         hashes.append("'sha256-" + base64.b64encode(hashlib.sha256(inner.string.encode()).digest()).decode() + "'")
     policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})
     allowed = " ".join([*hashes, *re.findall("'unsafe-eval'", policy["content"])])
-    policy["content"] = re.sub(r"script-src [^;]*", f"script-src {allowed}", policy["content"]).replace(
-        "'self' file: ", ""
-    )
+    content = re.sub(r"script-src [^;]*", f"script-src {allowed}", policy["content"])
+    policy["content"] = content.replace("'self' file: ", "")
     _keep_links_inside(soup, page.parent)
     return str(soup)
-
-
-def _closed(source: str) -> str:
-    """A script that no parser of HTML takes to end early; in its strings the backslash means nothing."""
-    return re.sub(r"<(?=/script|!--)", r"<\\", source, flags=re.IGNORECASE)
 
 
 def _keep_links_inside(soup: BeautifulSoup, site: Path) -> None:

@@ -29,45 +29,29 @@ SCRIPTS = ("controls.js", "figure_data.js", "cards.js", "compare.js", "site.js")
 OWN_PAGES = ("index.html", "compare.html", glossary.PAGE)
 
 
-def build_site(runs: list[Path], out: Path, title: str | None = None, also: Sequence[Path] = ()) -> Path:
+def build_site(runs: list[Path], out: Path, title: str = QUESTION, also: Sequence[Path] = ()) -> Path:
     """Build pages from run folders and, once all are built, put them in place file by file, each whole.
 
-    Parameters
-    ----------
-    runs : list of Path
-        Run folders, each with ``run.json`` and, if papermill executed it, ``notebook.ipynb``. Of several runs
-        of one notebook the latest without a variant leads; the others get pages of their own. The list may be
-        empty: all six notebooks are then NOT RUN.
-    out : Path
-        Folder of the site. Of what is there only files that its ``site.json`` lists are replaced or removed.
-    title : str, optional
-        The question that the index is headed by.
-    also : sequence of Path
-        Further run folders to compare with: they get pages and rows, but lead no notebook that ``runs`` has. One
-        that cannot be read is named on standard error and left out.
+    ``runs`` are folders with ``run.json`` and, if papermill executed it, ``notebook.ipynb``: of several of one notebook
+    the latest without a variant leads, the others get pages of their own; of none all six are NOT RUN. ``also`` are
+    further ones to compare with: they lead no notebook that ``runs`` has, and one that cannot be read is named on
+    standard error and left out. ``title`` heads the index.
 
-    Returns
-    -------
-    Path
-        ``out/index.html``; beside it ``site.json`` records pages, figure counts, flags and every file of the site.
-
-    Raises
-    ------
-    ValueError
-        If a folder of ``runs`` holds no readable run, ``out`` exists and is not a site made here, or a file that is
-        not the site's stands where a new one has to.
+    Of what is in ``out`` only files that its ``site.json`` lists are replaced or removed; that file records pages,
+    figure counts, flags and every file of the site. Return ``out/index.html``. ValueError if a folder of ``runs`` holds
+    no readable run, ``out`` exists and is not a site made here, or a file that is not the site's stands where a new one
+    has to.
     """
     out = Path(out).resolve()
     _own_files(out)
-    given = {Path(run).resolve() for run in runs}
-    leading = sorted((read_record(Path(run)) for run in runs), key=position)
-    further = (Path(run) for run in also if Path(run).resolve() not in given)
-    others = sorted(_readable(read_record, further), key=position)
+    given = {run.resolve() for run in runs}
+    leading = sorted(map(read_record, runs), key=position)
+    others = sorted(_readable(read_record, (run for run in also if run.resolve() not in given)), key=position)
     # Pages stay together by notebook; within one, sorting is stable: what leads comes first.
     records = sorted([*leading, *others], key=lambda item: position(item)[:2])
     records = [(folder, gates_since(record, records)) for folder, record in records]
     with tempfile.TemporaryDirectory() as work:
-        summary = _write_site(Path(work), records, title or QUESTION, given)
+        summary = _write_site(Path(work), records, title, given)
         _publish(Path(work), out, summary)
     return out / "index.html"
 
@@ -109,10 +93,8 @@ def _write_site(work: Path, records: list[Recorded], title: str, required: set[P
     (assets / "plotly.min.js").write_text(plotly, encoding="utf-8")
     steps, compared, templates = _steps(pages), comparison(rows), environment()
     cautions = dict.fromkeys(page.caution for page in pages if page.caution)
-    withdrawn = [
-        f"{page.number} {SHORT_TITLES.get(page.notebook, page.title)}. {page.withdrawn}"
-        for page in pages if page.withdrawn
-    ]  # fmt: skip
+    gone = [page for page in pages if page.withdrawn]
+    withdrawn = [f"{page.number} {SHORT_TITLES.get(page.notebook, page.title)}. {page.withdrawn}" for page in gone]
     shared = {
         "site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles,
         "banners": [*cautions, *withdrawn],
@@ -141,13 +123,10 @@ def _index(pages: list[Page], steps: list[dict[str, Any]], compared: dict[str, A
     return {
         "answer": answers.in_one_sentence(record),
         "judged": judged,
-        "answers": judged.answers if judged else [],
         "setting": answers.setting(record),
         "starts": {"rows": starts, "measures": measures},
-        "others": [(page, page.answers) for page in pages if page is not judged and page.answers],
+        "others": [page for page in pages if page is not judged and page.answers],
         "hero": next((page for page in leads.values() if page.rendered.hero), None),
-        "grid": answers.grid_of(record),
-        "strongest": record.get("strongest") or [],
     }
 
 
@@ -187,9 +166,8 @@ def _own_files(out: Path) -> set[str]:
     """The files of the site in ``out``, as paths within it; refuses what is no site made here or has a damaged list."""
     path = out / "site.json"
     if not path.is_file():
-        if out.exists() and not (
-            out.is_dir() and all(one.name.startswith(".site.json.part-") for one in out.iterdir())
-        ):
+        begun = out.is_dir() and all(one.name.startswith(".site.json.part-") for one in out.iterdir())
+        if out.exists() and not begun:
             raise ValueError(f"{out} exists and is not a site made here (no site.json): choose another folder")
         return set()
     record = read_json(path)
@@ -231,9 +209,7 @@ def _publish(work: Path, out: Path, summary: dict[str, Any]) -> None:
         old = _own_files(out)
         taken = sorted(name for name in made - old if os.path.lexists(out / _within(out, name)))
         if taken:
-            raise ValueError(
-                f"{out / taken[0]} is not the site's, and a file of the site has to go there: move it away"
-            )
+            raise ValueError(f"{out / taken[0]} is not the site's, and a file of it has to go there: move it away")
         before = read_json(out / "site.json") if old else {"format": FORMAT, "pages": []}
         write_json(out / "site.json", before | {"files": sorted(old | made)})
         # The index last: what it points at is there by then.

@@ -13,7 +13,7 @@ import pytest
 
 from rkcnn_lib import figures, vocabulary
 from rkcnn_lib.figures.display import HERO, MIMETYPE, TITLE
-from rkcnn_lib.figures.style import CHANCE_FILL
+from rkcnn_lib.figures.style import CHANCE_FILL, STYLES
 
 EVIL = "<img src=x onerror=alert(1)>"
 ARMS = ["random", "kmeans", "rkcnn", "something else"]
@@ -98,34 +98,11 @@ def test_refuses_empty_and_incomplete_tables(name):
         draw(name, table.iloc[:0])
     with pytest.raises(ValueError, match="lacks"):
         draw(name, table[["value"]] if "value" in table else table[["position"]] if "position" in table else table[[]])
-    with pytest.raises(ValueError, match="DataFrame"):
-        draw(name, {"a": 1})
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_refuses_empty_mappings(name):
-    with pytest.raises(ValueError, match="nothing"):
-        draw(name, {})
 
 
 def test_refuses_a_table_without_a_finite_value():
     with pytest.raises(ValueError, match="finite"):
         figures.arm_metrics(ARM_ROWS.assign(value=np.nan))
-
-
-def test_refuses_values_that_cannot_be():
-    with pytest.raises(ValueError, match=r"\[-1, 1\]"):
-        figures.mined_versus_true({"a": np.full((2, 2), 1.5)})
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        figures.density({"a": np.array([2.0])})
-    with pytest.raises(ValueError, match="columns"):
-        figures.toy_directions({"a": np.zeros((5, 3))})
-    with pytest.raises(ValueError, match="negative"):
-        figures.spectrum({"a": np.array([-1.0, 2.0])})
-    with pytest.raises(ValueError, match="groups"):
-        figures.cosine_histograms({"0": {"a": np.zeros(2)}, "1": {"b": np.zeros(2)}})
-    with pytest.raises(ValueError, match="empty"):
-        figures.interference(np.zeros((0, 2)))
 
 
 @pytest.mark.parametrize("name", SLIDERS)
@@ -197,8 +174,6 @@ def test_the_funnel_shows_stages_in_order_means_over_seeds_and_zero_at_its_foot(
     assert list(line.y[:2]) == [600, 100] and line.y[2] == axis.tickvals[0] and axis.ticktext[0] == "0"
     assert axis.type == "log" and 10 ** axis.range[0] < line.y[2] and 10 ** axis.range[1] > 600
     assert line.text[1] == "kept: 100, seeds from 90 to 110" and "live: 0" in line.text[2]
-    with pytest.raises(ValueError, match="negative"):
-        figures.funnel(table.assign(value=-1))
 
 
 def test_one_metric_needs_no_drop_down():
@@ -218,13 +193,8 @@ def test_arms_keep_colour_and_marker_across_figures():
 
 
 def test_no_two_arms_look_the_same():
-    pairs = {(figures.ARM_COLOURS[a], figures.ARM_MARKERS[a]) for a in figures.ARM_COLOURS}
-    assert (
-        len(pairs)
-        == len(set(figures.ARM_COLOURS.values()))
-        == len(set(figures.ARM_MARKERS.values()))
-        == len(vocabulary.ARMS)
-    )
+    colours, markers = ({getattr(style, of) for style in STYLES.values()} for of in ("colour", "marker"))
+    assert len(colours) == len(markers) == len(STYLES) == len(vocabulary.ARMS)
 
 
 def test_colours_are_readable_on_white_and_on_a_dark_page():
@@ -232,7 +202,7 @@ def test_colours_are_readable_on_white_and_on_a_dark_page():
         parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
 
-    for name in [*figures.ARM_COLOURS, "unknown", "another", "third"]:
+    for name in [*STYLES, "unknown", "another", "third"]:
         value = luminance(figures.style_of(name).colour)
         assert 1.05 / (value + 0.05) >= 2.95 and (value + 0.05) / (luminance("#14171c") + 0.05) >= 2.95, name
 
@@ -315,8 +285,6 @@ def test_references_become_lines_and_not_rows():
     fig = draw("causal_effects")
     assert any((t.name or "").startswith("clean") for t in fig.data)
     assert list(fig.layout.yaxis.ticktext) == ["rkcnn", "random"]
-    with pytest.raises(ValueError, match="reference"):
-        figures.causal_effects(CAUSAL[CAUSAL["subspace"] == "clean"])
 
 
 def test_dead_latents_have_their_own_bar():

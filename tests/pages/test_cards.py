@@ -135,14 +135,6 @@ def test_facts_say_in_words_what_was_measured_beside_its_chance_level(monkeypatc
     assert re.fullmatch(r"Nearest mined direction: number 1 \(\+1.00; chance 0.\d\d, 95 % point \d.\d\d\).", mined)
 
 
-def test_unknown_saes_and_latents_are_refused_by_name(monkeypatch):
-    made = planted_reader(monkeypatch)
-    with pytest.raises(ValueError, match="no SAE of kmeans, seed 0"):
-        made.cards("kmeans", 0, [0])
-    with pytest.raises(ValueError, match="latents 0 to 3"):
-        made.cards("random", 0, [4])
-
-
 def test_a_search_by_token_finds_the_latent_that_reads_it(monkeypatch):
     made = planted_reader(monkeypatch)
     assert [latent for latent, _ in made.firing_on("random", 0, 2)] == [2]

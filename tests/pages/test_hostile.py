@@ -114,7 +114,7 @@ def test_without_any_one_guard_the_check_above_fails(tmp_path, monkeypatch, guar
         for module in (site, strings):
             monkeypatch.setattr(module, "visible", lambda text: text.encode("utf-8", "replace").decode())
     elif guard == "safe_html":
-        monkeypatch.setattr(render, "safe_html", lambda text, page=None: text)
+        monkeypatch.setattr(render, "safe_html", lambda text, flags: text)
     else:
         made = site.environment()
         made.autoescape = False
@@ -131,7 +131,7 @@ BAD = [
 
 def test_links_lead_to_http_mail_a_place_of_the_page_or_a_file_beside_it_and_nowhere_else():
     def links(href):
-        return BeautifulSoup(render.safe_html(f'<a href="{href}">x</a>'), "html.parser").find_all("a", href=True)
+        return BeautifulSoup(render.safe_html(f'<a href="{href}">x</a>', []), "html.parser").find_all("a", href=True)
 
     assert [href for href in GOOD if not links(href)] == [] and [href for href in BAD if links(href)] == []
 
