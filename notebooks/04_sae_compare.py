@@ -21,7 +21,7 @@
 # directions that their latents start from. Four claims were declared beforehand, each judged on every measure below:
 #
 # * **H1** a mined start (`rkcnn`) beats a random one;
-# * **H1c** it beats directions that merely lie as the activations do (`covariance`): is mining needed at all?
+# * **H1c** it beats random directions with the activations' covariance (`covariance`): is mining needed at all?
 # * **H2** the score helps: it beats the *same* search without one (`rkcnn_unscored`: same subsets, steps and compute);
 # * **H3** random subsets beat k-means, equally refined (`kmeans_refined`).
 #

@@ -47,7 +47,7 @@ def base_arm(arm: str) -> str:
 # Declared beforehand: what is claimed of `rkcnn`, and the rival that it is claimed against.
 HYPOTHESES: dict[str, tuple[str, str]] = {
     "H1": ("a mined start beats a random one", UNMINED),
-    "H1c": ("a mined start beats directions that merely lie as the activations do", "covariance"),
+    "H1c": ("a mined start beats random directions with the activations' covariance", "covariance"),
     "H2": ("the score helps: it beats the same search without one", "rkcnn_unscored"),
     "H3": ("random subsets beat k-means, equally refined", "kmeans_refined"),
 }

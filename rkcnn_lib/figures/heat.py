@@ -51,21 +51,21 @@ def interference(W: Any) -> go.Figure:
     return finish(fig, height=480, xaxis=axis, yaxis=axis | {"autorange": "reversed"})
 
 
-def layer_heatmap(table: pd.DataFrame) -> go.Figure:
+def layer_heatmap(table: pd.DataFrame, x: str = "layer") -> go.Figure:
     """Heat map of a metric's mean by arm and layer, with a drop-down over the metrics and one over hooks.
 
-    Columns layer, arm, metric, value, and hook where there are several (the first is shown first); several rows of a
+    Columns layer (or another name, ``x``), arm, metric, value, and hook where there are several (the first is shown first); several rows of a
     cell (seeds) are averaged.
     """
-    table = checked(table, ["layer", "arm", "metric", "value"], ["value"])
-    table = table.assign(arm=table["arm"].astype(str))
+    table = checked(table, [x, "arm", "metric", "value"], ["value"])
+    table = table.assign(arm=table["arm"].astype(str), layer=table[x])
     arms, layers = arm_order(in_order(table["arm"])), sorted(table["layer"].unique())
     cells = {  # by hook, a heat map a metric
         hook: [_cells(part[part["metric"].astype(str) == metric], arms, layers) for metric, _ in parts_of(table)]
         for hook, part in parts_of(table, "hook")
     }
     names = {"x": [str(layer) for layer in layers], "y": [escape(arm) for arm in arms], "texttemplate": "%{text}"}
-    hover, first = "%{y}, layer %{x}<br>mean %{z:.4g}", next(iter(cells.values()))
+    hover, first = f"%{{y}}, {x} %{{x}}<br>mean %{{z:.4g}}", next(iter(cells.values()))
     shown = zip(parts_of(table), first, strict=True)
     fig = chosen([(short(metric), [heat(values, hover, **names)], {}) for (metric, _), values in shown])
     buttons = []
@@ -74,7 +74,7 @@ def layer_heatmap(table: pd.DataFrame) -> go.Figure:
         buttons.append({"label": escape(hook), "method": "restyle", "args": [changed]})
     if len(cells) > 1:
         add_menu(fig, buttons, x=1, xanchor="right")
-    x_axis = {"title": "layer", "type": "category", "showgrid": False}
+    x_axis = {"title": x, "type": "category", "showgrid": False}
     y_axis = {"autorange": "reversed", "showgrid": False}
     return finish(fig, height=110 + 40 * len(arms), xaxis=x_axis, yaxis=y_axis)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from rkcnn_lib.runs.run import Run
-from rkcnn_lib.runs.units import Unit, load_unit
+from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.agreement import Agreement
 from rkcnn_lib.studies.comparison import Compared
@@ -24,7 +24,7 @@ ALL, SOME, NONE = "in all other seeds", "in some", "in none"
 class Recurrence:
     """What is shown of the latents that several seeds find."""
 
-    shares: pd.DataFrame  # arm, seed, other, value: of a seed's live latents those found in another one
+    shares: pd.DataFrame  # metric (the arm), arm (a seed), seed (another), value: of the first's live latents in both
     traits: pd.DataFrame  # a row an arm and how often its latents recur: share of the live ones, and what they are like
     title: str
 
@@ -33,7 +33,7 @@ def recurrence(compared: Compared, agreed: Agreement, store: Any, run: Run) -> R
     """Tell latents that recur from those that do not, in the arms that are judged; empty tables with one seed."""
     arms = [arm for arm in (UNMINED, *RIVALS, MINED) if arm in agreed.units]
     shares = pd.DataFrame([
-        {"arm": arm, "seed": seed, "other": other, "value": float(value)}
+        {"metric": arm, "arm": f"seed {seed}", "seed": other, "value": float(value)}
         for arm in dict.fromkeys(arms)
         for (seed, other), value in np.ndenumerate(agreed.units[arm].arrays["recurring"].numpy()) if seed != other
     ])  # fmt: skip
@@ -51,7 +51,7 @@ def recurrence(compared: Compared, agreed: Agreement, store: Any, run: Run) -> R
 
 
 def _latents(unit: Unit, recurs: torch.Tensor, store: Any, run: Run) -> pd.DataFrame:
-    """Return a row a live latent: how often it recurs, its firing rate, and what is known of it where truth is known."""
+    """Return a row a live latent: how often it recurs, its firing rate, and what truth or labels say of it."""
     live, most = recurs >= 0, run.p.n_seeds - 1
     named = np.select([recurs[live] == most, recurs[live] > 0], [ALL, SOME], NONE)
     table = pd.DataFrame({"recurs": named, "firing rate": unit.arrays["density"][live].numpy()})

@@ -34,7 +34,7 @@ PARENTS = ("landmark", "city", "country", "person")  # kinds, whose children are
 STREAMS = (71_001, 71_002)  # documents to choose on, and to judge on
 N_CONTEXTS = 120
 RARE_CLASS = 0.002  # classes rarer than this in either stream are left out
-OF_LABELS = ("one_latent_f1", "five_latents_f1", "detection_f1", "absorbed", "splitting")
+OF_LABELS = ("one_latent_f1", "five_latents_f1", "gap_to_dense_f1", "detection_f1", "absorbed", "splitting")
 
 
 def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
@@ -123,13 +123,34 @@ def labels(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     """Return arm, seed, metric, value, chance_mean, chance_upper; empty but on the embedded language model."""
     if run.p.model != "atlas":
         return pd.DataFrame()
-    cells = [(unit.folder, store.manifest["layer"], run.p, run.device) for unit in compared.units.values()]
-    tables = run_cells(_labels_cell, cells, process_count(run.p.n_jobs, run.device), "labels")
-    parts = [table.assign(arm=arm, seed=seed) for (arm, seed), table in zip(compared.units, tables, strict=True)]
-    return in_order(pd.concat(parts), "metric", OF_LABELS)
+    layer = store.manifest["layer"]
+    cells = [(unit.folder, layer, run.p, run.device) for unit in compared.units.values()]
+    units = run_cells(_labels_cell, cells, process_count(run.p.n_jobs, run.device), "labels")
+    told = zip(compared.units, units, strict=True)
+    table = pd.concat([unit.tables["labels"].assign(arm=arm, seed=seed) for (arm, seed), unit in told])
+    five, columns = table[table["metric"] == "five_latents_f1"], ["value", "chance_mean", "chance_upper"]
+    gap = five.assign(metric="gap_to_dense_f1", **(_dense_f1(layer, run.p, run.device) - five[columns]))
+    return in_order(pd.concat([table, gap]), "metric", OF_LABELS)
 
 
-def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> pd.DataFrame:
+def latent_f1(folder: Path, store: Any, run: Run) -> np.ndarray:
+    """Return of each latent of an SAE unit the held-out F1 of the label that suits it best, (d_sae,); NaN if dead."""
+    return _labels_cell(folder, store.manifest["layer"], run.p, run.device).arrays["latent_f1"].numpy()
+
+
+def _dense_f1(layer: int, p: SaeCompare, device: str) -> float:
+    """Return the mean F1 of the same probes that read all of an activation: what there is to find (cached)."""
+
+    def compute(scratch: Path) -> Unit:
+        chosen, judged = _streams(layer, p.hook, device)
+        width = chosen.X.shape[1]
+        dense = k_sparse_probing(chosen.X, chosen.labels, judged.X, judged.labels, (width,), n_permutations=1)
+        return Unit({"f1": float(dense.f1.mean())})
+
+    return cached_unit("labels", {"dense": True, "layer": layer, "hook": p.hook}, compute).scalars["f1"]
+
+
+def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> Unit:
     def compute(scratch: Path) -> Unit:
         sae = load_saelens(folder / "sae")
         chosen, judged = _streams(layer, p.hook, device)
@@ -149,9 +170,10 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> pd.Dat
             ("absorbed", *np.mean(absorbed, axis=0)),
             ("splitting", np.mean([one.splitting for one in split]), np.nan, np.nan),
         ]
-        return Unit(tables={"labels": pd.DataFrame(rows, columns=["metric", "value", "chance_mean", "chance_upper"])})
+        table = pd.DataFrame(rows, columns=["metric", "value", "chance_mean", "chance_upper"])
+        return Unit(tables={"labels": table}, arrays={"latent_f1": torch.from_numpy(detected.f1)})
 
-    return cached_unit("labels", {"unit": folder.name, "layer": layer, "hook": p.hook}, compute).tables["labels"]
+    return cached_unit("labels", {"unit": folder.name, "layer": layer, "hook": p.hook}, compute)
 
 
 @functools.lru_cache(maxsize=1)
