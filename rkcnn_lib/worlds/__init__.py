@@ -16,8 +16,11 @@ from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, mo
 from rkcnn_lib.worlds.text.packing import split_of
 from rkcnn_lib.worlds.text.sources import TextUnavailable
 from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
-from rkcnn_lib.worlds.toy.synthetic import SyntheticClusteredDataGenerator, SyntheticSparseDataGenerator
+from rkcnn_lib.worlds.toy.planted import (
+    PlantedDictionary,
+    SyntheticClusteredDataGenerator,
+    SyntheticSparseDataGenerator,
+)
 
 __all__ = [
     "HOOKS", "ActivationStore", "CacheError", "MemoryStore", "ModelFacts", "ModelUnavailable", "ParallelToyModel",
