@@ -30,7 +30,7 @@ from rkcnn_lib.studies.causal_subspaces import (
 from rkcnn_lib.studies.tokens import readable, token_text
 from rkcnn_lib.worlds import hook_name as name_of_hook
 from rkcnn_lib.worlds import model_facts
-from rkcnn_lib.worlds.prompts.base import Prompt
+from rkcnn_lib.worlds.prompts import Prompt
 
 LAYERS_SHOWN, PAIRS_SHOWN = 6, 24  # at most, in the heat map
 STRENGTHS = (1.0, 3.0)  # multiples of the difference of mean activations

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from rkcnn_lib.tensors import one_of, whole
-from rkcnn_lib.worlds.atlas.grammar import BOS, Grammar
-from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, TABLES, Step, make_world
-from rkcnn_lib.worlds.prompts.base import Prompt
+from rkcnn_lib.worlds.atlas.grammar import Grammar
+from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, Step, make_world
 
 LABELS = ("topic", "entity", "kind", "number", "owed", "in_quotes", "in_brackets", "fact", "fact_subject")
 
@@ -170,33 +169,3 @@ def relations() -> tuple[str, ...]:
 def facts(relation: str) -> dict[str, str]:
     """{subject: object} of a relation; ValueError, with those there are, for an unknown one."""
     return dict(grammar().world.facts[one_of("relation", relation, RELATIONS)])
-
-
-def fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
-    """Every subject of a relation in each pattern that no document has it in (or, ``held_out=False``, has).
-
-    Ordered by template, then subject: each subject once among the held-out ones, which evaluate, three times among the
-    others, of which the first screens. All prompts of a template (their ``family``) have the same length.
-    """
-    known, prompts, answers, screened = grammar(), [], facts(relation), set()
-    for pattern, text in enumerate(TABLES["facts"][relation]):
-        symbols = text.split()[:-2]  # without the answer and the full stop
-        slot = f"${RELATIONS[relation][0]}"
-        for subject, answer in answers.items():
-            if (known.held_out(relation, subject) == pattern) != held_out:
-                continue
-            words = [subject if symbol == slot else symbol for symbol in symbols]
-            prompts.append(
-                Prompt(
-                    entity=subject,
-                    text=" ".join(words),
-                    ids=tuple(known.ids[word] for word in (BOS, *words)),
-                    answer=answer,
-                    answer_ids=(known.ids[answer],),
-                    family=" ".join(symbols).replace(slot, "{}"),
-                    entity_position=1 + symbols.index(slot),
-                    role="evaluation" if held_out else "selection" if subject in screened else "screening",
-                )
-            )
-            screened.add(subject)
-    return prompts
