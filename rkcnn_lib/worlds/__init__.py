@@ -7,8 +7,7 @@ by the functions that need them.
 from __future__ import annotations
 
 from rkcnn_lib.worlds.activations.capture import capture, capture_layers, check_sizes, open_or_capture
-from rkcnn_lib.worlds.activations.manifest import CacheError
-from rkcnn_lib.worlds.activations.store import ActivationStore, MemoryStore
+from rkcnn_lib.worlds.activations.store import ActivationStore, CacheError, MemoryStore
 from rkcnn_lib.worlds.models.bridge import pick_device
 from rkcnn_lib.worlds.models.hooks import HOOKS, check_hook, hook_name, hook_width
 from rkcnn_lib.worlds.models.hub import ModelUnavailable

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "assets" / "modadd"
 MODEL_TYPE = "modadd"  # of config.json
 N_TOKENS = 3  # a, b, =
-HELD_OUT_SHARE = 0.1  # what a store holds out unless told otherwise
 
 
 def all_pairs(p: int) -> torch.Tensor:
@@ -66,7 +65,7 @@ def held_out_pairs(p: int) -> torch.Tensor:
     The model is never trained on these, whatever its seed: what is held out from an SAE is new to the model as well.
     """
     hashes = [document_hash(pair_text(a, b)) for a, b in all_pairs(p).tolist()]
-    return torch.from_numpy(is_held_out(np.array(hashes), HELD_OUT_SHARE))
+    return torch.from_numpy(is_held_out(np.array(hashes)))
 
 
 def untrained(p: int, trained: torch.Tensor) -> torch.Tensor:
@@ -76,24 +75,18 @@ def untrained(p: int, trained: torch.Tensor) -> torch.Tensor:
     return never
 
 
-def source(p: int, text: str | None, seed: int = 0) -> TextSource:
-    """Return the model's "text": all pairs, each once, in an order drawn under ``seed``; no other text is read."""
+def source(p: int, text: str | None) -> TextSource:
+    """Return the model's "text": all pairs, each once, in a random order; no other text is read."""
     if text not in (None, "auto"):
         raise ValueError(f"text = {text!r}: a modular-addition model reads nothing but its pairs; leave text out")
-    name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed {seed}"
-    return TextSource(name, name, functools.partial(_documents, p, seed), continued=False)
+    name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed 0"
+    return TextSource(name, name, functools.partial(_documents, p), continued=False)
 
 
-def _documents(p: int, seed: int) -> Iterator[Document]:
+def _documents(p: int) -> Iterator[Document]:
     pairs = all_pairs(p)
-    for a, b in pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))].tolist():
+    for a, b in pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))].tolist():
         yield Document(pair_text(a, b), (a, b, p))
-
-
-def check_context(context_size: int) -> None:
-    """Raise ValueError unless a context is one pair."""
-    if context_size != N_TOKENS:
-        raise ValueError(f"context_size = {context_size}: a modular-addition model reads {N_TOKENS} tokens (a, b, =)")
 
 
 def check_hooks(hooks: Sequence[str]) -> None:

@@ -71,20 +71,21 @@ class TextSource:
         return self if self.pin is None else self.pin()
 
 
-def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource]:
+def text_sources(text: str | None, model: str) -> list[TextSource]:
     """Return the sources to try, in this order.
 
     ``text`` None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
     parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016), streamed.
     These three were tried against a stand-in of the hub and not the hub itself, for want of a network.
-    ``"atlas"``: atlas's generator, drawn under ``seed``, whose own token ids the model atlas takes. Else a local file,
+    ``"atlas"``: atlas's generator, whose own token ids the model atlas takes. Else a local file,
     UTF-8: ``.txt`` (a document starts at a heading `` = Title = `` where there are such, else at a blank line),
     ``.jsonl`` (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
 
     ValueError if the text is none of these, or the file is not there or cannot be read.
     """
     if text == "atlas" or (text in (None, "auto") and model == "atlas"):
-        return [_atlas(model, seed)]
+        own, name = model == "atlas", "atlas generator, seed 0"
+        return [TextSource(name, name, functools.partial(_generate, own), continued=not own)]
     if text in (None, "auto"):
         problem = functools.cache(hub_problem)  # the hub is asked once, and only if a source must be opened
         return [_hub(*entry, problem) for entry in HUB_TEXTS]
@@ -190,14 +191,9 @@ def _broken(name: str, count: int, why: str) -> TextUnavailable:
     )
 
 
-def _atlas(model: str, seed: int) -> TextSource:
-    own, identity = model == "atlas", f"atlas generator, seed {seed}"
-    return TextSource(identity, identity, lambda: _generate(own, seed), continued=not own)
-
-
-def _generate(own_ids: bool, seed: int) -> Iterator[Document]:
+def _generate(own_ids: bool) -> Iterator[Document]:
     """Generate documents without end; for other models than atlas as text alone."""
     from rkcnn_lib.worlds.atlas import document_stream
 
-    for document in document_stream(f"text {seed}"):  # a stream apart from those that labels and tests draw from
+    for document in document_stream("text 0"):  # a stream apart from those that labels and tests draw from
         yield Document(document.text, document.ids if own_ids else None)
