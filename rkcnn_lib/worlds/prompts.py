@@ -305,13 +305,15 @@ def _sum_prompts(p: int) -> list[Prompt]:
     """
     pairs, held_out = modadd.all_pairs(p), modadd.held_out_pairs(p)
     generator, prompts = torch.Generator().manual_seed(0), []
-    for role, side in (("selection", False), ("evaluation", True)):
+    sides: tuple[tuple[Role, bool], ...] = (("selection", False), ("evaluation", True))
+    for role, side in sides:
         drawn = pairs[(held_out == side) & (pairs[:, 0] < pairs[:, 1])]
         count: Counter[int] = Counter()
         for a, b in drawn[torch.randperm(len(drawn), generator=generator)].tolist():
             answer = (a + b) % p
             count[answer] += 1
-            for x, y, of in ((a, b, "screening"), (b, a, role)) if count[answer] <= PAIRS_EACH else ():
+            asked: list[tuple[int, int, Role]] = [(a, b, "screening"), (b, a, role)]
+            for x, y, of in asked if count[answer] <= PAIRS_EACH else []:
                 text, family = f"{x} {y} =", "{} + {} ="
                 prompts.append(Prompt(f"{a} + {b}", text, (x, y, p), str(answer), (answer,), family, 1, of))
     return prompts

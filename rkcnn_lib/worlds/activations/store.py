@@ -221,11 +221,10 @@ class MemoryStore(Store):
         truth: torch.Tensor | None = None,
         **facts: Any,
     ) -> None:
-        X = torch.as_tensor(X)
-        if X.ndim != 2 or not len(X):
-            raise ValueError(f"X has shape {tuple(X.shape)}: expected (n, d) with n > 0")
         # numpy's, which joblib gives to all worker processes as one file instead of a copy with every cell
-        self.X, self.truth = X.detach().to("cpu", torch.float32).contiguous().numpy(), truth
+        self.X, self.truth = torch.as_tensor(X).detach().to("cpu", torch.float32).contiguous().numpy(), truth
+        if self.X.ndim != 2 or not len(self.X):
+            raise ValueError(f"X has shape {self.X.shape}: expected (n, d) with n > 0")
         n, self.d_in = self.X.shape
         self.document_ids, self.positions = np.divmod(np.arange(n), whole("block", block))
         self.tokens, self.mask = np.full(n, -1), np.ones(n, dtype=bool)

@@ -106,11 +106,7 @@ def document_stream(seed: int | str, held_out: bool = False) -> Iterator[Documen
 
 
 def generate_documents(n_documents: int, seed: int, held_out: bool = False) -> list[Document]:
-    """The first documents of a seed's stream.
-
-    Same seed, same documents, on every platform. The grammar of the held-out stream is the same, so entropies compare.
-    The model was trained on streams of its own: documents of either kind are new to it (but for chance repeats).
-    """
+    """The first documents of a seed's stream: the same on every platform, and new to the model but for chance."""
     return list(islice(document_stream(seed, held_out), whole("n_documents", n_documents)))
 
 
@@ -136,29 +132,20 @@ class LabelledContexts:
     document_ids: np.ndarray  # (n, context_size) numbers of documents in the order of generation
 
 
-def labelled_contexts(
-    n_contexts: int, context_size: int = 128, seed: int = 0, held_out: bool = False
-) -> LabelledContexts:
-    """Documents packed into contexts of 2 to 128 tokens, with ground truth for every token.
-
-    ``seed`` and ``held_out`` choose the stream of documents, as in :func:`generate_documents`.
-    """
+def labelled_contexts(n_contexts: int, context_size: int = 128, seed: int = 0) -> LabelledContexts:
+    """Documents of a seed's stream packed into contexts of 2 to 128 tokens, with ground truth for every token."""
     whole("n_contexts", n_contexts)
     whole("context_size", context_size, 2, 128)
     columns: dict[str, list[list[int]]] = {name: [] for name in ("ids", "document", *LABELS)}
-    for context in islice(packed(seed, context_size, held_out), n_contexts):
-        rows: dict[str, list[int]] = {name: [] for name in columns}
-        for number, document in context:
-            rows["ids"].extend(document.ids)
-            rows["document"].extend([number] * len(document.ids))
-            for name, values in document.labels.items():
-                rows[name].extend(values)
-        for name, row in rows.items():
-            columns[name].append(row[:context_size])
+    for context in islice(packed(seed, context_size), n_contexts):
+        parts = [
+            {"ids": document.ids, "document": [number] * len(document.ids), **document.labels}
+            for number, document in context
+        ]
+        for name, rows in columns.items():
+            rows.append([value for part in parts for value in part[name]][:context_size])
     arrays = {name: np.array(rows) for name, rows in columns.items()}
-    token_ids = torch.from_numpy(arrays.pop("ids"))
-    document_ids = arrays.pop("document")
-    return LabelledContexts(token_ids, arrays, label_names(), document_ids)
+    return LabelledContexts(torch.from_numpy(arrays.pop("ids")), arrays, label_names(), arrays.pop("document"))
 
 
 def relations() -> tuple[str, ...]:

@@ -43,30 +43,20 @@ SAME_SEASON = 0.8
 
 
 class Grammar:
-    """The documents that can be written about a world.
-
-    Attributes
-    ----------
-    vocabulary : list of words; a word's position is its token id (0 ``<pad>``, 1 ``<bos>``, 2 ``<unk>``).
-    ids : {word: token id}
-    kind : {token id: kind of entity}, for entities only
-    number : {token id: 1 singular | 2 plural}, for the nouns and verbs of the topics
-    country : {token id of an entity: token id of its country, or 0}
-    topics, relations : names
-    tables : {(topic, situation): cumulative probabilities, log-probabilities and the sentences they belong to}
-    """
+    """The documents that can be written about a world."""
 
     def __init__(self, world: World):
         self.world = world
         self.topics = tuple(world.topics)
         self.relations = tuple(RELATIONS)
-        self.vocabulary: list[str] = [PAD, BOS, UNK]
+        self.vocabulary: list[str] = [PAD, BOS, UNK]  # a word's position is its token id
         self.ids: dict[str, int] = {word: i for i, word in enumerate(self.vocabulary)}
-        self.number: dict[int, int] = {}
+        self.number: dict[int, int] = {}  # 1 singular, 2 plural; for the nouns and verbs of the topics
         self.kind = {self._id(name): kind for kind in KINDS for name in world.entities[kind]}
         self.country = {i: self._id(world.country_of(self.vocabulary[i]) or PAD) for i in self.kind}
         self.country[0] = 0
         self._slots: dict[tuple, Slot] = {}
+        # by topic and situation: cumulative probabilities, log-probabilities and the sentences they belong to
         self.tables: dict[tuple[int, str], tuple[list[float], list[float], list[Sentence]]] = {}
         for topic in range(len(self.topics)):
             self._build_topic(topic)
@@ -98,9 +88,8 @@ class Grammar:
             weights = {self.ids[name]: 1.0 / len(names) for name in names}
             near = [i for i in weights if country and self.country[i] == country]
             if near:
-                weights = {i: (1 - FOCUS_SHARE) * w for i, w in weights.items()}
-                for i in near:
-                    weights[i] += FOCUS_SHARE / len(near)
+                extra = dict.fromkeys(near, FOCUS_SHARE / len(near))
+                weights = {i: (1 - FOCUS_SHARE) * w + extra.get(i, 0.0) for i, w in weights.items()}
             options[country] = Options(weights)
         return Slot(options, reads=COUNTRY, sets=SUBJECT)
 
@@ -214,11 +203,7 @@ class Grammar:
     # ---- sampling -------------------------------------------------------------------------------------------
 
     def situation(self, sentences: int, revealed: bool, focus: int) -> str:
-        if sentences == 0:
-            return "opening"
-        if not revealed:
-            return "reveal"
-        return self.kind.get(focus, "plain")
+        return "opening" if sentences == 0 else self.kind.get(focus, "plain") if revealed else "reveal"
 
     def sample(self, generator: random.Random) -> tuple[list[int], int, list[Step], float]:
         """Draw one document: token ids, index of its topic, steps, log-probability; see ``documents.Document``."""

@@ -1,8 +1,8 @@
 """Modular addition: a one-block transformer that has grokked a + b mod p, and whose circuit is known.
 
-The input is (a, b, =) with token p for ``=``; the answer is read at the ``=``, and no input ever holds it. The
-trained model computes it by Fourier components of a few key frequencies (Nanda et al. 2023, "Progress measures for
-grokking via mechanistic interpretability"), which :mod:`rkcnn_lib.measure.fourier` looks for.
+The input is (a, b, =) with token p for ``=``, at which the answer is read. The trained model computes it by Fourier
+components of a few key frequencies (Nanda et al. 2023, "Progress measures for grokking via mechanistic
+interpretability"), which :mod:`rkcnn_lib.measure.fourier` looks for.
 
 It is used as the language models are: its text is all p * p pairs, each a document of three tokens, of which stores
 count the ``=`` alone. A store's held-out pairs (by the documents' hashes, as ever) were never trained on by the model
@@ -60,10 +60,7 @@ def pair_text(a: int, b: int) -> str:
 
 
 def held_out_pairs(p: int) -> torch.Tensor:
-    """Return for each of :func:`all_pairs` whether a store holds it out: (p * p,) bool, about 10 %.
-
-    The model is never trained on these, whatever its seed: what is held out from an SAE is new to the model as well.
-    """
+    """Return for each of :func:`all_pairs` whether a store holds it out, and no model trains on it: (p * p,) bool."""
     hashes = [document_hash(pair_text(a, b)) for a, b in all_pairs(p).tolist()]
     return torch.from_numpy(is_held_out(np.array(hashes)))
 

@@ -138,10 +138,9 @@ def _by_blank_line(lines: Iterable[str]) -> Iterator[str]:
 def write_hub_rows(dataset: str, config: str, commit: str) -> None:
     """Write a hub data set's texts to standard output, from a process of its own (``python -P files.py DATASET ...``).
 
-    One JSON string (or null) a row, the training split in order, as streamed; last ``{"end": null}``, or
-    ``{"end": "what went wrong"}``. ``config`` may be empty: the data set has one configuration only. A process, because
-    a stream that hangs can then be ended: threads of `datasets` and pyarrow that still wait when an interpreter exits
-    abort it.
+    One JSON string (or null) a row, the training split in order; last ``{"end": null}``, or ``{"end": "what went
+    wrong"}``. A process, because a stream that hangs can then be ended: threads of `datasets` and pyarrow that still
+    wait when an interpreter exits abort it.
     """
     end = None
     try:

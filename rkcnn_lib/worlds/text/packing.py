@@ -21,10 +21,7 @@ HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can hold one a
 
 
 def document_hash(text: str) -> int:
-    """Return a stable 63-bit hash of a document's text (BLAKE2b): equal documents fall into equal splits.
-
-    White space at the ends does not count: it depends on where a text was cut from its file.
-    """
+    """Return a stable 63-bit hash of a document's text, without the white space at its ends: it decides the split."""
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -98,14 +95,11 @@ def pack(
     bos: int | None,
     continued: bool = True,
 ) -> Packed:
-    """Pack documents into full contexts, held-out ones apart from the rest.
+    """Pack documents, pairs of token ids and a hash, into at most ``n_contexts`` full ones, held-out ones apart.
 
-    Each document begins with the beginning-of-sequence token if the model has one, and so does each context: a
-    document longer than a context goes on in the next one. Whichever of the two streams fills a context first
-    gives the next one, so the order depends on the documents alone; what does not fill a last context is left out.
-
-    ``documents`` are pairs of token ids and a hash. There are at most ``n_contexts``, fewer if the documents end, each
-    of ``context_size`` tokens with its ``bos``, if the model has such a token.
+    Each document begins with ``bos`` if the model has such a token, and so does each context: a document longer than a
+    context goes on in the next one, if ``continued``. Whichever of the two streams fills a context first gives the next
+    one, so the order depends on the documents alone; what does not fill a last context is left out.
     """
     tokens = np.zeros((n_contexts, context_size), dtype=np.int32)
     owners = np.zeros((n_contexts, context_size), dtype=np.int32)
