@@ -167,8 +167,7 @@ class Target:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the finished folder is there (it gets its name when whole)."""
-        return self.folder.exists()
+        return self.folder.exists()  # it gets its name when whole
 
     def open(self) -> ActivationStore:
         """Open the finished store; raise CacheError if its manifest is another capture's."""

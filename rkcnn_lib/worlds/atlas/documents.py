@@ -48,11 +48,10 @@ class Document:
     def labels(self) -> dict[str, list[int]]:
         """Ground truth of each token, by name (:func:`label_names` says what the numbers stand for).
 
-        ``topic`` of the document (0 on ``<bos>``; the tokens before the first topic word carry it too);
-        ``entity`` and ``kind`` named by the token; grammatical ``number`` of nouns and verbs (names have none);
-        ``owed``: the number of a subject noun whose verb has yet to come; ``in_quotes``
-        and ``in_brackets``: whether a span is open *after* the token, so the opening sign is inside and the
-        closing one is not; ``fact``: the relation that the token completes, and ``fact_subject`` whose fact.
+        ``topic`` of the document (0 on ``<bos>``); ``entity`` and ``kind`` named by the token; ``number`` of nouns and
+        verbs (names have none); ``owed``: the number of a subject noun whose verb has yet to come; ``in_quotes`` and
+        ``in_brackets``: whether a span is open *after* the token; ``fact``: the relation that the token completes, and
+        ``fact_subject`` whose fact.
         """
         entity, kind, number = _token_labels()
         ids = np.asarray(self.ids)

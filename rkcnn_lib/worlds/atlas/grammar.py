@@ -93,16 +93,6 @@ class Grammar:
             options[country] = Options(weights)
         return Slot(options, reads=COUNTRY, sets=SUBJECT)
 
-    def _inflected(self, plurals: dict[str, str], verb: bool) -> dict[int, int]:
-        """Token ids of both forms of each word, with their number."""
-        forms = {}
-        for base, derived in plurals.items():
-            singular, plural = (derived, base) if verb else (base, derived)
-            forms[self._id(singular)] = 1
-            forms[self._id(plural)] = 2
-        self.number.update(forms)
-        return forms
-
     def _word_slot(self, name: str, topic: int) -> Slot:
         """A slot filled with words of the topic."""
         words = self.world.topics[self.topics[topic]]
@@ -110,14 +100,16 @@ class Grammar:
             return Slot({0: self._even(words.adjectives)})
         part, _, form = name.partition("_")
         source = {"noun": words.nouns, "other": words.nouns, "verb": words.verbs, "act": words.transitive_verbs}[part]
-        forms = self._inflected({word: third_person(word) for word in source}, verb=part in ("verb", "act"))
+        is_verb, sets = part in ("verb", "act"), NUMBER if part == "noun" else NOTHING
+        forms: dict[int, int] = {}
+        for word in source:
+            singular, plural = (third_person(word), word) if is_verb else (word, third_person(word))
+            forms |= {self._id(singular): 1, self._id(plural): 2}
+        self.number |= forms
         by_number = {n: Options({i: 1.0 for i, m in forms.items() if m == n}) for n in (1, 2)}
         if form:
-            n = 1 if form == "singular" else 2
-            return Slot({0: by_number[n]}, sets=NUMBER if part == "noun" else NOTHING)
-        if part in ("verb", "act"):
-            return Slot(by_number, reads=NUMBER)
-        return Slot({0: Options(dict.fromkeys(forms, 1.0))}, sets=NUMBER if part == "noun" else NOTHING)
+            return Slot({0: by_number[1 if form == "singular" else 2]}, sets=sets)
+        return Slot(by_number, reads=NUMBER) if is_verb else Slot({0: Options(dict.fromkeys(forms, 1.0))}, sets=sets)
 
     def _season_slot(self) -> Slot:
         seasons = [self._id(season) for season in TABLES["seasons"]]

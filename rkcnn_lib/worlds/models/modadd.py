@@ -66,7 +66,7 @@ def held_out_pairs(p: int) -> torch.Tensor:
 
 
 def untrained(p: int, trained: torch.Tensor) -> torch.Tensor:
-    """Return for each of :func:`all_pairs` whether it is missing among the (n, 2) pairs trained on: (p * p,) bool."""
+    """Say for each of :func:`all_pairs` whether it is missing among the (n, 2) pairs trained on: (p * p,) bool."""
     never = torch.ones(p * p, dtype=torch.bool)
     never[trained[:, 0] * p + trained[:, 1]] = False
     return never
@@ -125,9 +125,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
     """Return a trained folder as a ``TransformerBridge``, with hooks named as in any other.
 
-    Attributes say what differs from a language model: ``asked``, where it is asked what, and ``first_position``, from
-    where activations count (2, the ``=``). ``history`` is the training's (a list of rows) and ``untrained`` which of
-    :func:`all_pairs` it was never trained on.
+    What differs from a language model: ``asked``, ``first_position`` (2, the ``=``), the training's ``history`` (a list
+    of rows) and ``untrained``, which of :func:`all_pairs` it was never trained on.
     """
     import transformer_lens.model_bridge.sources.native  # noqa: F401  (gives the bridge its boot_native)
     from transformer_lens import TransformerBridge

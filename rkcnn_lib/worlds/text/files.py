@@ -88,9 +88,8 @@ def _json_texts(path: Path) -> Iterator[str]:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f'{path}, line {number}: expected a JSON object with a field "text"') from None
         if not isinstance(text, str | None):
-            raise ValueError(
-                f'{path}, line {number}: "text" is of type {type(text).__name__}, expected a string or null'
-            )
+            kind = type(text).__name__
+            raise ValueError(f'{path}, line {number}: "text" is of type {kind}, expected a string or null')
         yield text or ""
 
 

@@ -62,16 +62,13 @@ class TextSource:
 
 
 def text_sources(text: str | None, model: str) -> list[TextSource]:
-    """Return the sources to try, in this order.
+    """Return the sources to try, in this order; ValueError if the text is none of these or cannot be read.
 
     ``text`` None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
     parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016), streamed.
-    These three were tried against a stand-in of the hub and not the hub itself, for want of a network.
-    ``"atlas"``: atlas's generator, whose own token ids the model atlas takes. Else a local file,
-    UTF-8: ``.txt`` (a document starts at a heading `` = Title = `` where there are such, else at a blank line),
-    ``.jsonl`` (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
-
-    ValueError if the text is none of these, or the file is not there or cannot be read.
+    ``"atlas"``: atlas's generator, whose own token ids the model atlas takes. Else a local file, UTF-8: ``.txt`` (a
+    document starts at a heading `` = Title = `` where there are such, else at a blank line), ``.jsonl`` (field
+    ``text``) or ``.parquet`` (column ``text``); a null text is no document.
     """
     if text == "atlas" or (text in (None, "auto") and model == "atlas"):
         own, name = model == "atlas", "atlas generator, seed 0"
