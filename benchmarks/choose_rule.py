@@ -39,7 +39,7 @@ REFERENCES = ("random", "covariance", "datapoint", "kmeans")
 
 def planted(seed: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     """Return rows to mine, held-out rows, and what is known: 1,024 features in 96 dimensions, rates by Zipf's law."""
-    world = PlantedDictionary(1024, 96, mean_active=4.0, zipf=1.0, noise=0.05, random_state=seed)
+    world = PlantedDictionary(1024, 96, mean_active=4.0, noise=0.05, random_state=seed)
     return world.sample(24_000)[0], world.sample(3000)[0], {"n": 1024, "k": 4, "world": world}
 
 

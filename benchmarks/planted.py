@@ -90,8 +90,8 @@ def toy() -> Iterator[dict[str, Any]]:
 
 def zipf(n_rows: int = 1_000_000, n_features: int = 4096, d: int = 256, n: int = 4096) -> Iterator[dict[str, Any]]:
     """Yield lines on a large planted dictionary with Zipf firing rates, and the F1 of reading features out."""
-    world = PlantedDictionary(n_features, d, mean_active=8.0, zipf=1.0, random_state=0)
-    X = torch.cat([block for block, _ in world.stream(n_rows)])
+    world = PlantedDictionary(n_features, d, mean_active=8.0, random_state=0)
+    X, _ = world.sample(n_rows)
     test, codes = world.sample(20_000)
     fired = np.asarray(codes.todense() > 0)
     truth = world.directions

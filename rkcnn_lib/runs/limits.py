@@ -155,18 +155,17 @@ def _check_sizes(p: Any, d: int, rows: int) -> None:
 
 def _check_relations(p: CausalChecks, facts: ModelFacts | None) -> None:
     """Refuse a relation that no prompt asks for, and a second one that is asked of other entities."""
-    from rkcnn_lib.worlds import atlas
-    from rkcnn_lib.worlds.prompts import tasks
+    from rkcnn_lib.worlds import atlas, prompts
 
-    why = f"a model of modular addition is asked for the relation {tasks.SUM!r}, and no other model is"
-    require(_adds(facts) == (p.relation == tasks.SUM), p, "model relation", why)
-    if p.relation == tasks.SUM:
-        tasks.check_positions(p.positions)
-        tables, others = {tasks.SUM: {}}, ()
+    why = f"a model of modular addition is asked for the relation {prompts.SUM!r}, and no other model is"
+    require(_adds(facts) == (p.relation == prompts.SUM), p, "model relation", why)
+    if p.relation == prompts.SUM:
+        prompts.check_positions(p.positions)
+        tables, others = {prompts.SUM: {}}, ()
     elif p.model == "atlas":
         tables, others = {name: atlas.facts(name) for name in atlas.relations()}, ("agreement",)
     else:
-        tables, others = {name: table for name, (table, *_) in tasks.RELATIONS.items()}, ("agreement", "ioi")
+        tables, others = {name: table for name, (table, *_) in prompts.RELATIONS.items()}, ("agreement", "ioi")
     known = (*tables, *others)
     require(p.relation in known, p, "relation", f"known for {p.model} are {', '.join(known)}")
     entities = set(tables.get(p.relation, ()))

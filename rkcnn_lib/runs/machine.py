@@ -17,8 +17,7 @@ from rkcnn_lib.files import alone_at, outputs_root, remove_folder, write_text
 from rkcnn_lib.runs.params import ROOT
 from rkcnn_lib.runs.run import PACKAGES
 from rkcnn_lib.strings import cut, visible
-from rkcnn_lib.worlds.activations.manifest import CacheError, read_manifest
-from rkcnn_lib.worlds.activations.store import ActivationStore
+from rkcnn_lib.worlds.activations.store import ActivationStore, CacheError, read_manifest
 
 PARTIAL = ".partial"
 LINE = 400  # characters shown of a cache

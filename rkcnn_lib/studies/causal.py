@@ -46,7 +46,7 @@ from rkcnn_lib.studies.causal_subspaces import (
     selection_rows,
 )
 from rkcnn_lib.studies.verdicts import Claim, judge
-from rkcnn_lib.worlds.prompts.tasks import SUM
+from rkcnn_lib.worlds.prompts import SUM
 
 BASELINES = (CHANCE, CHANCE_OF_VARIANCE, VARIANCE)  # the contrasts declared beforehand: mined minus each of these
 MODES = ("keep", "ablate")

@@ -27,8 +27,7 @@ from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, load_saelens, save_saelens, train_sae
 from rkcnn_lib.studies.cells import LONG, directions_unit
-from rkcnn_lib.worlds.prompts.base import Prompt, pair_up, screen
-from rkcnn_lib.worlds.prompts.tasks import task_prompts
+from rkcnn_lib.worlds.prompts import Prompt, pair_up, screen, task_prompts
 
 MINED, SHUFFLED, CHANCE, CHANCE_OF_VARIANCE = "mined", "mined_shuffled", "random", "random_variance"
 VARIANCE, CEILING, SAE_SPAN, SAE_LATENTS, CIRCUIT = "pca", "das", "sae", "sae_latents", "circuit"

@@ -28,7 +28,7 @@ from rkcnn_lib.studies.causal_subspaces import (
     at_positions,
 )
 from rkcnn_lib.worlds import hook_name as name_of_hook
-from rkcnn_lib.worlds.prompts.base import Prompt
+from rkcnn_lib.worlds.prompts import Prompt
 
 LAYERS_SHOWN, PAIRS_SHOWN = 6, 24  # at most, in the heat map
 STRENGTHS = (1.0, 3.0)  # multiples of the difference of mean activations

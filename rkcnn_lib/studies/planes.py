@@ -19,7 +19,7 @@ from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sa
 from rkcnn_lib.studies.toy import COMPARED, mine_small
 from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
-from rkcnn_lib.worlds.toy.models import geometry, polygon, represented, true_directions
+from rkcnn_lib.worlds.toy.models import dimensionality, polygon, represented, true_directions
 
 PLANE_FEATURES = 5
 PLANE_SAMPLES = 5000
@@ -52,16 +52,16 @@ def train_planes(p: ToySuperposition) -> Planes:
     def compute(scratch: Path) -> Unit:
         each = torch.tensor(ps).repeat_interleave(p.plane_instances)
         models = ParallelToyModel(len(each), PLANE_FEATURES, 2, each, random_state=0)
-        losses = models.train(p.plane_steps).losses[-1]
+        losses = models.train(p.plane_steps)[-1]
         W = models.W.unflatten(0, (len(ps), p.plane_instances))
         return Unit(arrays={"W": W, "loss": torch.as_tensor(losses).view(len(ps), p.plane_instances)})
 
     unit = cached_unit("toy_planes", inputs, compute)
     W, loss = unit.arrays["W"], unit.arrays["loss"]
-    kept, dimensionality = represented(W), geometry(W).dimensionality
+    kept, share = represented(W), dimensionality(W)
     table = pd.DataFrame([
         {"probability": probability, "instance": k, "loss": float(loss[i, k]), "n_represented": int(kept[i, k].sum()),
-         "mean_dimensionality": float(dimensionality[i, k][kept[i, k]].mean()) if kept[i, k].any() else 0.0,
+         "mean_dimensionality": float(share[i, k][kept[i, k]].mean()) if kept[i, k].any() else 0.0,
          "shape": polygon(W[i, k])}
         for i, probability in enumerate(ps)
         for k in range(p.plane_instances)

@@ -7,21 +7,23 @@ by the functions that need them.
 from __future__ import annotations
 
 from rkcnn_lib.worlds.activations.capture import capture, capture_layers, check_sizes, open_or_capture
-from rkcnn_lib.worlds.activations.manifest import CacheError
-from rkcnn_lib.worlds.activations.store import ActivationStore, MemoryStore
+from rkcnn_lib.worlds.activations.store import ActivationStore, CacheError, MemoryStore
 from rkcnn_lib.worlds.models.bridge import pick_device
-from rkcnn_lib.worlds.models.hooks import HOOKS, check_hook, hook_name, hook_width
+from rkcnn_lib.worlds.models.hooks import HOOKS, hook_name, hook_width
 from rkcnn_lib.worlds.models.hub import ModelUnavailable
 from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, model_facts
 from rkcnn_lib.worlds.text.packing import split_of
 from rkcnn_lib.worlds.text.sources import TextUnavailable
 from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
-from rkcnn_lib.worlds.toy.synthetic import SyntheticClusteredDataGenerator, SyntheticSparseDataGenerator
+from rkcnn_lib.worlds.toy.planted import (
+    PlantedDictionary,
+    SyntheticClusteredDataGenerator,
+    SyntheticSparseDataGenerator,
+)
 
 __all__ = [
     "HOOKS", "ActivationStore", "CacheError", "MemoryStore", "ModelFacts", "ModelUnavailable", "ParallelToyModel",
     "PlantedDictionary", "SyntheticClusteredDataGenerator", "SyntheticSparseDataGenerator", "TextUnavailable",
-    "ToyModel", "capture", "capture_layers", "check_hook", "check_layer", "check_sizes", "hook_name", "hook_width",
+    "ToyModel", "capture", "capture_layers", "check_layer", "check_sizes", "hook_name", "hook_width",
     "load_model", "model_facts", "open_or_capture", "pick_device", "split_of",
 ]  # fmt: skip

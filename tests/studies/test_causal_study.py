@@ -12,7 +12,7 @@ from rkcnn_lib.measure.subspaces import captured_variance, orthonormal_basis
 from rkcnn_lib.runs.params import ParameterError, resolve
 from rkcnn_lib.studies import causal, causal_panels, causal_subspaces, causal_views
 from rkcnn_lib.worlds import load_model
-from rkcnn_lib.worlds.prompts.base import Prompt
+from rkcnn_lib.worlds.prompts import Prompt
 
 HOOK = "blocks.2.hook_resid_post"
 SMALL = {

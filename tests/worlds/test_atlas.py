@@ -20,6 +20,7 @@ from benchmarks.embedded.scorer import Scorer, entropy, log_probabilities
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, Grammar
 from rkcnn_lib.worlds.atlas.world import NUMBER, TABLES, expand, make_world, third_person, wrap
+from rkcnn_lib.worlds.prompts import atlas_fact_prompts
 
 
 def documents_text(*args, **options):
@@ -224,10 +225,10 @@ def test_contexts_are_whole_documents_one_after_the_other():
 def test_held_out_prompts_never_occur_and_the_others_do():
     corpus = "\n".join(documents_text(10_000, seed=11))
     for relation in atlas.relations():
-        held_out = atlas.fact_prompts(relation)
+        held_out = atlas_fact_prompts(relation)
         assert {p.entity for p in held_out} == set(atlas.facts(relation))
         assert not [p.text for p in held_out if p.text in corpus]
-        written = atlas.fact_prompts(relation, held_out=False)
+        written = atlas_fact_prompts(relation, held_out=False)
         assert len(written) == 3 * len(held_out)
         assert np.mean([p.text in corpus for p in written]) > 0.95
 
@@ -235,7 +236,7 @@ def test_held_out_prompts_never_occur_and_the_others_do():
 def test_prompts_of_a_template_have_one_length_and_one_subject_position():
     for relation in atlas.relations():
         shapes: dict[str, set] = {}
-        for p in atlas.fact_prompts(relation) + atlas.fact_prompts(relation, held_out=False):
+        for p in atlas_fact_prompts(relation) + atlas_fact_prompts(relation, held_out=False):
             shapes.setdefault(p.family, set()).add((len(p.ids), p.entity_position))
             assert atlas.grammar().vocabulary[p.ids[p.entity_position]] == p.entity
             assert p.family.format(p.entity) == p.text
@@ -285,7 +286,7 @@ def test_folder_loads_through_transformer_lens_and_answers_paris():
     from transformer_lens import TransformerBridge
 
     lm = TransformerBridge.boot_transformers(str(atlas.FOLDER))
-    prompt = next(p for p in atlas.fact_prompts("landmark_city") if p.entity == "Eiffel Tower")
+    prompt = next(p for p in atlas_fact_prompts("landmark_city") if p.entity == "Eiffel Tower")
     assert prompt.text == "The Eiffel Tower is in the city of"
     ids = lm.to_tokens(prompt.text)
     assert tuple(ids[0].tolist()) == prompt.ids
@@ -334,7 +335,6 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         (lambda: atlas.generate_documents(0, seed=0), "n_documents=0"),
         (lambda: atlas.labelled_contexts(0), "n_contexts=0"),
         (lambda: atlas.labelled_contexts(1, context_size=129), "context_size=129"),
-        (lambda: atlas.fact_prompts("landmark_colour"), "relation='landmark_colour' is unknown"),
         (lambda: entropy([]), "at least one document"),
         (lambda: training.train(atlas.FOLDER / "none", steps=0), "steps is 0"),
         (lambda: training.check(atlas.FOLDER / "none"), "no trained model"),

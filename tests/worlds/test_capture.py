@@ -36,7 +36,7 @@ def test_activations_equal_plain_forward_hooks_at_every_hook(home, layer):
     ids = torch.randint(0, 102, (5, 40), generator=torch.Generator().manual_seed(layer))
     expected, facts = hugging_face(folder, ids, layer), model_facts(folder)
     for hook in HOOKS:
-        acts = capture(lm, ids, layer=layer - 3, hook=hook, batch_size=2)
+        acts = capture(lm, ids, layer=layer - 3, hook=hook)
         assert acts.shape == (200, hook_width(facts, hook)) and acts.dtype == torch.float32
         assert torch.allclose(acts, expected[hook].flatten(0, 1), atol=1e-5), hook  # row order = token order
     assert not any(point.fwd_hooks for point in lm.hook_dict.values())  # and nothing stays behind
@@ -80,7 +80,6 @@ def test_capture_refuses_what_the_model_has_not(home, wrong, message):
         ({"context_size": 65}, "context_size = 65: .*2 to 64"),
         ({"n_tokens": 100}, "n_tokens = 100: at least 640"),
         ({"dtype": "float8"}, "float8"),
-        ({"held_out_share": 1.0}, "held_out_share"),
         ({"text": "/no/file.txt"}, "no such file"),
     ],
 )
@@ -165,10 +164,9 @@ def test_a_finished_cache_is_opened_without_the_model(home, options, monkeypatch
 
 
 def test_every_input_is_in_the_key(home, options):
-    variants = [{}, {"layer": 0}, {"hook": "attn_out"}, {"n_tokens": 800}, {"context_size": 16}, {"seed": 1}]
+    variants = [{}, {"layer": 0}, {"hook": "attn_out"}, {"n_tokens": 800}, {"context_size": 16}]
     variants += [
         {"dtype": "bfloat16"},
-        {"held_out_share": 0.2},
         {"text": small_text(options["root"] / "t.txt", seed=1)},
     ]
     given = {"model": home[1], "layer": 1, "hook": "mlp_out", "n_tokens": 960, **options}

@@ -173,7 +173,7 @@ def test_another_seed_gives_other_weights_and_other_pairs(small, tmp_path):
 
 def test_what_cannot_work_is_refused_before_anything_is_computed(small, tmp_path):
     model = str(small)
-    with pytest.raises(ValueError, match="reads 3 tokens"):
+    with pytest.raises(ValueError, match=r"context_size = 2: .* allows 3 to 3"):
         open_or_capture(model, 0, "mlp_out", 3 * N, context_size=2, root=tmp_path)
     with pytest.raises(ValueError, match="nothing but its pairs"):
         open_or_capture(model, 0, "mlp_out", 3 * N, context_size=3, text="atlas", root=tmp_path)

@@ -111,8 +111,8 @@ def make_documents(n, rng, bos=None):
 def test_packing_keeps_every_token_in_order_and_held_out_apart(bos):
     """Read back, each of the two streams is its documents, one after the other."""
     documents = list(make_documents(400, np.random.default_rng(0), bos))
-    packed = pack(documents, n_contexts=10**3, context_size=16, bos=bos, held_out_share=0.1)
-    owner_held_out = is_held_out(packed.document_hashes, 0.1)[packed.document_ids]
+    packed = pack(documents, n_contexts=10**3, context_size=16, bos=bos)
+    owner_held_out = is_held_out(packed.document_hashes)[packed.document_ids]
     assert np.array_equal(owner_held_out.all(1), packed.held_out) and np.array_equal(
         owner_held_out.any(1), packed.held_out
     )
@@ -124,20 +124,20 @@ def test_packing_keeps_every_token_in_order_and_held_out_apart(bos):
         found = list(zip(packed.document_ids[here].ravel().tolist(), packed.tokens[here].ravel().tolist(), strict=True))
         found = [pair for pair in found if pair[1] != bos]
         expected = [(i, token) for i, (ids, h) in enumerate(documents) for token in ids
-                    if is_held_out(np.array([h]), 0.1)[0] == side and token != bos]  # fmt: skip
+                    if is_held_out(np.array([h]))[0] == side and token != bos]  # fmt: skip
         assert found == expected[: len(found)] and len(expected) - len(found) < 16
 
 
 def test_every_document_and_context_begins_with_one_bos():
     documents = [([5, 6, 7], 2**62), ([1, 8, 9], 2**62 + 1), ([4] * 9, 2**62 + 2)]
-    packed = pack(documents, n_contexts=9, context_size=4, bos=1, held_out_share=0.1)
+    packed = pack(documents, n_contexts=9, context_size=4, bos=1)
     assert packed.tokens.tolist() == [[1, 5, 6, 7], [1, 8, 9, 1], [1, 4, 4, 4], [1, 4, 4, 4], [1, 4, 4, 4]]
     assert packed.document_ids.tolist() == [[0] * 4, [1, 1, 1, 2], [2] * 4, [2] * 4, [2] * 4]
 
 
 def test_without_continuation_every_context_begins_with_a_document():
     documents = [([1, 5, 6], 2**62), ([1, 8, 9, 7, 7], 2**62 + 1), ([1, 4], 2**62 + 2), ([1, 3], 2**62 + 3)]
-    packed = pack(documents, n_contexts=9, context_size=4, bos=1, held_out_share=0.1, continued=False)
+    packed = pack(documents, n_contexts=9, context_size=4, bos=1, continued=False)
     assert packed.tokens.tolist() == [[1, 5, 6, 1], [1, 4, 1, 3]]
 
 
@@ -148,12 +148,11 @@ def test_atlas_generates_its_own_ids_and_text_for_others():
     pairs = list(islice(zip(own.open(), other.open(), strict=True), 20))
     assert all(a.text == b.text and a.ids and b.ids is None for a, b in pairs)
     assert not own.continued and other.continued
-    assert next(text_sources(None, "atlas", seed=1)[0].open()) != pairs[0][0]
 
 
 def test_packing_less_gives_the_beginning_of_packing_more():
-    few = pack(make_documents(400, np.random.default_rng(0)), 50, 16, 1, 0.1)
-    many = pack(make_documents(400, np.random.default_rng(0)), 200, 16, 1, 0.1)
+    few = pack(make_documents(400, np.random.default_rng(0)), 50, 16, 1)
+    many = pack(make_documents(400, np.random.default_rng(0)), 200, 16, 1)
     assert np.array_equal(few.tokens, many.tokens[:50]) and np.array_equal(few.held_out, many.held_out[:50])
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.protocols import LanguageModel
-from rkcnn_lib.tensors import number, one_of, whole
+from rkcnn_lib.tensors import one_of, whole
 from rkcnn_lib.worlds.activations.capture_job import (
     DTYPES,
     MIN_CONTEXTS,
@@ -27,29 +27,19 @@ from rkcnn_lib.worlds.activations.capture_job import (
     saved_tokens,
     shared_manifest,
 )
-from rkcnn_lib.worlds.activations.manifest import FORMAT_VERSION
-from rkcnn_lib.worlds.activations.store import ActivationStore
+from rkcnn_lib.worlds.activations.store import FORMAT_VERSION, ActivationStore
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.models.hooks import (
-    activations,
-    check_hook,
-    check_hooks,
-    contexts_at_once,
-    hook_name,
-    hook_width,
-    own_layers,
-)
+from rkcnn_lib.worlds.models.hooks import activations, check_hooks, contexts_at_once, hook_name, hook_width, own_layers
 from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, model_facts
-from rkcnn_lib.worlds.text.packing import Packed
+from rkcnn_lib.worlds.text.packing import HELD_OUT_SHARE, Packed
 from rkcnn_lib.worlds.text.sources import WAYS_ON, TextUnavailable, text_sources
 
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
     """Raise ValueError if the contexts are too long for the model or too few to be split by document."""
-    if facts.task == "modular addition":
-        modadd.check_context(context_size)
-    if not 2 <= context_size <= facts.n_ctx:
-        raise ValueError(f"context_size = {context_size}: {facts.name} allows 2 to {facts.n_ctx}")
+    least = facts.n_ctx if facts.task == "modular addition" else 2
+    if not least <= context_size <= facts.n_ctx:
+        raise ValueError(f"context_size = {context_size}: {facts.name} allows {least} to {facts.n_ctx}")
     if n_tokens < MIN_CONTEXTS * context_size:
         raise ValueError(
             f"n_tokens = {n_tokens}: at least {MIN_CONTEXTS * context_size} are needed "
@@ -57,21 +47,12 @@ def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
         )
 
 
-def capture(
-    lm: LanguageModel,
-    token_ids: torch.Tensor,
-    layer: int = 6,
-    hook: str = "mlp_out",
-    batch_size: int | None = None,
-) -> torch.Tensor:
-    """Return the activations of ``lm`` at one hook for ``token_ids`` (batch, position), read as they are.
+def capture(lm: LanguageModel, token_ids: torch.Tensor, layer: int = 6, hook: str = "mlp_out") -> torch.Tensor:
+    """Return the activations of ``lm`` at a block and one of :data:`rkcnn_lib.worlds.HOOKS`, read as they are.
 
-    ``layer`` (negative numbers count from the end) and ``hook`` are a block and one of :data:`rkcnn_lib.worlds.HOOKS`;
-    ``batch_size`` contexts run at a time, chosen to fit if None.
-
-    Returns a (batch * position, d) float32 tensor on the CPU; row ``b * position + p`` is position ``p`` of sequence
-    ``b``. ValueError for what does not exist in the model, a hook that does not hold there what its name says, and
-    sequences that are too long.
+    ``token_ids`` are (batch, position); a negative ``layer`` counts from the end. Returns (batch * position, d) float32
+    on the CPU; row ``b * position + p`` is position ``p`` of sequence ``b``. ValueError for what does not exist in the
+    model, a hook that does not hold there what its name says, and sequences that are too long.
     """
     n_layers, ids = lm.cfg.n_layers, torch.as_tensor(token_ids)
     if not -n_layers <= layer < n_layers:
@@ -84,9 +65,8 @@ def capture(
         raise ValueError(f"token_ids: {int(ids.min())} to {int(ids.max())}, allowed are 0 to {lm.cfg.d_vocab - 1}")
     name = hook_name(hook, layer % n_layers)
     check_hooks(lm, {name: None})
-    size = batch_size or contexts_at_once(lm, ids.shape[1])
-    rows = [activations(lm, part, [name])[name].float().cpu() for part in ids.long().split(size)]
-    return torch.cat(rows)
+    batches = ids.long().split(contexts_at_once(lm, ids.shape[1]))
+    return torch.cat([activations(lm, batch, [name])[name].float().cpu() for batch in batches])
 
 
 def open_or_capture(model: str, layer: int, hook: str, n_tokens: int, **options: Any) -> ActivationStore:
@@ -105,40 +85,32 @@ def capture_layers(
     text: str | None = None,
     root: str | Path | None = None,
     context_size: int = 128,
-    held_out_share: float = 0.1,
     dtype: str = "float16",
     device: str | torch.device | None = None,
     revision: str | None = None,
     batch_size: int | None = None,
-    seed: int = 0,
     lm: LanguageModel | None = None,
 ) -> dict[tuple[int, str], ActivationStore]:
     """Open the caches of several hooks at several blocks; one pass of the model fills those that are missing.
 
     Parameters
     ----------
-    model, revision
-        See :func:`rkcnn_lib.worlds.load_model`.
+    model, revision, device, lm
+        See :func:`rkcnn_lib.worlds.load_model`; the model, if it is loaded already.
     layers, hooks : sequences
         Blocks (negative numbers count from the end), and of :data:`rkcnn_lib.worlds.HOOKS`.
-    n_tokens : int
-        Rows to keep, rounded down to whole contexts. A text that ends earlier gives fewer, with a warning.
-    text, seed : optional
+    n_tokens, context_size : int
+        Rows to keep, rounded down to whole contexts (a text that ends earlier gives fewer, with a warning); tokens a
+        context, the beginning-of-sequence token at position 0. ``batch_size`` contexts run at a time.
+    text : optional
         See `text_sources`. Of the hub's list the first that is already cached, or can be read, is used; the
         manifest names those that failed before it. Modular addition reads its own pairs only.
     root : str or Path, optional
         Where caches are kept; ``cache`` under the outputs folder if None.
-    context_size, held_out_share : int, float
-        Tokens a context, the beginning-of-sequence token at position 0; share of documents held out, in contexts of
-        their own.
     dtype : {"float16", "bfloat16"}
-        On disk. A dimension whose values are beyond float16's range (65504), or too small for it, is stored at a
-        scale of its own.
-    device, batch_size, lm : optional
-        See :func:`rkcnn_lib.worlds.pick_device`; contexts run at a time, chosen to fit if None; the model, if it is
-        loaded already.
+        On disk. A dimension whose values are beyond float16's range, or too small for it, has a scale of its own.
 
-    Returns {(block counted from the start, hook): :class:`~rkcnn_lib.worlds.activations.store.ActivationStore`}.
+    Returns {(block counted from the start, hook): :class:`~rkcnn_lib.worlds.ActivationStore`}.
 
     Raises
     ------
@@ -150,7 +122,7 @@ def capture_layers(
         If a cache is damaged, or the disk has too little room.
     """
     facts = model_facts(model, revision)
-    wanted = [(check_layer(facts, layer), check_hook(hook)) for layer in layers for hook in hooks]
+    wanted = [(check_layer(facts, layer), hook) for layer in layers for hook in hooks]
     for hook in hooks:
         hook_width(facts, hook)  # a mixture of experts has no mlp_post
     if adds := facts.task == "modular addition":
@@ -159,20 +131,19 @@ def capture_layers(
     if not wanted:
         raise ValueError(f"layers = {layers}, hooks = {hooks}: expected at least one of each")
     one_of("dtype", dtype, DTYPES)
-    held_out_share = number("held_out_share", held_out_share, "(0, 1)")
     batch_size = None if batch_size is None else whole("batch_size", batch_size)
     root = outputs_root() / "cache" if root is None else Path(root)
     failed: list[str] = []
-    for source in [modadd.source(facts.vocab_size - 1, text, seed)] if adds else text_sources(text, facts.name, seed):
+    for source in [modadd.source(facts.vocab_size - 1, text)] if adds else text_sources(text, facts.name):
         try:
             source = source.pinned()
             common = {
                 "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
-                "context_size": context_size, "held_out_share": held_out_share, "dtype": dtype, "seed": seed,
+                "context_size": context_size, "held_out_share": HELD_OUT_SHARE, "dtype": dtype, "seed": 0,
                 "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": FORMAT_VERSION,
             }  # fmt: skip
             targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
-            job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, held_out_share, batch_size)
+            job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, batch_size)
             _fill([target for target in targets.values() if not target.is_whole], job, lm, device)
         except TextUnavailable as error:
             failed.append(str(error))
@@ -183,12 +154,8 @@ def capture_layers(
 
 def _fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str | torch.device | None) -> None:
     """Capture the stores that are missing, in one pass."""
-    if not missing:
-        return
-    missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.folder for target in missing):
-        # Another process may have filled them.
-        missing = [target for target in missing if not target.is_whole]
+        missing = [target for target in missing if not target.is_whole]  # another process may have filled them
         if not missing:
             return
         for target in missing:
@@ -197,7 +164,9 @@ def _fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str
         stream = None if saved_tokens(missing) else job.source.open()
         check_room(missing, job.n_tokens)
         lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
-        _check_model(lm, job.facts)
+        sizes = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
+        if sizes != (job.facts.n_layers, job.facts.d_model, job.facts.vocab_size):
+            raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {job.facts.name}")
         check_hooks(lm, {target.name: target.width for target in missing})
         packed, mask = pack_text(missing, job, lm, stream)
         manifest = shared_manifest(packed, mask, job, lm)
@@ -214,21 +183,14 @@ def _run(missing: list[Target], job: Job, lm: LanguageModel, packed: Packed) -> 
         return
     size = job.batch_size or contexts_at_once(lm, job.context_size)
     label = f"{job.facts.title}: {', '.join(names[:2])}{' ...' * (len(names) > 2)}"
-    before = min(done * per_shard, len(packed.tokens)) * job.context_size
+    before = done * per_shard * job.context_size
     bar = tqdm(total=packed.tokens.size, initial=before, unit="token", unit_scale=True, desc=label)
     with bar, own_layers(lm, torch.from_numpy(packed.tokens[:1]).long(), names):
         for shard in range(done, n_shards):
             ids = torch.from_numpy(packed.tokens[shard * per_shard : (shard + 1) * per_shard]).long()
-            parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+            batches = []
             for batch in ids.split(size):
-                for name, acts in activations(lm, batch, names).items():
-                    parts[name].append(acts.float().cpu())
+                batches.append({name: acts.float().cpu() for name, acts in activations(lm, batch, names).items()})
                 bar.update(batch.numel())
             for target in missing:
-                target.write(shard, torch.cat(parts[target.name]))
-
-
-def _check_model(lm: LanguageModel, facts: ModelFacts) -> None:
-    sizes = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
-    if sizes != (facts.n_layers, facts.d_model, facts.vocab_size):
-        raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {facts.name}")
+                target.write(shard, torch.cat([acts[target.name] for acts in batches]))

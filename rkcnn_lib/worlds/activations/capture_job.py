@@ -26,19 +26,19 @@ from safetensors.torch import save_file
 
 from rkcnn_lib.files import alone_at, give_name, plain, read_json, write_json, write_whole
 from rkcnn_lib.protocols import LanguageModel, asked, first_position, rows_that_count
-from rkcnn_lib.worlds.activations.manifest import (
+from rkcnn_lib.worlds.activations.store import (
     FORMAT,
     FORMAT_VERSION,
     TOKENS_FILE,
+    ActivationStore,
     CacheError,
     file_record,
     load_tensors,
     shard_file,
 )
-from rkcnn_lib.worlds.activations.store import ActivationStore
 from rkcnn_lib.worlds.models.hooks import contexts_at_once, hook_name, hook_width
 from rkcnn_lib.worlds.models.load import ModelFacts, bos_token_id
-from rkcnn_lib.worlds.text.packing import Packed, pack, tokenize, without_halves
+from rkcnn_lib.worlds.text.packing import HELD_OUT_SHARE, Packed, pack, tokenize, without_halves
 from rkcnn_lib.worlds.text.sources import Document, TextSource
 
 SHARD_TOKENS = 16384
@@ -60,7 +60,6 @@ class Job:
     failed: tuple[str, ...]
     n_tokens: int
     context_size: int
-    held_out_share: float
     batch_size: int | None
 
     @property
@@ -73,7 +72,6 @@ def pack_text(
     missing: list[Target], job: Job, lm: LanguageModel, stream: Iterator[Document] | None
 ) -> tuple[Packed, np.ndarray]:
     """Return the packed text and which of its rows count; read it back if an interrupted pass left it."""
-    bos = bos_token_id(lm)
     path = saved_tokens(missing)
     if path is not None:
         names = ("tokens", "document_ids", "document_hashes", "held_out", "halves")
@@ -84,7 +82,7 @@ def pack_text(
         count: Counter[str] = Counter()
         documents = tokenize(without_halves(stream or (), count), lm.tokenizer, lm.cfg.d_vocab)
         n_contexts = job.n_tokens // job.context_size
-        packed = pack(documents, n_contexts, job.context_size, bos, job.held_out_share, job.source.continued)
+        packed = pack(documents, n_contexts, job.context_size, bos_token_id(lm), job.source.continued)
         packed = replace(packed, halves=count["halves"])
     if len(packed.tokens) < MIN_CONTEXTS or not packed.held_out.any() or packed.held_out.all():
         raise ValueError(
@@ -92,13 +90,6 @@ def pack_text(
             f"{int(packed.held_out.sum())} held out: raise n_tokens, or give a text with more and shorter documents"
         )
     mask = rows_that_count(lm, torch.from_numpy(packed.tokens)).numpy()
-    columns = _columns(packed, mask)
-    for target in missing:
-        write_whole(target.partial / TOKENS_FILE, lambda new: save_file(columns, new))
-    return packed, mask
-
-
-def _columns(packed: Packed, mask: np.ndarray) -> dict[str, torch.Tensor]:
     n_contexts, size = packed.tokens.shape
     columns = {
         "tokens": packed.tokens.reshape(-1), "document_ids": packed.document_ids.reshape(-1),
@@ -106,7 +97,10 @@ def _columns(packed: Packed, mask: np.ndarray) -> dict[str, torch.Tensor]:
         "document_hashes": packed.document_hashes, "held_out": packed.held_out.astype(np.uint8),
         "halves": np.array([packed.halves]),
     }  # fmt: skip
-    return {name: torch.from_numpy(column) for name, column in columns.items()}
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    for target in missing:
+        write_whole(target.partial / TOKENS_FILE, lambda new: save_file(tensors, new))
+    return packed, mask
 
 
 def saved_tokens(missing: list[Target]) -> Path | None:
@@ -119,10 +113,10 @@ def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageMode
     facts, notes = job.facts, []
     if packed.halves:
         notes.append(f"{packed.halves:,} lone halves of surrogate pairs in the text were read as U+FFFD")
-        warnings.warn(f"{job.source.name}: {notes[-1]}", stacklevel=2)
     if packed.tokens.size < job.n_tokens - job.n_tokens % job.context_size:
         notes.append(f"the text ended after {packed.tokens.size} of the {job.n_tokens} tokens asked for")
-        warnings.warn(f"{job.source.name}: {notes[-1]}", stacklevel=2)
+    for note in notes:
+        warnings.warn(f"{job.source.name}: {note}", stacklevel=2)
     held_out = packed.document_hashes[np.unique(packed.document_ids[packed.held_out])]
     return {
         "format": FORMAT, "version": FORMAT_VERSION, "model": facts.name, "title": facts.title,
@@ -131,7 +125,7 @@ def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageMode
         "n_tokens": int(packed.tokens.size), "n_tokens_asked": job.n_tokens, "n_contexts": len(packed.tokens),
         "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
         "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),
-        "held_out_share": job.held_out_share, "bos_token_id": bos_token_id(lm), "first_position": first_position(lm),
+        "held_out_share": HELD_OUT_SHARE, "bos_token_id": bos_token_id(lm), "first_position": first_position(lm),
         "loss": _loss(lm, packed, mask), "notes": notes,
         "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -139,10 +133,9 @@ def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageMode
 
 
 def _loss(lm: LanguageModel, packed: Packed, mask: np.ndarray) -> dict[str, Any]:
-    """Return the model's mean cross-entropy in nats on the first held-out contexts, wherever it is asked something.
+    """Return the model's mean cross-entropy in nats on the first held-out contexts, special tokens aside.
 
-    The same targets count as where an SAE is spliced in: no special tokens. A trained model is far below
-    log(vocabulary): the number shows a wrong tokenizer or damaged weights at a glance.
+    A trained model is far below log(vocabulary): the number shows a wrong tokenizer or damaged weights at a glance.
     """
     chosen = np.flatnonzero(packed.held_out)[:LOSS_CONTEXTS]
     positions = packed.tokens.shape[1]
@@ -174,8 +167,7 @@ class Target:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the finished folder is there (it gets its name when whole)."""
-        return self.folder.exists()
+        return self.folder.exists()  # it gets its name when whole
 
     def open(self) -> ActivationStore:
         """Open the finished store; raise CacheError if its manifest is another capture's."""
@@ -207,17 +199,14 @@ class Target:
         tensors = {"acts": (acts / scale).to(self.dtype).contiguous(), "scale": scale}
         write_whole(path, lambda new: save_file(tensors, new))
         self.shards.append(file_record(path, rows=len(acts)))
-        write_json(self.partial / "progress.json", self._state)
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return {"inputs": self.inputs, "shards": self.shards}
+        write_json(self.partial / "progress.json", {"inputs": self.inputs, "shards": self.shards})
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest and give the folder its name."""
-        manifest = manifest | self._state | {
-            "key": self.key, "hook": self.hook, "hook_name": self.name, "layer": self.layer, "width": self.width,
-            "dtype": self.inputs["dtype"], "tokens": file_record(self.partial / TOKENS_FILE),
+        manifest = manifest | {
+            "inputs": self.inputs, "shards": self.shards, "key": self.key, "hook": self.hook, "hook_name": self.name,
+            "layer": self.layer, "width": self.width, "dtype": self.inputs["dtype"],
+            "tokens": file_record(self.partial / TOKENS_FILE),
         }  # fmt: skip
         write_json(self.partial / "manifest.json", manifest)
         (self.partial / "progress.json").unlink(missing_ok=True)  # a capture killed here goes on by the manifest
@@ -227,10 +216,9 @@ class Target:
 def column_scales(acts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return what to divide each dimension of (n, d) activations by so that ``dtype`` holds it, (d,) float32.
 
-    It is 1 but for a dimension that float16 does not hold as it is: values beyond 65504 are lost, of values below 6e-5
-    the digits are, and below 3e-8 all. A dimension counts as such if rounding takes more of its values, in sum, than
-    float16 takes at worst of one that is neither (2^-11). It is given the power of two that brings its largest value to
-    2^14 or more, which changes no digit.
+    It is 1 but for a dimension that float16 does not hold as it is (values beyond 65504, or below 6e-5): one of which
+    rounding takes more, in sum, than float16 takes at worst of any other (2^-11). That is given the power of two that
+    brings its largest value to 2^14 or more, which changes no digit.
     """
     if dtype != torch.float16:  # bfloat16 has the range of float32
         return torch.ones(acts.shape[1])
@@ -255,10 +243,7 @@ def check_room(missing: list[Target], n_tokens: int) -> None:
 
 @contextlib.contextmanager
 def locked(folders: Iterable[Path]) -> Iterator[None]:
-    """Hold the lock of every store's folder-to-be, in one order for all processes; wait for a process that holds one.
-
-    The system gives a lock back when its holder dies, so a killed capture leaves none behind.
-    """
+    """Hold the lock of every folder-to-be, in one order for all processes; wait for a process that holds one."""
     with contextlib.ExitStack() as stack:
         for folder in sorted(folders):
             try:

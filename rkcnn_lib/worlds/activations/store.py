@@ -7,29 +7,33 @@ scale), ``tokens.safetensors`` (for each row its token, document, position and w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from rkcnn_lib.tensors import number, one_of, whole
-from rkcnn_lib.worlds.activations.manifest import (
-    CacheError,
-    check_size,
-    check_sum,
-    damaged,
-    load_checked,
-    read_manifest,
-)
-from rkcnn_lib.worlds.text.packing import SPLITS, document_hash, split_of
+from rkcnn_lib.files import read_json, sha256_of
+from rkcnn_lib.tensors import one_of, whole
+from rkcnn_lib.worlds.text.packing import HELD_OUT_SHARE, SPLITS, document_hash, split_of
 
+# The version is in every key. 2: shards have scales; null is no document; white space at the ends of a text does not
+# decide its split.
+FORMAT, FORMAT_VERSION = "rkcnn-activations", 2
+TOKENS_FILE = "tokens.safetensors"
 COLUMNS = ("tokens", "positions", "document_ids", "mask", "document_hashes")  # the first four: one value a row
+
+
+class CacheError(RuntimeError):
+    """A cache on disk is damaged, incomplete or not the one asked for."""
 
 
 class Store(ABC):
@@ -44,8 +48,13 @@ class Store(ABC):
     mask: np.ndarray  # (n,) bool; False at position 0 and at special tokens: rows that are kept but in no split
 
     @abstractmethod
+    def _take(self, rows: np.ndarray) -> torch.Tensor: ...
+
     def take(self, rows: np.ndarray) -> torch.Tensor:
         """Return the given rows, in the order given, as a (len(rows), d_in) float32 tensor."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)}")
+        return self._take(rows)
 
     @property
     def key(self) -> str:
@@ -61,21 +70,8 @@ class Store(ABC):
         return len(self.tokens)
 
     def __getitem__(self, index: slice | int | np.ndarray) -> torch.Tensor:
-        if isinstance(index, int | np.integer):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"row {index} asked of {len(self)}")
-            return self.take(np.array([int(index) % len(self)]))[0]
-        if isinstance(index, torch.Tensor):
-            index = index.numpy()
-        return self.take(np.arange(len(self))[index])
-
-    def _checked(self, rows: np.ndarray) -> np.ndarray:
-        rows = np.asarray(rows)
-        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-            raise IndexError(f"rows: {rows.shape} {rows.dtype}, expected (n,) integers")
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)}")
-        return rows.astype(np.int64)
+        rows = np.arange(len(self))[index]
+        return self.take(rows) if np.ndim(rows) else self.take(rows[None])[0]
 
     def rows(self, split: str, seed: int = 0) -> np.ndarray:
         """Return the row numbers of a split in token order, without position 0 and special tokens.
@@ -142,10 +138,9 @@ class Store(ABC):
         return torch.from_numpy(self._whole_contexts(self.mask, split, seed))
 
     def _whole_contexts(self, column: np.ndarray, split: str, seed: int) -> np.ndarray:
-        in_split = self._in_split(split, seed)
         if self.tokens[0] < 0:
             raise ValueError(f"{self.manifest.get('title')}: rows are no tokens, so there are no contexts")
-        ours = in_split.reshape(-1, self.context_size).all(1)
+        ours = self._in_split(split, seed).reshape(-1, self.context_size).all(1)
         if not ours.any():
             raise ValueError(f"no context holds documents of split {split!r} (seed {seed}) only")
         return column.reshape(-1, self.context_size)[ours]
@@ -167,16 +162,16 @@ class ActivationStore(Store):
         self.manifest = read_manifest(self.folder)
         self.d_in = self.manifest["width"]
         for record in self.manifest["shards"]:
-            check_size(self.folder, record)
+            _check_size(self.folder, record)
         self._starts = np.cumsum([0, *(record["rows"] for record in self.manifest["shards"])])
         self._shards: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        columns = [c.numpy() for c in load_checked(self.folder, self.manifest["tokens"], COLUMNS)]
+        columns = [c.numpy() for c in _load_checked(self.folder, self.manifest["tokens"], COLUMNS)]
         self.tokens, self.positions, self.document_ids, mask, self.document_hashes = columns
         self.mask = mask.astype(bool)
         if any(len(column) != self._starts[-1] for column in columns[:-1]):
             raise damaged(self.folder, "manifest.json", "counts other rows than tokens.safetensors")
         if not 0 <= self.document_ids.min() <= self.document_ids.max() < len(self.document_hashes):
-            raise damaged(self.folder, "tokens.safetensors", "holds rows of documents that it does not list")
+            raise damaged(self.folder, TOKENS_FILE, "holds rows of documents that it does not list")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the folder's name: a worker process opens the files itself, once."""
@@ -185,23 +180,21 @@ class ActivationStore(Store):
     def verify(self) -> None:
         """Compare every file with its checksum; CacheError at the first that differs."""
         for record in (self.manifest["tokens"], *self.manifest["shards"]):
-            check_sum(self.folder, record)
+            _check_sum(self.folder, record)
 
-    def take(self, rows: np.ndarray) -> torch.Tensor:
-        rows = self._checked(rows)
+    def _take(self, rows: np.ndarray) -> torch.Tensor:
         out = torch.empty(len(rows), self.d_in)
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
         for shard in np.unique(shard_of):
             places = np.flatnonzero(shard_of == shard)
-            local = torch.from_numpy(rows[places] - self._starts[shard])
             acts, scale = self._shard(int(shard))
-            out[torch.from_numpy(places)] = acts[local].float() * scale
+            out[torch.from_numpy(places)] = acts[torch.from_numpy(rows[places] - self._starts[shard])].float() * scale
         return out
 
     def _shard(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         if number not in self._shards:
             record = self.manifest["shards"][number]
-            acts, scale = load_checked(self.folder, record, ("acts", "scale"))
+            acts, scale = _load_checked(self.folder, record, ("acts", "scale"))
             if acts.shape != (record["rows"], self.d_in) or scale.shape != (self.d_in,):
                 raise damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
             self._shards[number] = acts, scale
@@ -226,35 +219,106 @@ class MemoryStore(Store):
         block: int = 64,
         name: str = "tensor",
         truth: torch.Tensor | None = None,
-        held_out_share: float = 0.1,
         **facts: Any,
     ) -> None:
-        X = torch.as_tensor(X)
-        if X.ndim != 2 or not len(X):
-            raise ValueError(f"X has shape {tuple(X.shape)}: expected (n, d) with n > 0")
-        block, held_out_share = whole("block", block), number("held_out_share", held_out_share, "(0, 1)")
         # numpy's, which joblib gives to all worker processes as one file instead of a copy with every cell
-        self.X, self.truth = X.detach().to("cpu", torch.float32).contiguous().numpy(), truth
+        self.X, self.truth = torch.as_tensor(X).detach().to("cpu", torch.float32).contiguous().numpy(), truth
+        if self.X.ndim != 2 or not len(self.X):
+            raise ValueError(f"X has shape {self.X.shape}: expected (n, d) with n > 0")
         n, self.d_in = self.X.shape
-        self.document_ids, self.positions = np.divmod(np.arange(n), block)
+        self.document_ids, self.positions = np.divmod(np.arange(n), whole("block", block))
         self.tokens, self.mask = np.full(n, -1), np.ones(n, dtype=bool)
         n_documents = int(self.document_ids[-1]) + 1
         self.document_hashes = np.array([document_hash(f"{name}/{i}") for i in range(n_documents)])
-        content = hashlib.sha256(self.X.tobytes() + f"{name} {block} {held_out_share}".encode())
+        content = hashlib.sha256(self.X.tobytes() + f"{name} {block} {HELD_OUT_SHARE}".encode())
         self.manifest = facts | {
             "format": "rkcnn-memory", "key": content.hexdigest()[:16], "title": name, "width": self.d_in,
-            "n_tokens": n, "n_documents": n_documents, "context_size": block, "held_out_share": held_out_share,
+            "n_tokens": n, "n_documents": n_documents, "context_size": block, "held_out_share": HELD_OUT_SHARE,
             "dtype": "float32",
         }  # fmt: skip
 
-    def verify(self) -> None:
-        """Raise CacheError if a value is not finite; there is no file that could be damaged."""
-        if not np.isfinite(self.X).all():
-            raise CacheError(f"{self.manifest['title']}: holds values that are not finite")
-
-    def take(self, rows: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(self.X[self._checked(rows)])
+    def _take(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(self.X[rows])
 
 
 def _generator(seed: int, split: str, purpose: int | str) -> np.random.Generator:
     return np.random.default_rng(document_hash(f"{seed} {split} {purpose}"))
+
+
+# ---- files, held to the names, sizes and checksums in the manifest --------------------------------------------------
+
+
+def shard_file(number: int) -> str:
+    """Return a shard's name. A manifest may name no other: a path in it would be read wherever it leads."""
+    return f"acts-{number:05d}.safetensors"
+
+
+def file_record(path: Path, **more: Any) -> dict[str, Any]:
+    """Return a manifest's entry for a file: name, size in bytes, SHA-256."""
+    return {"file": path.name, **more, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check ``manifest.json``; raise CacheError unless it is one of ours and of this version."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise CacheError(f"{folder} is no activation cache: it has no manifest.json (written last of all)")
+    with _reading(folder, path.name):
+        manifest = read_json(path)
+        version = (manifest["format"], manifest["version"])
+        if version != (FORMAT, FORMAT_VERSION):
+            raise damaged(folder, path.name, f"says format {version!r:.100}, expected {(FORMAT, FORMAT_VERSION)}")
+        files = [record["file"] for record in (*manifest["shards"], manifest["tokens"])]
+        counts = [manifest["width"], manifest["context_size"], *(shard["rows"] for shard in manifest["shards"])]
+        is_sound = (
+            isinstance(manifest["key"], str)
+            and files == [*map(shard_file, range(len(files) - 1)), TOKENS_FILE]
+            and all(type(count) is int and count > 0 for count in counts)
+            and 0 < manifest["held_out_share"] < 1
+        )
+    if not is_sound:
+        raise damaged(folder, path.name, "holds sizes or names of files that are not a cache's")
+    return manifest
+
+
+@contextlib.contextmanager
+def _reading(folder: Path, file: str) -> Iterator[None]:
+    """Say which file of a cache cannot be read, and why, as a CacheError."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder, file, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _check_size(folder: Path, record: dict[str, Any]) -> None:
+    with _reading(folder, record["file"]):
+        size = (folder / record["file"]).stat().st_size
+    if size != record["bytes"]:
+        raise damaged(folder, record["file"], f"has {size} bytes instead of {record['bytes']}")
+
+
+def _check_sum(folder: Path, record: dict[str, Any]) -> None:
+    _check_size(folder, record)
+    with _reading(folder, record["file"]):
+        digest = sha256_of(folder / record["file"])
+    if digest != record["sha256"]:
+        raise damaged(folder, record["file"], "differs from its checksum in manifest.json")
+
+
+def _load_checked(folder: Path, record: dict[str, Any], names: Iterable[str]) -> list[torch.Tensor]:
+    _check_sum(folder, record)
+    return load_tensors(folder, record["file"], names)
+
+
+def load_tensors(folder: Path, file: str, names: Iterable[str]) -> list[torch.Tensor]:
+    """Map a file's tensors of these names into memory; CacheError if that cannot be done."""
+    with _reading(folder, file):
+        tensors = load_file(folder / file)
+        return [tensors[name] for name in names]
+
+
+def damaged(folder: Path, file: str, what: str) -> CacheError:
+    """Return the error to raise: what is wrong with which file, and what to do."""
+    if not folder.is_dir():
+        return CacheError(f"{folder} is gone: it was removed while it was read. Capture it again.")
+    return CacheError(f"{folder / file} {what}. Delete the folder {folder} and capture again.")

@@ -15,7 +15,6 @@ from rkcnn_lib.worlds.atlas.documents import (
     Document,
     LabelledContexts,
     document_stream,
-    fact_prompts,
     facts,
     generate_documents,
     grammar,
@@ -26,6 +25,6 @@ from rkcnn_lib.worlds.atlas.documents import (
 
 FOLDER = Path(__file__).parents[1] / "assets" / "atlas"
 __all__ = [
-    "FOLDER", "Document", "LabelledContexts", "document_stream", "fact_prompts", "facts",
+    "FOLDER", "Document", "LabelledContexts", "document_stream", "facts",
     "generate_documents", "grammar", "label_names", "labelled_contexts", "relations",
 ]  # fmt: skip

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from rkcnn_lib.tensors import one_of, whole
-from rkcnn_lib.worlds.atlas.grammar import BOS, Grammar
-from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, TABLES, Step, make_world
-from rkcnn_lib.worlds.prompts.base import Prompt
+from rkcnn_lib.worlds.atlas.grammar import Grammar
+from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, Step, make_world
 
 LABELS = ("topic", "entity", "kind", "number", "owed", "in_quotes", "in_brackets", "fact", "fact_subject")
 
@@ -49,11 +48,10 @@ class Document:
     def labels(self) -> dict[str, list[int]]:
         """Ground truth of each token, by name (:func:`label_names` says what the numbers stand for).
 
-        ``topic`` of the document (0 on ``<bos>``; the tokens before the first topic word carry it too);
-        ``entity`` and ``kind`` named by the token; grammatical ``number`` of nouns and verbs (names have none);
-        ``owed``: the number of a subject noun whose verb has yet to come; ``in_quotes``
-        and ``in_brackets``: whether a span is open *after* the token, so the opening sign is inside and the
-        closing one is not; ``fact``: the relation that the token completes, and ``fact_subject`` whose fact.
+        ``topic`` of the document (0 on ``<bos>``); ``entity`` and ``kind`` named by the token; ``number`` of nouns and
+        verbs (names have none); ``owed``: the number of a subject noun whose verb has yet to come; ``in_quotes`` and
+        ``in_brackets``: whether a span is open *after* the token; ``fact``: the relation that the token completes, and
+        ``fact_subject`` whose fact.
         """
         entity, kind, number = _token_labels()
         ids = np.asarray(self.ids)
@@ -107,11 +105,7 @@ def document_stream(seed: int | str, held_out: bool = False) -> Iterator[Documen
 
 
 def generate_documents(n_documents: int, seed: int, held_out: bool = False) -> list[Document]:
-    """The first documents of a seed's stream.
-
-    Same seed, same documents, on every platform. The grammar of the held-out stream is the same, so entropies compare.
-    The model was trained on streams of its own: documents of either kind are new to it (but for chance repeats).
-    """
+    """The first documents of a seed's stream: the same on every platform, and new to the model but for chance."""
     return list(islice(document_stream(seed, held_out), whole("n_documents", n_documents)))
 
 
@@ -137,29 +131,20 @@ class LabelledContexts:
     document_ids: np.ndarray  # (n, context_size) numbers of documents in the order of generation
 
 
-def labelled_contexts(
-    n_contexts: int, context_size: int = 128, seed: int = 0, held_out: bool = False
-) -> LabelledContexts:
-    """Documents packed into contexts of 2 to 128 tokens, with ground truth for every token.
-
-    ``seed`` and ``held_out`` choose the stream of documents, as in :func:`generate_documents`.
-    """
+def labelled_contexts(n_contexts: int, context_size: int = 128, seed: int = 0) -> LabelledContexts:
+    """Documents of a seed's stream packed into contexts of 2 to 128 tokens, with ground truth for every token."""
     whole("n_contexts", n_contexts)
     whole("context_size", context_size, 2, 128)
     columns: dict[str, list[list[int]]] = {name: [] for name in ("ids", "document", *LABELS)}
-    for context in islice(packed(seed, context_size, held_out), n_contexts):
-        rows: dict[str, list[int]] = {name: [] for name in columns}
-        for number, document in context:
-            rows["ids"].extend(document.ids)
-            rows["document"].extend([number] * len(document.ids))
-            for name, values in document.labels.items():
-                rows[name].extend(values)
-        for name, row in rows.items():
-            columns[name].append(row[:context_size])
+    for context in islice(packed(seed, context_size), n_contexts):
+        parts = [
+            {"ids": document.ids, "document": [number] * len(document.ids), **document.labels}
+            for number, document in context
+        ]
+        for name, rows in columns.items():
+            rows.append([value for part in parts for value in part[name]][:context_size])
     arrays = {name: np.array(rows) for name, rows in columns.items()}
-    token_ids = torch.from_numpy(arrays.pop("ids"))
-    document_ids = arrays.pop("document")
-    return LabelledContexts(token_ids, arrays, label_names(), document_ids)
+    return LabelledContexts(torch.from_numpy(arrays.pop("ids")), arrays, label_names(), arrays.pop("document"))
 
 
 def relations() -> tuple[str, ...]:
@@ -170,33 +155,3 @@ def relations() -> tuple[str, ...]:
 def facts(relation: str) -> dict[str, str]:
     """{subject: object} of a relation; ValueError, with those there are, for an unknown one."""
     return dict(grammar().world.facts[one_of("relation", relation, RELATIONS)])
-
-
-def fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
-    """Every subject of a relation in each pattern that no document has it in (or, ``held_out=False``, has).
-
-    Ordered by template, then subject: each subject once among the held-out ones, which evaluate, three times among the
-    others, of which the first screens. All prompts of a template (their ``family``) have the same length.
-    """
-    known, prompts, answers, screened = grammar(), [], facts(relation), set()
-    for pattern, text in enumerate(TABLES["facts"][relation]):
-        symbols = text.split()[:-2]  # without the answer and the full stop
-        slot = f"${RELATIONS[relation][0]}"
-        for subject, answer in answers.items():
-            if (known.held_out(relation, subject) == pattern) != held_out:
-                continue
-            words = [subject if symbol == slot else symbol for symbol in symbols]
-            prompts.append(
-                Prompt(
-                    entity=subject,
-                    text=" ".join(words),
-                    ids=tuple(known.ids[word] for word in (BOS, *words)),
-                    answer=answer,
-                    answer_ids=(known.ids[answer],),
-                    family=" ".join(symbols).replace(slot, "{}"),
-                    entity_position=1 + symbols.index(slot),
-                    role="evaluation" if held_out else "selection" if subject in screened else "screening",
-                )
-            )
-            screened.add(subject)
-    return prompts

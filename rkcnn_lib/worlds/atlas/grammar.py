@@ -43,30 +43,20 @@ SAME_SEASON = 0.8
 
 
 class Grammar:
-    """The documents that can be written about a world.
-
-    Attributes
-    ----------
-    vocabulary : list of words; a word's position is its token id (0 ``<pad>``, 1 ``<bos>``, 2 ``<unk>``).
-    ids : {word: token id}
-    kind : {token id: kind of entity}, for entities only
-    number : {token id: 1 singular | 2 plural}, for the nouns and verbs of the topics
-    country : {token id of an entity: token id of its country, or 0}
-    topics, relations : names
-    tables : {(topic, situation): cumulative probabilities, log-probabilities and the sentences they belong to}
-    """
+    """The documents that can be written about a world."""
 
     def __init__(self, world: World):
         self.world = world
         self.topics = tuple(world.topics)
         self.relations = tuple(RELATIONS)
-        self.vocabulary: list[str] = [PAD, BOS, UNK]
+        self.vocabulary: list[str] = [PAD, BOS, UNK]  # a word's position is its token id
         self.ids: dict[str, int] = {word: i for i, word in enumerate(self.vocabulary)}
-        self.number: dict[int, int] = {}
+        self.number: dict[int, int] = {}  # 1 singular, 2 plural; for the nouns and verbs of the topics
         self.kind = {self._id(name): kind for kind in KINDS for name in world.entities[kind]}
         self.country = {i: self._id(world.country_of(self.vocabulary[i]) or PAD) for i in self.kind}
         self.country[0] = 0
         self._slots: dict[tuple, Slot] = {}
+        # by topic and situation: cumulative probabilities, log-probabilities and the sentences they belong to
         self.tables: dict[tuple[int, str], tuple[list[float], list[float], list[Sentence]]] = {}
         for topic in range(len(self.topics)):
             self._build_topic(topic)
@@ -98,21 +88,10 @@ class Grammar:
             weights = {self.ids[name]: 1.0 / len(names) for name in names}
             near = [i for i in weights if country and self.country[i] == country]
             if near:
-                weights = {i: (1 - FOCUS_SHARE) * w for i, w in weights.items()}
-                for i in near:
-                    weights[i] += FOCUS_SHARE / len(near)
+                extra = dict.fromkeys(near, FOCUS_SHARE / len(near))
+                weights = {i: (1 - FOCUS_SHARE) * w + extra.get(i, 0.0) for i, w in weights.items()}
             options[country] = Options(weights)
         return Slot(options, reads=COUNTRY, sets=SUBJECT)
-
-    def _inflected(self, plurals: dict[str, str], verb: bool) -> dict[int, int]:
-        """Token ids of both forms of each word, with their number."""
-        forms = {}
-        for base, derived in plurals.items():
-            singular, plural = (derived, base) if verb else (base, derived)
-            forms[self._id(singular)] = 1
-            forms[self._id(plural)] = 2
-        self.number.update(forms)
-        return forms
 
     def _word_slot(self, name: str, topic: int) -> Slot:
         """A slot filled with words of the topic."""
@@ -121,14 +100,16 @@ class Grammar:
             return Slot({0: self._even(words.adjectives)})
         part, _, form = name.partition("_")
         source = {"noun": words.nouns, "other": words.nouns, "verb": words.verbs, "act": words.transitive_verbs}[part]
-        forms = self._inflected({word: third_person(word) for word in source}, verb=part in ("verb", "act"))
+        is_verb, sets = part in ("verb", "act"), NUMBER if part == "noun" else NOTHING
+        forms: dict[int, int] = {}
+        for word in source:
+            singular, plural = (third_person(word), word) if is_verb else (word, third_person(word))
+            forms |= {self._id(singular): 1, self._id(plural): 2}
+        self.number |= forms
         by_number = {n: Options({i: 1.0 for i, m in forms.items() if m == n}) for n in (1, 2)}
         if form:
-            n = 1 if form == "singular" else 2
-            return Slot({0: by_number[n]}, sets=NUMBER if part == "noun" else NOTHING)
-        if part in ("verb", "act"):
-            return Slot(by_number, reads=NUMBER)
-        return Slot({0: Options(dict.fromkeys(forms, 1.0))}, sets=NUMBER if part == "noun" else NOTHING)
+            return Slot({0: by_number[1 if form == "singular" else 2]}, sets=sets)
+        return Slot(by_number, reads=NUMBER) if is_verb else Slot({0: Options(dict.fromkeys(forms, 1.0))}, sets=sets)
 
     def _season_slot(self) -> Slot:
         seasons = [self._id(season) for season in TABLES["seasons"]]
@@ -214,11 +195,7 @@ class Grammar:
     # ---- sampling -------------------------------------------------------------------------------------------
 
     def situation(self, sentences: int, revealed: bool, focus: int) -> str:
-        if sentences == 0:
-            return "opening"
-        if not revealed:
-            return "reveal"
-        return self.kind.get(focus, "plain")
+        return "opening" if sentences == 0 else self.kind.get(focus, "plain") if revealed else "reveal"
 
     def sample(self, generator: random.Random) -> tuple[list[int], int, list[Step], float]:
         """Draw one document: token ids, index of its topic, steps, log-probability; see ``documents.Document``."""

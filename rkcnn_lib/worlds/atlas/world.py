@@ -173,12 +173,10 @@ class Step:
 
 def expand(pattern: str) -> list[tuple[float, list[str]]]:
     """All readings of a pattern whose parts in [brackets] are optional, with their shares."""
-    parts: list[list[tuple[float, list[str]]]] = []
-    for piece in pattern.replace("[", "|[").replace("]", "|").split("|"):
-        if piece.startswith("["):
-            parts.append([(OPTIONAL_SHARE, piece[1:].split()), (1 - OPTIONAL_SHARE, [])])
-        else:
-            parts.append([(1.0, piece.split())])
+    parts = [
+        [(OPTIONAL_SHARE, piece[1:].split()), (1 - OPTIONAL_SHARE, [])] if piece[:1] == "[" else [(1.0, piece.split())]
+        for piece in pattern.replace("[", "|[").replace("]", "|").split("|")
+    ]
     return [
         (math.prod(share for share, _ in reading), [word for _, words in reading for word in words])
         for reading in product(*parts)

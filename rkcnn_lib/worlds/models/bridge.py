@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from rkcnn_lib.files import read_json
 from rkcnn_lib.protocols import LanguageModel
+from rkcnn_lib.worlds.models.hub import words
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -75,11 +75,10 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     local = {"local_files_only": True, "trust_remote_code": False}
+    with contextlib.suppress(Exception):  # some tokenizers refuse the option
+        return AutoTokenizer.from_pretrained(folder, add_bos_token=True, **local)
     try:
-        try:
-            return AutoTokenizer.from_pretrained(folder, add_bos_token=True, **local)
-        except (TypeError, ValueError):  # some tokenizers refuse the option
-            return AutoTokenizer.from_pretrained(folder, **local)
+        return AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:
         raise ValueError(f"the tokenizer in {folder} cannot be read: {_words(error)}") from error
 
@@ -95,7 +94,7 @@ def _refused_as(called: str) -> Iterator[None]:
 def _words(error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return "its code is not part of transformers, and code that comes with a model is never run"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return words(error)[:300]
 
 
 @contextlib.contextmanager
@@ -155,9 +154,7 @@ def _gpu_there() -> bool:
         return False  # hidden on purpose
     if any(Path("/dev").glob("nvidia[0-9]*")):
         return True
-    if shutil.which("nvidia-smi") is None:
-        return False
-    try:
+    try:  # where the driver lies elsewhere (WSL)
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return False

@@ -43,19 +43,14 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
-def check_hook(hook: str) -> str:
-    """Return the hook's plain name; raise ValueError if there is no such hook."""
-    return one_of("hook", hook, HOOKS)
-
-
 def hook_name(hook: str, layer: int) -> str:
     """Return the TransformerLens name of a hook at a block, such as ``blocks.6.hook_mlp_out``."""
-    return HOOKS[check_hook(hook)].format(layer=layer)
+    return HOOKS[one_of("hook", hook, HOOKS)].format(layer=layer)
 
 
 def hook_width(facts: ModelFacts, hook: str) -> int:
     """Return the width of the activations at a hook; ValueError if there is none such, or none in this model."""
-    if check_hook(hook) != "mlp_post":
+    if one_of("hook", hook, HOOKS) != "mlp_post":
         return facts.d_model
     if facts.n_experts:
         raise ValueError(
@@ -80,13 +75,13 @@ def activations(lm: LanguageModel, ids: torch.Tensor, names: Sequence[str]) -> d
 def seen(
     lm: LanguageModel, ids: torch.Tensor, names: Sequence[str]
 ) -> tuple[dict[str, torch.Tensor], dict[int, tuple[torch.Tensor, torch.Tensor]]]:
-    """Run one batch; return what those hooks hold that fire, and by block what goes into it and what comes out.
+    """Run one batch; return what those hooks hold that fire, and by block what PyTorch's own see go in and come out.
 
-    The latter is what PyTorch's own forward hooks see. All tensors are (batch, position, d).
+    All tensors are (batch, position, d).
     """
     plain: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def watch(number: int, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+    def watch(number: int, _: Any, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
         into = given[0] if given else named["hidden_states"]
         plain[number] = tuple((v[0] if isinstance(v, tuple | list) else v).detach().clone() for v in (into, made))
 
@@ -94,12 +89,10 @@ def seen(
     if not names:
         return {}, {}
     with contextlib.ExitStack() as stack:
-        for number in sorted({int(name.split(".")[1]) for name in names}):
+        for number in {int(name.split(".")[1]) for name in names}:
             block: Any = lm.get_submodule(f"blocks.{number}")
             block = getattr(block, "original_component", None) or block
-            handle = block.register_forward_hook(
-                lambda _, given, named, made, number=number: watch(number, given, named, made), with_kwargs=True
-            )
+            handle = block.register_forward_hook(functools.partial(watch, number), with_kwargs=True)
             stack.callback(handle.remove)
         cache = _cache(lm, ids, names)
     return {name: cache[name] for name in names if name in cache}, plain
@@ -130,30 +123,21 @@ def _cache(lm: LanguageModel, ids: torch.Tensor, names: Sequence[str]) -> dict[s
 def own_layers(lm: LanguageModel, ids: torch.Tensor, names: Sequence[str]) -> Iterator[bool]:
     """Let attention and normalisation run as the model's library wrote them while the hooks outside of them are read.
 
-    TransformerBridge rebuilds both step by step, so that patterns and scales can be edited within, which takes a
-    tenth of a pass. Between the same hook points the layers that it wraps do the same in one kernel each. They are
-    used only if they give the same numbers on ``ids`` up to rounding, else everything stays as it was.
-
-    ``ids`` (batch, position) are tokens to try, one context is enough; none of the hooks that will be read (``names``)
-    lies within attention or a normalisation. Yields whether the model's own layers are in use.
+    TransformerBridge rebuilds both step by step, which takes a tenth of a pass. Between the same hook points the layers
+    that it wraps do the same in one kernel each. They are used only if they give the same numbers for ``names`` on
+    ``ids`` (batch, position), one context is enough, up to rounding. Yields whether they are in use.
     """
     rebuilt = activations(lm, ids, names)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_unwrapped(lm))
             own = activations(lm, ids, names)
-            same = all(_close(own[name], rebuilt[name]) for name in names)
+            same = all(_same(own[name], rebuilt[name], ROUNDING[rebuilt[name].dtype], dim=None) for name in names)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
             same = False  # a model whose layers cannot do without their bridge
         if not same:
             stack.close()
         yield same
-
-
-def _close(own: torch.Tensor, rebuilt: torch.Tensor) -> bool:
-    allowed = ROUNDING.get(rebuilt.dtype, 0.0)
-    own, rebuilt = own.float(), rebuilt.float()
-    return own.shape == rebuilt.shape and bool((own - rebuilt).norm() <= allowed * rebuilt.norm())
 
 
 @contextlib.contextmanager
@@ -193,14 +177,13 @@ def check_hooks(lm: LanguageModel, widths: Mapping[str, int | None]) -> None:
     wanted = {name: width for name, width in widths.items() if (name, width) not in held}
     if not wanted:
         return
-    at = {name: name.split(".")[1] for name in wanted}
-    beside = {f"blocks.{number}.{point}" for number in at.values() for point in BESIDE}
+    beside = {f"blocks.{name.split('.')[1]}.{point}" for name in wanted for point in BESIDE}
     ids = torch.arange(2, 2 + min(TRIED, lm.cfg.n_ctx))[None] % lm.cfg.d_vocab
     acts, plain = seen(lm, ids, [*wanted, *beside])
     for name, width in wanted.items():
-        start = f"blocks.{at[name]}."
+        number, hook = int(name.split(".")[1]), name.split(".", 2)[2]
+        start = f"blocks.{number}."
         of_block = {key.removeprefix(start): acts[key] for key in acts if key.startswith(start)}
-        hook, number = name.removeprefix(start), int(at[name])
         problem = _shape_problem(of_block.get(hook), ids.shape, width) or _content_problem(
             hook, of_block, plain[number], lm.get_submodule(f"blocks.{number}")
         )
@@ -222,8 +205,8 @@ def _shape_problem(x: torch.Tensor | None, shape: torch.Size, width: int | None)
 def _content_problem(hook: str, acts: dict[str, torch.Tensor], plain: Sequence[torch.Tensor], block: Any) -> str | None:
     x = acts[hook]
     if hook in ("hook_resid_pre", "hook_resid_post"):
-        holds = _same(x, plain[hook == "hook_resid_post"])
-        return None if holds else "it is not what a forward hook on the block sees"
+        problem = "it is not what a forward hook on the block sees"
+        return None if _same(x, plain[hook == "hook_resid_post"]) else problem
     if hook == "mlp.hook_post":
         projection = getattr(getattr(getattr(block, "mlp", None), "out", None), "original_component", None)
         if projection is None or "mlp.out.hook_out" not in acts:
@@ -243,10 +226,10 @@ def _content_problem(hook: str, acts: dict[str, torch.Tensor], plain: Sequence[t
     return None if adds else "it is not what is added to the residual stream there"
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _same(one: torch.Tensor, other: torch.Tensor, allowed: float | None = None, dim: int | None = -1) -> bool:
     """Whether two tensors are one up to rounding, position by position (an outlier would drown the rest)."""
     if one.shape != other.shape:
         return False
-    allowed = max(1e-5, 4 * torch.finfo(other.dtype).eps)
+    allowed = max(1e-5, 4 * torch.finfo(other.dtype).eps) if allowed is None else allowed
     one, other = one.float(), other.float()
-    return bool(((one - other).norm(dim=-1) <= allowed * other.norm(dim=-1)).all())
+    return bool(((one - other).norm(dim=dim) <= allowed * other.norm(dim=dim)).all())

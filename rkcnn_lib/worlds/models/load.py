@@ -24,7 +24,7 @@ from rkcnn_lib.protocols import LanguageModel
 from rkcnn_lib.strings import cut
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.bridge import boot, pick_device
-from rkcnn_lib.worlds.models.hub import LONGEST_NAME, TOKENIZERS, check_folder, gemma_folder, has_tokenizer, hub_folder
+from rkcnn_lib.worlds.models.hub import TOKENIZERS, check_folder, gemma_folder, has_tokenizer, hub_folder
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -35,6 +35,7 @@ TITLES = {
     "modadd": "modadd, the embedded transformer that adds modulo 113",
 }
 EMBEDDED = ("atlas", "modadd")
+LONGEST_NAME = 96  # the hub gives repositories no longer ones
 # One configuration value, many spellings; the first that is there counts.
 CONFIG_KEYS = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
@@ -91,32 +92,20 @@ def load_model(
 ) -> TransformerBridge:
     """Load a causal language model as a ``TransformerBridge`` with raw (unfolded) Hugging Face weights.
 
-    Parameters
-    ----------
-    name : str
-        ``"atlas"``, ``"gemma"``, ``"modadd"``, a folder in Hugging Face format (or of another modular-addition
-        model), or a hub name such as ``"gpt2"``.
-    revision : str, optional
-        Branch, tag or commit; hub models only.
-    device, dtype : optional
-        See :func:`pick_device`; of the weights, float32 unless said.
+    ``name`` is "atlas", "gemma", "modadd", a folder in Hugging Face format (or of another modular-addition model), or a
+    hub name such as "gpt2", of which ``revision`` is a branch, tag or commit. ``device`` as for :func:`pick_device`;
+    weights are float32 unless ``dtype`` says otherwise. It is in evaluation mode, with the model's own tokenizer; one
+    that has no beginning-of-sequence token keeps none.
 
-    It is in evaluation mode, with the model's own tokenizer; one that has no beginning-of-sequence token keeps none.
-
-    Raises
-    ------
-    ModelUnavailable
-        If the files are not here and cannot be had from the hub; the message says why and names the ways on.
-    ValueError, RuntimeError
-        For a name, folder, dtype or device that cannot work, weights that lack some of the model's, or an architecture
-        that the bridge cannot run or that is not causal (docs/architectures.md lists what was tried).
+    ModelUnavailable if the files are not here and cannot be had from the hub; the message says why and names the ways
+    on. ValueError or RuntimeError for a name, folder, dtype or device that cannot work, weights that lack some of the
+    model's, or an architecture that the bridge cannot run or that is not causal (docs/architectures.md lists what was
+    tried).
     """
     place, precision = pick_device(device), _dtype(dtype)
     with _one_line(name):
         folder, _, adds = _find(name, revision, weights=True)
-        if adds:
-            return modadd.load(folder, place, precision)
-        return boot(name, folder, place, precision)
+        return modadd.load(folder, place, precision) if adds else boot(name, folder, place, precision)
 
 
 def bos_token_id(lm: LanguageModel) -> int | None:
@@ -149,8 +138,7 @@ def _folder(name: str, revision: str | None, weights: bool) -> tuple[Path, str]:
     if not isinstance(name, str) or not name:
         raise ValueError(f"model = {name!r}: expected atlas, gemma, modadd, a folder or a hub name")
     path = Path(name).expanduser()
-    named = name in TITLES
-    if revision is not None and (named or path.is_dir()):
+    if revision is not None and (name in TITLES or path.is_dir()):
         raise ValueError(f"revision = {revision!r}: {name} is not a hub model and has no revisions")
     if name in EMBEDDED:
         return check_folder(Path(__file__).parents[1] / "assets" / name, weights), "embedded"
@@ -200,11 +188,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 
 def read_sizes(folder: Path) -> dict[str, int]:
-    """Read the sizes, from the JSON alone where it spells them out, else through transformers' defaults.
-
-    The MLP is four times as wide as the residual stream where the configuration does not say: so the architectures
-    are written that have no setting for it, or one that may be null.
-    """
+    """Read the sizes, from the JSON alone where it spells them out, else through transformers' defaults."""
     path = folder / "config.json"
     config = read_json(path)
     if config.get("is_encoder_decoder"):
@@ -217,6 +201,7 @@ def read_sizes(folder: Path) -> dict[str, int]:
     lacking = [key for key in ("n_layers", "d_model", "vocab_size") if not sizes[key]]
     if lacking:
         raise ValueError(f"{path} does not tell {', '.join(lacking)}: no causal language model?")
+    # four times as wide: so the architectures are written that have no setting for the MLP, or one that may be null
     sizes["d_mlp"], sizes["n_ctx"] = sizes["d_mlp"] or 4 * sizes["d_model"], sizes["n_ctx"] or CONTEXT_UNSAID
     n_experts = max([0, *(_number(value) for key, value in config.items() if EXPERTS.fullmatch(key))])
     return {**sizes, "n_experts": n_experts if n_experts > 1 else 0}

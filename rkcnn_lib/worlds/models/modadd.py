@@ -1,8 +1,8 @@
 """Modular addition: a one-block transformer that has grokked a + b mod p, and whose circuit is known.
 
-The input is (a, b, =) with token p for ``=``; the answer is read at the ``=``, and no input ever holds it. The
-trained model computes it by Fourier components of a few key frequencies (Nanda et al. 2023, "Progress measures for
-grokking via mechanistic interpretability"), which :mod:`rkcnn_lib.measure.fourier` looks for.
+The input is (a, b, =) with token p for ``=``, at which the answer is read. The trained model computes it by Fourier
+components of a few key frequencies (Nanda et al. 2023, "Progress measures for grokking via mechanistic
+interpretability"), which :mod:`rkcnn_lib.measure.fourier` looks for.
 
 It is used as the language models are: its text is all p * p pairs, each a document of three tokens, of which stores
 count the ``=`` alone. A store's held-out pairs (by the documents' hashes, as ever) were never trained on by the model
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "assets" / "modadd"
 MODEL_TYPE = "modadd"  # of config.json
 N_TOKENS = 3  # a, b, =
-HELD_OUT_SHARE = 0.1  # what a store holds out unless told otherwise
 
 
 def all_pairs(p: int) -> torch.Tensor:
@@ -61,39 +60,30 @@ def pair_text(a: int, b: int) -> str:
 
 
 def held_out_pairs(p: int) -> torch.Tensor:
-    """Return for each of :func:`all_pairs` whether a store holds it out: (p * p,) bool, about 10 %.
-
-    The model is never trained on these, whatever its seed: what is held out from an SAE is new to the model as well.
-    """
+    """Return for each of :func:`all_pairs` whether a store holds it out, and no model trains on it: (p * p,) bool."""
     hashes = [document_hash(pair_text(a, b)) for a, b in all_pairs(p).tolist()]
-    return torch.from_numpy(is_held_out(np.array(hashes), HELD_OUT_SHARE))
+    return torch.from_numpy(is_held_out(np.array(hashes)))
 
 
 def untrained(p: int, trained: torch.Tensor) -> torch.Tensor:
-    """Return for each of :func:`all_pairs` whether it is missing among the (n, 2) pairs trained on: (p * p,) bool."""
+    """Say for each of :func:`all_pairs` whether it is missing among the (n, 2) pairs trained on: (p * p,) bool."""
     never = torch.ones(p * p, dtype=torch.bool)
     never[trained[:, 0] * p + trained[:, 1]] = False
     return never
 
 
-def source(p: int, text: str | None, seed: int = 0) -> TextSource:
-    """Return the model's "text": all pairs, each once, in an order drawn under ``seed``; no other text is read."""
+def source(p: int, text: str | None) -> TextSource:
+    """Return the model's "text": all pairs, each once, in a random order; no other text is read."""
     if text not in (None, "auto"):
         raise ValueError(f"text = {text!r}: a modular-addition model reads nothing but its pairs; leave text out")
-    name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed {seed}"
-    return TextSource(name, name, functools.partial(_documents, p, seed), continued=False)
+    name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed 0"
+    return TextSource(name, name, functools.partial(_documents, p), continued=False)
 
 
-def _documents(p: int, seed: int) -> Iterator[Document]:
+def _documents(p: int) -> Iterator[Document]:
     pairs = all_pairs(p)
-    for a, b in pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))].tolist():
+    for a, b in pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))].tolist():
         yield Document(pair_text(a, b), (a, b, p))
-
-
-def check_context(context_size: int) -> None:
-    """Raise ValueError unless a context is one pair."""
-    if context_size != N_TOKENS:
-        raise ValueError(f"context_size = {context_size}: a modular-addition model reads {N_TOKENS} tokens (a, b, =)")
 
 
 def check_hooks(hooks: Sequence[str]) -> None:
@@ -135,9 +125,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
     """Return a trained folder as a ``TransformerBridge``, with hooks named as in any other.
 
-    Attributes say what differs from a language model: ``asked``, where it is asked what, and ``first_position``, from
-    where activations count (2, the ``=``). ``history`` is the training's (a list of rows) and ``untrained`` which of
-    :func:`all_pairs` it was never trained on.
+    What differs from a language model: ``asked``, ``first_position`` (2, the ``=``), the training's ``history`` (a list
+    of rows) and ``untrained``, which of :func:`all_pairs` it was never trained on.
     """
     import transformer_lens.model_bridge.sources.native  # noqa: F401  (gives the bridge its boot_native)
     from transformer_lens import TransformerBridge

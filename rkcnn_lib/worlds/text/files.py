@@ -88,9 +88,8 @@ def _json_texts(path: Path) -> Iterator[str]:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f'{path}, line {number}: expected a JSON object with a field "text"') from None
         if not isinstance(text, str | None):
-            raise ValueError(
-                f'{path}, line {number}: "text" is of type {type(text).__name__}, expected a string or null'
-            )
+            kind = type(text).__name__
+            raise ValueError(f'{path}, line {number}: "text" is of type {kind}, expected a string or null')
         yield text or ""
 
 
@@ -138,10 +137,9 @@ def _by_blank_line(lines: Iterable[str]) -> Iterator[str]:
 def write_hub_rows(dataset: str, config: str, commit: str) -> None:
     """Write a hub data set's texts to standard output, from a process of its own (``python -P files.py DATASET ...``).
 
-    One JSON string (or null) a row, the training split in order, as streamed; last ``{"end": null}``, or
-    ``{"end": "what went wrong"}``. ``config`` may be empty: the data set has one configuration only. A process, because
-    a stream that hangs can then be ended: threads of `datasets` and pyarrow that still wait when an interpreter exits
-    abort it.
+    One JSON string (or null) a row, the training split in order; last ``{"end": null}``, or ``{"end": "what went
+    wrong"}``. A process, because a stream that hangs can then be ended: threads of `datasets` and pyarrow that still
+    wait when an interpreter exits abort it.
     """
     end = None
     try:

@@ -15,20 +15,17 @@ import numpy as np
 from rkcnn_lib.worlds.text.sources import Document
 
 SPLITS = ("train", "mine", "heldout")
-MINE_SHARE = 0.2
+MINE_SHARE, HELD_OUT_SHARE = 0.2, 0.1
 TOKENIZE_BATCH = 256
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can hold one alone, UTF-8 and tokenizers cannot
 
 
 def document_hash(text: str) -> int:
-    """Return a stable 63-bit hash of a document's text (BLAKE2b): equal documents fall into equal splits.
-
-    White space at the ends does not count: it depends on where a text was cut from its file.
-    """
+    """Return a stable 63-bit hash of a document's text, without the white space at its ends: it decides the split."""
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "big") >> 1
 
 
-def split_of(document_hashes: np.ndarray, seed: int = 0, held_out_share: float = 0.1) -> np.ndarray:
+def split_of(document_hashes: np.ndarray, seed: int = 0, held_out_share: float = HELD_OUT_SHARE) -> np.ndarray:
     """Say for each document which split it belongs to under a seed.
 
     ``"heldout"`` for a share of the hashes (n_documents,), the same ones for every seed; of the rest ``"mine"`` for the
@@ -40,9 +37,9 @@ def split_of(document_hashes: np.ndarray, seed: int = 0, held_out_share: float =
     return np.where(held_out, "heldout", np.where(mine, "mine", "train"))
 
 
-def is_held_out(document_hashes: np.ndarray, held_out_share: float) -> np.ndarray:
+def is_held_out(document_hashes: np.ndarray, share: float = HELD_OUT_SHARE) -> np.ndarray:
     """Return which documents are held out: those whose hash lies in the lowest share of its range."""
-    return np.asarray(document_hashes, dtype=np.int64) < int(held_out_share * 2.0**63)
+    return np.asarray(document_hashes, dtype=np.int64) < int(share * 2.0**63)
 
 
 def _mix(hashes: np.ndarray, seed: int) -> np.ndarray:
@@ -96,17 +93,13 @@ def pack(
     n_contexts: int,
     context_size: int,
     bos: int | None,
-    held_out_share: float,
     continued: bool = True,
 ) -> Packed:
-    """Pack documents into full contexts, held-out ones apart from the rest.
+    """Pack documents, pairs of token ids and a hash, into at most ``n_contexts`` full ones, held-out ones apart.
 
-    Each document begins with the beginning-of-sequence token if the model has one, and so does each context: a
-    document longer than a context goes on in the next one. Whichever of the two streams fills a context first
-    gives the next one, so the order depends on the documents alone; what does not fill a last context is left out.
-
-    ``documents`` are pairs of token ids and a hash. There are at most ``n_contexts``, fewer if the documents end, each
-    of ``context_size`` tokens with its ``bos``, if the model has such a token; ``held_out_share`` as in `split_of`.
+    Each document begins with ``bos`` if the model has such a token, and so does each context: a document longer than a
+    context goes on in the next one, if ``continued``. Whichever of the two streams fills a context first gives the next
+    one, so the order depends on the documents alone; what does not fill a last context is left out.
     """
     tokens = np.zeros((n_contexts, context_size), dtype=np.int32)
     owners = np.zeros((n_contexts, context_size), dtype=np.int32)
@@ -118,7 +111,7 @@ def pack(
     for ids, content in documents:
         if filled == n_contexts:
             break
-        side = int(is_held_out(np.array([content]), held_out_share)[0])
+        side = int(is_held_out(np.array([content]))[0])
         ids = ids if bos is None or ids[0] == bos else [bos, *ids]
         stream, of = pending[side], pending_owners[side]
         stream.extend(ids)

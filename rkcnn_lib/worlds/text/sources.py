@@ -48,43 +48,31 @@ class Document:
 
 @dataclass(frozen=True)
 class TextSource:
-    """A named source of documents.
+    """A named source of documents."""
 
-    Attributes
-    ----------
-    name : for the manifest, such as ``"hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"``.
-    identity : in the cache key: the file's SHA-256, the dataset's name and (pinned) commit, or the generator's seed.
-    open : returns the documents; raises :class:`TextUnavailable` with one line.
-    continued : whether a document cut at a context's end goes on in the next one (not atlas's, whose contexts always
-        begin with a document).
-    pin : see :meth:`pinned`.
-    """
-
-    name: str
-    identity: str
-    open: Callable[[], Iterator[Document]]
-    continued: bool = True
-    pin: Callable[[], TextSource] | None = None
+    name: str  # for the manifest, such as "hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"
+    identity: str  # in the cache key: the file's SHA-256, the dataset's name and (pinned) commit, the generator's seed
+    open: Callable[[], Iterator[Document]]  # raises TextUnavailable with one line
+    continued: bool = True  # whether a document cut at a context's end goes on in the next one; not atlas's
+    pin: Callable[[], TextSource] | None = None  # see `pinned`
 
     def pinned(self) -> TextSource:
         """Return the source with its data set's commit in the identity; TextUnavailable if that cannot be told."""
         return self if self.pin is None else self.pin()
 
 
-def text_sources(text: str | None, model: str, seed: int = 0) -> list[TextSource]:
-    """Return the sources to try, in this order.
+def text_sources(text: str | None, model: str) -> list[TextSource]:
+    """Return the sources to try, in this order; ValueError if the text is none of these or cannot be read.
 
     ``text`` None or ``"auto"``: atlas's generator for atlas, else the hub's OpenWebText (Gokaslan & Cohen 2019; by its
     parquet revision, since the dataset itself is a script), WikiText-103, WikiText-2 (Merity et al. 2016), streamed.
-    These three were tried against a stand-in of the hub and not the hub itself, for want of a network.
-    ``"atlas"``: atlas's generator, drawn under ``seed``, whose own token ids the model atlas takes. Else a local file,
-    UTF-8: ``.txt`` (a document starts at a heading `` = Title = `` where there are such, else at a blank line),
-    ``.jsonl`` (field ``text``) or ``.parquet`` (column ``text``); a null text is no document.
-
-    ValueError if the text is none of these, or the file is not there or cannot be read.
+    ``"atlas"``: atlas's generator, whose own token ids the model atlas takes. Else a local file, UTF-8: ``.txt`` (a
+    document starts at a heading `` = Title = `` where there are such, else at a blank line), ``.jsonl`` (field
+    ``text``) or ``.parquet`` (column ``text``); a null text is no document.
     """
     if text == "atlas" or (text in (None, "auto") and model == "atlas"):
-        return [_atlas(model, seed)]
+        own, name = model == "atlas", "atlas generator, seed 0"
+        return [TextSource(name, name, functools.partial(_generate, own), continued=not own)]
     if text in (None, "auto"):
         problem = functools.cache(hub_problem)  # the hub is asked once, and only if a source must be opened
         return [_hub(*entry, problem) for entry in HUB_TEXTS]
@@ -119,7 +107,12 @@ def _hub(
         def open_() -> Iterator[Document]:
             if problem():
                 raise TextUnavailable(f"{name}: {problem()}")
-            return _stream(name, dataset, config, commit, is_lines)
+            texts = _rows(name, [dataset, config or "", commit])
+            documents = map(Document, by_heading(texts) if is_lines else filter(str.strip, texts))
+            first = next(documents, None)  # it must come before the stream counts as silent
+            if first is None:
+                raise TextUnavailable(f"{name}: it holds no text")
+            return chain([first], documents)
 
         return TextSource(name, f"{name} commit:{commit}", open_)
 
@@ -145,34 +138,29 @@ def _commit(name: str, dataset: str, revision: str | None, problem: Callable[[],
         raise TextUnavailable(f"{name}: {refusal(error, dataset, revision, 'dataset')}") from None
 
 
-def _stream(name: str, dataset: str, config: str | None, commit: str, is_lines: bool) -> Iterator[Document]:
-    """Open a hub dataset as a stream; its first document must come before the stream counts as silent."""
-    texts = _rows(name, [dataset, config or "", commit])
-    documents = map(Document, by_heading(texts) if is_lines else filter(str.strip, texts))
-    first = next(documents, None)
-    if first is None:
-        raise TextUnavailable(f"{name}: it holds no text")
-    return chain([first], documents)
-
-
 def _rows(name: str, words: list[str]) -> Iterator[str]:
     """Yield the rows of a hub dataset, read by a process that is ended with the iterator or when nothing comes."""
     command = [sys.executable, "-P", str(READER), *words]
     reader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert reader.stdout is not None
     count, rest = 0, b""
+
+    def broken(why: str) -> TextUnavailable:  # no shorter text: what it is would depend on the network
+        lost = f"broke off after {count:,} rows, which are thrown away: " if count else ""
+        return TextUnavailable(f"{name}: {lost}{why}")
+
     try:
         while True:
             is_ready, _, _ = select.select([reader.stdout], [], [], SILENT_SECONDS)
             if not is_ready:
-                raise _broken(name, count, f"nothing came for {SILENT_SECONDS:.0f} s")
+                raise broken(f"nothing came for {SILENT_SECONDS:.0f} s")
             raw = os.read(reader.stdout.fileno(), 2**16)
             if not raw:
-                raise _broken(name, count, f"its reader ended with {reader.wait()}")
+                raise broken(f"its reader ended with {reader.wait()}")
             *lines, rest = (rest + raw).split(b"\n")
             for row in map(json.loads, lines):
                 if isinstance(row, dict) and row["end"]:
-                    raise _broken(name, count, row["end"])
+                    raise broken(row["end"])
                 if isinstance(row, dict):
                     return
                 count += 1
@@ -183,21 +171,9 @@ def _rows(name: str, words: list[str]) -> Iterator[str]:
         reader.stdout.close()
 
 
-def _broken(name: str, count: int, why: str) -> TextUnavailable:
-    """A text that breaks off is no shorter text: what it is would depend on the network."""
-    return TextUnavailable(
-        f"{name}: {f'broke off after {count:,} rows, which are thrown away: ' if count else ''}{why}"
-    )
-
-
-def _atlas(model: str, seed: int) -> TextSource:
-    own, identity = model == "atlas", f"atlas generator, seed {seed}"
-    return TextSource(identity, identity, lambda: _generate(own, seed), continued=not own)
-
-
-def _generate(own_ids: bool, seed: int) -> Iterator[Document]:
+def _generate(own_ids: bool) -> Iterator[Document]:
     """Generate documents without end; for other models than atlas as text alone."""
     from rkcnn_lib.worlds.atlas import document_stream
 
-    for document in document_stream(f"text {seed}"):  # a stream apart from those that labels and tests draw from
+    for document in document_stream("text 0"):  # a stream apart from those that labels and tests draw from
         yield Document(document.text, document.ids if own_ids else None)

@@ -1,18 +1,21 @@
-"""A large planted dictionary: thousands of sparse features written into fewer dimensions."""
+"""Worlds made of features we planted ourselves, so that what was mined can be held against what is true.
+
+All are streams: built with a seed, each ``sample`` draws fresh rows, and two with the same arguments give the same
+rows in the same order of calls.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 
-from rkcnn_lib.tensors import number, whole
-from rkcnn_lib.worlds.toy.synthetic import topic_rates
+from rkcnn_lib.tensors import MAX_SEED, as_numbers, number, whole
 
-# Rows are always drawn in blocks of this many, so memory stays bounded and a seed fixes the rows.
+ArrayLike = float | list | tuple | np.ndarray | torch.Tensor
+# Rows of a planted dictionary are always drawn in blocks of this many, so a seed fixes the rows.
 BLOCK_ROWS = 16384
+MAX_RATE = 0.5  # of a feature of a planted dictionary
 # Activations made here, their true directions known, that 04 and sweeps run on like a model's: `toy` is the 20-feature,
 # 5-dimension model of notebook 01, the others random dictionaries in superposition, their rates by Zipf's law.
 PLANTED = {
@@ -25,72 +28,89 @@ WIDTHS = {"toy": TOY["n_hidden"]} | {name: int(world["d"]) for name, world in PL
 INVENTED_MODELS = tuple(WIDTHS)
 
 
-class PlantedDictionary:
-    """Activations ``x = z @ directions + noise`` with sparse, one-sided codes z and known unit directions.
+class SyntheticSparseDataGenerator:
+    """Sparse features (Elhage et al. 2022, section 2): each is zero most of the time, uniform on [0, 1] when active.
 
-    A world of the kind that sparse autoencoders are tested on when the truth must be known (compare
-    SynthSAEBench; the construction here is our own). Codes are drawn as lists of events, block by block, and
-    are never held densely.
-
-    Parameters
-    ----------
-    n_features, d : int
-        Number of features and of dimensions. More features than dimensions: superposition.
-    mean_active : float
-        Expected number of active root features per row (children come on top). A feature's rate is cut at
-        ``max_rate``, in (0, 1), and the others rise to keep the sum.
-    zipf : float
-        Rate of the k-th most frequent root is proportional to k ** -zipf; 0 makes all equally frequent.
-    children, child_rate : int, float
-        Hierarchy: each root has this many children, which fire with this probability where it does and nowhere else.
-        The first n_features // (1 + children) features are the roots; a remainder that makes no full family is spread,
-        one extra child each, over the first roots.
-    n_topics, structure : int, float
-        Correlation: each row has a hidden topic, and roots of one topic fire together; see
-        :func:`rkcnn_lib.worlds.toy.synthetic.topic_rates`.
-    noise : float
-        Standard deviation of isotropic Gaussian noise, per dimension.
-
-    Attributes
-    ----------
-    directions : Tensor (n_features, d), float32, unit rows, uniform on the sphere.
-    rates : ndarray (n_features,), the probability that each feature is active in a row.
-    parents : ndarray (n_features,), int64, the index of a child's root, -1 for a root.
+    ``p`` is the probability in [0, 1] that a feature is active: one number, one per feature ``(n_features,)``, or
+    ``(n_instances, n_features)`` (either axis may be 1) for a batch of independent streams. With ``k_active`` exactly
+    so many features, drawn uniformly, are active in every row; ``p`` then decides the number of streams alone.
     """
 
     def __init__(
-        self,
-        n_features: int,
-        d: int,
-        *,
-        mean_active: float = 8.0,
-        zipf: float = 1.0,
-        max_rate: float = 0.5,
-        children: int = 0,
-        child_rate: float = 0.3,
-        n_topics: int = 1,
-        structure: float = 0.0,
-        noise: float = 0.0,
-        random_state: int = 0,
+        self, n_features: int, p: ArrayLike = 0.05, *, k_active: int | None = None, random_state: int = 0
+    ) -> None:
+        self.n_features = whole("n_features", n_features)
+        self.k_active = None if k_active is None else whole("k_active", k_active, 1, n_features)
+        self._probabilities = _probabilities(p, n_features)
+        self._generator = torch.Generator().manual_seed(whole("random_state", random_state, 0, MAX_SEED))
+
+    def sample(self, n: int) -> torch.Tensor:
+        """Draw ``n`` fresh rows: (n, n_features), or (n_instances, n, n_features) when ``p`` had two axes; float32."""
+        shape = (*self._probabilities.shape[:-1], whole("n", n), self.n_features)
+        values, u = (torch.rand(shape, generator=self._generator) for _ in range(2))
+        if self.k_active is None:
+            return torch.where(u < self._probabilities.unsqueeze(-2), values, 0.0)
+        chosen = u.topk(self.k_active, dim=-1).indices
+        return torch.zeros_like(values).scatter_(-1, chosen, values.gather(-1, chosen))
+
+
+class SyntheticClusteredDataGenerator:
+    """Sparse features whose activity depends on a latent topic: rows with a hidden class label.
+
+    Each row has one of ``n_topics`` equally likely topics, and feature i belongs to topic i mod n_topics. With T topics
+    and ``structure`` s in [0, 1] a feature fires at p (1 + s (T - 1)) in its own topic and at p (1 - s) in the others,
+    at ``p``, a number or (n_features,), over all.
+
+    Attributes ``rates`` (n_topics, n_features), the probability that a feature is active, given the topic, and
+    ``feature_topics`` (n_features,), the topic each feature belongs to.
+    """
+
+    def __init__(
+        self, n_features: int, n_topics: int = 4, p: ArrayLike = 0.05, *, structure: float = 0.8, random_state: int = 0
+    ) -> None:
+        rates = _probabilities(p, whole("n_features", n_features)).double().numpy()
+        if rates.ndim != 1:
+            raise ValueError(f"p must be a number or have shape ({n_features},), got an array of two axes")
+        self.n_topics, structure = whole("n_topics", n_topics, 1, n_features), number("structure", structure, "[0, 1]")
+        own = rates * (1 + structure * (n_topics - 1))
+        if own.max() > 1:
+            raise ValueError(
+                f"a feature would fire at rate {own.max():.3g} > 1 in its own topic: lower p, structure or n_topics"
+            )
+        self.feature_topics = np.arange(n_features) % n_topics
+        self.rates = np.where(self.feature_topics == np.arange(n_topics)[:, None], own, rates * (1 - structure))
+        self._generator = torch.Generator().manual_seed(whole("random_state", random_state, 0, MAX_SEED))
+
+    def sample(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw ``n`` fresh rows: X (n, n_features), float32, and their topics (n,), int64."""
+        topics = torch.randint(self.n_topics, (whole("n", n),), generator=self._generator)
+        rates = torch.from_numpy(self.rates).float()[topics]
+        active = torch.rand(rates.shape, generator=self._generator) < rates
+        return torch.where(active, torch.rand(rates.shape, generator=self._generator), 0.0), topics
+
+
+class PlantedDictionary:
+    """Activations ``x = z @ directions + noise`` with sparse, one-sided codes z and known unit directions.
+
+    A world of the kind that sparse autoencoders are tested on when the truth must be known (compare SynthSAEBench; the
+    construction here is our own). More features than dimensions ``d``: superposition. The rate of the k-th most
+    frequent feature is proportional to 1 / k (Zipf), at most 0.5; ``mean_active`` are active in a row on average.
+    ``noise`` is the standard deviation of isotropic Gaussian noise, per dimension.
+
+    Attributes ``directions`` (n_features, d), float32, uniform on the sphere, and ``rates`` (n_features,), the
+    probability that each feature is active in a row.
+    """
+
+    def __init__(
+        self, n_features: int, d: int, *, mean_active: float = 8.0, noise: float = 0.0, random_state: int = 0
     ) -> None:
         self.n_features, self.d = whole("n_features", n_features), whole("d", d)
-        self.noise, self.child_rate = number("noise", noise, "[0, inf)"), number("child_rate", child_rate, "(0, 1]")
-        children = whole("children", children, 0)
-        self.n_roots = max(1, n_features // (1 + children))
-        self.parents = np.full(n_features, -1)
-        self.parents[self.n_roots :] = np.arange(n_features - self.n_roots) % self.n_roots
-        roots = _zipf_rates(self.n_roots, mean_active, zipf, max_rate)
-        self._root_rates, _ = topic_rates(roots, n_topics, structure)
-        self.rates = np.concatenate([roots, child_rate * roots[self.parents[self.n_roots :]]])
+        self.noise = number("noise", noise, "[0, inf)")
+        self.rates = _zipf_rates(n_features, number("mean_active", mean_active, f"(0, {n_features * MAX_RATE}]"))
         self._rng = np.random.default_rng(whole("random_state", random_state, 0))
         directions = self._rng.standard_normal((n_features, d))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         self.directions = torch.from_numpy(directions.astype(np.float32))
-
-    def stream(self, n: int) -> Iterator[tuple[torch.Tensor, csr_array]]:
-        """Draw ``n`` fresh rows block by block: pairs as :meth:`sample` returns, of at most 16384 rows."""
-        for start in range(0, whole("n", n), BLOCK_ROWS):
-            yield self._block(min(BLOCK_ROWS, n - start))
 
     def sample(self, n: int) -> tuple[torch.Tensor, csr_array]:
         """Draw ``n`` fresh rows: X (n, d) and their codes, a sparse (n, n_features), both float32.
@@ -98,67 +118,48 @@ class PlantedDictionary:
         Codes are uniform on [0.5, 1.5] where a feature is active.
         """
         X, codes = torch.empty(whole("n", n), self.d), []
-        for rows, (block, block_codes) in zip(X.split(BLOCK_ROWS), self.stream(n), strict=True):
-            rows.copy_(block)
+        for rows in X.split(BLOCK_ROWS):
+            block, block_codes = self._block(len(rows))
+            rows.copy_(torch.from_numpy(block))
             codes.append(block_codes)
         return X, csr_array(vstack(codes, format="csr"))
 
-    def _block(self, n: int) -> tuple[torch.Tensor, csr_array]:
-        topics = self._rng.integers(len(self._root_rates), size=n)
-        rows, features = self._root_events(topics)
-        child_rows, child_features = self._child_events(rows, features)
-        rows, features = np.concatenate([rows, child_rows]), np.concatenate([features, child_features])
-        values = self._rng.uniform(0.5, 1.5, len(rows)).astype(np.float32)
-        codes = csr_array((values, (rows, features)), shape=(n, self.n_features))
+    def _block(self, n: int) -> tuple[np.ndarray, csr_array]:
+        # One uniform number for each pair of row and feature would cost rows x features. Instead a Poisson number of
+        # darts, -log(1 - p) expected per pair, is thrown at the rows: a pair is hit at least once with probability
+        # exactly p, independently of all others.
+        counts = self._rng.poisson(n * -np.log1p(-self.rates))
+        thrown = np.repeat(np.arange(self.n_features), counts)
+        hit = np.unique(self._rng.integers(n, size=len(thrown)) * self.n_features + thrown)
+        values = self._rng.uniform(0.5, 1.5, len(hit)).astype(np.float32)
+        codes = csr_array((values, np.divmod(hit, self.n_features)), shape=(n, self.n_features))
         X = codes @ self.directions.numpy()
         if self.noise:
             X += self.noise * self._rng.standard_normal(X.shape, dtype=np.float32)
-        return torch.from_numpy(X), codes
-
-    def _root_events(self, topics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(row, root) pairs that are active, each pair independently given the topics of the rows.
-
-        Drawing one uniform number for each pair would cost rows x features. Instead a Poisson number of
-        darts, -log(1 - p) expected per pair, is thrown at the rows of a topic: a pair is hit at least once
-        with probability exactly p, independently of all others.
-        """
-        order = np.argsort(topics, kind="stable")
-        sizes = np.bincount(topics, minlength=len(self._root_rates))
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        certain = np.minimum(self._root_rates, 1 - 1e-12)  # a rate of exactly 1 would need infinitely many darts
-        counts = self._rng.poisson(sizes[:, None] * -np.log1p(-certain))
-        topic_of_dart = np.repeat(np.arange(len(sizes)), counts.sum(1))
-        features = np.repeat(np.tile(np.arange(self.n_roots), len(sizes)), counts.ravel())
-        rows = order[starts[topic_of_dart] + self._rng.integers(sizes[topic_of_dart])]
-        hit = np.unique(rows * self.n_roots + features)
-        return hit // self.n_roots, hit % self.n_roots
-
-    def _child_events(self, rows: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(row, child) pairs that are active, given the active (row, root) pairs."""
-        child_rows, children = [rows[:0]], [roots[:0]]
-        # Child number g of root r is feature (g + 1) n_roots + r, as laid out in __init__.
-        for first in range(self.n_roots, self.n_features, self.n_roots):
-            child = first + roots
-            fires = (self._rng.random(len(roots)) < self.child_rate) & (child < self.n_features)
-            child_rows.append(rows[fires])
-            children.append(child[fires])
-        return np.concatenate(child_rows), np.concatenate(children)
+        return X, codes
 
 
-def _zipf_rates(n: int, mean_active: float, exponent: float, max_rate: float) -> np.ndarray:
-    """Rates proportional to rank ** -exponent, at most ``max_rate``, summing to ``mean_active``."""
-    max_rate, exponent = number("max_rate", max_rate, "(0, 1)"), number("zipf", exponent, "[0, inf)")
-    mean_active = number("mean_active", mean_active, f"(0, {n * max_rate}]")  # roots x max_rate
-    weights = np.arange(1, n + 1, dtype=float) ** -exponent
-    if not weights.all():
-        raise ValueError(f"zipf={exponent} is too steep: the rate of the rarest of {n} roots is not a number any more")
-    rates = np.zeros(n)
+def _zipf_rates(n: int, mean_active: float) -> np.ndarray:
+    """Rates proportional to 1 / rank, at most `MAX_RATE`, summing to ``mean_active``."""
+    weights = 1 / np.arange(1, n + 1)
     free = np.ones(n, dtype=bool)
     # Each pass fixes at least one more feature at the cap, or ends.
     while True:
-        share = (mean_active - max_rate * (~free).sum()) / weights[free].sum() if free.any() else 0.0
-        rates = np.where(free, share * weights, max_rate)
-        over = free & (rates > max_rate)
+        share = (mean_active - MAX_RATE * (~free).sum()) / weights[free].sum() if free.any() else 0.0
+        rates = np.where(free, share * weights, MAX_RATE)
+        over = free & (rates > MAX_RATE)
         if not over.any():
             return rates
         free &= ~over
+
+
+def _probabilities(p: ArrayLike, n_features: int) -> torch.Tensor:
+    """``p`` as (n_features,) or (n_instances, n_features), checked."""
+    given = as_numbers(p, "p").float()
+    if given.ndim > 2 or (given.ndim and given.shape[-1] not in (1, n_features)):
+        raise ValueError(
+            f"p must be a number, ({n_features},) or (n_instances, {n_features}), got shape {tuple(given.shape)}"
+        )
+    if not bool(((given >= 0) & (given <= 1)).all()):
+        raise ValueError("every probability p must be in [0, 1]")
+    return given.expand(*given.shape[:-1], n_features)
