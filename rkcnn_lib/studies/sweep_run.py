@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from rkcnn_lib.files import DamagedFile, outputs_root, read_json, write_json, write_whole
-from rkcnn_lib.runs.grid import Failure, Workers, process_count, try_cells
+from rkcnn_lib.runs.grid import Failure, Workers, connect, process_count, try_cells
 from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.run import provenance
 from rkcnn_lib.runs.schemas import Multilayer
@@ -45,7 +45,7 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
     resume : bool
         Go on in a folder that holds this very sweep: what is finished is read, what failed is tried again.
     cluster : str, optional
-        Address of a Ray cluster, see :func:`rkcnn_lib.runs.cluster.connect`.
+        Address of a Ray cluster, see :func:`rkcnn_lib.runs.grid.connect`.
     yes : bool
         Do not ask before a long sweep.
 
@@ -54,7 +54,7 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
     ParameterError
         For a sweep file or folder that cannot work.
     ClusterUnusable
-        See :func:`rkcnn_lib.runs.cluster.connect`.
+        See :func:`rkcnn_lib.runs.grid.connect`.
     """
     planned = read_sweep(path)
     planned.check()  # a layer that the model lacks, a text that is not there
@@ -65,8 +65,6 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
     if cluster is None:
         workers = Workers(process_count(planned.p.n_jobs, device))
     else:
-        from rkcnn_lib.runs.cluster import connect
-
         workers = connect(cluster, device, [out, outputs_root()])
     if not _agreed(planned, device, workers, yes):
         return 2
