@@ -134,12 +134,11 @@ def execute(notebook: str, values: Parameters, again: bool = False, cell_timeout
 @contextlib.contextmanager
 def own_kernel() -> Iterator[str]:
     """Yield the name of a kernel that is this interpreter, whatever kernels of that name others have installed."""
-    from ipykernel.kernelspec import write_kernel_spec
-
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     before = os.environ.get("JUPYTER_PATH", "")
     with tempfile.TemporaryDirectory(prefix="rkcnn-kernel-") as folder:
-        (Path(folder) / "kernels").mkdir()
-        write_kernel_spec(Path(folder) / "kernels" / "python3")
+        about = Path(folder) / "kernels" / "python3" / "kernel.json"
+        write_json(about, {"argv": command, "display_name": "Python 3", "language": "python"})
         os.environ["JUPYTER_PATH"] = f"{folder}{os.pathsep}{before}".rstrip(os.pathsep)
         try:
             yield "python3"
