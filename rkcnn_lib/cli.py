@@ -15,19 +15,10 @@ from typing import Any
 import psutil
 
 from rkcnn_lib.files import outputs_root
+from rkcnn_lib.runs.fields import ParameterError, yaml_value
 from rkcnn_lib.runs.gates import judged, latest_run, read_run
-from rkcnn_lib.runs.params import (
-    NOTEBOOK_FOLDER,
-    NOTEBOOKS,
-    ROOT,
-    ParameterError,
-    check_notebook,
-    read_parameter_file,
-    resolve,
-    yaml_value,
-)
+from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, check_notebook, read_parameter_file, resolve
 
-NEED_NOTEBOOKS = ("report", "run", "sweep", "site")
 # What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
 KEPT_BY_DRY_RUN = (
     "model", "revision", "layer", "layers", "hook", "text", "context_size", "relation", "isolated", "positions"
@@ -35,19 +26,14 @@ KEPT_BY_DRY_RUN = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns
-    -------
-    int
-        0 if all went well, 1 if a run or a gate failed or a file could not be read or written, 2 for refused input, 130
-        after Ctrl-C.
-    """
+    """Run the command line; return 0, 1 for a run, gate or file that failed, 2 for refused input, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     before = signal.signal(signal.SIGINT, _stop_all)
     try:
-        _print_in_any_locale()
-        if options.verb in NEED_NOTEBOOKS and not NOTEBOOK_FOLDER.is_dir():
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its number
+        if options.verb in ("report", "run", "sweep", "site") and not NOTEBOOK_FOLDER.is_dir():
             raise ParameterError(
                 f"`rkcnn {options.verb}` needs the notebooks, which an installed package does not hold: call it in a "
                 "checkout of the project (its top folder, where notebooks/ and params/ are)"
@@ -59,12 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ValueError as error:  # refused parameters and everything they name
+    except (ValueError, OSError) as error:  # refused input; a full disk, a folder that may not be written to
         print(f"rkcnn: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, a folder that may not be written to, a file where a folder should be
-        print(f"rkcnn: {error}", file=sys.stderr)
-        return 2 if isinstance(error, FileNotFoundError) else 1
+        return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
     except RuntimeError as error:  # ModelUnavailable, GateFailed, a GPU that cannot be used: say it, no traceback
         print(f"rkcnn: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -78,13 +61,6 @@ def _stop_all(*_: Any) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     raise KeyboardInterrupt
-
-
-def _print_in_any_locale() -> None:
-    """Let a terminal that cannot show a character show its number instead of ending the command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,19 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     site = verbs.add_parser("site", help="build the pages from the runs of a profile")
     site.add_argument("profile", type=Path, nargs="?", default=Path("params/quick"))
     site.add_argument("--out", type=Path, help="folder of the pages, or the single file (default: outputs/report)")
-    site.add_argument(
-        "--also",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="further run folders, or folders that hold some, to compare with (such as outputs/runs)",
-    )
-    site.add_argument(
-        "--single-file",
-        metavar="NOTEBOOK",
-        help="one HTML file with everything inside: a notebook's latest run, or a run folder",
-    )
+    also = "further run folders, or folders that hold some, to compare with (such as outputs/runs)"
+    site.add_argument("--also", type=Path, nargs="+", default=[], metavar="FOLDER", help=also)
+    single = "one HTML file with everything inside: a notebook's latest run, or a run folder"
+    site.add_argument("--single-file", metavar="NOTEBOOK", help=single)
     site.set_defaults(call=_site)
 
     cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove")
@@ -153,13 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def profile_files(profile: Path) -> dict[str, Path]:
-    """Return a profile's parameter file for each notebook it has, in order; variants (``--NAME``) are left out.
-
-    Raises
-    ------
-    ParameterError
-        If there is no such folder, it has no parameter file, or a file is named after no notebook.
-    """
+    """Return a profile's parameter file for each notebook it has, in order; variants (``--NAME``) are left out."""
     folder = profile if profile.is_dir() else ROOT / profile
     if not folder.is_dir():
         known = ", ".join(sorted(f"params/{path.name}" for path in (ROOT / "params").iterdir() if path.is_dir()))
@@ -172,25 +133,25 @@ def profile_files(profile: Path) -> dict[str, Path]:
     return {name: files[name] for name in NOTEBOOKS if name in files}
 
 
-def profile_name(profile: Path) -> str:
-    """Return the profile that the files of a folder name."""
-    (name,) = {resolve(nb, read_parameter_file(path)).profile for nb, path in profile_files(profile).items()}
+def _overrides(profile: Path) -> dict[str, dict[str, Any]]:
+    return {notebook: read_parameter_file(path) for notebook, path in profile_files(profile).items()}
+
+
+def _profile_name(profile: Path) -> str:
+    (name,) = {resolve(notebook, given).profile for notebook, given in _overrides(profile).items()}
     return name
 
 
 def _report(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.execute import execute
+    from rkcnn_lib.runs.run import execute
     from rkcnn_lib.studies.plan import confirm
 
-    overrides = {nb: read_parameter_file(path) for nb, path in profile_files(options.profile).items()}
-    if options.dry_run:
-        smoke = {nb: read_parameter_file(path) for nb, path in profile_files(ROOT / "params/smoke").items()}
-        overrides = {
-            nb: smoke[nb] | {name: value for name, value in asked.items() if name in KEPT_BY_DRY_RUN}
-            for nb, asked in ((nb, resolve(nb, v).model_dump(exclude={"layers"}) | v) for nb, v in overrides.items())
-        }
-    forced = {"force": True} if options.force else {}
-    plans = {nb: resolve(nb, given | forced) for nb, given in overrides.items()}  # refuse the bad before compute
+    plans, forced = {}, {"force": True} if options.force else {}
+    smoke = _overrides(ROOT / "params/smoke") if options.dry_run else {}
+    for notebook, given in _overrides(options.profile).items():  # refuse the bad before compute
+        asked = resolve(notebook, given)
+        kept = {name: value for name, value in asked if name in KEPT_BY_DRY_RUN and (name != "layers" or name in given)}
+        plans[notebook] = resolve(notebook, (smoke[notebook] | kept if options.dry_run else given) | forced)
     if not confirm(plans, yes=options.yes):
         return 2
     profile, notebook, failed = next(iter(plans.values())).profile, "", False
@@ -212,7 +173,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.execute import execute
+    from rkcnn_lib.runs.run import execute
 
     given = read_parameter_file(options.file) if options.file else {}
     given |= parsed(options.parameter) | ({"force": True} if options.force else {})
@@ -241,21 +202,16 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _site(options: argparse.Namespace) -> int:
-    if options.single_file is not None:
-        if options.also:
-            raise ParameterError("--also compares runs over pages; a single file holds one run")
-        return _single_file(options)
-    _pages(profile_name(options.profile), options.out, options.also)
-    return 0
-
-
-def _single_file(options: argparse.Namespace) -> int:
     from rkcnn_lib.pages.sharing import single_file
 
+    if options.single_file is None:
+        _pages(_profile_name(options.profile), options.out, options.also)
+        return 0
+    if options.also:
+        raise ParameterError("--also compares runs over pages; a single file holds one run")
     run = Path(options.single_file)
     if not (run / "run.json").is_file():
-        profile = profile_name(options.profile)
-        notebook = check_notebook(options.single_file)
+        profile, notebook = _profile_name(options.profile), check_notebook(options.single_file)
         run = latest_run(notebook, profile)
         if run is None:
             raise ParameterError(f"no finished run of {notebook} under profile {profile!r}; name a run folder instead")
@@ -277,14 +233,12 @@ def _pages(profile: str, out: Path | None, also: list[Path] | None = None, so_fa
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs import machine
+    from rkcnn_lib.runs.machine import caches
 
-    if options.action == "ls":
-        return machine.show()
-    return {"verify": machine.verify, "rm": machine.remove}[options.action](options.names)
+    return caches(options.action, options.names)
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _doctor(_: argparse.Namespace) -> int:
     from rkcnn_lib.runs.machine import examine
 
     return examine()

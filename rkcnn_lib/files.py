@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rkcnn_lib.strings import cut
+
 _BESIDE = Path(__file__).resolve().parents[1]
 # the checkout that this package lies in; an installed package works in the directory it is called from
 ROOT = _BESIDE if (_BESIDE / "notebooks" / "01_toy_superposition.py").is_file() else Path.cwd()
 LEFT_BEHIND = 3600  # seconds after which another process's unfinished file is taken to be a dead one's
 NAME_BYTES = 200  # file systems take 255; endings such as .part-0123456789ab come on top
-NAME = re.compile(r"[\w+=@-][\w+=@ .-]*")
+NAME = re.compile(r"[\w+=@-]([\w+=@ .-]*[\w+=@.-])?")
 
 
 class DamagedFile(ValueError):
@@ -54,34 +56,18 @@ def plain(value: Any) -> Any:
 
 
 def plain_name(name: Any, what: str) -> str:
-    """Return a name that is to become a file's or a folder's.
-
-    Raises
-    ------
-    ValueError
-        Unless it is one part of a path: letters, digits, ``_ - + = @``, inner spaces and dots, at most
-        :data:`NAME_BYTES` bytes, and no dot at its beginning.
-    """
+    """Return a name that is to become a file's or a folder's; raise ValueError if it is not one part of a path."""
     text = str(name)
-    if not NAME.fullmatch(text) or text != text.strip() or len(text.encode()) > NAME_BYTES:
-        shown = text if len(text) <= 60 else f"{text[:60]}..."
+    if not NAME.fullmatch(text) or len(text.encode()) > NAME_BYTES:
         raise ValueError(
-            f"{what} = {shown!r} becomes the name of a folder: use letters, digits, '_', '-', '+', '=', '@', and dots "
-            f"or spaces within, {NAME_BYTES} bytes at most"
+            f"{what} = {cut(repr(text))} becomes the name of a folder: use letters, digits, '_', '-', '+', '=', '@', "
+            f"and dots or spaces within, {NAME_BYTES} bytes at most"
         )
     return text
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    DamagedFile
-        If the file is empty, cut off or holds something else; the message names it.
-    OSError
-        If it is not there or may not be read.
-    """
+    """Read a JSON object; raise DamagedFile, which names the file, if it is empty, cut off or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -93,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
-    """Write a JSON file whole; numpy and torch scalars become numbers, what JSON cannot hold its text."""
+    """Write a JSON file whole; numpy's and torch's numbers become numbers, what else JSON cannot hold its text."""
     write_text(path, json.dumps(value, indent=indent, default=plain))
 
 
@@ -107,8 +93,6 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
     However many processes write the same file at once, one of them wins whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _forget_the_dead(path)
     new = _unfinished(path)
     try:
         write(new)
@@ -120,8 +104,6 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder to fill; when the block ends it is synced and gets its name, which must not be taken."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _forget_the_dead(folder)
     new = _unfinished(folder)
     new.mkdir()
     try:
@@ -150,13 +132,8 @@ def remove_folder(folder: Path) -> None:
 def alone_at(path: Path, doing: str, timeout: float = -1) -> Iterator[None]:
     """Hold the lock of a file or folder, which need not be there yet: one process at a time works at it.
 
-    The operating system frees the lock when its holder dies, and the lock's file goes with the last holder. If another
-    process holds it, what it is ``doing`` (such as "is capturing gpt2") is printed once, with its number.
-
-    Raises
-    ------
-    TimeoutError
-        If the lock is not free after ``timeout`` seconds (-1: as long as it takes); the message names the holder.
+    The operating system frees the lock when its holder dies. If another process holds it, what that is ``doing`` (such
+    as "is capturing gpt2") is printed, with its number; after ``timeout`` seconds (-1: never) TimeoutError says it.
     """
     from filelock import FileLock, Timeout
 
@@ -166,10 +143,13 @@ def alone_at(path: Path, doing: str, timeout: float = -1) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        holder = f"process {_text_of(lock_file) or '?'} {doing}"
+        number = ""
+        with contextlib.suppress(OSError):  # gone with the holder
+            number = lock_file.read_text(encoding="utf-8")
+        holder = f"process {number or '?'} {doing}"
+        if timeout:
+            print(f"{holder}: waiting for it", flush=True)
         try:
-            if timeout:
-                print(f"{holder}: waiting for it", flush=True)
             lock.acquire(timeout=timeout)
         except Timeout:
             raise TimeoutError(holder) from None
@@ -181,23 +161,14 @@ def alone_at(path: Path, doing: str, timeout: float = -1) -> Iterator[None]:
         lock.release()
 
 
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError:  # gone with the holder
-        return ""
-
-
 def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part-{uuid.uuid4().hex[:12]}")
-
-
-def _forget_the_dead(path: Path) -> None:
-    """Remove what killed writers of this file or folder left."""
+    """Return a name to write a file or folder under, beside its own; what killed writers of it left is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob(f".{glob.escape(path.name)}.part-*"):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > LEFT_BEHIND:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
+    return path.with_name(f".{path.name}.part-{uuid.uuid4().hex[:12]}")
 
 
 def _sync(path: Path) -> None:

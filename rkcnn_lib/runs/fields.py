@@ -7,7 +7,6 @@ which PyYAML follows, ``1e-3`` is a text, ``010`` is 8 and ``1:30`` is 90.) ``No
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import yaml
@@ -21,27 +20,20 @@ class ParameterError(ValueError):
 
 
 def yaml_value(text: str, where: str) -> Any:
-    """Return the value of one YAML text.
+    """Return the value of one YAML text; raise ParameterError, in one line that begins with ``where``, if it has none.
 
-    Raises ParameterError in one line that begins with ``where``: for what is no YAML, for keys that are there twice,
-    for numbers with leading zeros, and for anchors, aliases and tags, which no parameter needs (nine lines of them make
-    a billion values).
+    Refused are also keys that are there twice, numbers with leading zeros, and anchors, aliases and tags, which no
+    parameter needs (nine lines of them make a billion values).
     """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ParameterError(f"{where}{_place(error)}: {_reason(error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise ParameterError(f"{where}{place}: {cut(' '.join(str(reason).split()))}") from None
     except (ValueError, RecursionError) as error:  # a number of 10,000 digits; brackets 1,000 deep
         raise ParameterError(f"{where}: not read as YAML: {cut(str(error))}") from None
-
-
-def yaml_file(path: Path) -> Any:
-    """Return the value of one YAML file; raise ParameterError as `yaml_value`, or if it is not UTF-8."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ParameterError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return yaml_value(text, str(path))
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,12 +46,12 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         seen: set[str] = set()
-        for key in keys:
-            if key.value in seen:
-                _refuse(key, f"{cut(key.value)} is there twice: keep one")
-            seen.add(key.value)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    _refuse(key, f"{cut(key.value)} is there twice: keep one")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
     def begins_with_0(self, node: yaml.ScalarNode) -> None:
@@ -80,16 +72,6 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:zero", _Loader.begins_with_0)
-
-
-def _place(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-
-
-def _reason(error: yaml.YAMLError) -> str:
-    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return cut(" ".join(str(reason).split()))
 
 
 # ---------------------------------------------------------------- fields of parameters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +44,7 @@ class _Record(BaseModel):
 
 
 def own_file(folder: Path, name: str) -> Path | None:
-    """Return a file of a run folder, None if it has none.
-
-    Raises DamagedFile if a link stands there, or no regular file: what a link leads to is not the run's to read or to
-    publish.
-    """
+    """Return a file of a run folder, None if it has none; what a link leads to is not the run's to read or publish."""
     path = folder / name
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise DamagedFile(f"{path} is a link or no file: a run's files lie in its own folder, put a copy there")
@@ -57,10 +52,7 @@ def own_file(folder: Path, name: str) -> Path | None:
 
 
 def record_of(folder: Path) -> dict[str, Any] | None:
-    """Return a run folder's ``run.json``, None if it has none.
-
-    Raises DamagedFile if it is no file of the folder, damaged, or holds a field of another kind; the message names it.
-    """
+    """Return a run folder's ``run.json``, None if it has none; raise DamagedFile if a field is of another kind."""
     path = own_file(folder, "run.json")
     if path is None:
         return None
@@ -94,8 +86,8 @@ def all_passed(gates: dict[str, str]) -> bool:
 
 def latest_run(notebook: str, profile: str) -> Path | None:
     """Return the folder of the run of this notebook and profile that finished last, or None."""
-    run = _latest(_kept(notebook), notebook, profile)
-    return run[0] if run else None
+    folder, _ = _latest(_kept(notebook), notebook, profile)
+    return folder
 
 
 def next_number(notebook: str) -> int:
@@ -109,20 +101,20 @@ def earlier_gates(notebook: str, profile: str, model: str | None = None) -> dict
     Runs on another model are passed over; notebooks that name no model always count.
     """
     before = list(NOTEBOOKS)[: list(NOTEBOOKS).index(notebook)]
-    return {name: _latest_gate(_kept(name), name, profile, model) for name in before}
+    return {name: judged(_latest(_kept(name), name, profile, model)[1]) for name in before}
 
 
-def gates_since(record: dict[str, Any], others: Iterable[Recorded]) -> dict[str, Any]:
+def gates_since(record: dict[str, Any], others: list[Recorded]) -> dict[str, Any]:
     """Return a run's record with the gates that were NOT RUN when it started as ``others`` have judged them since.
 
     A gate says whether a method works, not what came out, so it counts the same before and after. What failed stays
     failed. ``gates_since`` in the result names the gates that came later, for pages to say so.
     """
-    gates, others = record.get("earlier_gates") or {}, list(others)
-    profile, model = str(record.get("profile")), (record.get("parameters") or {}).get("model")
+    gates, profile = record.get("earlier_gates") or {}, str(record.get("profile"))
+    model = (record.get("parameters") or {}).get("model")
     missing = [name for name, verdict in gates.items() if verdict == NOT_RUN]
-    judged_since = {name: _latest_gate(others, name, profile, model) for name in missing}
-    came = {name: verdict for name, verdict in judged_since.items() if verdict != NOT_RUN}
+    came = {name: judged(_latest(others, name, profile, model)[1]) for name in missing}
+    came = {name: verdict for name, verdict in came.items() if verdict != NOT_RUN}
     if not came:
         return record
     gates = gates | came
@@ -136,7 +128,9 @@ def _kept(notebook: str) -> list[Recorded]:
     return [(folder, record) for folder, record in runs if record]
 
 
-def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | None = None) -> Recorded | None:
+def _latest(
+    runs: list[Recorded], notebook: str, profile: str, model: str | None = None
+) -> Recorded | tuple[None, dict[str, Any]]:
     """Return the run of a notebook that finished last, among those of a profile (without variant) and a model."""
     fitting = [
         (folder, record)
@@ -146,9 +140,4 @@ def _latest(runs: Iterable[Recorded], notebook: str, profile: str, model: str | 
         and record.get("status") == "finished"
         and (model is None or (record.get("parameters") or {}).get("model", model) == model)
     ]
-    return max(fitting, key=lambda run: (run[1].get("number") or 0, str(run[1].get("finished"))), default=None)
-
-
-def _latest_gate(runs: Iterable[Recorded], notebook: str, profile: str, model: str | None) -> str:
-    run = _latest(runs, notebook, profile, model)
-    return judged(run[1]) if run else NOT_RUN
+    return max(fitting, key=lambda run: (run[1].get("number") or 0, str(run[1].get("finished"))), default=(None, {}))

@@ -6,23 +6,19 @@ model that knows no fact, a text that ends early, a search with too few distinct
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import psutil
+
+from rkcnn_lib.runs import schemas
 from rkcnn_lib.runs.fields import ParameterError, require
-from rkcnn_lib.runs.schemas import (
-    CausalChecks,
-    Comparison,
-    Mining,
-    Parameters,
-    ProbeValidation,
-    SaeCompare,
-    ToySuperposition,
-)
+from rkcnn_lib.runs.published import open_published
+from rkcnn_lib.worlds import ModelFacts, atlas, hook_width, model_facts, prompts
+from rkcnn_lib.worlds.activations.capture import check_sizes
+from rkcnn_lib.worlds.models import modadd
+from rkcnn_lib.worlds.models.load import check_layer
+from rkcnn_lib.worlds.text.sources import TextUnavailable, check_text
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
-
-if TYPE_CHECKING:
-    from rkcnn_lib.worlds import ModelFacts
 
 LAYERS = ("layer", "atlas_layer", "layers", "das_layers")
 SAE_BATCH = 1024  # rows a step of the SAE of 06
@@ -30,14 +26,12 @@ ATLAS_CONTEXT = 128  # tokens of a labelled context of 02
 FROZEN_ROWS = 512  # coded at once in the frozen-dictionary test
 
 
-def check(p: Parameters) -> ModelFacts | None:
+def check(p: schemas.Parameters) -> ModelFacts | None:
     """Return what is known of the model that parameters name; None where they name none, or one made here.
 
     Raises ParameterError if the model, the text or the memory cannot give what is asked for; ModelUnavailable if the
     model is neither here nor can it be fetched.
     """
-    from rkcnn_lib.worlds.text.sources import TextUnavailable
-
     try:
         facts = _facts(p)
         if facts is not None:
@@ -45,11 +39,9 @@ def check(p: Parameters) -> ModelFacts | None:
             _check_text(p, facts)
         widths = _widths(p, facts)
         _check_sizes(p, min(widths), _rows(p, facts))
-        if isinstance(p, CausalChecks):
+        if isinstance(p, schemas.CausalChecks):
             _check_relations(p, facts)
-        if isinstance(p, SaeCompare) and p.published:
-            from rkcnn_lib.runs.published import open_published
-
+        if isinstance(p, schemas.SaeCompare) and p.published:
             open_published(p, widths[0])
         _check_memory(p, max(widths))
     except (ValueError, OSError, TextUnavailable) as error:
@@ -57,10 +49,8 @@ def check(p: Parameters) -> ModelFacts | None:
     return facts
 
 
-def _facts(p: Parameters) -> ModelFacts | None:
-    from rkcnn_lib.worlds import model_facts
-
-    model = "atlas" if isinstance(p, ProbeValidation) else getattr(p, "model", None)
+def _facts(p: schemas.Parameters) -> ModelFacts | None:
+    model = "atlas" if isinstance(p, schemas.ProbeValidation) else getattr(p, "model", None)
     return None if model is None or model in INVENTED_MODELS else model_facts(model, getattr(p, "revision", None))
 
 
@@ -69,49 +59,43 @@ def _adds(facts: ModelFacts | None) -> bool:
 
 
 def _check_layers(p: Any, facts: ModelFacts) -> None:
-    from rkcnn_lib.worlds.models.load import check_layer
-
     for name in LAYERS:
-        asked = getattr(p, name, None)
-        asked = [] if asked is None else asked if isinstance(asked, list) else [asked]
         try:
-            blocks = [check_layer(facts, layer) for layer in asked]
+            blocks = [check_layer(facts, layer) for layer in _values(p, name)]
         except ValueError as error:
             raise ValueError(str(error).replace("layer", name, 1)) from None
         require(len(set(blocks)) == len(blocks), p, name, f"two of them are the same of {facts.n_layers} blocks")
 
 
+def _values(p: Any, name: str) -> list[Any]:
+    """Return the values of a parameter that is one, several, None or not this notebook's."""
+    asked = getattr(p, name, None)
+    return asked if isinstance(asked, list) else [] if asked is None else [asked]
+
+
+def _hooks(p: Any) -> list[str]:
+    return _values(p, "hook") + _values(p, "more_hooks")
+
+
 def _check_text(p: Any, facts: ModelFacts) -> None:
     """Refuse contexts that the model cannot read, hooks at which a model of sums shows nothing, and a text likewise."""
-    from rkcnn_lib.worlds.activations.capture import check_sizes
-    from rkcnn_lib.worlds.models import modadd
-    from rkcnn_lib.worlds.text import sources as text
-
-    if isinstance(p, ProbeValidation):
+    if isinstance(p, schemas.ProbeValidation):
         return
-    require(p.context_size <= facts.n_ctx, p, "context_size", f"{facts.name} reads at most {facts.n_ctx} tokens")
     check_sizes(facts, p.n_tokens, p.context_size)
     if _adds(facts):
-        modadd.check_hooks([p.hook, *getattr(p, "more_hooks", [])])
+        modadd.check_hooks(_hooks(p))
         modadd.source(facts.vocab_size - 1, p.text)
-    elif p.text not in (None, "auto", "atlas"):
-        path = Path(p.text).expanduser()
-        known = "no such file (give a .txt, .jsonl or .parquet file, or 'atlas')"
-        require(path.suffix in (".txt", ".jsonl", ".parquet") and path.is_file(), p, "text", known)
-        text.check_text(p.text)
+    else:
+        check_text(p.text)
 
 
 def _widths(p: Any, facts: ModelFacts | None) -> list[int]:
     """Return how wide the activations are at each hook (01: the hidden states), the first hook first."""
-    from rkcnn_lib.worlds import hook_width
-
-    if isinstance(p, ToySuperposition):
+    if isinstance(p, schemas.ToySuperposition):
         return [p.n_hidden]
-    if isinstance(p, ProbeValidation):
+    if isinstance(p, schemas.ProbeValidation):
         return [hook_width(facts, p.atlas_hook), p.n_hidden]
-    if facts is None:
-        return [WIDTHS[p.model]]
-    return [hook_width(facts, hook) for hook in (p.hook, *getattr(p, "more_hooks", []))]
+    return [hook_width(facts, hook) for hook in _hooks(p)] if facts else [WIDTHS[p.model]]
 
 
 def _rows(p: Any, facts: ModelFacts | None) -> int:
@@ -126,22 +110,21 @@ def _rows(p: Any, facts: ModelFacts | None) -> int:
 
 def _check_sizes(p: Any, d: int, rows: int) -> None:
     """Refuse what the width ``d`` and the number of rows cannot give."""
-    if isinstance(p, Mining):
+    if isinstance(p, schemas.Mining):
         require((p.subset_size or 0) <= d, p, "subset_size", f"the activations have {d} dimensions")
         most = getattr(p, "mining_rows", p.subset_size or 0)
         require((p.subset_size or 0) <= most, p, "subset_size", f"at most mining_rows = {most}")
-    if isinstance(p, Comparison):
+    if isinstance(p, schemas.Comparison):
         latents = round(p.expansion * d)
         size = f"expansion = {p.expansion:g} gives {latents} latents at width {d}"
         require(latents >= 1, p, "expansion", size)
         why = f"{size}, and the score selects nothing from fewer than 3 subsets for each"
         require(p.n_subsets is None or p.n_subsets >= 3 * latents, p, "n_subsets expansion", why)
         for name in ("k", "front_k", "frozen_k"):
-            asked = getattr(p, name, None) or []
-            most = max(asked if isinstance(asked, list) else [asked], default=0)
+            most = max(_values(p, name), default=0)
             require(most <= latents or (name == "k" and p.l1 is not None), p, name, size)
         require(p.batch_size <= rows // 2, p, "batch_size n_tokens", f"at most half of about {rows} rows")
-    if isinstance(p, CausalChecks):
+    if isinstance(p, schemas.CausalChecks):
         most, latents = max(p.ranks), round(p.sae_expansion * d)
         require(most <= d, p, "ranks", f"the activations have {d} dimensions")
         require(most <= p.n_directions, p, "ranks", f"at most n_directions = {p.n_directions}")
@@ -153,10 +136,8 @@ def _check_sizes(p: Any, d: int, rows: int) -> None:
             require(rows // 2 >= SAE_BATCH, p, "n_tokens", why)
 
 
-def _check_relations(p: CausalChecks, facts: ModelFacts | None) -> None:
+def _check_relations(p: schemas.CausalChecks, facts: ModelFacts | None) -> None:
     """Refuse a relation that no prompt asks for, and a second one that is asked of other entities."""
-    from rkcnn_lib.worlds import atlas, prompts
-
     why = f"a model of modular addition is asked for the relation {prompts.SUM!r}, and no other model is"
     require(_adds(facts) == (p.relation == prompts.SUM), p, "model relation", why)
     if p.relation == prompts.SUM:
@@ -174,10 +155,8 @@ def _check_relations(p: CausalChecks, facts: ModelFacts | None) -> None:
     require(p.isolated is None or p.isolated in partners, p, "isolated", why)
 
 
-def _check_memory(p: Parameters, d: int) -> None:
+def _check_memory(p: schemas.Parameters, d: int) -> None:
     """Refuse what would take more memory than this machine has, if nothing else took any."""
-    import psutil
-
     total = psutil.virtual_memory().total
     for names, needed in _bytes(p, d).items():
         why = f"about {needed / 2**30:,.0f} GiB of memory, and this machine has {total / 2**30:,.0f}"
@@ -187,18 +166,18 @@ def _check_memory(p: Parameters, d: int) -> None:
 def _bytes(p: Any, d: int) -> dict[str, float]:
     """Return about how many bytes one process takes at width ``d``, by the parameters that decide it."""
     needs: dict[str, float] = {}
-    if isinstance(p, ToySuperposition | ProbeValidation):
+    if isinstance(p, schemas.ToySuperposition | schemas.ProbeValidation):
         n, f, seeds, h = p.n_samples, p.n_features, 1, p.n_hidden
-        if isinstance(p, ToySuperposition):
+        if isinstance(p, schemas.ToySuperposition):
             n, f, seeds = max(n, *p.curve_n_samples, 0), max(f, *p.curve_features, 0), p.curve_seeds
             models = p.plane_instances * len(p.plane_probabilities)
             needs["plane_instances"] = 4.0 * 256 * 20 * models  # 256 rows a step, a few copies of 5 features
         needs["n_features n_hidden"] = 16.0 * seeds * f * (256 + h) + 24.0 * h**2
         needs["n_samples n_features n_hidden"] = 4.0 * n * (2 * f + 4 * h)
-    if isinstance(p, ProbeValidation):
+    if isinstance(p, schemas.ProbeValidation):
         needs["n_contexts"] = 1.0 * ATLAS_CONTEXT * p.n_contexts * (150 + 12 * d)
-    if isinstance(p, Mining):
-        drawn = p.subsets_for(round(p.expansion * d)) if isinstance(p, Comparison) else p.n_subsets
+    if isinstance(p, schemas.Mining):
+        drawn = p.subsets_for(round(p.expansion * d)) if isinstance(p, schemas.Comparison) else p.n_subsets
         h, m = max(drawn, *getattr(p, "curve_n_subsets", []), 0), p.subset_size or round(d**0.5)
         basis = 12.0 * m * d if getattr(p, "subsets", "") == "rotated" else 8.0 * m
         needs["n_subsets subset_size"] = h * (basis + 8 * d + 300)
@@ -206,11 +185,11 @@ def _bytes(p: Any, d: int) -> dict[str, float]:
         needs["n_tokens"] = p.n_tokens * (16.0 * d if p.model in INVENTED_MODELS else 24.0)
         for name in {"n_statistics", "mining_rows", "heldout_rows"} & set(type(p).model_fields):
             needs[name] = 16.0 * d * min(getattr(p, name), p.n_tokens)
-    if isinstance(p, Comparison):
+    if isinstance(p, schemas.Comparison):
         latents = p.expansion * d
         needs["expansion batch_size"] = 32.0 * d * latents + 12.0 * p.batch_size * latents
-    if isinstance(p, SaeCompare):
+    if isinstance(p, schemas.SaeCompare):
         needs["frozen_k"] = 8.0 * FROZEN_ROWS * max(p.frozen_k) * d
-    if isinstance(p, CausalChecks) and p.sae_steps:
+    if isinstance(p, schemas.CausalChecks) and p.sae_steps:
         needs["sae_expansion"] = p.sae_expansion * d * (32.0 * d + 12.0 * SAE_BATCH)
     return needs

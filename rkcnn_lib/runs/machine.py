@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import locale
 import os
 import platform
 import re
@@ -29,52 +28,40 @@ class Note(Exception):
 
 def examine() -> int:
     """Print one line a finding; return 0, or 1 if something that must work does not."""
-    parts: list[tuple[str, Callable[[], str]]] = [
-        ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
-        ("packages", lambda: ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)),
-        ("lock", _lock),
-        ("locale", _locale),
-        ("kernel", _kernel),
-        ("device", _device),
-        ("memory, disk", _room),
-        ("embedded model", _atlas),
-    ]
-    failures = 0
-    for name, look in parts:
+    parts: dict[str, Callable[[], str]] = {
+        "python": lambda: f"{platform.python_version()} on {platform.platform()}",
+        "packages": lambda: ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES),
+        "lock": _lock, "kernel": _kernel, "device": _device, "memory, disk": _room, "embedded model": _atlas,
+        "hub": _hub,
+    }  # fmt: skip
+    failed = 0
+    for name, look in parts.items():
         try:
             print(f"ok    {name}: {look()}")
         except Note as note:
             print(f"note  {name}: {note}")
         except Exception as error:  # a doctor reports every failure and goes on to the next organ
-            failures += 1
+            failed = 1
             print(f"FAIL  {name}: {type(error).__name__}: {error}")
-    _optional()
-    return 1 if failures else 0
+    return failed
 
 
 def _lock() -> str:
-    if not (ROOT / "requirements.lock").is_file():
+    lock = ROOT / "requirements.lock"
+    if not lock.is_file():
         raise Note("none: installed without a checkout, so `rkcnn run`, `report` and `sweep` have no notebooks here")
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if "==" in line]
+    pins = re.findall(r"^(\S+)==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     differ = []
     for name, version in pins:
         try:
             installed = metadata.version(name).split("+")[0]
         except metadata.PackageNotFoundError:
             installed = "missing"
-        if installed != version.strip():
-            differ.append(f"{name} {installed} (locked {version.strip()})")
+        if installed != version:
+            differ.append(f"{name} {installed} (locked {version})")
     if differ:
         raise Note("versions other than requirements.lock's: " + ", ".join(differ))
     return f"all {len(pins)} packages as in requirements.lock"
-
-
-def _locale() -> str:
-    named, printed = locale.getpreferredencoding(False), sys.stdout.encoding
-    if "utf-8" in (named.lower(), str(printed).lower()):
-        return f"{printed}"
-    raise Note(f"{named}: files are read and written as UTF-8 all the same, other letters are printed as numbers")
 
 
 def _kernel() -> str:
@@ -123,120 +110,39 @@ def _atlas() -> str:
     return "atlas loads and knows where the Eiffel Tower is"
 
 
-def _optional() -> None:
-    problem = _hub()
-    if problem is None:
-        print("ok    hub: reachable, `model: gpt2` and any other hub model will be downloaded")
-    else:
-        print(f"note  hub: {problem}; run `model: atlas`, a local folder, `gemma`, or a model already downloaded")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    print(f"ok    browser: {browser}" if browser else "note  browser: none; the tests of the pages will be skipped")
-
-
-def _hub() -> str | None:
-    """Return why GPT-2 could not be downloaded, or None; an answer alone (401 from a proxy, say) is no download."""
+def _hub() -> str:
     from huggingface_hub import HfApi
 
     from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
 
     problem = hub_problem()
-    if problem is not None:
-        return f"not reachable, {problem}"
-    try:
-        patiently(lambda: HfApi().model_info("gpt2"))
-    except Exception as error:
-        return f"answers, but {refusal(error, 'gpt2')}"
-    return None
+    said = f"not reachable, {problem}"
+    if problem is None:
+        try:
+            patiently(lambda: HfApi().model_info("gpt2"))  # an answer alone (401 from a proxy, say) is no download
+            return "reachable, `model: gpt2` and any other hub model will be downloaded"
+        except Exception as error:
+            said = f"answers, but {refusal(error, 'gpt2')}"
+    raise Note(f"{said}; run `model: atlas`, a local folder, `gemma`, or a model already downloaded")
 
 
 # ---------------------------------------------------------------- caches
 
 
-def cache_folders() -> list[Path]:
-    """Return the folders of whole and unfinished captures, and of removals that were stopped, by name."""
-    root = outputs_root() / "cache"
-    return sorted(p for p in root.iterdir() if p.is_dir() and (p.name[0] != "." or is_left(p))) if root.is_dir() else []
+def caches(action: str, names: list[str]) -> int:
+    """List, verify or remove the activation caches that names, or their unambiguous beginnings, stand for.
 
-
-def is_left(folder: Path) -> bool:
-    """Say whether a folder is what a removal leaves that is stopped: it has lost its name already."""
-    return folder.name[0] == "." and ".part-" in folder.name
-
-
-def chosen(names: list[str]) -> list[Path]:
-    """Return the folders that the names or unambiguous beginnings of names stand for; all for no name.
-
-    Raises ValueError for a name that stands for no folder or for several; the message lists what there is.
+    Returns 1 if a file does not have its checksum, else 0. None is removed that is not named or is being written.
     """
-    folders, named = cache_folders(), []
-    for name in names:
-        if not name:
-            raise ValueError("an empty name stands for no cache: give one that `rkcnn cache ls` shows")
-        fits = [path for path in folders if path.name == name] or [p for p in folders if p.name.startswith(name)]
-        if len(fits) != 1:
-            listed = "\n".join(f"  {_one_line(path.name)}" for path in folders) or "  none"
-            raise ValueError(f"{name!r} stands for {len(fits)} caches; there are\n{listed}")
-        named += fits
-    return named or folders
-
-
-def describe(folder: Path) -> str:
-    """Return one line: name, size, rows, what of which model, or that it is unfinished, damaged or no cache.
-
-    What comes from the disk is shown with its control characters spelled out: a terminal would obey them.
-    """
-    size = 0
-    with contextlib.suppress(OSError):  # files come and go while they are counted
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return _one_line(f"{folder.name}  {size / 2**20:9.1f} MiB  {_state(folder)}")
-
-
-def _state(folder: Path) -> str:
-    if folder.name.endswith(PARTIAL):
-        return "unfinished; the same run goes on with it"
-    if is_left(folder):
-        return "left by a removal that was stopped, or just going; `rkcnn cache rm` removes it"
-    try:
-        m = read_manifest(folder)
-        return f"{m['n_tokens']:>11,} rows  {m['title']}, {m['hook_name']}, {m['text']['name']}, {m['created']}"
-    except (CacheError, LookupError, TypeError, ValueError):
-        has_manifest = (folder / "manifest.json").exists()
-        return "damaged: `rkcnn cache verify` says what is wrong" if has_manifest else "no activation cache"
-
-
-def _one_line(text: str) -> str:
-    return cut(visible(re.sub(r"[\t\n\r]", " ", text)), LINE)
-
-
-def show() -> int:
-    """List the caches."""
-    folders = cache_folders()
-    print("\n".join(map(describe, folders)) if folders else f"no caches in {outputs_root() / 'cache'}")
-    return 0
-
-
-def verify(names: list[str]) -> int:
-    """Compare every file of the caches with its checksum; return 1 if one is damaged."""
-    damaged = 0
-    for folder in chosen(names):
-        if folder.name.endswith(PARTIAL) or is_left(folder):
-            print(describe(folder))
-            continue
-        try:
-            ActivationStore(folder).verify()
-            print(_one_line(f"{folder.name}: whole"))
-        except CacheError as error:
-            damaged += 1
-            print(_one_line(f"{folder.name}: {error}"), file=sys.stderr)
-    return min(damaged, 1)
-
-
-def remove(names: list[str]) -> int:
-    """Remove the caches named (never all of them unnamed), unless one is being written; list first what will go."""
+    folders = _chosen(names)
+    if action == "ls":
+        print("\n".join(map(_described, folders)) or f"no caches in {outputs_root() / 'cache'}")
+        return 0
+    if action == "verify":
+        return max(map(_verified, folders), default=0)
     if not names:
         raise ValueError("rkcnn cache rm needs names, such as `rkcnn cache ls` shows")
-    folders = chosen(names)
-    print("\n".join(f"removing {describe(folder)}" for folder in folders), flush=True)
+    print("\n".join(f"removing {_described(folder)}" for folder in folders), flush=True)
     for folder in folders:
         whole = folder.with_name(folder.name.removesuffix(PARTIAL))
         try:
@@ -246,3 +152,59 @@ def remove(names: list[str]) -> int:
             raise ValueError(f"{error}; end it first") from None
         print(_one_line(f"removed {folder.name}"))
     return 0
+
+
+def _chosen(names: list[str]) -> list[Path]:
+    """Return the folders of these names; for no name those of all captures and of removals that were stopped."""
+    there = [path for path in (outputs_root() / "cache").glob("*") if path.is_dir()]
+    folders, named = sorted(path for path in there if path.name[0] != "." or _is_left(path)), []
+    for name in names:
+        fits = [path for path in folders if path.name == name]
+        fits = fits or [path for path in folders if name and path.name.startswith(name)]
+        if len(fits) != 1:
+            listed = "\n".join(f"  {_one_line(path.name)}" for path in folders) or "  none"
+            raise ValueError(f"{name!r} stands for {len(fits)} caches; there are\n{listed}")
+        named += fits
+    return named or folders
+
+
+def _is_left(folder: Path) -> bool:
+    """Say whether a folder is what a removal leaves that is stopped: it has lost its name already."""
+    return folder.name[0] == "." and ".part-" in folder.name
+
+
+def _described(folder: Path) -> str:
+    size = 0
+    with contextlib.suppress(OSError):  # files come and go while they are counted
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if folder.name.endswith(PARTIAL):
+        state = "unfinished; the same run goes on with it"
+    elif _is_left(folder):
+        state = "left by a removal that was stopped, or just going; `rkcnn cache rm` removes it"
+    elif not (folder / "manifest.json").exists():
+        state = "no activation cache"
+    else:
+        try:
+            m = read_manifest(folder)
+            state = f"{m['n_tokens']:>11,} rows  {m['title']}, {m['hook_name']}, {m['text']['name']}, {m['created']}"
+        except (CacheError, LookupError, TypeError, ValueError):
+            state = "damaged: `rkcnn cache verify` says what is wrong"
+    return _one_line(f"{folder.name}  {size / 2**20:9.1f} MiB  {state}")
+
+
+def _verified(folder: Path) -> int:
+    if folder.name.endswith(PARTIAL) or _is_left(folder):
+        print(_described(folder))
+        return 0
+    try:
+        ActivationStore(folder).verify()
+        print(_one_line(f"{folder.name}: whole"))
+        return 0
+    except CacheError as error:
+        print(_one_line(f"{folder.name}: {error}"), file=sys.stderr)
+        return 1
+
+
+def _one_line(text: str) -> str:
+    """Return what comes from the disk with its control characters spelled out: a terminal would obey them."""
+    return cut(visible(re.sub(r"[\t\n\r]", " ", text)), LINE)

@@ -16,14 +16,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from rkcnn_lib.files import ROOT, write_text
-from rkcnn_lib.runs.fields import ParameterError, yaml_file, yaml_value
+from rkcnn_lib.runs.fields import ParameterError, yaml_value
 from rkcnn_lib.runs.schemas import NOT_DECIDING, NOTEBOOKS, Parameters
 from rkcnn_lib.strings import cut
-
-__all__ = [
-    "NOTEBOOKS", "ParameterError", "check_notebook", "checked", "defaults", "parameters_cell", "read_parameter_file",
-    "resolve", "yaml_value",
-]  # fmt: skip
 
 NOTEBOOK_FOLDER = ROOT / "notebooks"
 CELL_BEGINS, CELL_ENDS = '# %% tags=["parameters"]\n', "\n\n# %%"
@@ -31,23 +26,19 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def check_notebook(notebook: str) -> str:
-    """Return ``notebook`` if it is one of the six, else raise :class:`ParameterError` naming the nearest."""
+    """Return ``notebook`` if it is one of the six, else raise ParameterError naming the nearest."""
     if notebook not in NOTEBOOKS:
         near = difflib.get_close_matches(notebook, NOTEBOOKS, n=1, cutoff=0.0)[0]
-        raise ParameterError(
-            f"no notebook {cut(repr(notebook))}; did you mean {near!r}? There are: {', '.join(NOTEBOOKS)}"
-        )
+        there = ", ".join(NOTEBOOKS)
+        raise ParameterError(f"no notebook {cut(repr(notebook))}; did you mean {near!r}? There are: {there}")
     return notebook
 
 
 def resolve(notebook: str, given: dict[str, Any] | None = None) -> Parameters:
     """Return the checked parameters of a run: those given, defaults for the others.
 
-    Raises
-    ------
-    ParameterError
-        One line a problem: the parameter, the bad value and what is allowed; for an unknown name the nearest
-        known one.
+    Raises ParameterError, one line a problem: the parameter, the bad value and what is allowed; for an unknown name the
+    nearest known one.
     """
     return checked(NOTEBOOKS[check_notebook(notebook)], given or {}, notebook)
 
@@ -62,9 +53,8 @@ def checked(schema: type[Schema], values: dict[str, Any], what: str) -> Schema:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(schema, item) for item in error.errors(include_url=False)]
-        lines = "\n".join(f"  - {line}" for line in dict.fromkeys(problems))
-        raise ParameterError(f"{what} refuses its parameters:\n{lines}") from None
+        problems = dict.fromkeys(_problem(schema, item) for item in error.errors(include_url=False))
+        raise ParameterError("\n  - ".join([f"{what} refuses its parameters:", *problems])) from None
 
 
 def _problem(schema: type[BaseModel], item: dict[str, Any]) -> str:
@@ -83,12 +73,13 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
     """Read one YAML file of parameters; an empty file means no overrides."""
     if not path.is_file():
         raise ParameterError(f"no parameter file {path}")
-    values = yaml_file(path)
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    try:
+        values = yaml_value(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    if not isinstance(values, dict | None):
         raise ParameterError(f"{path}: expected lines `name: value`, found {type(values).__name__}")
-    return values
+    return values or {}
 
 
 def parameters_cell(notebook: str) -> str:

@@ -19,26 +19,17 @@ CENTRED = "#centred"
 
 
 def folder_of(spec: str) -> Path:
-    """Return the folder of an SAE: a local one, or ``owner/repository:path`` on the hub, fetched once.
-
-    Raises ParameterError if it is neither here nor can it be fetched.
-    """
+    """Return an SAE's folder, a local one or ``owner/repository:path`` on the hub; raise ParameterError if none is."""
     name = spec.removesuffix(CENTRED)
     if (Path(name).expanduser() / CONFIG_FILE).is_file():
         return Path(name).expanduser()
     if ":" not in name:
-        raise ParameterError(
-            f"published = {spec!r}: no folder with a cfg.json (or, on the hub: 'owner/repository:path')"
-        )
+        raise ParameterError(f"published = {spec!r}: no folder with a cfg.json (on the hub: 'owner/repository:path')")
     repository, path = name.split(":", 1)
     weights = f"{path}/{WEIGHTS_FILE}"
+    files = [f"{path}/{CONFIG_FILE}", weights]
     try:
-        folder = fetched(
-            repository,
-            None,
-            [f"{path}/{CONFIG_FILE}", weights],
-            lambda files: None if (files / weights).is_file() else weights,
-        )
+        folder = fetched(repository, None, files, lambda here: None if (here / weights).is_file() else weights)
     except ModelUnavailable as error:
         raise ParameterError(f"published = {spec!r}: {error}") from error
     if (folder / weights).is_file():
@@ -47,12 +38,10 @@ def folder_of(spec: str) -> Path:
 
 
 def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
-    """Return each SAE that is asked for, read and checked before anything is trained.
+    """Return each SAE that is asked for; raise ParameterError for one that is not there, damaged or of another width.
 
     Its name is that of its folder, after as much of the path as tells it from the others and from the arms: SAELens
     names folders after hooks, so those of two trainings have the same name.
-
-    Raises ParameterError if one cannot be had, cannot be read, or is of another width than the activations.
     """
     opened: dict[tuple[str, ...], tuple[Path, SAE]] = {}
     for spec in p.published:
@@ -97,16 +86,16 @@ class SweepTables:
 
 
 def read_tables(folder: str | Path) -> SweepTables:
-    """Read the folder that ``rkcnn sweep --out`` wrote.
-
-    Raises ParameterError if there is no finished sweep in it.
-    """
+    """Read the folder that ``rkcnn sweep --out`` wrote; raise ParameterError if it holds no finished, whole sweep."""
     folder = Path(folder).expanduser()
     about, table = folder / "sweep.json", folder / "metrics.parquet"
     if not (about.is_file() and table.is_file()):
         raise ParameterError(
             f"sweep = {str(folder)!r}: no finished sweep there; `rkcnn sweep FILE --out FOLDER` writes one"
         )
-    record = read_json(about)
-    n_settings, n_failed = len(record["settings"]), record["counts"]["failed"]
-    return SweepTables(pd.read_parquet(table), record["swept"], n_settings, n_failed)
+    try:
+        sweep = read_json(about)
+        n_settings, n_failed = len(sweep["settings"]), sweep["counts"]["failed"]
+        return SweepTables(pd.read_parquet(table), sweep["swept"], n_settings, n_failed)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ParameterError(f"sweep = {str(folder)!r} is damaged: {error}") from None

@@ -1,4 +1,4 @@
-"""Runs of notebooks: validated parameters, a folder, provenance, gates, verdicts.
+"""Runs of notebooks: executed by papermill, with checked parameters, a folder, provenance, gates, verdicts.
 
 ``outputs/runs/NOTEBOOK/KEY/`` holds ``run.json`` (parameters, gate, verdicts, provenance), ``metrics.parquet``
 (tidy) and, when papermill ran it, the executed ``notebook.ipynb``. The key is a hash of the resolved
@@ -7,12 +7,17 @@ parameters, the model's files and the code's version, so the same question asked
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
+import os
 import platform
 import re
 import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,7 +27,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from rkcnn_lib.files import digest, outputs_root, sha256_of, write_json, write_whole
+from rkcnn_lib.files import digest, give_name, outputs_root, sha256_of, write_json, write_whole
 from rkcnn_lib.runs.gates import all_passed, earlier_gates, next_number, read_run
 from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, check_notebook, resolve
@@ -30,7 +35,6 @@ from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.schemas import NOT_DECIDING, Parameters
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
-FORMAT = 1
 PACKAGES = ("torch", "transformer-lens", "transformers", "scikit-learn", "numpy", "scipy", "plotly", "papermill")
 
 
@@ -49,51 +53,34 @@ class Check:
     chance: float | str | None = None
 
 
-def run_key(notebook: str, values: Parameters) -> str:
-    """Hash what decides a run: parameters (not the device), model files, a local text, the code, the notebook.
-
-    Raises what :func:`input_identity` does.
-    """
-    return _key(notebook, values, input_identity(notebook, values))
-
-
-def _key(notebook: str, values: Parameters, identity: dict[str, Any]) -> str:
+def run_key(notebook: str, values: Parameters, identity: dict[str, Any] | None = None) -> str:
+    """Hash what decides a run: parameters (not the device), :func:`input_identity`, the code, the notebook."""
+    identity = identity or input_identity(notebook, values)
     source = (NOTEBOOK_FOLDER / f"{notebook}.py").read_text(encoding="utf-8")
     return digest([notebook, values.model_dump(exclude=NOT_DECIDING), identity, code_version(), source])
 
 
 def input_identity(notebook: str, values: Parameters) -> dict[str, Any]:
-    """Return what identifies the model and the local text that parameters name.
+    """Return what identifies the model, the local text and the sweep that parameters name.
 
-    Raises ParameterError if the model, the text, the sweep or the memory cannot give what is asked for (see
-    `rkcnn_lib.runs.limits`), or the notebook needs a language model and is given activations made here;
-    ModelUnavailable if the model is neither here nor can it be fetched.
+    Raises ParameterError if one of them or the memory cannot give what is asked for, or the notebook needs a language
+    model and is given activations made here; ModelUnavailable if the model is neither here nor can it be fetched.
     """
-    model = getattr(values, "model", None)
+    model, text, sweep = (getattr(values, name, None) for name in ("model", "text", "sweep"))
     if model in INVENTED_MODELS and notebook != "04_sae_compare":
         raise ParameterError(f"model = {model!r}: no language model; only 04_sae_compare and sweeps run on it")
     facts = check(values)
     if facts is None:
         return {"model": model and {"name": model}}
-    sweep = getattr(values, "sweep", None)
-    identity = {"model": asdict(facts), "text": _text_identity(getattr(values, "text", None))}
-    return identity | ({"sweep": _sweep_identity(sweep)} if sweep else {})
-
-
-def _sweep_identity(folder: str) -> str:
-    try:
-        read_tables(folder)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        known = isinstance(error, ParameterError)
-        raise ParameterError(str(error) if known else f"sweep = {folder!r} is damaged: {error}") from None
-    return sha256_of(Path(folder).expanduser() / "metrics.parquet")
-
-
-def _text_identity(text: str | None) -> dict[str, Any] | None:
-    if text in (None, "auto", "atlas"):
-        return {"text": text}
-    path = Path(text).expanduser()
-    return {"text": str(path.resolve()), "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
+    read: dict[str, Any] = {"text": text}
+    if text not in (None, "auto", "atlas"):
+        path = Path(text).expanduser()
+        read = {"text": str(path.resolve()), "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
+    identity = {"model": asdict(facts), "text": read}
+    if sweep:
+        read_tables(sweep)  # raises if it is damaged
+        identity["sweep"] = sha256_of(Path(sweep).expanduser() / "metrics.parquet")
+    return identity
 
 
 def run_folder(notebook: str, key: str) -> Path:
@@ -104,26 +91,74 @@ def run_folder(notebook: str, key: str) -> Path:
 def finished(notebook: str, key: str) -> bool:
     """Say whether this very run is finished and its executed notebook there."""
     folder = run_folder(notebook, key)
-    record = read_run(folder)
-    return bool(record) and record.get("status") == "finished" and (folder / "notebook.ipynb").is_file()
+    return (read_run(folder) or {}).get("status") == "finished" and (folder / "notebook.ipynb").is_file()
+
+
+def execute(notebook: str, values: Parameters, again: bool = False, cell_timeout: int | None = None) -> Path | None:
+    """Run a notebook with papermill, unless this very run is finished; return its folder, or None if a cell failed.
+
+    While it runs, or when it fails, the executed notebook is ``notebook.running.ipynb`` there. What
+    :func:`input_identity` raises is raised before any kernel starts.
+    """
+    import jupytext
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    key = run_key(notebook, values)
+    folder = run_folder(notebook, key)
+    if finished(notebook, key) and not again:
+        print(f"{notebook}: finished before ({folder.name}), not run again", flush=True)
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    source, running = folder / "notebook.source.ipynb", folder / "notebook.running.ipynb"
+    nbformat.write(jupytext.read(NOTEBOOK_FOLDER / f"{notebook}.py"), source)
+    print(f"{notebook}: running as {folder.name} (profile {values.profile})", flush=True)
+    began = time.monotonic()
+    try:
+        with own_kernel() as kernel:
+            papermill.execute_notebook(
+                source, running, parameters=values.model_dump(), kernel_name=kernel, progress_bar=True,
+                execution_timeout=cell_timeout, stdout_file=sys.stdout, stderr_file=sys.stderr,
+            )  # fmt: skip
+    except PapermillExecutionError as error:
+        print(f"{notebook}: {error.ename}: {error.evalue}\n(see {running})", file=sys.stderr)
+        return None
+    finally:
+        source.unlink(missing_ok=True)
+    give_name(running, folder / "notebook.ipynb")
+    print(f"{notebook}: done in {time.monotonic() - began:.0f} s", flush=True)
+    return folder
+
+
+@contextlib.contextmanager
+def own_kernel() -> Iterator[str]:
+    """Yield the name of a kernel that is this interpreter, whatever kernels of that name others have installed."""
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    before = os.environ.get("JUPYTER_PATH", "")
+    with tempfile.TemporaryDirectory(prefix="rkcnn-kernel-") as folder:
+        about = Path(folder) / "kernels" / "python3" / "kernel.json"
+        write_json(about, {"argv": command, "display_name": "Python 3", "language": "python"})
+        os.environ["JUPYTER_PATH"] = f"{folder}{os.pathsep}{before}".rstrip(os.pathsep)
+        try:
+            yield "python3"
+        finally:
+            os.environ["JUPYTER_PATH"] = before
 
 
 def _git(*words: str) -> str | None:
+    command = ["git", "-C", str(ROOT), *words]
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, encoding="utf-8", timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.check_output(command, encoding="utf-8", stderr=subprocess.DEVNULL, timeout=10).strip()
+    except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 @functools.cache
 def code_version() -> str:
-    """Return what tells one state of the library from another, for pages must be of the code that they name.
+    """Return git's own hash of the package, with what was changed since; without a checkout the package's version.
 
-    That is git's own hash of the package, with what was changed since; without a checkout the version of the package.
-    Units have versions of their own: a run that starts again under other code computes nothing anew by that alone.
+    Pages must be of the code that they name. Units have versions of their own and are not computed anew by this alone.
     """
     tree, changed = _git("rev-parse", "HEAD:rkcnn_lib"), _git("diff", "HEAD", "--", "rkcnn_lib")
     return metadata.version("rkcnn") if tree is None else digest([tree, changed])
@@ -153,13 +188,13 @@ class Run:
 
         self.notebook, self.p = notebook, values
         identity = input_identity(notebook, values)
-        self.key = _key(notebook, values, identity)
+        self.key = run_key(notebook, values, identity)
         self.device = str(pick_device(values.device))
         self.folder = run_folder(notebook, self.key)
         self._began = time.monotonic()
         self._tables: list[pd.DataFrame] = []
         self.record: dict[str, Any] = {
-            "format": FORMAT, "notebook": notebook, "key": self.key, "profile": values.profile,
+            "format": 1, "notebook": notebook, "key": self.key, "profile": values.profile,
             "status": "running", "headline": None, "parameters": values.model_dump(),
             "gate": None, "verdicts": [], "data": None,
             "earlier_gates": earlier_gates(notebook, values.profile, getattr(values, "model", None)),
@@ -172,14 +207,10 @@ class Run:
         """Whether every earlier gate was run and passed; if not, verdicts are marked *ungated*."""
         return all_passed(self.record["earlier_gates"])
 
-    def save(self) -> None:
-        """Write run.json as it stands."""
-        write_json(self.folder / "run.json", self.record)
-
     def note(self, **facts: Any) -> None:
-        """Record facts such as ``data=store.manifest`` or ``seeds=[0, 1, 2]``."""
+        """Record facts such as ``data=store.manifest`` or ``seeds=[0, 1, 2]`` in run.json."""
         self.record.update(facts)
-        self.save()
+        write_json(self.folder / "run.json", self.record)
 
     def metrics(self, table: pd.DataFrame) -> pd.DataFrame:
         """Add tidy rows (arm, seed, layer, metric, value ...) to metrics.parquet and return them."""
@@ -187,16 +218,13 @@ class Run:
             return table
         self._tables.append(table)
         everything = pd.concat(self._tables, ignore_index=True)
-        for column, kind in everything.dtypes.items():  # one text type a column: parquet needs it
-            if pd.api.types.is_object_dtype(kind) or isinstance(kind, pd.StringDtype):
-                everything[column] = everything[column].astype("string")
+        texts = everything.select_dtypes(["object", "string"]).columns
+        everything[texts] = everything[texts].astype("string")  # one type a column: parquet needs it
         write_whole(self.folder / "metrics.parquet", everything.to_parquet)
         return table
 
     def gate(self, checks: list[Check]) -> None:
         """Judge and show this notebook's gate: PASS if every check passed."""
-        if not checks:
-            raise ValueError("a gate needs at least one check")
         verdict = "PASS" if all(check.passed for check in checks) else "FAIL"
         self.note(gate={"verdict": verdict, "checks": [asdict(check) for check in checks]})
         rows = [asdict(check) | {"passed": "yes" if check.passed else "no"} for check in checks]
@@ -217,14 +245,14 @@ class Run:
 
 
 def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
-    """Check a notebook's parameters, show provenance and earlier gates, and open its run folder.
+    """Check the parameters in a notebook's ``globals()``, show provenance and earlier gates, and open its run folder.
 
-    ``namespace`` is the notebook's ``globals()``, which hold the parameters.
-
-    Raises ParameterError for an unknown name or a value out of range; nothing has been computed by then; GateFailed if
-    an earlier notebook's gate failed under the same profile and ``force`` is False.
+    Raises ParameterError for an unknown name or a value out of range; GateFailed if an earlier notebook's gate failed
+    under the same profile and ``force`` is False.
     """
-    asked = (*NOTEBOOKS[check_notebook(notebook)].model_fields, *_injected(namespace))
+    cells = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
+    injected = re.findall(r"^(\w+) = ", "\n".join(cells), re.MULTILINE)  # by papermill, misspelt names included
+    asked = (*NOTEBOOKS[check_notebook(notebook)].model_fields, *injected)
     values = resolve(notebook, {name: namespace[name] for name in asked if name in namespace})
     run = Run(notebook, values)
     failed = [name for name, verdict in run.record["earlier_gates"].items() if verdict == "FAIL"]
@@ -233,15 +261,9 @@ def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
             f"the gate of {', '.join(failed)} failed under profile {values.profile!r}: see its page. "
             "To go on all the same, set force = True (rkcnn: --force); verdicts are then marked ungated."
         )
-    run.save()
+    run.note()
     _show_start(run)
     return run
-
-
-def _injected(namespace: dict[str, Any]) -> list[str]:
-    """Return the names that papermill's cell sets, misspelt ones included; its lines are ``name = literal``."""
-    cells = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
-    return re.findall(r"^(\w+) = ", "\n".join(cells), re.MULTILINE)
 
 
 def _show_start(run: Run) -> None:

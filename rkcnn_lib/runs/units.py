@@ -20,16 +20,7 @@ from pyarrow import ArrowInvalid
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rkcnn_lib.files import (
-    DamagedFile,
-    alone_at,
-    digest,
-    outputs_root,
-    read_json,
-    remove_folder,
-    whole_folder,
-    write_json,
-)
+from rkcnn_lib import files
 
 # Every kind of unit with the version of the code that computes it. Raise a kind's number when its numbers change for
 # the same inputs: units made before are then computed again, and no others.
@@ -48,10 +39,6 @@ BUILT_ON = {
 }  # fmt: skip
 
 
-class DamagedUnit(DamagedFile):
-    """A finished unit whose files cannot be read."""
-
-
 @dataclass
 class Unit:
     """What one piece of work left: single numbers, tidy tables, tensors and, where there is one, an SAE."""
@@ -66,33 +53,36 @@ class Unit:
 def unit_folder(kind: str, inputs: dict[str, Any]) -> Path:
     """Return where the unit of this kind with these inputs lies, whether it is finished or not."""
     versions = [VERSIONS[kind], VERSIONS.get(BUILT_ON.get(kind))]
-    return outputs_root() / "units" / kind / digest({"inputs": inputs, "versions": versions})
+    return files.outputs_root() / "units" / kind / files.digest({"inputs": inputs, "versions": versions})
 
 
 def cached_unit(kind: str, inputs: dict[str, Any], compute: Callable[[Path], Unit]) -> Unit:
     """Return the finished unit with these inputs, computing and saving it if there is none, or a damaged one.
 
-    Parameters
-    ----------
-    kind : str
-        A name in :data:`VERSIONS`, and of the folder under ``outputs/units``.
-    inputs : dict
-        Everything that decides the result but the code, as JSON can hold it.
-    compute : callable
-        Called with a scratch folder (for checkpoints, kept when the process dies) if the unit is not there.
+    ``inputs`` are everything that decides the result but the code, as JSON can hold it. ``compute`` is given a scratch
+    folder for checkpoints, which stays when the process dies.
     """
     folder = unit_folder(kind, inputs)
     scratch = folder.with_name(folder.name + ".scratch")
     if (unit := _whole(folder)) is not None:
         shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed after it had saved
         return unit
-    with alone_at(folder, f"is computing {kind}/{folder.name}"):
+    with files.alone_at(folder, f"is computing {kind}/{folder.name}"):
         if (unit := _whole(folder)) is not None:  # a killed run's workers may still have been at it
             return unit
         if folder.exists():
-            remove_folder(folder)
+            files.remove_folder(folder)
         scratch.mkdir(parents=True, exist_ok=True)
-        _save(compute(scratch), folder, {"kind": kind, "inputs": inputs})
+        unit = compute(scratch)
+        with files.whole_folder(folder) as part:
+            for name, table in unit.tables.items():
+                table.to_parquet(part / f"{name}.parquet")
+            if unit.arrays:
+                on_cpu = {name: array.detach().cpu().contiguous() for name, array in unit.arrays.items()}
+                save_file(on_cpu, part / "arrays.safetensors")
+            if unit.save_extra:
+                unit.save_extra(part)
+            files.write_json(part / "unit.json", {"kind": kind, "inputs": inputs, "scalars": unit.scalars})
         shutil.rmtree(scratch, ignore_errors=True)
     return load_unit(folder)
 
@@ -103,39 +93,28 @@ def _whole(folder: Path) -> Unit | None:
         return None
     try:
         return load_unit(folder)
-    except DamagedUnit as error:
+    except files.DamagedFile as error:
         print(f"{error}: computed again", file=sys.stderr, flush=True)
         return None
 
 
-def _save(unit: Unit, folder: Path, about: dict[str, Any]) -> None:
-    with whole_folder(folder) as part:
-        for name, table in unit.tables.items():
-            table.to_parquet(part / f"{name}.parquet")
-        if unit.arrays:
-            save_file({k: v.detach().cpu().contiguous() for k, v in unit.arrays.items()}, part / "arrays.safetensors")
-        if unit.save_extra:
-            unit.save_extra(part)
-        write_json(part / "unit.json", about | {"scalars": unit.scalars})
-
-
 def unit_scalars(folder: Path) -> dict[str, Any]:
-    """Read only the single numbers of a finished unit; raise DamagedUnit if that cannot be done."""
+    """Read only the single numbers of a finished unit; raise DamagedFile if that cannot be done."""
     try:
-        return read_json(folder / "unit.json")["scalars"]
-    except (DamagedFile, KeyError, OSError) as error:
-        raise DamagedUnit(f"the unit {folder} is damaged ({error})") from None
+        return files.read_json(folder / "unit.json")["scalars"]
+    except (files.DamagedFile, KeyError, OSError) as error:
+        raise files.DamagedFile(f"the unit {folder} is damaged ({error})") from None
 
 
 def load_unit(folder: Path) -> Unit:
-    """Read a finished unit back from its folder; raise DamagedUnit if that cannot be done."""
-    arrays, scalars = folder / "arrays.safetensors", unit_scalars(folder)
+    """Read a finished unit back from its folder; raise DamagedFile if that cannot be done."""
+    arrays = folder / "arrays.safetensors"
     try:
         return Unit(
-            scalars=scalars,
+            scalars=unit_scalars(folder),
             tables={path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")},
             arrays=load_file(arrays) if arrays.is_file() else {},
             folder=folder,
         )
     except (ArrowInvalid, SafetensorError, OSError) as error:
-        raise DamagedUnit(f"the unit {folder} is damaged ({error})") from None
+        raise files.DamagedFile(f"the unit {folder} is damaged ({error})") from None

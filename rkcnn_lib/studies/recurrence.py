@@ -1,4 +1,4 @@
-"""Which latents recur in other seeds, and what those that do have in common: shown in 04 beside the agreement of seeds."""
+"""Which latents recur in other seeds, and what those that do have in common: beside the agreement of seeds in 04."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from rkcnn_lib.files import DamagedFile, outputs_root, read_json, write_json, write_whole
-from rkcnn_lib.runs.grid import Failure, Workers, process_count, try_cells
+from rkcnn_lib.runs.grid import Failure, Workers, connect, process_count, try_cells
 from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.run import provenance
 from rkcnn_lib.runs.schemas import Multilayer
@@ -34,7 +34,7 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
     """Run a sweep file; return 0 if every cell finished, 1 if some failed, 2 if it was not started.
 
     ``resume``: go on in a folder that holds this very sweep; what is finished is read, what failed is tried again.
-    ``cluster``: address of a Ray cluster, see :func:`rkcnn_lib.runs.cluster.connect`. ``yes``: do not ask before a long
+    ``cluster``: address of a Ray cluster, see :func:`rkcnn_lib.runs.grid.connect`. ``yes``: do not ask before a long
     sweep. ParameterError for a sweep file or folder that cannot work; ClusterUnusable.
     """
     planned = read_sweep(path)
@@ -46,8 +46,6 @@ def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = Non
     if cluster is None:
         workers = Workers(process_count(planned.p.n_jobs, device))
     else:
-        from rkcnn_lib.runs.cluster import connect
-
         workers = connect(cluster, device, [out, outputs_root()])
     if not _agreed(planned, device, workers, yes):
         return 2

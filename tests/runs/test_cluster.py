@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rkcnn_lib import cli
-from rkcnn_lib.runs.cluster import ClusterUnusable, _examine, _version, connect
+from rkcnn_lib.runs.grid import ClusterUnusable, _problem, _version, connect
 from rkcnn_lib.runs.params import ROOT
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -32,10 +32,9 @@ def test_without_ray_the_extra_is_named(tmp_path):
 
 def test_a_node_that_sees_other_folders_or_runs_other_code_says_so(tmp_path):
     (tmp_path / "token").touch()
-    code = _version()
-    assert _examine([str(tmp_path / "token")], code)["problem"] is None
-    assert "all nodes mount" in _examine([str(tmp_path / "token"), str(tmp_path / "other")], code)["problem"]
-    assert "same one on every node" in _examine([str(tmp_path / "token")], "0" * 16)["problem"]
+    assert _problem([tmp_path / "token"], _version()) == ""
+    assert "all nodes mount" in _problem([tmp_path / "token", tmp_path / "other"], _version())
+    assert "same one on every node" in _problem([tmp_path / "token"], "0" * 16)
 
 
 @needs_ray
