@@ -96,6 +96,7 @@ from rkcnn_lib.studies import (
     fourier,
     front,
     planes,
+    recurrence,
     sae_panels,
     truth,
     verdicts,
@@ -282,6 +283,14 @@ if run.p.n_seeds > 1:
         "eighth of the width in number.",
     )
     display(agreed.summary)
+    recurring = recurrence.recurrence(compared, agreed, store, run)
+    figures.show(
+        figures.layer_heatmap(recurring.shares, "seed"),
+        recurring.title,
+        "Of a row's live latents, the share with a partner in a column's at a whitened cosine of 0.7 (random directions: none); "
+        "choose the start at the top.",
+    )
+    display(recurring.traits.round(4))
 else:
     print("One seed has no other to agree with: run with -p n_seeds 5 to see whether seeds find the same latents.")
 

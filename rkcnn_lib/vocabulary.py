@@ -52,6 +52,7 @@ HYPOTHESES: dict[str, tuple[str, str]] = {
     "H3": ("random subsets beat k-means, equally refined", "kmeans_refined"),
 }
 RIVALS = tuple(rival for _, rival in HYPOTHESES.values())
+COMPARED = (*RIVALS, MINED)  # the arms that hypotheses are about: trained at every k and with another architecture too
 
 
 @dataclass(frozen=True)

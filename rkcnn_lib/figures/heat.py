@@ -54,8 +54,8 @@ def interference(W: Any) -> go.Figure:
 def layer_heatmap(table: pd.DataFrame, x: str = "layer") -> go.Figure:
     """Heat map of a metric's mean by arm and layer, with a drop-down over the metrics and one over hooks.
 
-    Columns layer (or another name, ``x``), arm, metric, value, and hook where there are several (the first is shown first); several rows of a
-    cell (seeds) are averaged.
+    Columns layer (or another name, ``x``), arm, metric, value, and hook where there are several (the first is shown
+    first); several rows of a cell (seeds) are averaged.
     """
     table = checked(table, [x, "arm", "metric", "value"], ["value"])
     table = table.assign(arm=table["arm"].astype(str), layer=table[x])

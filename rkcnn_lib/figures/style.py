@@ -95,6 +95,7 @@ METRIC_LABELS: dict[str, str] = {
     "relative_reconstruction_bias": "relative reconstruction bias (1: none)",
     "one_latent_f1": "labels told by one latent (held-out F1)",
     "five_latents_f1": "labels told by five latents (held-out F1)",
+    "gap_to_dense_f1": "F1 that five latents lack to a probe of all dimensions",
     "detection_f1": "detection: a latent's best label rule (held-out F1)",
     "absorbed": "absorption (share of a kind's tokens that another latent speaks for)",
     "splitting": "splitting (latents that a kind of entity needs)",

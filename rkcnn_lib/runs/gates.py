@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from rkcnn_lib.files import DamagedFile, outputs_root, read_json
 from rkcnn_lib.runs.params import NOTEBOOKS
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
 
 PASS, NOT_RUN = "PASS", "NOT RUN"
 Recorded = tuple[Path, dict[str, Any]]  # a run's folder and its run.json
@@ -98,9 +99,10 @@ def next_number(notebook: str) -> int:
 def earlier_gates(notebook: str, profile: str, model: str | None = None) -> dict[str, str]:
     """Return PASS, FAIL or NOT RUN for each notebook before this one, under the same profile and model.
 
-    Runs on another model are passed over; notebooks that name no model always count.
+    Runs on another model are passed over; notebooks that name no model always count. Activations made here are no
+    model's: 03, which captures a model's, has no gate for them.
     """
-    before = list(NOTEBOOKS)[: list(NOTEBOOKS).index(notebook)]
+    before = [name for name in list(NOTEBOOKS)[: list(NOTEBOOKS).index(notebook)] if _applies(name, model)]
     return {name: judged(_latest(_kept(name), name, profile, model)[1]) for name in before}
 
 
@@ -110,8 +112,8 @@ def gates_since(record: dict[str, Any], others: list[Recorded]) -> dict[str, Any
     A gate says whether a method works, not what came out, so it counts the same before and after. What failed stays
     failed. ``gates_since`` in the result names the gates that came later, for pages to say so.
     """
-    gates, profile = record.get("earlier_gates") or {}, str(record.get("profile"))
-    model = (record.get("parameters") or {}).get("model")
+    profile, model = str(record.get("profile")), (record.get("parameters") or {}).get("model")
+    gates = {name: verdict for name, verdict in (record.get("earlier_gates") or {}).items() if _applies(name, model)}
     missing = [name for name, verdict in gates.items() if verdict == NOT_RUN]
     came = {name: judged(_latest(others, name, profile, model)[1]) for name in missing}
     came = {name: verdict for name, verdict in came.items() if verdict != NOT_RUN}
@@ -120,6 +122,10 @@ def gates_since(record: dict[str, Any], others: list[Recorded]) -> dict[str, Any
     gates = gates | came
     verdicts = [row | {"gated": all_passed(gates)} for row in record.get("verdicts") or []]
     return record | {"earlier_gates": gates, "gates_since": sorted(came), "verdicts": verdicts}
+
+
+def _applies(notebook: str, model: str | None) -> bool:
+    return notebook != "03_gpt2_cache" or model not in INVENTED_MODELS
 
 
 def _kept(notebook: str) -> list[Recorded]:

@@ -30,7 +30,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.activations import sample
 from rkcnn_lib.studies.comparison import Compared, compare
-from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
+from rkcnn_lib.vocabulary import COMPARED, MINED, UNMINED
 
 BEFORE, AFTER = "before training", "after training"
 PW_MCC = "PW-MCC"
@@ -46,7 +46,6 @@ SHOWN = (
 RECURS = 0.7  # whitened cosine from which a latent counts as found again; random directions of 100 dimensions: never
 LEVELS = ("as activations lie", "any directions")
 SPREAD_ROWS = 8192  # activations whose covariance the first level has
-OTHER_ARMS = (*RIVALS, MINED)  # trained with the other architecture too
 BYTES_FIXED, BYTES_A_PAIR = 7e8, 32.0  # a process that has torch; matrices of latents x latents while it matches
 BUSIEST = 1 / 8  # of the width: how many latents that span is of
 
@@ -79,7 +78,7 @@ def other_architecture(store: Any, run: Run) -> Compared | None:
     if name is None:
         return None
     p = run.p.model_copy(update={"architecture": name, "l1": None, "budgets": []})
-    return compare(store, p, run.device, trained=OTHER_ARMS)
+    return compare(store, p, run.device, trained=COMPARED)
 
 
 def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
@@ -146,7 +145,7 @@ def pairs(folders: tuple[Path, ...], moment: str, spread: np.ndarray, only: str 
     """Return every measure (or one) for all pairs of an arm's seeds, with chance (cached: matching takes long).
 
     After training also ``recurs`` (n_seeds, d_sae), in how many other seeds a latent has a partner at a whitened cosine
-    of `RECURS`, -1 if it is dead, and ``recurring`` (n_seeds, n_seeds), of a row's live latents those found in a column.
+    of `RECURS`, -1 if it is dead; ``recurring`` (n_seeds, n_seeds), a row's live latents found in a column, as a share.
     """
 
     def compute(scratch: Any) -> Unit:

@@ -18,9 +18,8 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.studies.comparison import QUALITIES, Compared, in_order, metrics_of
 from rkcnn_lib.studies.verdicts import by_arm
-from rkcnn_lib.vocabulary import MEASURES, MINED, RIVALS, UNMINED
+from rkcnn_lib.vocabulary import COMPARED, MEASURES, MINED, RIVALS, UNMINED
 
-COMPARED = (*RIVALS, MINED)  # the arms trained at every k
 SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta_ce", "kl", "dead", "untrained_dead")
 
 

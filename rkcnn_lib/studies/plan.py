@@ -17,11 +17,9 @@ from rkcnn_lib.runs.grid import process_count
 from rkcnn_lib.runs.run import finished, run_key
 from rkcnn_lib.runs.schemas import Cache, Comparison, Multilayer, Parameters, SaeCompare
 from rkcnn_lib.sae import SAEConfig, TrainConfig, train_sae
-from rkcnn_lib.studies.agreement import OTHER_ARMS
 from rkcnn_lib.studies.cells import sae_config, searched
-from rkcnn_lib.studies.front import COMPARED
 from rkcnn_lib.studies.sweeps import Sweep
-from rkcnn_lib.vocabulary import ARMS
+from rkcnn_lib.vocabulary import ARMS, COMPARED
 from rkcnn_lib.worlds import hook_width, model_facts, pick_device
 from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
 
@@ -122,8 +120,8 @@ def trainings(p: Comparison) -> float:
         count += len(p.arms) * sum(p.budgets) * trials
         count += len({*p.front_k} - {p.k}) * len({*COMPARED} & {*p.arms}) * trials
         if p.other_architecture is not None:
-            count += len({*OTHER_ARMS} & {*p.arms}) * (RELU_TRIALS if p.other_architecture == "relu" else 1)
-    return count * p.n_seeds
+            count += len({*COMPARED} & {*p.arms}) * (RELU_TRIALS if p.other_architecture == "relu" else 1)
+    return count * p.n_seeds * (2 if p.twin_weight else 1)
 
 
 def confirm(plans: dict[str, Parameters], yes: bool) -> bool:

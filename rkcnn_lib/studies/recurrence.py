@@ -15,7 +15,7 @@ from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.agreement import Agreement
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.studies.truth import latent_f1, recovered
-from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
+from rkcnn_lib.vocabulary import COMPARED, MINED, UNMINED
 
 ALL, SOME, NONE = "in all other seeds", "in some", "in none"
 
@@ -31,22 +31,22 @@ class Recurrence:
 
 def recurrence(compared: Compared, agreed: Agreement, store: Any, run: Run) -> Recurrence:
     """Tell latents that recur from those that do not, in the arms that are judged; empty tables with one seed."""
-    arms = [arm for arm in (UNMINED, *RIVALS, MINED) if arm in agreed.units]
+    arms = [arm for arm in COMPARED if arm in agreed.units]
     shares = pd.DataFrame([
         {"metric": arm, "arm": f"seed {seed}", "seed": other, "value": float(value)}
-        for arm in dict.fromkeys(arms)
+        for arm in arms
         for (seed, other), value in np.ndenumerate(agreed.units[arm].arrays["recurring"].numpy()) if seed != other
     ])  # fmt: skip
     latents = pd.concat(
         [_latents(compared.units[arm, seed], recurs, store, run).assign(arm=arm)
-         for arm in dict.fromkeys(arms) for seed, recurs in enumerate(agreed.units[arm].arrays["recurs"])],
+         for arm in arms for seed, recurs in enumerate(agreed.units[arm].arrays["recurs"])],
         ignore_index=True,
     )  # fmt: skip
     groups = latents.groupby(["arm", "recurs"], sort=False)
     traits = groups.mean(numeric_only=True).assign(firing_rate=groups["firing rate"].median())
     traits = traits.drop(columns="firing rate").rename(columns={"firing_rate": "firing rate, median"})
     traits.insert(0, "share of live latents", groups.size() / latents.groupby("arm").size())
-    order = pd.MultiIndex.from_product([dict.fromkeys(arms), (ALL, SOME, NONE)], names=["arm", "recurs"])
+    order = pd.MultiIndex.from_product([arms, (ALL, SOME, NONE)], names=["arm", "recurs"])
     return Recurrence(shares, traits.reindex(order).dropna(how="all"), _title(traits))
 
 

@@ -210,7 +210,7 @@ def test_a_text_that_is_no_file_and_a_context_too_long_are_refused():
 
 
 def test_modular_addition_is_refused_where_it_cannot_work():
-    with pytest.raises(ParameterError, match="context_size = 128: .* 3"):
+    with pytest.raises(ParameterError, match=r"context_size = 128: .* 3"):
         start_run("04_sae_compare", smoke("04_sae_compare", model="modadd", layer=0))
     asked = {"model": "modadd", "layer": 0, "context_size": 3, "isolated": None}
     for changes, told in (

@@ -18,9 +18,14 @@ def written(tmp_path, **entries):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
-def test_every_sweep_file_is_accepted_and_names_its_profile(path):
+def test_every_sweep_file_can_be_run_and_names_its_profile(path):
     planned = read_sweep(path)
     assert planned.p.profile.split("--")[0] == path.parts[-3] and planned.settings
+    if planned.p.model != "gpt2":
+        planned.check()
+    else:  # not to be had here: 768 wide
+        latents = [(setting.p, round(setting.p.expansion * 768)) for setting in planned.settings]
+        assert all(p.subsets_for(n) >= 3 * n for p, n in latents)
 
 
 @pytest.mark.parametrize(
