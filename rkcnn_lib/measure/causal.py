@@ -15,7 +15,7 @@ full replacement; for A = {0} it is the other way round.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -63,7 +63,7 @@ class PromptPairs:
 
     def columns(self) -> tuple[Tensor, ...]:
         """Return base, donor, answer, foil, positions and lengths."""
-        return self.base, self.donor, self.answer, self.foil, self.positions, self.lengths
+        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 def share_in(x: Tensor, A: Part) -> Tensor:
@@ -113,7 +113,7 @@ def read_activations(lm: Any, tokens: Tensor, hook_name: str, positions: Tensor)
 
 def donor_activations(lm: Any, pairs: PromptPairs, hook_name: str) -> Tensor:
     """Return the donors' activations (n, k, d): read once, used for every intervention on these pairs."""
-    return read_activations(lm, pairs.donor, hook_name, pairs.positions)
+    return read_activations(lm, pairs.donor, hook_name, torch.as_tensor(pairs.positions))
 
 
 def run_edited(lm: Any, tokens: Tensor, hook_name: str, at: Any, edit: Callable[[Tensor], Tensor]) -> Tensor:

@@ -192,8 +192,8 @@ def tells_apart(
     Class means come from the coordinates `train` (m, r) of other prompts with their `labels` (m,). Returns (n,): 1, 0,
     or 0.5 where a class was never seen in training: there A can tell nothing.
     """
-    scale, labels = train.std(0, correction=0).clamp_min(1e-12), np.asarray(labels)
-    means = {label: train[torch.as_tensor(labels == label)].mean(0) / scale for label in np.unique(labels)}
+    scale, of = train.std(0, correction=0).clamp_min(1e-12), np.asarray(labels)
+    means = {label: train[torch.as_tensor(of == label)].mean(0) / scale for label in np.unique(of)}
     nearer = []
     for x, answer, foil in zip(coordinates / scale, answers, foils, strict=True):
         if answer not in means or foil not in means:

@@ -194,7 +194,7 @@ def verdict_table(differences: pd.DataFrame, deltas: Mapping[str, float]) -> pd.
     rows = []
     for hypothesis, measures in differences.groupby("hypothesis", sort=False):
         by_measure = {
-            name: part["difference"].to_numpy(float) for name, part in measures.groupby("measure", sort=False)
+            str(name): part["difference"].to_numpy(float) for name, part in measures.groupby("measure", sort=False)
         }
         intervals = holm_intervals(list(by_measure.values()), margins=[deltas[name] for name in by_measure])
         for (name, d), (difference, low, high, p) in zip(by_measure.items(), intervals, strict=True):

@@ -127,7 +127,7 @@ def _search_labelled(X: torch.Tensor, subsets: Subsets, y: np.ndarray, options: 
 
 def direction_scores(X: torch.Tensor, found: Found, options: SearchOptions, y: np.ndarray | None) -> torch.Tensor:
     """Score (s,) of the filters found on rows X: separation with labels, else concentration or contrast."""
-    if found.targets is not None:
+    if found.targets is not None and y is not None:
         return _separation_of_directions(X, found.filters, y, found.targets)
     if options.score == NEIGHBOURS:
         return concentration(X, found.filters, options.n_neighbours)

@@ -187,6 +187,7 @@ MORE = ("more variance than", "as much variance as", "less variance than")
 LEAD = (
     ("frozen_ev", "Before training mined directions explain", MORE),
     ("explained_variance", "After training SAEs from mined directions explain", MORE),
+    ("recovery_rate", "They hold", ("more of the truth than", "as much of the truth as", "less of the truth than")),
     ("dead", "They leave", ("fewer latents dead than", "as many latents dead as", "more latents dead than")),
 )
 
