@@ -260,7 +260,8 @@ def _at_once(function: Cell, cells: list[tuple], workers: Workers | RayWorkers, 
     with workers.pool(len(cells)) as n_jobs:
         parent = os.getpid() if isinstance(workers, Workers) else None
         tasks = (joblib.delayed(_tried)(function, cell, workers.threads, parent) for cell in cells)
-        results = Counted(n_jobs=n_jobs, batch_size=1, pre_dispatch="n_jobs")(tasks)
+        one_by_one: Any = {"batch_size": 1, "pre_dispatch": "n_jobs"}
+        results = list(Counted(n_jobs=n_jobs, **one_by_one)(tasks))
     bar.update(max(0, done + len(cells) - bar.n))
     return results
 

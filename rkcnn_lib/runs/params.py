@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -57,7 +58,7 @@ def checked(schema: type[Schema], values: dict[str, Any], what: str) -> Schema:
         raise ParameterError("\n  - ".join([f"{what} refuses its parameters:", *problems])) from None
 
 
-def _problem(schema: type[BaseModel], item: dict[str, Any]) -> str:
+def _problem(schema: type[BaseModel], item: Mapping[str, Any]) -> str:
     name = cut(".".join(str(part) for part in item["loc"]))
     given = f"{name} = {cut(repr(item['input']))}"
     if item["type"] == "extra_forbidden":

@@ -76,7 +76,7 @@ def input_identity(notebook: str, values: Parameters) -> dict[str, Any]:
     if text not in (None, "auto", "atlas"):
         path = Path(text).expanduser()
         read = {"text": str(path.resolve()), "size": path.stat().st_size, "modified": path.stat().st_mtime_ns}
-    identity = {"model": asdict(facts), "text": read}
+    identity: dict[str, Any] = {"model": asdict(facts), "text": read}
     if sweep:
         read_tables(sweep)  # raises if it is damaged
         identity["sweep"] = sha256_of(Path(sweep).expanduser() / "metrics.parquet")

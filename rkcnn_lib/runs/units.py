@@ -52,7 +52,7 @@ class Unit:
 
 def unit_folder(kind: str, inputs: dict[str, Any]) -> Path:
     """Return where the unit of this kind with these inputs lies, whether it is finished or not."""
-    versions = [VERSIONS[kind], VERSIONS.get(BUILT_ON.get(kind))]
+    versions = [VERSIONS[kind], VERSIONS.get(BUILT_ON.get(kind, ""))]
     return files.outputs_root() / "units" / kind / files.digest({"inputs": inputs, "versions": versions})
 
 
