@@ -17,6 +17,7 @@ import pandas as pd
 from rkcnn_lib.figures.style import style_of
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.pages import answers
+from rkcnn_lib.vocabulary import HYPOTHESES
 
 PUBLISHED = Path(__file__).parents[1] / "outputs/published"
 WORLDS = ("planted", "atlas")  # the first has the truth that the picture shows
@@ -83,11 +84,12 @@ def _bar(arm: str, values: np.ndarray, opacity: float, top: float) -> str:
 
 def table(records: list[dict[str, Any]]) -> str:
     """Return the verdicts of several runs as a Markdown table."""
-    columns = [{one.hypothesis: one.sentence for one in answers.answers(record)} for record in records]
+    columns = [{one.hypothesis.split(":")[0]: one.sentence for one in answers.answers(record)} for record in records]
     heads = [f"{answers.place(record)}, {record['parameters']['n_seeds']} seeds" for record in records]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for hypothesis in dict.fromkeys(name for column in columns for name in column):
-        lines.append(f"| **{hypothesis}** | {' | '.join(column.get(hypothesis, '') for column in columns)} |")
+        claim = f"{hypothesis}: {HYPOTHESES[hypothesis][0]}"
+        lines.append(f"| **{claim}** | {' | '.join(column.get(hypothesis, '') for column in columns)} |")
     return "\n".join(lines)
 
 

@@ -36,8 +36,8 @@ class Answer:
 
     @property
     def n_seeds(self) -> int:
-        """The smallest number of seeds behind any measure."""
-        return min((_count(row) for row in self.rows), default=0)
+        """The seeds of the run; a measure that some seeds lack has fewer, and its own row says so."""
+        return max((_count(row) for row in self.rows), default=0)
 
     @property
     def gated(self) -> bool:
@@ -74,18 +74,18 @@ def _measure(row: dict[str, Any]) -> str:
 
 def outlook(rows: list[dict[str, Any]]) -> str:
     """Return what would change the verdicts on the hypothesis behind these rows."""
-    if any(_count(row) < MIN_SEEDS_FOR_VERDICT for row in rows):
+    if max(map(_count, rows)) < MIN_SEEDS_FOR_VERDICT:
         return f"Below {MIN_SEEDS_FOR_VERDICT} seeds nothing is decided: more seeds."
     if any(not _finite(row) for row in rows):
         return "An interval is missing, so nothing can be said."
     cramped = [row for row in rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
-    tight = f" No start could be better on {_all(cramped)}: the rival leaves less room than the margin." * bool(cramped)
+    tight = f" No start could be better on {_all(cramped)}: the rival is within the margin of perfect." * bool(cramped)
     undecided = [row for row in rows if word(row) == "undecided"]
     if not undecided:
         return f"More seeds would not; another model, layer, size or length of training may.{tight}"
     needed = max(_seeds_needed(row) for row in undecided)
     seeds = "Many more seeds" if needed > MANY else f"About {needed} seeds"
-    return f"{seeds} would decide {_all(undecided)}, if the means stayed where they are.{tight}"
+    return f"{seeds} would decide {_all(undecided)}, if means stayed as they are.{tight}"
 
 
 def _all(rows: list[dict[str, Any]]) -> str:
@@ -119,7 +119,7 @@ def in_one_sentence(record: dict[str, Any]) -> str:
     judged = answers(record)
     if not judged:
         return f"Not answered yet: {JUDGED_BY} has given no verdict."
-    seeds = min(answer.n_seeds for answer in judged)
+    seeds = max(answer.n_seeds for answer in judged)
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
     small = f"This {profile(record)} run settles nothing. " if profile(record) in PROVISIONAL else ""
     rows = [row for answer in judged for row in answer.rows]
