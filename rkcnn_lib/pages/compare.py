@@ -97,7 +97,7 @@ LAYOUTS = {
         Measure("beyond_null", "", "share_of_directions_beyond_null", label="directions beyond their null (share)"),
     )),
     "04_sae_compare": Layout("arm", None, (
-        *_SAE, Measure("l0_at_equal_ev", "lower"), Measure("pw_mcc", "higher", "PW-MCC after training"),
+        *_SAE, Measure("l0_at_equal_ev", "lower"), Measure("pw_mcc", "higher", "PW-MCC, whitened after training"),
     )),
     "05_multilayer": Layout("arm", "layer", (*_SAE, Measure("pw_mcc", "higher"))),
     "06_causal_checks": Layout("subspace", None, _all("higher", "cause", "isolate", "disentangle")),
