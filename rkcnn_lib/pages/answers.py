@@ -85,7 +85,7 @@ def outlook(rows: list[dict[str, Any]]) -> str:
         return f"More seeds would not; another model, layer, size or length of training may.{tight}"
     needed = max(_seeds_needed(row) for row in undecided)
     seeds = "Many more seeds" if needed > MANY else f"About {needed} seeds"
-    return f"{seeds} would decide {_all(undecided)}, if means stayed as they are.{tight}"
+    return f"{seeds} would decide what is undecided, if means stayed as they are.{tight}"
 
 
 def _all(rows: list[dict[str, Any]]) -> str:

@@ -85,7 +85,7 @@ def test_without_a_verdict_there_is_no_answer():
     [
         ([row(n_seeds=3)], "more seeds"),
         ([row(**BETTER)], "More seeds would not"),
-        ([row(**OPEN | {"difference": 0.008, "half": 0.004})], "About 20 seeds would decide dead latents"),
+        ([row(**OPEN | {"difference": 0.008, "half": 0.004})], "About 20 seeds would decide"),
         ([row(**OPEN | {"difference": 0.0101, "half": 0.05})], "Many more seeds"),
         ([row(half=float("nan"))], "interval is missing"),
     ],
