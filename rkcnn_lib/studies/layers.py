@@ -85,7 +85,7 @@ def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarra
         if len(of_arm) >= MIN_SEEDS_FOR_AGREEMENT and agreement.matched_exactly(of_arm[0]):
             found = agreement.pairs(tuple(of_arm), agreement.AFTER, spread, only=agreement.WHITE)
             level = [found.scalars[f"{agreement.WHITE}, {agreement.LEVELS[0]}, {end}"] for end in ("mean", "upper")]
-            values = jackknife_pairs(found.arrays[agreement.WHITE])
+            values = jackknife_pairs(found.arrays[agreement.WHITE].numpy())
             rows += [(*cell, seed, "pw_mcc", value, *level) for seed, value in enumerate(values)]
     return pd.DataFrame(rows, columns=["layer", "arm", "seed", "metric", "value", "chance_mean", "chance_upper"])
 

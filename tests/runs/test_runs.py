@@ -82,7 +82,8 @@ def test_controls_other_profiles_and_other_models_do_not_gate():
     finished_run("01_toy_superposition", "FAIL", profile="smoke--gaussian", control="gaussian")
     finished_run("01_toy_superposition", "FAIL", profile="other")
     finished_run("03_gpt2_cache", "FAIL", model="atlas")
-    assert earlier_gates("04_sae_compare", "smoke", "planted")["03_gpt2_cache"] == "NOT RUN"
+    assert earlier_gates("04_sae_compare", "smoke", "gpt2")["03_gpt2_cache"] == "NOT RUN"
+    assert "03_gpt2_cache" not in earlier_gates("04_sae_compare", "smoke", "planted")  # no model to capture
     assert set(earlier_gates("04_sae_compare", "smoke", "atlas").values()) == {"FAIL", "NOT RUN"}
 
 
