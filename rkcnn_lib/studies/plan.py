@@ -6,7 +6,7 @@ import functools
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
 
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 SEARCH_PRODUCTS = 5  # of rows x d by d x subsets in a round: two to find neighbours, three to lift
-TOY_SECONDS = 60.0  # 01, 02 and 06 have no long part of their own: a minute each, as measured on 2 cores
+OWN_SECONDS = 50.0  # of a notebook beside captures, mining and training, as measured on 2 cores at small sizes
 RELU_TRIALS = 4  # trainings until an L1 penalty gives the L0 asked for, as measured on falling curves: 2 to 5
 PARAMETERS_PER_BLOCK = 12  # x d_model^2 weights in a transformer block: 4 in attention, 8 in the MLP
 
@@ -69,10 +69,12 @@ def step_seconds(config: SAEConfig, batch_size: int, device: str) -> float:
 def estimate(values: Parameters, device: str, rate: float) -> Estimate:
     """Estimate one notebook; ``rate`` is :func:`matmul_rate` of the device."""
     if not isinstance(values, Cache | Comparison):
-        return Estimate(1, TOY_SECONDS, 1e9, 1e7)
+        return Estimate(1, OWN_SECONDS, 1e9, 1e7)
     hooks = [values.hook, *getattr(values, "more_hooks", [])]
     layers = values.layers if isinstance(values, Multilayer) else [values.layer]
-    return _sum(values, hooks, layers, [values] if isinstance(values, Comparison) else [], device, rate)
+    grids = [values] if isinstance(values, Comparison) else []
+    cost = _sum(values, hooks, layers, grids, device, rate)
+    return replace(cost, seconds=cost.seconds + OWN_SECONDS * len(grids))
 
 
 def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int) -> Estimate:

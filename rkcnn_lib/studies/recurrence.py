@@ -14,7 +14,7 @@ from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.agreement import Agreement
 from rkcnn_lib.studies.comparison import Compared
-from rkcnn_lib.studies.truth import latent_f1, recovered
+from rkcnn_lib.studies.truth import labels, latent_f1, recovered
 from rkcnn_lib.vocabulary import COMPARED, MINED, UNMINED
 
 ALL, SOME, NONE = "in all other seeds", "in some", "in none"
@@ -37,6 +37,7 @@ def recurrence(compared: Compared, agreed: Agreement, store: Any, run: Run) -> R
         for arm in arms
         for (seed, other), value in np.ndenumerate(agreed.units[arm].arrays["recurring"].numpy()) if seed != other
     ])  # fmt: skip
+    labels(compared, store, run)  # several SAEs at once; read below
     latents = pd.concat(
         [_latents(compared.units[arm, seed], recurs, store, run).assign(arm=arm)
          for arm in arms for seed, recurs in enumerate(agreed.units[arm].arrays["recurs"])],

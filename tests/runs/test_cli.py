@@ -14,7 +14,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from rkcnn_lib import cli
 from rkcnn_lib.files import ROOT
 from rkcnn_lib.runs import machine
-from rkcnn_lib.runs.params import ParameterError, resolve
+from rkcnn_lib.runs.params import ParameterError, read_parameter_file, resolve
 from rkcnn_lib.runs.run import own_kernel
 from rkcnn_lib.studies import plan
 from rkcnn_lib.worlds import ModelFacts
@@ -85,7 +85,7 @@ def test_the_estimate_counts_cells_and_grows_with_steps():
     assert many.seconds > few.seconds > 0 and few.disk > 0
 
 
-def test_the_default_comparison_fits_little_over_two_hours_on_a_card_of_24_gigabytes(monkeypatch):
+def test_gpt2s_comparison_fits_an_hour_on_a_card_of_24_gigabytes_and_all_arms_little_over_two(monkeypatch):
     """By arithmetic for a card at half of 20 TFLOP/s and half of 600 GB/s; no such card was at hand."""
     gpt2 = ModelFacts("gpt2", "GPT-2", "hub", "commit:0", 12, 768, 3072, 1024, 50257)
     monkeypatch.setattr(plan, "model_facts", lambda *_: gpt2)
@@ -101,6 +101,8 @@ def test_the_default_comparison_fits_little_over_two_hours_on_a_card_of_24_gigab
     monkeypatch.setattr(plan, "step_seconds", step_seconds)
     found = plan.estimate(resolve("04_sae_compare"), "cuda", 2e13)
     assert found.units == 307 and found.seconds < 2.2 * 3600 and found.memory < 24e9
+    sized = read_parameter_file(ROOT / "params" / "gpt2" / "04_sae_compare.yaml")
+    assert plan.estimate(resolve("04_sae_compare", sized), "cuda", 2e13).seconds < 3600
 
 
 def test_the_doctor_finds_the_embedded_model(capsys):
