@@ -15,7 +15,7 @@ from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.agreement import Agreement
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.studies.truth import labels, latent_f1, recovered
-from rkcnn_lib.vocabulary import COMPARED, MINED, UNMINED
+from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
 
 ALL, SOME, NONE = "in all other seeds", "in some", "in none"
 
@@ -31,7 +31,7 @@ class Recurrence:
 
 def recurrence(compared: Compared, agreed: Agreement, store: Any, run: Run) -> Recurrence:
     """Tell latents that recur from those that do not, in the arms that are judged; empty tables with one seed."""
-    arms = [arm for arm in COMPARED if arm in agreed.units]
+    arms = [arm for arm in (MINED, *RIVALS) if arm in agreed.units]
     shares = pd.DataFrame([
         {"metric": arm, "arm": f"seed {seed}", "seed": other, "value": float(value)}
         for arm in arms

@@ -13,6 +13,7 @@ from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
 from rkcnn_lib.studies import agreement as study
 from rkcnn_lib.studies.agreement import AFTER, BEFORE, OLDER, PW_MCC, SHARED, SPAN, TOTAL, WHITE, agreement
 from rkcnn_lib.studies.comparison import Compared
+from rkcnn_lib.studies.recurrence import ALL, NONE, recurrence
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds.activations.store import MemoryStore
 
@@ -52,7 +53,8 @@ def panel(request, tmp_path, monkeypatch):
             same.W_enc.copy_(same.W_enc[:, order])
         units[MINED, seed] = unit(MINED, seed, same, N)
         units[UNMINED, seed] = unit(UNMINED, seed, other, N // 2)
-    return agreement(Compared(units, *[pd.DataFrame()] * 4), request.param, P)
+    found = agreement(Compared(units, *[pd.DataFrame()] * 4), request.param, P)
+    return SimpleNamespace(**vars(found), trained=units)
 
 
 def mean(panel, metric, arm, column="value"):
@@ -105,3 +107,14 @@ def test_no_more_processes_match_at_once_than_memory_holds(monkeypatch):
 def test_one_seed_agrees_with_nobody_and_nothing_is_judged():
     alone = agreement(None, None, SimpleNamespace(n_seeds=1))
     assert alone.table.empty and alone.summary.empty and alone.by_seed.empty
+
+
+def test_latents_of_one_dictionary_recur_in_all_seeds_and_unrelated_ones_in_none(panel):
+    truth = SAE(SAEConfig(D, N, k=4), random_state=7).W_dec.data
+    known = SimpleNamespace(truth=truth[: N // 2])  # half of the mined arm's latents are true directions
+    compared = Compared(panel.trained, *[pd.DataFrame()] * 4)
+    found = recurrence(compared, panel, known, SimpleNamespace(p=SimpleNamespace(n_seeds=3, model="planted")))
+    shares = found.shares.groupby("metric")["value"].mean()
+    assert shares[MINED] == 1 and shares[UNMINED] == 0
+    assert found.traits["share of live latents"].to_dict() == {(MINED, ALL): 1.0, (UNMINED, NONE): 1.0}
+    assert found.traits["is a true direction"].to_dict() == {(MINED, ALL): 0.5, (UNMINED, NONE): 0.0}
