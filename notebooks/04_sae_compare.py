@@ -171,6 +171,14 @@ figures.show(
 )
 
 # %%
+figures.show(
+    figures.training_curves(front.against_live(compared.budgets), x="live"),
+    "Explained variance beside how many latents live",
+    f"A point a length of training, mean and range over {run.p.n_seeds} seeds: a start that explains as much with fewer live "
+    "latents spends them better.",
+)
+
+# %%
 ahead = front.advantage(compared)
 figures.show(
     figures.training_curves(ahead, x="tokens"),

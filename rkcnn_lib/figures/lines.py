@@ -124,13 +124,13 @@ def recovery_curves(table: pd.DataFrame) -> go.Figure:
 def training_curves(table: pd.DataFrame, x: str = "step") -> go.Figure:
     """Metrics during training: the mean over seeds as a line, the range of the seeds as a band.
 
-    Columns arm, seed, metric, value and ``x``, "step" or "tokens".
+    Columns arm, seed, metric, value and ``x``: "step", "tokens" or another quantity.
     """
     table = checked(table, ["arm", "seed", x, "metric", "value"], [x, "value"])
     fig = _by_metric(table, x)
-    scale_buttons(fig, "xaxis", "log" if table[x].min() > 0 else "linear")
-    axis = "training step" if x == "step" else "tokens trained on"
-    return finish(fig, height=430, legend="right", xaxis={"title": axis})
+    axes = {"step": "training step", "tokens": "tokens trained on"}
+    scale_buttons(fig, "xaxis", "log" if x in axes and table[x].min() > 0 else "linear")
+    return finish(fig, height=430, legend="right", xaxis={"title": axes.get(x, label(x))})
 
 
 def quality_front(table: pd.DataFrame) -> go.Figure:

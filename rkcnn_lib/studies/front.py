@@ -78,6 +78,13 @@ def budget_title(budgets: pd.DataFrame) -> str:
     return f"From {means.index[-2]:,} to {means.index[-1]:,} tokens {UNMINED} still gains {means.diff().iloc[-1]:.4f}"
 
 
+def against_live(budgets: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of explained variance with ``live``, the mean number of live latents of their arm and length."""
+    live = budgets[budgets["metric"] == "live"].groupby(["arm", "tokens"])["value"].mean().rename("live")
+    rows = budgets[budgets["metric"].str.startswith("explained_variance")]
+    return rows.join(live, on=["arm", "tokens"])
+
+
 def advantage(compared: Compared) -> pd.DataFrame:
     """Return arm (a rival), seed, tokens, metric, value: how far rkcnn is ahead of each rival after each budget."""
     wide = compared.budgets.pivot_table(index=["metric", "tokens", "seed"], columns="arm", values="value")

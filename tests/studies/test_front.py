@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rkcnn_lib.studies.front import l0_at_equal_ev
+from rkcnn_lib.studies.front import against_live, l0_at_equal_ev
 
 P = SimpleNamespace(k=16)
 
@@ -60,3 +60,16 @@ def test_one_penalty_makes_no_front():
 
     with pytest.raises(ParameterError, match="front_k = "):
         resolve("04_sae_compare", {"architecture": "relu", "l1": 1.0})
+
+
+def test_variance_stands_beside_the_live_latents_of_its_own_arm_and_length():
+    rows = [
+        (arm, seed, tokens, metric, value)
+        for arm, alive in (("random", 10), ("rkcnn", 20))
+        for tokens in (1, 2)
+        for seed in (0, 1)
+        for metric, value in (("explained_variance", 0.5), ("live", alive * tokens + seed))
+    ]
+    found = against_live(pd.DataFrame(rows, columns=["arm", "seed", "tokens", "metric", "value"]))
+    assert set(found["metric"]) == {"explained_variance"} and len(found) == 8
+    assert found.groupby(["arm", "tokens"])["live"].first().tolist() == [10.5, 20.5, 20.5, 40.5]
