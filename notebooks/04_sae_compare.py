@@ -171,9 +171,10 @@ figures.show(
 )
 
 # %%
+beside_live = front.against_live(compared.budgets)
 figures.show(
-    figures.training_curves(front.against_live(compared.budgets), x="live"),
-    "Explained variance beside how many latents live",
+    figures.training_curves(beside_live, x="live"),
+    front.live_title(beside_live),
     f"A point a length of training, mean and range over {run.p.n_seeds} seeds: a start that explains as much with fewer live "
     "latents spends them better.",
 )

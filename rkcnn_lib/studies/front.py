@@ -85,6 +85,14 @@ def against_live(budgets: pd.DataFrame) -> pd.DataFrame:
     return rows.join(live, on=["arm", "tokens"])
 
 
+def live_title(rows: pd.DataFrame) -> str:
+    """Return what mined and random starts explain at full length, and with how many live latents."""
+    full = rows[(rows["metric"] == "explained_variance") & (rows["tokens"] == rows["tokens"].max())]
+    means = full.groupby("arm")[["value", "live"]].mean()
+    told = (f"{arm} explains {means['value'][arm]:.4f} with {means['live'][arm]:,.0f}" for arm in (MINED, UNMINED))
+    return " live latents, ".join(told)
+
+
 def advantage(compared: Compared) -> pd.DataFrame:
     """Return arm (a rival), seed, tokens, metric, value: how far rkcnn is ahead of each rival after each budget."""
     wide = compared.budgets.pivot_table(index=["metric", "tokens", "seed"], columns="arm", values="value")

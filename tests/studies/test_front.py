@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rkcnn_lib.studies.front import against_live, l0_at_equal_ev
+from rkcnn_lib.studies.front import against_live, l0_at_equal_ev, live_title
 
 P = SimpleNamespace(k=16)
 
@@ -73,3 +73,4 @@ def test_variance_stands_beside_the_live_latents_of_its_own_arm_and_length():
     found = against_live(pd.DataFrame(rows, columns=["arm", "seed", "tokens", "metric", "value"]))
     assert set(found["metric"]) == {"explained_variance"} and len(found) == 8
     assert found.groupby(["arm", "tokens"])["live"].first().tolist() == [10.5, 20.5, 20.5, 40.5]
+    assert live_title(found) == "rkcnn explains 0.5000 with 40 live latents, random explains 0.5000 with 20"
