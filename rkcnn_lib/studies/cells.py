@@ -226,7 +226,7 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
         began = time.perf_counter()
         sae = train_sae(
             store, config, training, init=start, checkpoint=scratch / "checkpoint", device=device,
-            progress=p.steps > LONG, twin=twin and _live_rows(twin).to(device),
+            progress=p.steps > LONG, twin=twin and live_rows(twin).to(device),
         )  # fmt: skip
         seconds = time.perf_counter() - began
         held_out = store.matrix("heldout", n_rows=p.heldout_rows).to(device)
@@ -256,7 +256,8 @@ def _twin(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit |
     return sae_unit(store, alone, arm, seed + TWIN_SEED, device)
 
 
-def _live_rows(unit: Unit) -> torch.Tensor:
+def live_rows(unit: Unit) -> torch.Tensor:
+    """Return the decoder rows (n_live, d_in) of an SAE unit's live latents, after training."""
     return load_saelens(unit.folder / "sae").W_dec.data[unit.arrays["density"] > 0]
 
 

@@ -11,8 +11,8 @@ import torch
 
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.units import Unit
-from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.agreement import Agreement
+from rkcnn_lib.studies.cells import live_rows
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.studies.truth import labels, latent_f1, recovered
 from rkcnn_lib.vocabulary import MINED, RIVALS, UNMINED
@@ -57,7 +57,7 @@ def _latents(unit: Unit, recurs: torch.Tensor, store: Any, run: Run) -> pd.DataF
     named = np.select([recurs[live] == most, recurs[live] > 0], [ALL, SOME], NONE)
     table = pd.DataFrame({"recurs": named, "firing rate": unit.arrays["density"][live].numpy()})
     if getattr(store, "truth", None) is not None:
-        table["is a true direction"] = recovered(store.truth, load_saelens(unit.folder / "sae").W_dec.data[live])
+        table["is a true direction"] = recovered(store.truth, live_rows(unit))
     if run.p.model == "atlas":
         table["F1 of its best label"] = latent_f1(unit.folder, store, run)[live.numpy()]
     return table

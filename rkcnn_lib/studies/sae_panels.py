@@ -16,8 +16,8 @@ from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
-from rkcnn_lib.sae import init_from_directions, load_saelens
-from rkcnn_lib.studies.cells import L0_TOLERANCE, mined_unit, sae_config
+from rkcnn_lib.sae import init_from_directions
+from rkcnn_lib.studies.cells import L0_TOLERANCE, live_rows, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
 from rkcnn_lib.studies.verdicts import in_short
@@ -61,7 +61,7 @@ def _frozen_cell(
     def compute(scratch: Path) -> Unit:
         held_out = store.matrix("heldout", n_rows=p.frozen_rows).to(device)
         if stage == TRAINED:
-            decoder = load_saelens(folder / "sae").W_dec.data[load_unit(folder).arrays["density"] > 0].to(device)
+            decoder = live_rows(load_unit(folder)).to(device)
         else:
             directions = None if mined is None else mined.arrays["mined" if stage == UNREFINED else "directions"]
             X = store.matrix("mine", seed=seed, n_rows=p.mining_rows).to(device)

@@ -22,6 +22,7 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import load_saelens
+from rkcnn_lib.studies.cells import live_rows
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds import capture, load_model
@@ -50,16 +51,16 @@ def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
     measures = {measure.__name__: measure for measure in (recovery_rate, precision, matched_cosine)}
     if len(rare):
         measures["rare_recovery_rate"] = lambda D, T: float(recovered(D, T)[rare].mean())
-    starts = {cell: unit.arrays["W_dec_start"] for cell, unit in compared.units.items()}
-    n_latents = len(next(iter(starts.values())))
+    n_latents = len(next(iter(compared.units.values())).arrays["W_dec_start"])
     level = {  # by a seed that no world is made with: its draws would be the truth
         name: chance(measure, n_latents, len(truth), store.d_in, n_draws=20, random_state=CHANCE_SEED, truth=truth)
         for name, measure in measures.items()
     }
     rows = []
-    for cell, decoder in _live_decoders(compared).items():
+    for cell, unit in compared.units.items():
+        decoder = live_rows(unit)
         rows += [(*cell, name, measure(decoder, truth), *level[name]) for name, measure in measures.items()]
-        untrained = recovery_rate(starts[cell], truth)
+        untrained = recovery_rate(unit.arrays["W_dec_start"], truth)
         rows.append((*cell, "untrained_recovery_rate", untrained, *level["recovery_rate"]))
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "chance_mean", "chance_upper"])
 
@@ -73,8 +74,8 @@ def recovery_by_rate(compared: Compared, store: Any) -> pd.DataFrame:
     if not len(order):
         return pd.DataFrame()
     rows = [
-        {"arm": arm} | dict(enumerate(tenths(recovered(decoder, store.truth), order), start=1))
-        for (arm, _), decoder in _live_decoders(compared).items()
+        {"arm": arm} | dict(enumerate(tenths(recovered(live_rows(unit), store.truth), order), start=1))
+        for (arm, _), unit in compared.units.items()
     ]
     return pd.DataFrame(rows).groupby("arm", sort=False).mean().round(3)
 
@@ -93,13 +94,6 @@ def recovered(D: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
 def tenths(hit: np.ndarray, order: np.ndarray) -> list[float]:
     """Return the share that was hit in each tenth of an order."""
     return [float(hit[part].mean()) for part in np.array_split(order, 10)]
-
-
-def _live_decoders(compared: Compared) -> dict[tuple[str, int], torch.Tensor]:
-    return {
-        cell: load_saelens(unit.folder / "sae").W_dec.data[unit.arrays["density"] > 0]
-        for cell, unit in compared.units.items()
-    }
 
 
 def recovery_title(truth: pd.DataFrame) -> str:
