@@ -172,7 +172,7 @@ def test_chance_of_recovery_is_not_drawn_as_the_truth_was(monkeypatch):
     world = PlantedDictionary(64, 16, random_state=0)
     arrays = {"W_dec_start": world.directions, "density": torch.ones(64)}
     found = SimpleNamespace(units={("rkcnn", 0): SimpleNamespace(folder=Path("rkcnn"), arrays=arrays)})
-    monkeypatch.setattr(truth_panel, "load_saelens", lambda folder: SimpleNamespace(W_dec=world.directions))
+    monkeypatch.setattr(cells, "load_saelens", lambda folder: SimpleNamespace(W_dec=world.directions))
     table = truth_panel.recovery(found, SimpleNamespace(truth=world.directions, rates=world.rates, d_in=16))
     rates = table[table["metric"].str.endswith("recovery_rate")]
     assert len(rates) == 3 and (rates["value"] == 1).all() and (rates["chance_mean"] < 0.02).all()
@@ -194,7 +194,7 @@ def test_recovery_is_told_apart_by_how_often_a_true_direction_fires(monkeypatch)
             for arm in decoders
         }
     )
-    monkeypatch.setattr(truth_panel, "load_saelens", lambda folder: SimpleNamespace(W_dec=decoders[folder.parent.name]))
+    monkeypatch.setattr(cells, "load_saelens", lambda folder: SimpleNamespace(W_dec=decoders[folder.parent.name]))
     table = truth_panel.recovery_by_rate(found, SimpleNamespace(truth=truth, rates=rates))
     assert table.loc["half"].tolist() == [1.0] * 5 + [0.0] * 5
     assert table.loc["dead"].tolist() == [1.0] * 8 + [0.0] * 2
