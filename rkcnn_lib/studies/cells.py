@@ -302,7 +302,9 @@ def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
     """Return what puts an SAE back into the model: nothing where the activations have no model, or none is asked."""
     if p.model in INVENTED_MODELS or not p.splice_contexts:
         return {}
-    tokens, mask = (of("heldout")[: p.splice_contexts] for of in (store.contexts, store.context_mask))
+    tokens, mask = store.contexts("heldout"), store.context_mask("heldout")
+    spread = torch.linspace(0, len(tokens) - 1, min(p.splice_contexts, len(tokens))).round().long()  # over all documents
+    tokens, mask = tokens[spread], mask[spread]
     return {"lm": model_of(p, device), "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
 
 
