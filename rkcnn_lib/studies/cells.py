@@ -303,7 +303,8 @@ def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
     if p.model in INVENTED_MODELS or not p.splice_contexts:
         return {}
     tokens, mask = store.contexts("heldout"), store.context_mask("heldout")
-    spread = torch.linspace(0, len(tokens) - 1, min(p.splice_contexts, len(tokens))).round().long()  # over all documents
+    # not the first ones, which are few documents where those are long
+    spread = torch.linspace(0, len(tokens) - 1, min(p.splice_contexts, len(tokens))).round().long()
     tokens, mask = tokens[spread], mask[spread]
     return {"lm": model_of(p, device), "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
 
