@@ -43,7 +43,7 @@ KEPT = Path(__file__).with_name("unit_versions.json")
 HERE = {"n_jobs": 1, "device": "cpu"}
 MINING = HERE | {"n_subsets": 90, "n_directions": 24}
 TOY = MINING | {
-    "n_seeds": 2, "plane_probabilities": [0.5, 0.05], "plane_instances": 2, "plane_steps": 300, "toy_steps": 500,
+    "n_seeds": 2, "plane_probabilities": [0.1, 0.05], "plane_instances": 2, "plane_steps": 1000, "toy_steps": 500,
     "n_samples": 2000, "n_directions": 30, "miners": ["random", "kmeans_refined", "rkcnn_coordinate", "rkcnn"],
     "curve_seeds": 2, "curve_features": [], "curve_active": [2], "curve_noise": [], "curve_subset_size": [],
     "curve_n_subsets": [], "curve_n_samples": [],
