@@ -202,7 +202,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _site(options: argparse.Namespace) -> int:
-    from rkcnn_lib.pages.sharing import single_file
+    from rkcnn_lib.pages.site import single_file
 
     if options.single_file is None:
         _pages(_profile_name(options.profile), options.out, options.also)
@@ -222,8 +222,7 @@ def _site(options: argparse.Namespace) -> int:
 
 
 def _pages(profile: str, out: Path | None, also: list[Path] | None = None, so_far: bool = False) -> None:
-    from rkcnn_lib.pages.sharing import run_folders, weight_lines
-    from rkcnn_lib.pages.site import build_site
+    from rkcnn_lib.pages.site import build_site, run_folders, weight_lines
 
     runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
     index = build_site(runs, out or outputs_root() / "report", also=run_folders(also or []))
