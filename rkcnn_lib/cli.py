@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -137,11 +138,6 @@ def _overrides(profile: Path) -> dict[str, dict[str, Any]]:
     return {notebook: read_parameter_file(path) for notebook, path in profile_files(profile).items()}
 
 
-def _profile_name(profile: Path) -> str:
-    (name,) = {resolve(notebook, given).profile for notebook, given in _overrides(profile).items()}
-    return name
-
-
 def _report(options: argparse.Namespace) -> int:
     from rkcnn_lib.runs.run import execute
     from rkcnn_lib.studies.plan import confirm
@@ -204,14 +200,15 @@ def _sweep(options: argparse.Namespace) -> int:
 def _site(options: argparse.Namespace) -> int:
     from rkcnn_lib.pages.site import single_file
 
+    (profile,) = {resolve(notebook, given).profile for notebook, given in _overrides(options.profile).items()}
     if options.single_file is None:
-        _pages(_profile_name(options.profile), options.out, options.also)
+        _pages(profile, options.out, options.also)
         return 0
     if options.also:
         raise ParameterError("--also compares runs over pages; a single file holds one run")
-    run = Path(options.single_file)
+    run: Path | None = Path(options.single_file)
     if not (run / "run.json").is_file():
-        profile, notebook = _profile_name(options.profile), check_notebook(options.single_file)
+        notebook = check_notebook(options.single_file)
         run = latest_run(notebook, profile)
         if run is None:
             raise ParameterError(f"no finished run of {notebook} under profile {profile!r}; name a run folder instead")
@@ -221,11 +218,11 @@ def _site(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pages(profile: str, out: Path | None, also: list[Path] | None = None, so_far: bool = False) -> None:
+def _pages(profile: str, out: Path | None, also: Sequence[Path] = (), so_far: bool = False) -> None:
     from rkcnn_lib.pages.site import build_site, run_folders, weight_lines
 
     runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
-    index = build_site(runs, out or outputs_root() / "report", also=run_folders(also or []))
+    index = build_site(runs, out or outputs_root() / "report", also=run_folders(also))
     if not so_far:
         print("\n".join(weight_lines(index.parent)))
     print(f"rkcnn: pages of profile {profile!r}{' so far' * so_far}: {index}", flush=True)
