@@ -44,14 +44,12 @@ def build_site(runs: list[Path], out: Path, title: str = QUESTION, also: Sequenc
     """Build pages from run folders and, once all are built, put them in place file by file, each whole.
 
     ``runs`` are folders with ``run.json`` and, if papermill executed it, ``notebook.ipynb``: of several of one notebook
-    the latest without a variant leads, the others get pages of their own; of none all six are NOT RUN. ``also`` are
-    further ones to compare with: they lead no notebook that ``runs`` has, and one that cannot be read is named on
-    standard error and left out. ``title`` heads the index.
+    the latest without a variant leads, the others get pages of their own. ``also`` are further ones to compare with:
+    they lead no notebook that ``runs`` has, and one that cannot be read is named on standard error and left out.
 
-    Of what is in ``out`` only files that its ``site.json`` lists are replaced or removed; that file records pages,
-    figure counts, flags and every file of the site. Return ``out/index.html``. ValueError if a folder of ``runs`` holds
-    no readable run, ``out`` exists and is not a site made here, or a file that is not the site's stands where a new one
-    has to.
+    Of what is in ``out`` only files that its ``site.json`` lists are replaced or removed. Return ``out/index.html``.
+    ValueError if a folder of ``runs`` holds no readable run, ``out`` exists and is not a site made here, or a file that
+    is not the site's stands where a new one has to.
     """
     out = Path(out).resolve()
     _own_files(out)
@@ -103,13 +101,10 @@ def _write_site(work: Path, records: list[Recorded], title: str, required: set[P
     plotly, compiles = plotly_script(set().union(*(page.rendered.trace_types for page in pages)))
     (assets / "plotly.min.js").write_text(plotly, encoding="utf-8")
     steps, compared, templates = _steps(pages), comparison(rows), environment()
-    cautions = dict.fromkeys(page.caution for page in pages if page.caution)
     gone = [page for page in pages if page.withdrawn]
     withdrawn = [f"{page.number} {SHORT_TITLES.get(page.notebook, page.title)}. {page.withdrawn}" for page in gone]
-    shared = {
-        "site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles,
-        "banners": [*cautions, *withdrawn],
-    }  # fmt: skip
+    banners = [*dict.fromkeys(page.caution for page in pages if page.caution), *withdrawn]
+    shared = {"site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles, "banners": banners}
 
     def write(template: str, file: str, **given: Any) -> None:
         """Write a page; no string in it, wherever it came from, may turn the text around it."""
