@@ -18,7 +18,9 @@ import psutil
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.runs.fields import ParameterError, yaml_value
 from rkcnn_lib.runs.gates import judged, latest_run, read_run
+from rkcnn_lib.runs.machine import caches, examine
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, check_notebook, read_parameter_file, resolve
+from rkcnn_lib.runs.run import execute
 
 # What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
 KEPT_BY_DRY_RUN = (
@@ -113,10 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove")
     cache.add_argument("action", choices=("ls", "verify", "rm"))
     cache.add_argument("names", nargs="*", metavar="NAME", help="names as ls shows them, or their beginnings")
-    cache.set_defaults(call=_cache)
+    cache.set_defaults(call=lambda options: caches(options.action, options.names))
 
     doctor = verbs.add_parser("doctor", help="versions, device, hub, and what this machine can run")
-    doctor.set_defaults(call=_doctor)
+    doctor.set_defaults(call=lambda _: examine())
     return parser
 
 
@@ -139,7 +141,6 @@ def _overrides(profile: Path) -> dict[str, dict[str, Any]]:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.run import execute
     from rkcnn_lib.studies.plan import confirm
 
     plans, forced = {}, {"force": True} if options.force else {}
@@ -169,8 +170,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.run import execute
-
     given = read_parameter_file(options.file) if options.file else {}
     given |= parsed(options.parameter) | ({"force": True} if options.force else {})
     values = resolve(options.notebook, given)
@@ -226,18 +225,6 @@ def _pages(profile: str, out: Path | None, also: Sequence[Path] = (), so_far: bo
     if not so_far:
         print("\n".join(weight_lines(index.parent)))
     print(f"rkcnn: pages of profile {profile!r}{' so far' * so_far}: {index}", flush=True)
-
-
-def _cache(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.machine import caches
-
-    return caches(options.action, options.names)
-
-
-def _doctor(_: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.machine import examine
-
-    return examine()
 
 
 if __name__ == "__main__":
