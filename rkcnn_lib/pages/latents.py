@@ -99,7 +99,8 @@ class Reader:
         if not latents:
             return []
         arrays, n_mined = self.compared.units[arm, seed].arrays, self.n_mined(arm, seed)
-        decoder = self.saes(arm, seed).W_dec.detach()[latents]
+        decoder, start = self.saes(arm, seed).W_dec.detach()[latents], normalised(arrays["W_dec_start"][latents])
+        along = [(normalised(arrays[f"W_dec_step_{step}"][latents]) * start).sum(1) for step in self.steps]
         rows = normalised(decoder)
         largest, shown = zip(*(self._contexts(arm, seed, latent) for latent in latents), strict=True)
         measured = zip(
@@ -108,7 +109,7 @@ class Reader:
             arrays["density"][latents].tolist(),
             arrays["density_start"][latents].tolist(),
             largest,
-            self._moved(arrays, latents),
+            torch.stack(along, dim=1).tolist(),
             self._near(arm, seed, rows),
             self._nearest_mined(seed, rows),
             *self._favoured(decoder),
@@ -136,11 +137,6 @@ class Reader:
         with torch.no_grad():
             codes = [sparse.csr_array(sae.encode(self.store.take(p).to(self.device)).float().cpu()) for p in parts]
         return sparse.vstack(codes, format="csc")
-
-    def _moved(self, arrays: dict[str, torch.Tensor], latents: list[int]) -> list[list[float]]:
-        start = normalised(arrays["W_dec_start"][latents])
-        along = [(normalised(arrays[f"W_dec_step_{step}"][latents]) * start).sum(1) for step in self.steps]
-        return torch.stack(along, dim=1).tolist()
 
     def _near(self, arm: str, seed: int, rows: torch.Tensor) -> list[list[tuple[int, int, float]]]:
         near: list[list[tuple[int, int, float]]] = [[] for _ in rows]

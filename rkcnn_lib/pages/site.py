@@ -300,18 +300,13 @@ def inlined(page: Path) -> str:
     allowed = " ".join([*hashes, *re.findall("'unsafe-eval'", policy["content"])])
     content = re.sub(r"script-src [^;]*", f"script-src {allowed}", policy["content"])
     policy["content"] = content.replace("'self' file: ", "")
-    _keep_links_inside(soup, page.parent)
-    return str(soup)
-
-
-def _keep_links_inside(soup: BeautifulSoup, site: Path) -> None:
-    """Data of the run becomes part of the page; what points at other pages becomes plain text."""
+    # data of the run becomes part of the page; what points at other pages becomes plain text
     for way in soup.select("header.top ol, header.top .aside, nav.turn"):
         way.decompose()
     for link in soup.find_all("a", href=True):
         if link["href"].startswith(OUTWARD):
             continue
-        file = site / link["href"]
+        file = page.parent / link["href"]
         if link.has_attr("download") and file.is_file():
             kind = MIME.get(file.suffix, "application/octet-stream")
             link["download"] = file.name
@@ -319,3 +314,4 @@ def _keep_links_inside(soup: BeautifulSoup, site: Path) -> None:
         else:
             link.name = "span"
             del link["href"]
+    return str(soup)

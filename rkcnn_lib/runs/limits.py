@@ -174,7 +174,7 @@ def _bytes(p: Any, d: int) -> dict[str, float]:
     if isinstance(p, schemas.Mining):
         drawn = p.subsets_for(round(p.expansion * d)) if isinstance(p, schemas.Comparison) else p.n_subsets
         h, m = max(drawn, *getattr(p, "curve_n_subsets", []), 0), p.subset_size or round(d**0.5)
-        basis = 12.0 * m * d if getattr(p, "subsets", "") == "rotated" else 8.0 * m
+        basis = 12.0 * m * d if p.subsets == "rotated" else 8.0 * m
         needs["n_subsets subset_size"] = h * (basis + 8 * d + 300)
     if hasattr(p, "n_tokens"):
         needs["n_tokens"] = p.n_tokens * (16.0 * d if p.model in INVENTED_MODELS else 24.0)
