@@ -85,7 +85,7 @@ class RayWorkers:
     threads: int = 1  # Ray gives each cell one core, or one GPU
 
     def slots(self) -> int:
-        """Return how many cells can run at once on nodes that answer; ClusterUnusable if one refuses or none offers any."""
+        """Return how many cells can run at once on nodes that answer; ClusterUnusable if one refuses or none offers."""
         import ray
 
         kind = "GPU" if self.device == "cuda" else "CPU"
