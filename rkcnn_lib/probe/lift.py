@@ -133,7 +133,7 @@ def skew_sign(X: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
 
     Features are one-sided (zero or positive), so their projections lean to the right.
     """
-    skew = projection_contrast(X, filters, "skew")
+    skew = projection_contrast(X, filters.to(X.dtype), "skew")
     return torch.where(skew < 0, -1.0, 1.0).to(filters.dtype)[:, None]
 
 
@@ -179,7 +179,7 @@ class ContrastLift:
     def oriented(self, D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Patterns D (s, d), signed so that they lean to the right, and filters ``Sigma^-1 D`` (Haufe et al. 2014)."""
         u = self.white.from_patterns(D)
-        sign = skew_sign(self.rows, u.to(self.rows.dtype)).to(D.dtype)
+        sign = skew_sign(self.rows, u)
         return D * sign, self.white.filters(u) * sign
 
 

@@ -146,7 +146,11 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             given = given[torch.as_tensor(some, device=given.device)]
             y, groups, n = y if y is None else y[some], groups if groups is None else groups[some], len(some)
         columns = varying_columns(given)
-        m = self._subset_size(n, len(columns))
+        m = max(1, round(len(columns) ** 0.5)) if self.subset_size is None else self.subset_size
+        if len(columns) < m:
+            raise ValueError(f"only {len(columns)} columns vary, fewer than subset_size={m}")
+        if n < m:
+            raise ValueError(f"X has n_samples={n}, fewer than subset_size={m}; give more rows")
         work, mean = centred(given, columns)
         drawn = draw_subsets(len(columns), m, self.n_subsets, self.subsets, int(seeds[0]))
         subsets, options = drawn.to(work.device), self._options(int(seeds[1]))
@@ -195,14 +199,6 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         if name == NEIGHBOURS and y is None and not self.lift:
             raise ValueError("score='neighbours' is a lift of its own; use lift=True or another score")
         return name if y is None or name in LABELLED_SCORES else "separation"
-
-    def _subset_size(self, n: int, n_varying: int) -> int:
-        m = max(1, round(n_varying**0.5)) if self.subset_size is None else self.subset_size
-        if n_varying < m or n_varying == 0:
-            raise ValueError(f"only {n_varying} columns vary, fewer than subset_size={m}")
-        if n < m:
-            raise ValueError(f"X has n_samples={n}, fewer than subset_size={m}; give more rows")
-        return m
 
     def _options(self, seed: int) -> SearchOptions:
         r = min(self.n_directions, self.n_subsets // 3)

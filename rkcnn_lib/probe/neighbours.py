@@ -10,8 +10,6 @@ and mean shifts are few: with five, 2,560 starts fell into some 160 basins, and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch.nn.functional import normalize
@@ -55,20 +53,14 @@ class NeighbourLift:
         return D, D
 
 
-class PseudoClasses(NamedTuple):
-    """What each subset found: its rows (h, k), their mean (h, d) and its separation in the complement (h,)."""
+def pseudo_classes(
+    T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each subset's k rows of T (n, d) nearest to its anchor (h, k), their means (h, d) and their separation (h,).
 
-    rows: torch.Tensor
-    means: torch.Tensor
-    scores: torch.Tensor
-
-
-def pseudo_classes(T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: int) -> PseudoClasses:
-    """Find each subset's k nearest rows of T (n, d) to its anchor and score them in the complementary coordinates.
-
-    `anchors` (h,) int64 are the rows around which subsets look, k in [2, n]. The score is ``S = ||mean_c||^2 / mean_i
-    ||x_i - mean_c||^2`` over the class, in the complement of the subset's span (RkCNN's BV / WV for one class against a
-    rest whose mean is 0).
+    `anchors` (h,) int64 are the rows around which subsets look, k in [2, n]. The separation is ``S = ||mean_c||^2 /
+    mean_i ||x_i - mean_c||^2`` over the class, in the complement of the subset's span (RkCNN's BV / WV for one class
+    against a rest whose mean is 0).
     """
     parts = []
     squares = T.square()
@@ -83,7 +75,7 @@ def pseudo_classes(T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: 
         within = (rows.square().sum(2) - seen.square().sum(2)).mean(1) - between
         parts.append((near, mean, between.clamp_min(0.0) / within.clamp_min(torch.finfo(T.dtype).eps)))
     rows, means, scores = map(torch.cat, zip(*parts, strict=True))
-    return PseudoClasses(rows, means, scores.double())
+    return rows, means, scores.double()
 
 
 def _nearest(

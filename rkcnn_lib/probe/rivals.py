@@ -94,10 +94,6 @@ def _rkcnn(
     return miner.directions_
 
 
-def _rkcnn_null(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
-    return _rkcnn(surrogate(X, random_state=int(rng.randint(2**31 - 1))), n, rng, **options)
-
-
 _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "random": _random,
     "covariance": _covariance,
@@ -112,7 +108,9 @@ _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "rkcnn": _rkcnn,
     "rkcnn_unscored": lambda *data, **options: _rkcnn(*data, **(options | {"select": "random"})),
     "rkcnn_worst": lambda *data, **options: _rkcnn(*data, **(options | {"select": "worst"})),
-    "rkcnn_null": _rkcnn_null,
+    "rkcnn_null": lambda X, n, rng, **options: _rkcnn(
+        surrogate(X, random_state=int(rng.randint(2**31 - 1))), n, rng, **options
+    ),
 }
 METHODS = tuple(_MINERS)
 

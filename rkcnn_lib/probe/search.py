@@ -108,7 +108,7 @@ def _search_unlifted(X: torch.Tensor, subsets: Subsets, options: SearchOptions) 
     """The baseline: each chosen subset's own principal direction, zero outside the subset."""
     principal = principal_directions(covariance(X)[1], subsets)
     scores = subset_scores(X, subsets, options.score, principal=principal)
-    D = principal[0] * skew_sign(X, principal[0].to(X.dtype)).to(principal[0].dtype)
+    D = principal[0] * skew_sign(X, principal[0])
     chosen, n = choose(scores, D, options, options.n_directions)
     return Found(D[chosen], D[chosen], [_round(0, subsets, n, options.n_directions, chosen)])
 

@@ -228,17 +228,17 @@ class Trainer:
         return self.silent_tokens >= self.config.dead_tokens
 
     def finished(self, rows: Tensor) -> SAE:
-        """The SAE as it stands, in raw units, with its history and snapshots.
+        """The SAE itself, brought back to raw units, which ends its training.
 
         BatchTopK's threshold at inference is the one that lets k latents a token through on `rows` (n, d_in) of
         training, in raw units: one that runs along lags behind the weights, far behind in a short training.
         """
-        sae = copy.deepcopy(self.sae)
-        sae.zero_grad(set_to_none=True)
-        sae.scale_inputs_(1 / self.scale)
-        if sae.config.architecture == "batchtopk":
-            sae.threshold.fill_(batch_threshold(sae, rows.to(self.device), min(1024, self.config.batch_size)))
-        return sae
+        self.sae.zero_grad(set_to_none=True)
+        self.sae.scale_inputs_(1 / self.scale)
+        if self.sae.config.architecture == "batchtopk":
+            n = min(1024, self.config.batch_size)
+            self.sae.threshold.fill_(batch_threshold(self.sae, rows.to(self.device), n))
+        return self.sae
 
     @torch.no_grad()
     def _update(self) -> None:
