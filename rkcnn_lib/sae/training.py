@@ -203,7 +203,8 @@ def _train(runs: list[_Run], X: Any, split: str, progress: bool) -> list[SAE]:
     """Feed every run the same batches; one that resumed further on waits for the others. Returns what came of each."""
     config, start, began = runs[0].config, min(run.step for run in runs), time.perf_counter()
     stream = batches(X, config.batch_size, config.seed, split, start)
-    with tqdm(total=config.steps, initial=start, disable=not progress, unit="step", mininterval=1.0) as bar:
+    hidden = not progress or start == config.steps
+    with tqdm(total=config.steps, initial=start, disable=hidden, unit="step", mininterval=1.0) as bar:
         for step in range(start, config.steps):
             batch = next(stream, None)
             if batch is None:
