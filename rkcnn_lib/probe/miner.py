@@ -221,7 +221,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         order = order[: min(self.n_directions, self.n_subsets // 3)]
         full = mean.new_zeros(2, len(order), len(mean))
         full[:, :, columns] = torch.stack([found.directions, found.filters])[:, order].to(full)
-        parts = (*full, mean) if as_tensors else (part.cpu().numpy() for part in (*full, mean))
+        parts: Any = (*full, mean) if as_tensors else (part.cpu().numpy() for part in (*full, mean))
         self.directions_, self.filters_, self.mean_ = parts
         index = order.cpu().numpy()
         self.scores_ = scores.cpu().numpy()[index]

@@ -141,10 +141,9 @@ def calibrate(
     source = Surrogate(data.X, null) if data.y is None else None
     maxima = []
     for _ in range(N_SURROGATES):
-        if source:
-            nothing = replace(data, X=source.draw(generator))
-        else:
-            nothing = replace(data, y=permute_labels(data.y, data.groups, rng))
+        X = source.draw(generator) if source else data.X
+        y = None if data.y is None else permute_labels(data.y, data.groups, rng)
+        nothing = replace(data, X=X, y=y)
         scores = nothing.score(candidates or nothing.search(subsets, options), options)
         maxima.append(float(scores.max()) if len(scores) else 0.0)
     # The 95th of 99: exact for exchangeable maxima (Westfall & Young 1993).

@@ -69,7 +69,8 @@ def encode_sparse(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, select: Callable[[Tensor, int], Tensor], k: int
 ) -> Codes:
     """Codes of x (n, d_in): ReLU of the entries of (x - b_dec) @ W_enc + b_enc that `select` picks; x is data."""
-    return Codes(*_Encode.apply(x, W_enc, b_enc, b_dec, select, k), len(x), W_enc.shape[1])
+    values, tokens, latents, by_latent = _Encode.apply(x, W_enc, b_enc, b_dec, select, k)
+    return Codes(values, tokens, latents, by_latent, len(x), W_enc.shape[1])
 
 
 def decode_sparse(codes: Codes, W_dec: Tensor) -> Tensor:
