@@ -188,7 +188,7 @@ CALLS: dict[str, Callable] = {
         for kind in ("coordinate", "rotated")
     ],
     "probe.RandomKCNNClassifier": lambda: probe.RandomKCNNClassifier(30).fit(X(), labels()).predict_proba(X()[:9]),
-    "probe.RkCNNMiner": lambda: miner(n_stages=2, max_steps=3, score="kurtosis").fit(X()[:60]).transform(X()).is_cuda,
+    "probe.RkCNNMiner": lambda: miner(n_stages=2, score="kurtosis").fit(X()[:60]).transform(X()).is_cuda,
     "probe.Subsets": lambda: subsets("rotated").restrict(X(), 3).is_cuda and subsets().basis(0).is_cuda,
     "probe.Surrogate": lambda: probe.Surrogate(X(), "gaussian").draw(torch.Generator("cuda")).is_cuda,
     "probe.Whitening": lambda: (white := probe.whiten(X())).patterns(white.from_filters(white.filters(unit()))).is_cuda,
