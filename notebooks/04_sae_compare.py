@@ -96,7 +96,6 @@ from rkcnn_lib.studies import (
     fourier,
     front,
     planes,
-    recurrence,
     sae_panels,
     truth,
     verdicts,
@@ -292,7 +291,7 @@ if run.p.n_seeds > 1:
         "eighth of the width in number.",
     )
     display(agreed.summary)
-    recurring = recurrence.recurrence(compared, agreed, store, run)
+    recurring = agreement.recurrence(compared, agreed, store, run)
     figures.show(
         figures.layer_heatmap(recurring.shares, "seed"),
         recurring.title,

@@ -1,4 +1,4 @@
-"""Further looks of 06: where the answer is carried, what a subspace leaves alone, rowspace parts, steering, cards."""
+"""Looks of 06 beside the verdicts: prompts, where the answer is carried, isolation, rowspace parts, steering, cards."""
 
 from __future__ import annotations
 
@@ -14,19 +14,10 @@ from rkcnn_lib.measure.effects import effects
 from rkcnn_lib.measure.subspaces import rowspace_part
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.strings import readable, token_text
+from rkcnn_lib.studies import causal_subspaces as exchanged
 from rkcnn_lib.studies.causal import Measured, ground, judged_rank
-from rkcnn_lib.studies.causal_subspaces import (
-    CEILING,
-    CHANCE,
-    CHANCE_OF_VARIANCE,
-    MINED,
-    NAMED,
-    VARIANCE,
-    Pairing,
-    Prompts,
-    aligned_subspace,
-    at_positions,
-)
+from rkcnn_lib.studies.causal_subspaces import CEILING, CHANCE, CHANCE_OF_VARIANCE, MINED, NAMED, VARIANCE, Prompts
+from rkcnn_lib.studies.verdicts import listed, means
 from rkcnn_lib.worlds import hook_name as name_of_hook
 from rkcnn_lib.worlds.prompts import Prompt
 
@@ -35,6 +26,36 @@ STRENGTHS = (1.0, 3.0)  # multiples of the difference of mean activations
 STEERED_PROMPTS, CONTINUED = 3, 4
 CARDS = 5
 MARKED = 0.25  # tokens whose exchange takes this share of the logit difference or more are marked
+
+
+def describe(prompts: Prompts) -> None:
+    """Show how many prompts there are of each kind, and one of each."""
+    base, donor = prompts.judged.drawn[0]
+    first = prompts.selection[0]
+    entities = "other" if prompts.entities_held_out else "same"
+    pair = f"{base.text} -> {base.answer}; donor: {donor.text} -> {donor.answer}"
+    _whole(pd.DataFrame.from_dict({
+        "screening prompts": (len(prompts.screening), prompts.screening[0].text),
+        "entities known": (f"{prompts.known} of {prompts.asked}", ""),
+        "selection prompts": (len(prompts.selection), f"{first.text} -> {first.answer}"),
+        "training pairs": (len(prompts.training.drawn), ""),
+        "evaluation prompts": (len(prompts.evaluation), f"other sentences, {entities} entities"),
+        "judged pairs": (len(prompts.judged.drawn), pair),
+    }, orient="index", columns=["number", "example"]))  # fmt: skip
+
+
+def _whole(table: pd.DataFrame) -> None:
+    """Display a table with its texts in full, escaped."""
+    with pd.option_context("display.max_colwidth", None):
+        display(HTML(table.to_html(border=0)))
+
+
+def legend(measured: Measured) -> None:
+    """Show what each subspace is, in words, with how many candidates it was chosen from."""
+    _whole(pd.DataFrame([
+        {"subspace": name, "what it is": meaning, "chosen from": measured.subspaces[name, 0].candidates}
+        for name, meaning in exchanged.SUBSPACES.items() if (name, 0) in measured.subspaces
+    ]).set_index("subspace"))  # fmt: skip
 
 
 def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
@@ -51,10 +72,20 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
             hooked, learnt = measured.ground, measured.per_pair[CEILING, 0, "ablate"]
         else:
             hooked = ground(lm, prompts.judged, hook, measured.ground.logits)
-            learnt = hooked.run(aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
+            learnt = hooked.run(exchanged.aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
         for name, effect in {CEILING: learnt, "full-resample": hooked.full}.items():
             rows += hooked.rows(effect, ["interchanged"], layer=layer, subspace=name, intervention="ablate")
     return pd.DataFrame(rows)
+
+
+def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:
+    """Return what the ceiling turns at its best layer."""
+    best = layers[layers["subspace"] == CEILING].sort_values("value").iloc[-1]
+    learnt, turned = (
+        f"A rank-{judged_rank(p)} subspace learnt with labels",
+        f"{best['value']:.0%} of the held-out answers",
+    )
+    return f"{learnt} turns {turned} at its best layer, {best['layer']}"
 
 
 def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
@@ -74,7 +105,7 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     layers = sorted({p.layer % n, *torch.linspace(0, n - 1, min(n, LAYERS_SHOWN)).round().int().tolist()})
     rows = []
     for place in range(1, len(first.ids)):
-        pairing = Pairing([drawn[i] for i in members], chosen.at(place))
+        pairing = exchanged.Pairing([drawn[i] for i in members], chosen.at(place))
         text = "{entity}" if place == first.entity_position else token_text(lm, first.ids[place])
         for layer in layers:
             hooked = ground(lm, pairing, name_of_hook(p.hook, layer), clean_run)
@@ -87,6 +118,14 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def place_title(places: pd.DataFrame, p: CausalChecks) -> str:
+    """Return which tokens carry the answer at the layer that is studied."""
+    layer = p.layer % (places["layer"].max() + 1)
+    studied = places[(places["metric"] == "fractional_decrease") & (places["layer"] == layer)]
+    most = studied.groupby("arm")["value"].mean().sort_values(ascending=False).head(2).rename("'{}'".format)
+    return f"At layer {layer} the answer hangs on the tokens {listed(most, '.2f')} (of 2)"
+
+
 def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
     """Ablate the judged subspaces by zero, by the mean of the selection prompts and by a donor.
 
@@ -95,7 +134,7 @@ def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompt
     value, low, high.
     """
     hooked = measured.ground
-    mean = at_positions(lm, prompts.selection, p.positions, hooked.hook_name).mean(0)  # (k, d)
+    mean = exchanged.at_positions(lm, prompts.selection, p.positions, hooked.hook_name).mean(0)  # (k, d)
     kinds = {"zero": torch.zeros_like(mean), "mean": mean, "donor": None}
     rows = []
     for name in (MINED, CHANCE, CHANCE_OF_VARIANCE, VARIANCE, CEILING):
@@ -116,7 +155,7 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
     """
     asks = measured.ground
     leaves = ground(lm, other.judged, asks.hook_name)
-    subspaces = [*measured.subspaces.values(), aligned_subspace(lm, p, prompts, asks.hook_name, keep=other)]
+    subspaces = [*measured.subspaces.values(), exchanged.aligned_subspace(lm, p, prompts, asks.hook_name, keep=other)]
     parts = {(one.name, one.seed): one.part(judged_rank(p)) for one in subspaces}
     rows = []
     for (name, seed), part in (parts | {("whole", 0): torch.eye(asks.donated.shape[-1])}).items():
@@ -126,6 +165,12 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
         for metric, interval in {"disentangle": mean, "cause": cause, "isolate": isolate}.items():
             rows.append({"subspace": name, "seed": seed, "intervention": "ablate", "metric": metric} | interval)
     return pd.DataFrame(rows)
+
+
+def isolation_title(table: pd.DataFrame) -> str:
+    """Return which subspace moves its own answer alone best, beside the mined one."""
+    mean = means(table, "disentangle", "subspace").drop("whole")
+    return f"Disentangled best by {mean.idxmax()} ({mean.max():.2f}; all or nothing 0.5): mined {mean[MINED]:.2f}"
 
 
 def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
@@ -139,7 +184,7 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
     grounds = [ground(lm, prompts.judged, hook, measured.ground.logits) for hook in hooks]
     layer = min(range(len(hooks)), key=lambda i: float(grounds[i].full["logit_difference"].mean()))
     hooked, weight = grounds[layer], lm.blocks[layer].mlp.W_out.detach().cpu()
-    basis = aligned_subspace(lm, p, prompts, hooks[layer]).part(judged_rank(p))
+    basis = exchanged.aligned_subspace(lm, p, prompts, hooks[layer]).part(judged_rank(p))
     parts = {"learnt subspace": basis, "its rowspace part": rowspace_part(basis, weight)}
     runs = {name: hooked.run(part, "ablate") for name, part in parts.items()} | {"whole": hooked.full}
     rows = []

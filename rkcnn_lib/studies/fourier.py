@@ -103,7 +103,7 @@ def world(store: Any, run: Run) -> World | None:
     """Return the model of a run as the known circuit, None where the run's model is another."""
     if store.manifest.get("facts", {}).get("task") != "modular addition":
         return None
-    lm = model_of(run.p, run.device)
+    lm = model_of(run.p.model, run.p.revision, run.device)
     p = lm.cfg.d_vocab - 1
     neurons: list[torch.Tensor] = []
 

@@ -17,7 +17,7 @@ from rkcnn_lib.measure.statistics import tokens_to_quality
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.studies.comparison import QUALITIES, Compared, in_order, metrics_of
-from rkcnn_lib.studies.verdicts import by_arm
+from rkcnn_lib.studies.verdicts import by_arm, means
 from rkcnn_lib.vocabulary import COMPARED, MEASURES, MINED, RIVALS, UNMINED
 
 SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta_ce", "kl", "dead", "untrained_dead")
@@ -57,14 +57,11 @@ def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
 
 
 def title(needed: pd.DataFrame) -> str:
-    """Return the finding of the front."""
-    means = needed.groupby("arm")["value"].mean()
-    cuts = set(needed[needed["arm"] == MINED]["cut"]) - {""}
+    """Return how many active latents mined and random starts need for the same variance."""
+    needs, cuts = needed.groupby("arm")["value"].mean(), set(needed[needed["arm"] == MINED]["cut"]) - {""}
     bound = f"{cuts.pop()} " if len(cuts) == 1 else ""
-    return (
-        f"For the variance that {UNMINED} explains with {means[UNMINED]:.1f} active latents a token, "
-        f"{MINED} needs {bound}{means[MINED]:.1f}"
-    )
+    told = f"For the variance that {UNMINED} explains with {needs[UNMINED]:.1f} active latents a token"
+    return f"{told}, {MINED} needs {bound}{needs[MINED]:.1f}"
 
 
 # ---------------------------------------------------------------- how many tokens
@@ -72,24 +69,23 @@ def title(needed: pd.DataFrame) -> str:
 
 def budget_title(budgets: pd.DataFrame) -> str:
     """Return by how much the last doubling of the training still moves random's explained variance."""
-    means = budgets.query("metric == 'explained_variance' and arm == @UNMINED").groupby("tokens")["value"].mean()
-    if len(means) < 2:
+    ev = means(budgets[budgets["arm"] == UNMINED], "explained_variance", "tokens")
+    if len(ev) < 2:
         return "One length of training: whether it was long enough is not known"
-    return f"From {means.index[-2]:,} to {means.index[-1]:,} tokens {UNMINED} still gains {means.diff().iloc[-1]:.4f}"
+    return f"From {ev.index[-2]:,} to {ev.index[-1]:,} tokens {UNMINED} still gains {ev.diff().iloc[-1]:.4f}"
 
 
 def against_live(budgets: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of explained variance with ``live``, the mean number of live latents of their arm and length."""
-    live = budgets[budgets["metric"] == "live"].groupby(["arm", "tokens"])["value"].mean().rename("live")
-    rows = budgets[budgets["metric"].str.startswith("explained_variance")]
-    return rows.join(live, on=["arm", "tokens"])
+    live = means(budgets, "live", ["arm", "tokens"]).rename("live")
+    return budgets[budgets["metric"].str.startswith("explained_variance")].join(live, on=["arm", "tokens"])
 
 
 def live_title(rows: pd.DataFrame) -> str:
     """Return what mined and random starts explain at full length, and with how many live latents."""
     full = rows[(rows["metric"] == "explained_variance") & (rows["tokens"] == rows["tokens"].max())]
-    means = full.groupby("arm")[["value", "live"]].mean()
-    told = (f"{arm} explains {means['value'][arm]:.4f} with {means['live'][arm]:,.0f}" for arm in (MINED, UNMINED))
+    of_arm = full.groupby("arm")[["value", "live"]].mean().loc[[MINED, UNMINED]]
+    told = (f"{arm} explains {ev:.4f} with {live:,.0f}" for arm, ev, live in of_arm.itertuples())
     return " live latents, ".join(told)
 
 
@@ -105,8 +101,8 @@ def advantage(compared: Compared) -> pd.DataFrame:
 def advantage_title(ahead: pd.DataFrame) -> str:
     """Return what the advantage in explained variance is after the smallest and the largest budget, by rival."""
     ev = ahead[ahead["metric"] == "explained_variance"]
-    means = ev.pivot_table(index="arm", columns="tokens", values="value", sort=False).sort_index(axis=1)
-    told = [f"{first:+.4f} to {last:+.4f} over {rival}" for rival, first, last in means.iloc[:, [0, -1]].itertuples()]
+    mean = ev.pivot_table(index="arm", columns="tokens", values="value", sort=False).sort_index(axis=1)
+    told = [f"{first:+.4f} to {last:+.4f} over {rival}" for rival, first, last in mean.iloc[:, [0, -1]].itertuples()]
     return f"With training the advantage in explained variance goes from {', '.join(told)}"
 
 

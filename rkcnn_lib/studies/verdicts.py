@@ -17,7 +17,7 @@ Values = dict[str, dict[int, float]]  # {arm: {seed: value}}
 
 @dataclass(frozen=True)
 class Claim:
-    """That an arm beats a rival on one measure: a row of the table of verdicts."""
+    """That an arm beats a rival on one measure."""
 
     hypothesis: str
     arm: str
@@ -42,6 +42,16 @@ class Claim:
     def sign(self) -> int:
         """What turns a difference so that positive is better."""
         return -1 if self.lower_is_better else 1
+
+
+def means(table: pd.DataFrame, metric: str, by: str | list[str] = "arm") -> pd.Series:
+    """Return the mean value of one metric, by arm or what else ``by`` names."""
+    return table[table["metric"] == metric].groupby(by)["value"].mean()
+
+
+def listed(values: Mapping[str, float] | pd.Series, written: str) -> str:
+    """Return values with their names before them in one line, each written in a format such as ".2f"."""
+    return ", ".join(f"{name} {value:{written}}" for name, value in values.items())
 
 
 def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
