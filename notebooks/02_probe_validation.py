@@ -222,7 +222,7 @@ figures.show(
 # %%
 controls = probing.study(run, probing.atlas_tasks, "probing_controls")
 run.metrics(controls.assign(metric="selectivity", value=controls["selectivity"], world="atlas"))
-probing.control_table(controls)
+controls.drop(columns="seed").groupby(["label", "group", "probe"]).mean().round(3).reset_index()
 
 # %% [markdown]
 # ## Gate

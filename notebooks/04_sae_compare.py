@@ -104,8 +104,8 @@ from rkcnn_lib.studies import (
 run = start_run("04_sae_compare", globals())
 
 # %%
-others = open_published(run.p, activations.width(run.p))
 store = activations.open_store(run)
+others = open_published(run.p, store.d_in)
 activations.describe(store)
 
 # %% [markdown]
@@ -188,9 +188,8 @@ figures.show(
 )
 
 # %%
-needed_tokens = front.needed_tokens(compared)
-run.metrics(needed_tokens)
-front.tokens_table(needed_tokens)
+needed_tokens = run.metrics(front.needed_tokens(compared))
+needed_tokens.groupby("arm", sort=False).agg({"value": "mean", "mining": "mean", "bound": " ".join}).round(3)
 
 # %% [markdown]
 # Means over seeds: after what share of the tokens of a full training an arm explains what random explains at its end. It

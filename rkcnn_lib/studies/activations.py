@@ -16,8 +16,8 @@ from rkcnn_lib import worlds
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Cache
-from rkcnn_lib.tensors import chance_level
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, PLANTED, TOY, WIDTHS
+from rkcnn_lib.tensors import chance_level, chunks
+from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, PLANTED, TOY
 
 # Rows captured again must equal the stored ones but for the rounding of the stored type.
 STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}
@@ -50,13 +50,6 @@ def opened_layers(p: Any, hooks: list[str], device: str) -> dict[tuple[int, str]
     layers = sorted({layer % n_layers for layer in (range(n_layers) if p.layers is None else p.layers)})
     stores = worlds.capture_layers(p.model, layers, hooks, p.n_tokens, **_about(p, device))
     return {(layer, hook): stores[layer, hook] for layer in layers for hook in hooks}
-
-
-def width(p: Any) -> int:
-    """Return how wide the activations that parameters name will be, without capturing any."""
-    if p.model in INVENTED_MODELS:
-        return WIDTHS[p.model]
-    return worlds.hook_width(worlds.model_facts(p.model, p.revision), p.hook)
 
 
 def invented_store(model: str, n_rows: int) -> worlds.MemoryStore:
@@ -97,16 +90,17 @@ def describe(store: Any) -> None:
 
 def checks(store: Any, run: Run) -> list[Check]:
     """Return the checks of 03's gate: width, checksums, rows captured again, the model's loss on the text."""
-    p, dtype = run.p, store.manifest["dtype"]
-    whole = "equal"
+    p, dtype, whole = run.p, store.manifest["dtype"], "equal"
+    facts = worlds.model_facts(p.model, p.revision)
+    width = worlds.hook_width(facts, p.hook)
     try:
         store.verify()
     except Exception as error:  # the gate reports what is wrong with the files instead of ending the notebook
         whole = str(error)
     difference, allowed = _recapture_error(store, run), STORED_PRECISION[dtype]
-    nats, most = store.manifest["loss"]["nats"], math.log(worlds.model_facts(p.model, p.revision).vocab_size) + 0.5
+    nats, most = store.manifest["loss"]["nats"], math.log(facts.vocab_size) + 0.5
     return [
-        Check("width of the activations", store.d_in, f"= {width(p)}, {p.hook} of {p.model}", store.d_in == width(p)),
+        Check("width of the activations", store.d_in, f"= {width}, {p.hook} of {p.model}", store.d_in == width),
         Check("checksums of the shards", whole, "equal", whole == "equal"),
         Check("rows captured again, largest relative difference", difference, f"<= {allowed} ({dtype})",
               difference <= allowed),
@@ -132,7 +126,7 @@ def norms_by_position(store: Any, p: Cache) -> pd.DataFrame:
     """Return quantiles of the row norm at each position (position, q10, median, q90)."""
     size = store.manifest["context_size"]
     n_rows = min(len(store), p.n_statistics // size * size)
-    norms = torch.cat([store[i : min(i + 65536, n_rows)].norm(dim=1) for i in range(0, n_rows, 65536)])
+    norms = torch.cat([store[rows].norm(dim=1) for rows in chunks(n_rows, store.d_in)])
     quantiles = np.quantile(norms.view(-1, size).numpy(), [0.1, 0.5, 0.9], axis=0)
     return pd.DataFrame(quantiles.T, columns=["q10", "median", "q90"]).rename_axis("position").reset_index()
 
@@ -191,7 +185,11 @@ class RandomDirectionKurtosis:
     """Excess kurtosis along random directions, of the activations and of two surrogates."""
 
     scores: dict[str, np.ndarray]
-    beyond: float  # share of directions beyond the elliptical surrogate's 95 % point (chance: 0.05)
+
+    @property
+    def beyond(self) -> float:
+        """The share of directions beyond the elliptical surrogate's 95 % point (chance: 0.05)."""
+        return float((self.scores["activations"] > chance_level(self.scores["elliptical"])[1]).mean())
 
     @property
     def title(self) -> str:
@@ -206,9 +204,7 @@ def kurtosis_of_random_directions(store: Any, p: Cache) -> RandomDirectionKurtos
     directions /= directions.norm(dim=1, keepdim=True)
     clouds = {"activations": X} | {kind: surrogate(X, kind, random_state=1) for kind in ("gaussian", "elliptical")}
     projected = {name: ((cloud - cloud.mean(0)) @ directions.T).numpy() for name, cloud in clouds.items()}
-    scores = {name: stats.kurtosis(values, axis=0) for name, values in projected.items()}
-    beyond = float((scores["activations"] > chance_level(scores["elliptical"])[1]).mean())
-    return RandomDirectionKurtosis(scores, beyond)
+    return RandomDirectionKurtosis({name: stats.kurtosis(values, axis=0) for name, values in projected.items()})
 
 
 def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> pd.DataFrame:

@@ -1,11 +1,9 @@
 """Do the seeds of an arm agree, and which latents recur? The stability panel of 04, each measure beside chance.
 
 Random directions of the whole space are the published chance level, and an easy one: where activations fill few of
-their dimensions, any two dictionaries made of them agree better. So the level that figures show is that of random
-directions drawn with the activations' covariance, and the table gives both.
-
-Every number is of a pair of SAEs from different seeds; five seeds make ten pairs but only five runs, so tests use one
-jackknife pseudo-value a seed and the intervals shown resample seeds.
+their dimensions, any two dictionaries made of them agree better. So figures show the level of random directions drawn
+with the activations' covariance, and the table gives both. Every number is of a pair of seeds; five make ten pairs but
+only five runs, so tests use one jackknife pseudo-value a seed and the intervals shown resample seeds.
 """
 
 from __future__ import annotations
@@ -85,10 +83,7 @@ def other_architecture(store: Any, run: Run) -> Compared | None:
 
 
 def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
-    """Measure how well the seeds of each arm agree, before and after training, all beside chance.
-
-    One seed agrees with nobody: all tables are empty then.
-    """
+    """Measure how well the seeds of each arm agree, before and after training, beside chance; one seed: nothing."""
     if p.n_seeds < 2:
         nothing = pd.DataFrame(columns=["arm", "seed", "metric", "value"])
         return Agreement(nothing, pd.DataFrame(), nothing, "One seed: nothing to agree with")

@@ -104,10 +104,7 @@ def judged_rank(p: CausalChecks) -> int:
 
 
 def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device: str) -> Measured:
-    """Keep and exchange every subspace at every rank and seed on the judged pairs.
-
-    ValueError if a rank exceeds what a miner supplies.
-    """
+    """Keep and exchange every subspace at every rank and seed; ValueError if a rank exceeds what a miner supplies."""
     hook_name = store.manifest["hook_name"]
     hooked = ground(lm, prompts.judged, hook_name)
     X, y = exchanged.selection_rows(lm, prompts, p, hook_name)
@@ -137,8 +134,7 @@ def measure_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, de
 def shares(table: pd.DataFrame) -> pd.DataFrame:
     """Return subspace, rank, seed, metric, value: what of the logit difference hangs on A, from means over pairs.
 
-    ``recovered_share``, where A alone is kept (0: empty, 1: whole); ``fractional_decrease``, where it is exchanged (0:
-    none, 2: turned round).
+    ``recovered_share``: A alone is kept (0: empty, 1: whole); ``fractional_decrease``: exchanged (0: none, 2: turned).
     """
     differences = table[table["metric"] == "logit_difference"]
     ends = differences[differences["intervention"] == "keep"].set_index("subspace")["value"]
@@ -170,12 +166,9 @@ def scrubbed(measured: Measured) -> pd.DataFrame:
 
 
 def judge_causal(share: pd.DataFrame, rank: int, delta: float) -> list[dict[str, Any]]:
-    """Return the declared contrasts at one rank: does the mined subspace carry more than random and PCA ones?
-
-    A subspace that no seed changes has the same value for each seed of the mined one.
-    """
+    """Return the declared contrasts at one rank: does the mined subspace carry more than random and PCA ones?"""
     at = share[(share["rank"] == rank) & (share["metric"] == "recovered_share")]
-    values = at.pivot(index="seed", columns="subspace", values="value").ffill().to_dict()
+    values = at.pivot(index="seed", columns="subspace", values="value").ffill().to_dict()  # some have one seed only
     metric = f"recovered share, rank {rank}"
     declared = [Claim("mined directions carry the answer best", MINED, name, metric, delta) for name in BASELINES]
     return judge(declared, {metric: values})

@@ -59,10 +59,7 @@ def legend(measured: Measured) -> None:
 
 
 def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
-    """Return interchange accuracy on held-out pairs of the supervised ceiling and the whole activation, by layer.
-
-    Columns layer, subspace, intervention, metric, value, low, high.
-    """
+    """Return layer, subspace, value, low, high: interchange accuracy of the supervised ceiling and of everything."""
     n = lm.cfg.n_layers
     layers = range(n) if p.das_layers is None else sorted({layer % n for layer in (p.layer, *p.das_layers)})
     rows = []
@@ -91,10 +88,9 @@ def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:
 def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     """Exchange the whole activation at one layer and one token at a time (activation patching), in one sentence.
 
-    The sentence is that of most judged pairs. Of a deep model some layers are looked at, evenly spaced, the last one
-    and the one that is studied among them. Columns layer, arm (the token's place and text), place, pair (row of the
-    judged pairs), metric, value: ``fractional_decrease`` of the logit difference (0: none, 1: level, 2: turned round)
-    and ``interchanged``.
+    The sentence is that of most judged pairs; of a deep model some layers are looked at, evenly spaced. Columns layer,
+    arm (the token's place and text), place, pair (row of the judged pairs), metric, value: ``fractional_decrease`` of
+    the logit difference (0: none, 1: level, 2: turned round) and ``interchanged``.
     """
     drawn = prompts.judged.drawn
     kinds = [(base.family, len(base.ids)) for base, _ in drawn]
@@ -129,9 +125,8 @@ def place_title(places: pd.DataFrame, p: CausalChecks) -> str:
 def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
     """Ablate the judged subspaces by zero, by the mean of the selection prompts and by a donor.
 
-    Zero and mean can take an answer away, a donor can also put another in its place; what only the first two do may
-    be the damage of a state the model never meets. Columns subspace, replacement, metric (top1, interchanged, kl),
-    value, low, high.
+    Zero and mean can take an answer away, a donor can also put another in its place; what only the first two do may be
+    the damage of a state the model never meets. Columns subspace, replacement, metric, value, low, high.
     """
     hooked = measured.ground
     mean = exchanged.at_positions(lm, prompts.selection, p.positions, hooked.hook_name).mean(0)  # (k, d)
@@ -148,10 +143,9 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
     """Score each subspace as RAVEL does (Huang et al. 2024, arXiv:2402.17700): it should move its own answer alone.
 
     *cause*: share of pairs asked for ``p.relation`` whose answer becomes the donor's. *isolate*: share of pairs
-    asked for ``p.isolated``, of entities with another answer to it, whose answer stays. *disentangle*: their mean;
-    the whole activation and the empty subspace both get 0.5. Held-out sentences and entities throughout, at the judged
-    rank, the ceiling also as learnt with isolation in its loss. Columns subspace, seed, intervention, metric, value,
-    low, high.
+    asked for ``p.isolated``, of entities with another answer to it, whose answer stays. *disentangle*: their mean,
+    0.5 for the whole activation and for the empty subspace. Held-out sentences and entities, at the judged rank, the
+    ceiling also as learnt with isolation in its loss. Columns subspace, seed, intervention, metric, value, low, high.
     """
     asks = measured.ground
     leaves = ground(lm, other.judged, asks.hook_name)
@@ -176,9 +170,8 @@ def isolation_title(table: pd.DataFrame) -> str:
 def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
     """Learn the ceiling in an MLP's hidden layer and exchange it, its rowspace part, and everything.
 
-    The block is that whose hidden layer matters most when all of it is exchanged. What its output weight cannot
-    read cannot matter by itself: an effect of the subspace that its rowspace part lacks is the interpretability
-    illusion. Columns layer, part, metric, value, low, high.
+    In the block whose hidden layer matters most. What its output weight cannot read cannot matter by itself: an effect
+    that the rowspace part lacks is the interpretability illusion. Columns layer, part, metric, value, low, high.
     """
     hooks = [name_of_hook("mlp_post", layer) for layer in range(lm.cfg.n_layers)]
     grounds = [ground(lm, prompts.judged, hook, measured.ground.logits) for hook in hooks]
@@ -196,10 +189,7 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
 
 
 def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
-    """Continue prompts while the part in A of ``mean(donor's answer) - mean(base's answer)`` is added.
-
-    Columns prompt, unsteered (the model's own continuation), towards, subspace, and one for each strength.
-    """
+    """Continue prompts as they are, and while the part in A of the difference of two answers' means is added."""
     X, y = measured.rows
     hook, rows = measured.ground.hook_name, []
     first_of: dict[str, tuple[Prompt, Prompt]] = {}

@@ -68,7 +68,7 @@ def train_config(p: Comparison, arm: str, seed: int) -> TrainConfig:
 
 
 def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit | None:
-    """Return an arm's directions for one seed, as many as there are latents if it can supply them; None: random ones."""
+    """Return an arm's directions for one seed, as many as there are latents if it has them; None: random ones."""
     if base_arm(arm) == UNMINED:
         return None
     return directions_unit(store, p, base_arm(arm), round(p.expansion * store.d_in), seed, device)
@@ -239,7 +239,6 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
     return cached_unit("saes", inputs, compute)
 
 
-
 def live_rows(unit: Unit) -> torch.Tensor:
     """Return the decoder rows (n_live, d_in) of an SAE unit's live latents, after training."""
     return load_saelens(unit.folder / "sae").W_dec.data[unit.arrays["density"] > 0]
@@ -281,7 +280,8 @@ def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
     # not the first ones, which are few documents where those are long
     spread = torch.linspace(0, len(tokens) - 1, min(p.splice_contexts, len(tokens))).round().long()
     tokens, mask = tokens[spread], mask[spread]
-    return {"lm": model_of(p.model, p.revision, device), "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
+    lm = model_of(p.model, p.revision, device)
+    return {"lm": lm, "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
 
 
 @functools.lru_cache(maxsize=1)

@@ -31,10 +31,7 @@ AXES = {
 
 
 def curves(run: Run) -> pd.DataFrame:
-    """Mine along every axis that has values, a process a point, each a cached unit.
-
-    Columns axis, x, miner, seed, metric, value, n_returned, n_true, chance_mean, chance_upper.
-    """
+    """Mine along every axis that has values, a cached unit a point: rows of `compare_with_truth` with axis and x."""
     cells = [(run.p, name, value) for name in AXES for value in getattr(run.p, name)]
     n_jobs = process_count(run.p.n_jobs, run.device)
     return pd.concat(run_cells(_point, cells, n_jobs, "points of the curves"), ignore_index=True)

@@ -122,8 +122,3 @@ def needed_tokens(compared: Compared) -> pd.DataFrame:
             found = tokens_to_quality(curve, curves[UNMINED, seed], mining_tokens=share * full)
             rows.append((arm, seed, "tokens_to_quality", found.ratio, share, found.bound))
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "mining", "bound"])
-
-
-def tokens_table(needed: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an arm, means over seeds: the share of the tokens, what mining is of it, and which way it is cut."""
-    return needed.groupby("arm", sort=False).agg({"value": "mean", "mining": "mean", "bound": " ".join}).round(3)

@@ -65,9 +65,8 @@ def look(X: torch.Tensor, p: ProbeValidation, size: int, seed: int, rng: np.rand
 def study(run: Run, tasks: Tasks) -> pd.DataFrame:
     """Return value, the mean purity of each group (top, random, bottom), beside chance_mean and chance_upper.
 
-    Further columns: world, label, seed, size, in_use (whether the size is the one that the search takes). The rows of
-    all dimensions are those nearest to random anchors: no coordinates are left to score a choice by. Labels are not
-    used: tasks of a seed differ in the rows that have one.
+    Further columns: world, label, seed, size, in_use (whether the size is the one that the search takes). Of all
+    dimensions there are the rows nearest to random anchors: no coordinates are left to score by. Labels are not used.
     """
     return probing.over_seeds("neighbourhoods", neighbourhoods_of_task, run, tasks)
 
@@ -132,8 +131,8 @@ def winners(run: Run, tasks: Tasks) -> pd.DataFrame:
     """Return world, group, seed and value: the cosine of each best, random and worst subset with a true direction.
 
     In the first task of seed 0. A subset's direction is the mean of its rows (with a contrast: its principal
-    direction) before any lift, the true one that of its anchor's type; subsets whose type the model does not represent
-    have nothing to point at and are left out. chance_mean and chance_upper: mean cosine of top subsets, types permuted.
+    direction) before any lift, the true one that of its anchor's type, if the model represents it. chance_mean and
+    chance_upper: mean cosine of top subsets, types permuted.
     """
     p, task = run.p, next(iter(tasks(run.p, 0)))
     X, types, rng = sample(task, p, seed=0)

@@ -311,9 +311,3 @@ def by_label(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean accuracy by label and group of subsets, beside the mean under permuted labels."""
     wide = table.pivot_table(index="label", columns="group", values="value")[list(GROUPS)]
     return wide.assign(permuted=table.groupby("label")["chance_mean"].mean()).round(3)
-
-
-def control_table(controls: pd.DataFrame) -> pd.DataFrame:
-    """Return mean accuracy, control accuracy and selectivity by label, group and probe."""
-    means = controls.drop(columns="seed").groupby(["label", "group", "probe"]).mean()
-    return means.round(3).reset_index()
