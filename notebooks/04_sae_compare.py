@@ -207,7 +207,7 @@ needed_tokens.groupby("arm", sort=False).agg({"value": "mean", "mining": "mean",
 judged = comparison.judge_published(others, store, run)
 run.metrics(judged)
 other = agreement.other_architecture(store, run)
-shown = sae_panels.shown_metrics(compared.metrics, judged, sae_panels.of_other(other, run))
+shown = sae_panels.shown_metrics(compared, judged, other, run)
 figures.show(
     figures.arm_metrics(shown),
     sae_panels.metrics_title(compared.metrics),

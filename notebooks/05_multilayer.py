@@ -149,7 +149,7 @@ figures.show(
 # how far the mean lies from the origin.
 
 # %%
-along_gamma = layer_study.against_gamma(differences, profile_table)
+along_gamma = differences.merge(profile_table[["layer", "gamma"]], on="layer")
 figures.show(
     figures.layer_differences(along_gamma, x="gamma"),
     layer_study.gamma_title(along_gamma),

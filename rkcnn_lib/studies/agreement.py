@@ -49,6 +49,7 @@ SPREAD_ROWS = 8192  # activations whose covariance the first level has
 BYTES_FIXED, BYTES_A_PAIR = 7e8, 32.0  # a process that has torch; matrices of latents x latents while it matches
 BUSIEST = 1 / 8  # of the width: how many latents that span is of
 ALL, SOME, NONE = "in all other seeds", "in some", "in none"
+TITLED = [MINED, UNMINED]  # the arms that titles speak of
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     table = pd.DataFrame(rows)
     l0 = {arm: np.mean([unit_scalars(folder)["l0"] for folder in folders]) for arm, folders in arms.items()}
     trained = {arm: found[arm, AFTER] for arm in _folders(compared)}
-    return Agreement(table, _summary(table, cosines, l0), by_seed, _title(table), trained)
+    after = table[table["metric"] == f"{WHITE} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
+    told = (f"{own:.2f} for {arm} (chance {by_chance:.2f})" for arm, own, by_chance in after.loc[TITLED].itertuples())
+    title = f"On whitened rows seeds agree at {', '.join(told)}"
+    return Agreement(table, _summary(table, cosines, l0), by_seed, title, trained)
 
 
 def matched_exactly(folder: Path) -> bool:
@@ -158,8 +162,11 @@ def pairs(folders: tuple[Path, ...], moment: str, spread: np.ndarray, only: str 
             for name, rows in zip(LEVELS, (spread, None), strict=True):
                 level = _chance(measure, seeds, rows)
                 levels |= {f"{measure}, {name}, mean": level.mean, f"{measure}, {name}, upper": level.upper}
-        if moment == AFTER and only is None:
-            _add_total(seeds, arrays, levels)
+        if moment == AFTER and only is None:  # dead latents as 0: the same sums over d_sae in place of the matches
+            live = torch.tensor([float(seed.live.double().mean()) for seed in seeds], dtype=torch.float64)
+            arrays[TOTAL] = arrays[PW_MCC] * torch.minimum(live[:, None], live)
+            of_live = {name: level for name, level in levels.items() if name.startswith(f"{PW_MCC},")}
+            levels |= {name.replace(PW_MCC, TOTAL, 1): level * float(live.min()) for name, level in of_live.items()}
             arrays |= _found_again(seeds)
         return Unit(scalars=levels, arrays=arrays)
 
@@ -182,15 +189,15 @@ def _statistics(moment: str, n_busiest: int) -> dict[str, Callable[[_Seed, _Seed
     def busiest(seed: _Seed) -> torch.Tensor:
         return seed.decoder[seed.density.argsort(descending=True)[:n_busiest]]
 
-    measures = {
+    before = {
         WHITE: lambda a, b: pw_mcc([a.white, b.white], [a.live, b.live]),
         PW_MCC: lambda a, b: pw_mcc([a.decoder, b.decoder], [a.live, b.live]),
         OLDER: lambda a, b: pw_max_cosine([a.decoder, b.decoder], [a.live, b.live]),
     }
-    if moment == AFTER:
-        measures[SHARED] = lambda a, b: shared_latents([a.sae, b.sae], live=[a.live, b.live])
-        measures[SPAN] = lambda a, b: subspace_overlap(busiest(a), busiest(b))
-    return measures
+    return before if moment == BEFORE else before | {
+        SHARED: lambda a, b: shared_latents([a.sae, b.sae], live=[a.live, b.live]),
+        SPAN: lambda a, b: subspace_overlap(busiest(a), busiest(b)),
+    }  # fmt: skip
 
 
 def _rank(d: int) -> int:
@@ -207,14 +214,6 @@ def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chan
     options = {"threshold": 0.7} if measure == SHARED else {}
     n = _rank(d) if measure == SPAN else n
     return chance(of.get(measure, matched_cosine), n, n, d, n_draws, spread=spread, **options)
-
-
-def _add_total(seeds: list[_Seed], arrays: dict[str, torch.Tensor], levels: dict[str, float]) -> None:
-    """Add PW-MCC with dead latents as 0, and its levels: the same sums over d_sae in place of the matches."""
-    live = torch.tensor([float(seed.live.double().mean()) for seed in seeds], dtype=torch.float64)
-    arrays[TOTAL] = arrays[PW_MCC] * torch.minimum(live[:, None], live)
-    for name in [name for name in levels if name.startswith(f"{PW_MCC},")]:
-        levels[name.replace(PW_MCC, TOTAL, 1)] = levels[name] * float(live.min())
 
 
 def _found_again(seeds: list[_Seed]) -> dict[str, torch.Tensor]:
@@ -254,13 +253,6 @@ def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, 
     return shown.rename_axis(index=None, columns=f"value (chance: {', '.join(LEVELS)})")
 
 
-def _title(table: pd.DataFrame) -> str:
-    after = table[table["metric"] == f"{WHITE} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
-    return "On whitened rows seeds agree at " + ", ".join(
-        f"{after['value'][arm]:.2f} for {arm} (chance {after['chance_mean'][arm]:.2f})" for arm in (MINED, UNMINED)
-    )
-
-
 # ---------------------------------------------------------------- which latents recur
 
 
@@ -292,7 +284,9 @@ def recurrence(compared: Compared, agreed: Agreement, store: Any, run: Run) -> R
     traits = groups.mean(numeric_only=True).drop(columns="firing rate").assign(**{"firing rate, median": median})
     traits.insert(0, "share of live latents", groups.size() / latents.groupby("arm").size())
     order = pd.MultiIndex.from_product([arms, (ALL, SOME, NONE)], names=["arm", "recurs"])
-    return Recurrence(shares, traits.reindex(order).dropna(how="all"), _recurring_title(traits))
+    mined, unmined = (traits["share of live latents"].get((arm, ALL), 0.0) for arm in TITLED)
+    title = f"Found by all seeds: {mined:.0%} of the latents of {MINED}, {unmined:.0%} of {UNMINED}"
+    return Recurrence(shares, traits.reindex(order).dropna(how="all"), title)
 
 
 def _latents(unit: Unit, recurs: torch.Tensor, store: Any, run: Run) -> pd.DataFrame:
@@ -305,8 +299,3 @@ def _latents(unit: Unit, recurs: torch.Tensor, store: Any, run: Run) -> pd.DataF
     if run.p.model == "atlas":
         table["F1 of its best label"] = latent_f1(unit.folder, store, run)[live.numpy()]
     return table
-
-
-def _recurring_title(traits: pd.DataFrame) -> str:
-    shares = traits["share of live latents"].unstack("recurs").reindex(columns=[ALL]).fillna(0.0)[ALL]
-    return f"Found by all seeds: {shares[MINED]:.0%} of the latents of {MINED}, {shares[UNMINED]:.0%} of {UNMINED}"

@@ -1,9 +1,8 @@
 """What an arm of 04 needs for the same quality: how many active latents (the front of L0), how many tokens.
 
-TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k (a
-ReLU SAE at the penalties that give as many active latents); between them the explained variance is taken to be linear
-in log L0. A seed's *L0 at equal explained variance* is where an arm's line crosses the explained variance that the
-random arm of the same seed reaches at the profile's own k.
+TopK fixes L0, so each of the compared arms is trained at several k (a ReLU SAE at the penalties that give as many
+active latents); between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal explained
+variance* is where an arm's line crosses what the random arm of the same seed explains at the profile's own k.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     for k in sorted({*run.p.front_k, run.p.k}):
         p = run.p.model_copy(update={"k": k})
         found = metrics_of(store, p, run.device, arms, compared.rates)
-        l0 = found[found["metric"] == "l0"].set_index(["arm", "seed"])["value"].rename("l0")
+        l0 = means(found, "l0", ["arm", "seed"]).rename("l0")
         parts.append(found.join(l0, on=["arm", "seed"]).assign(k=k))
     return in_order(pd.concat(parts), "metric", SHOWN)
 
@@ -39,8 +38,8 @@ def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
 def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
     """Return arm, seed, value, cut: the L0 at which an arm explains what its seed's random arm explains at ``p.k``.
 
-    An arm whose line does not reach that quality within the front has the value at the end it leaves by: less of a
-    difference than there is, never more (``cut`` is then "at most" or "at least", else empty).
+    An arm whose line leaves the front before has the value at its end, ``cut`` "at most" or "at least" (else ""): less
+    of a difference than there is, never more.
     """
     if table.empty:
         return table
@@ -62,9 +61,6 @@ def title(needed: pd.DataFrame) -> str:
     bound = f"{cuts.pop()} " if len(cuts) == 1 else ""
     told = f"For the variance that {UNMINED} explains with {needs[UNMINED]:.1f} active latents a token"
     return f"{told}, {MINED} needs {bound}{needs[MINED]:.1f}"
-
-
-# ---------------------------------------------------------------- how many tokens
 
 
 def budget_title(budgets: pd.DataFrame) -> str:

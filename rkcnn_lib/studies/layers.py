@@ -155,13 +155,8 @@ def sign_over_layers(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def against_gamma(per_layer: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of :func:`differences` with each layer's anisotropy ``gamma`` beside it."""
-    return per_layer.merge(profile[["layer", "gamma"]], on="layer")
-
-
 def gamma_title(table: pd.DataFrame) -> str:
-    """Return the finding: Spearman's rank correlation of the advantage in explained variance with gamma, and its p."""
+    """Return Spearman's rank correlation of the advantage in explained variance with ``gamma``, and its p."""
     rows = table[(table["metric"] == TITLED) & (table["contrast"] == f"{MINED} - {RIVALS[0]}")]
     n = len(rows)
     if n < MIN_LAYERS_FOR_CORRELATION:

@@ -36,7 +36,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.studies.toy import train_space
 from rkcnn_lib.studies.verdicts import listed
 from rkcnn_lib.tensors import chance_level
-from rkcnn_lib.worlds import model_facts
+from rkcnn_lib.worlds import capture, load_model, model_facts
 from rkcnn_lib.worlds.toy.models import represented
 
 ROWS_PER_HALF = 500  # classes balanced; every chance level fits the probes again, so rows are kept few
@@ -97,7 +97,6 @@ def toy_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
 
 def atlas_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
     """Yield the embedded language model's activations with the labels of each token; position 0 is left out."""
-    from rkcnn_lib.worlds import capture, load_model
     from rkcnn_lib.worlds.atlas import labelled_contexts
 
     lm = load_model("atlas", device="cpu")

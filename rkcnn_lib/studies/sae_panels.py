@@ -89,8 +89,11 @@ def frozen_title(frozen: pd.DataFrame) -> str:
     return f"Before training, explained variance at k = {k}: {listed(starts.sort_values(ascending=False), '.3f')}"
 
 
-def shown_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Keep the metrics that the figure offers, in order."""
+def shown_metrics(compared: Compared, published: pd.DataFrame, other: Compared | None, run: Run) -> pd.DataFrame:
+    """Return the metrics that the figure offers, in order; the other architecture's name stands behind its arms."""
+    tables = [compared.metrics, published]
+    if other is not None:
+        tables.append(other.metrics.assign(arm=other.metrics["arm"] + f", {run.p.other_architecture}"))
     return in_order(pd.concat([table for table in tables if len(table)]), "metric", SHOWN)
 
 
@@ -98,13 +101,6 @@ def metrics_title(metrics: pd.DataFrame) -> str:
     """Return which trained arm explains least and which most."""
     (worst, low), *_, (best, high) = means(metrics, EV).sort_values().items()
     return f"After training, explained variance runs from {low:.3f} ({worst}) to {high:.3f} ({best})"
-
-
-def of_other(other: Compared | None, run: Run) -> pd.DataFrame:
-    """Return the metrics of the other architecture's SAEs, its name behind the arms'; empty where there are none."""
-    if other is None:
-        return pd.DataFrame()
-    return other.metrics.assign(arm=other.metrics["arm"] + f", {run.p.other_architecture}")
 
 
 def dead_by_origin(compared: Compared) -> pd.DataFrame:

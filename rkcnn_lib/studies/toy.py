@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -74,8 +74,7 @@ def interference_title(spaces: list[Space]) -> str:
     return f"{min(counts)} to {max(counts)} of {n} features are represented in {d} dimensions ({len(spaces)} models)"
 
 
-@dataclass(frozen=True)
-class Mined:
+class Mined(NamedTuple):
     """What every miner returned: a tidy table beside chance, and seed 0's cosines with the truth, matched first."""
 
     table: pd.DataFrame
@@ -90,8 +89,7 @@ def world(space: Space, p: ToySuperposition, seed: int) -> tuple[torch.Tensor, t
     if p.control == "permuted":
         generator = torch.Generator().manual_seed(seed)
         order = torch.rand(truth.shape, generator=generator).argsort(1)  # each direction's coordinates shuffled
-        signs = torch.randint(0, 2, truth.shape, generator=generator) * 2 - 1
-        truth = truth.gather(1, order) * signs
+        truth = truth.gather(1, order) * (torch.randint(0, 2, truth.shape, generator=generator) * 2 - 1)
     return X, truth
 
 

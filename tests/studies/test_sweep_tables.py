@@ -120,9 +120,10 @@ def test_an_advantage_that_follows_gamma_is_told_and_too_few_layers_are_not_judg
         "layer": range(8), "contrast": "rkcnn - random", "metric": "explained_variance",
         "difference": np.linspace(0, 0.1, 8) ** 2,
     })  # fmt: skip
-    title = layers.gamma_title(layers.against_gamma(per_layer, profile))
+    along = per_layer.merge(profile, on="layer")
+    title = layers.gamma_title(along)
     assert "rank correlation 1.00" in title and "p 0.00" in title
-    assert "too few" in layers.gamma_title(layers.against_gamma(per_layer.iloc[:3], profile))
+    assert "too few" in layers.gamma_title(along.iloc[:3])
 
 
 def test_sensitivity_finds_the_axis_that_matters_and_keeps_none_as_a_value():
