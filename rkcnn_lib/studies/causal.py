@@ -314,9 +314,7 @@ def checks(prompts: Prompts, measured: Measured, p: CausalChecks) -> list[Check]
 
 def headline(judged: pd.DataFrame, measured: Measured, run: Run) -> str:
     """Return one sentence that answers 06's question."""
-    moved = _turned_at_rank(measured.table, run.p)
-    return (
-        f"Exchanged between two prompts, the mined subspace turns {moved[MINED]:.0%} of the answers, a random one "
-        f"{moved[CHANCE]:.0%}, a supervised one {moved[CEILING]:.0%}; beside random ones the mined one is "
-        f"{judged.set_index('subspace')['verdict'][MINED]}."
-    )
+    turned, verdict = _turned_at_rank(measured.table, run.p), judged.set_index("subspace")["verdict"][MINED]
+    mined, random, learnt = (f"{turned[name]:.0%}" for name in (MINED, CHANCE, CEILING))
+    told = f"turns {mined} of the answers, a random one {random}, a supervised one {learnt}"
+    return f"Exchanged between two prompts, the mined subspace {told}; beside random ones the mined one is {verdict}."

@@ -78,11 +78,8 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
 def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:
     """Return what the ceiling turns at its best layer."""
     best = layers[layers["subspace"] == CEILING].sort_values("value").iloc[-1]
-    learnt, turned = (
-        f"A rank-{judged_rank(p)} subspace learnt with labels",
-        f"{best['value']:.0%} of the held-out answers",
-    )
-    return f"{learnt} turns {turned} at its best layer, {best['layer']}"
+    told = f"turns {best['value']:.0%} of the held-out answers at its best layer, {best['layer']}"
+    return f"A rank-{judged_rank(p)} subspace learnt with labels {told}"
 
 
 def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
@@ -238,9 +235,7 @@ def show_cards(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, p
     display(HTML("".join(cards)))
 
 
-def as_html(
-    lm: Any, base: Prompt, donor: Prompt, values: dict[int, float], answers: list[tuple[str, str, float]]
-) -> str:
+def as_html(lm: Any, base: Prompt, donor: Prompt, values: dict[int, float], answers: list[tuple]) -> str:
     """Return one card: the prompt, its tokens marked by ``values``, and below it (run, answer, logit difference)."""
     texts = [readable(token_text(lm, token)) for token in base.ids]
     between = "" if any(text[:1].isspace() for text in texts[1:]) else " "

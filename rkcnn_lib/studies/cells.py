@@ -146,9 +146,7 @@ def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
     return cached_unit("learning_rates", inputs, compute)
 
 
-def _training_inputs(
-    store: Any, p: Comparison, arm: str, mined: Unit | None, training: TrainConfig, device: str
-) -> dict[str, Any]:
+def _training_inputs(store: Any, p: Comparison, arm: str, mined: Any, training: TrainConfig, device: str) -> dict:
     return {
         "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
         "config": asdict(sae_config(p, store.d_in)), "training": asdict(training), "mining_rows": p.mining_rows,

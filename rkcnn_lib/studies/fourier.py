@@ -82,9 +82,8 @@ class World:
         keys, figures, chance = self.circuit
         named, level = ", ".join(map(str, sorted(keys))), f"shuffled weights: {chance['key_power'].mean:.0%}"
         carried = f"carry {figures['key_power']:.1%} of the embedding's power ({level})"
-        return (
-            f"{len(keys)} key frequencies ({named}) {carried}; accuracy on pairs never seen {figures['accuracy']:.2%}"
-        )
+        unseen = f"accuracy on pairs never seen {figures['accuracy']:.2%}"
+        return f"{len(keys)} key frequencies ({named}) {carried}; {unseen}"
 
     @property
     def history(self) -> pd.DataFrame:

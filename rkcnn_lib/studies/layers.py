@@ -99,7 +99,7 @@ def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def heatmap_title(metrics: pd.DataFrame) -> str:
-    """Return the finding of the heat map, of the hook that is judged."""
+    """Return at how many layers mined starts explain more than random ones, at the hook that is judged."""
     ev = rule.means(metrics, TITLED, ["layer", "arm"]).unstack()
     ahead = int((ev[MINED] > ev[UNMINED]).sum())
     return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
@@ -120,7 +120,7 @@ def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
 
 
 def difference_title(table: pd.DataFrame) -> str:
-    """Return the finding of the per-layer figure."""
+    """Return at how many layers each rival is beaten by more than the margin."""
     told = [
         f"than {rival_of(contrast)} at {(words == 'better').sum()} of {len(words)} layers"
         for contrast, words in table[table["metric"] == TITLED].groupby("contrast", sort=False)["verdict"]
@@ -165,10 +165,8 @@ def gamma_title(table: pd.DataFrame) -> str:
     rho = float(gamma @ gain) / n
     shuffled = np.random.default_rng(0).permuted(np.tile(gain, (SHUFFLES, 1)), axis=1) @ gamma / n
     p = (1 + (np.abs(shuffled) >= abs(rho) - 1e-12).sum()) / (1 + SHUFFLES)
-    return (
-        f"Over {n} layers the advantage in explained variance over {RIVALS[0]} has rank correlation {rho:.2f} with "
-        f"gamma (p {p:.2f} under shuffled layers)"
-    )
+    found = f"rank correlation {rho:.2f} with gamma (p {p:.2f} under shuffled layers)"
+    return f"Over {n} layers the advantage in explained variance over {RIVALS[0]} has {found}"
 
 
 def verdicts(metrics: pd.DataFrame, p: Multilayer, where: str = ", mean over layers") -> list[dict[str, Any]]:
@@ -186,10 +184,8 @@ def checks(metrics: dict[str, pd.DataFrame], n_layers: int, p: Multilayer) -> li
 
 def headline(table: pd.DataFrame, per_layer: pd.DataFrame, run: Run) -> str:
     """Return one sentence that answers 05's question."""
-    return (
-        f"In the mean over {per_layer['layer'].nunique()} layers of {run.p.model} ({run.p.hook}, {run.p.n_seeds} "
-        f"seeds) {rule.verdict_title(table)}. {difference_title(per_layer)}."
-    )
+    where = f"{per_layer['layer'].nunique()} layers of {run.p.model} ({run.p.hook}, {run.p.n_seeds} seeds)"
+    return f"In the mean over {where} {rule.verdict_title(table)}. {difference_title(per_layer)}."
 
 
 # ---------------------------------------------------------------- what a finished sweep says
@@ -208,7 +204,7 @@ def sensitivity(tables: SweepTables) -> pd.DataFrame:
 
 
 def sensitivity_title(table: pd.DataFrame) -> str:
-    """Return the finding: along which axis the advantage in explained variance over random varies most."""
+    """Return along which axis the advantage in explained variance over random varies most."""
     means = rule.means(table, TITLED, ["axis", "x", "arm"]).unstack()
     spans = (means[MINED] - means[UNMINED]).groupby("axis").agg(["min", "max"])
     axis = (spans["max"] - spans["min"]).idxmax()

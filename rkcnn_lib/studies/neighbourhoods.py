@@ -96,9 +96,7 @@ def neighbourhoods_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.Data
     return pd.DataFrame(table).assign(world=task.world, label=task.label, seed=seed)
 
 
-def _purities(
-    looked: Looked, types: np.ndarray, p: ProbeValidation, rng: np.random.RandomState, **about: object
-) -> list[dict]:
+def _purities(looked: Looked, types: np.ndarray, p: ProbeValidation, rng: Any, **about: object) -> list[dict]:
     """Return a row a group: its subsets' mean purity, beside that under permuted types."""
     permuted = (permute_labels(types, random_state=rng) for _ in range(p.n_permutations))
     null = [purity(other, looked.rows, looked.anchors) for other in permuted]

@@ -75,7 +75,7 @@ def estimate(values: Parameters, device: str, rate: float) -> Estimate:
 def estimate_grids(
     p: Any, hooks: list[str], layers: list[int] | None, grids: list[Any], device: str, rate: float
 ) -> Estimate:
-    """Add up one capture of all hooks and layers and the grids of SAEs on each hook; what grids share counts twice."""
+    """Add up a capture of all hooks and layers and the grids of SAEs on each hook; what grids share counts for each."""
     facts = None if p.model in INVENTED_MODELS else model_facts(p.model, p.revision)
     n_layers = len(layers or range(facts.n_layers if facts else 1))
     widths = [hook_width(facts, hook) if facts else WIDTHS[p.model] for hook in hooks]

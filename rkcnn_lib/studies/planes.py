@@ -22,6 +22,7 @@ from rkcnn_lib.vocabulary import ARMS, MINED
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
 from rkcnn_lib.worlds.toy.models import dimensionality, polygon, represented, true_directions
 
+Frames = dict[str, tuple[np.ndarray, np.ndarray]]  # true and found directions, frame by frame
 PLANE_FEATURES = 5
 PLANE_SAMPLES = 5000
 PLANE_DIRECTIONS = 10  # at most: twice the features
@@ -130,7 +131,7 @@ def mine_planes(planes: Planes, run: Run) -> pd.DataFrame:
     return cached_unit("plane_mining", inputs, compute).tables["mined"]
 
 
-def mined_frames(planes: Planes, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def mined_frames(planes: Planes, run: Run) -> Frames:
     """Return, from often active to rare, true and mined directions of the model of median loss."""
     frames = {}
     for probability, instance in _median_models(planes):
@@ -153,9 +154,7 @@ def mined_title(mined: pd.DataFrame) -> str:
 # ---------------------------------------------------------------- SAEs of a plane
 
 
-def seed_study(
-    n_seeds: int = N_SEEDS, steps: int = STEPS
-) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.ndarray]]]:
+def seed_study(n_seeds: int = N_SEEDS, steps: int = STEPS) -> tuple[pd.DataFrame, Frames]:
     """Read back 5 features by 5 latents of which one is active: what a start is worth where all is known (cached).
 
     Each seed is a toy model of its own; its hidden states train one TopK SAE a start, in the same order. Returns a
@@ -213,6 +212,5 @@ def success(table: pd.DataFrame) -> pd.DataFrame:
 def seed_study_title(table: pd.DataFrame) -> str:
     """Return in how many models random and mined starts end at the truth."""
     found = success(table).iloc[:, -2].astype(int)[["random", "rkcnn_unscored", "rkcnn"]]
-    return (
-        f"After training all true directions are found in {listed(found, 'd')} of {table['seed'].nunique()} toy models"
-    )
+    told = f"{listed(found, 'd')} of {table['seed'].nunique()} toy models"
+    return f"After training all true directions are found in {told}"

@@ -137,9 +137,7 @@ def mine_all(spaces: list[Space], run: Run) -> Mined:
     return Mined(table, {miner: units[0].arrays[miner].numpy() for miner in shown if miner in units[0].arrays})
 
 
-def compare_with_truth(
-    D: torch.Tensor, truth: torch.Tensor, miner: str, seed: int, n_draws: int = 200
-) -> list[dict[str, Any]]:
+def compare_with_truth(D: torch.Tensor, truth: torch.Tensor, miner: str, seed: int, n_draws: int = 200) -> list[dict]:
     """Return one row a measure: value, and the chance level of as many random directions."""
     about, rows = {"miner": miner, "seed": seed, "n_returned": len(D), "n_true": len(truth)}, []
     for measure in MEASURES:

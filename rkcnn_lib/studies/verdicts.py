@@ -185,6 +185,7 @@ def seed_differences(metrics: pd.DataFrame, p: Any, rows: list[str]) -> Iterator
             yield claim.metric, claim.contrast, difference * claim.sign
 
 
+NOTHING = "Nothing about variance or dead latents is decided."
 # The measures that an answer tells, and how: where mined starts are better, equivalent, worse.
 MORE = ("more variance than", "as much variance as", "less variance than")
 LEAD = (
@@ -203,9 +204,7 @@ def in_short(judged: Iterable[tuple[str, str, str]]) -> str:
         rivals = {how: [r for name, r, verdict in judged if (name, verdict) == (metric, word)] for word, how in decided}
         parts = [f"{how} {', '.join(names)}" for how, names in rivals.items() if names]
         told += [f"{verb} {', '.join(parts)}."] if parts else []
-    return (
-        " ".join([*told, "The table has the rest."]) if told else "Nothing about variance or dead latents is decided."
-    )
+    return " ".join([*told, "The table has the rest."] if told else [NOTHING])
 
 
 def verdict_title(table: pd.DataFrame) -> str:
