@@ -180,7 +180,7 @@ def seed_differences(metrics: pd.DataFrame, p: Any, rows: list[str]) -> Iterator
     for claim in claims(metrics, p):
         found = metrics[metrics["metric"] == claim.metric]
         table = found.pivot_table(index=rows, columns=["arm", "seed"], values="value")
-        difference = (table[claim.arm] - table[claim.rival]).dropna()
+        difference = (table[claim.arm] - table[claim.rival]).dropna()  # left out where a seed lacks an arm
         if len(difference):
             yield claim.metric, claim.contrast, difference * claim.sign
 
