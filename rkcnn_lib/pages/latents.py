@@ -71,7 +71,7 @@ class Reader:
 
     def __init__(self, compared: Compared, store: Any, run: Run) -> None:
         self.compared, self.store, self.p, self.device = compared, store, run.p, run.device
-        self.lm = None if run.p.model in INVENTED_MODELS else model_of(run.p, run.device)
+        self.lm = None if run.p.model in INVENTED_MODELS else model_of(run.p.model, run.p.revision, run.device)
         held_out = store.rows("heldout")
         self.rows, self.counted = held_out[:ROWS], min(run.p.heldout_rows, len(held_out))
         self.saes = functools.lru_cache(maxsize=16)(self._sae)
