@@ -18,7 +18,7 @@ from rkcnn_lib.worlds.activations.capture import check_sizes
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.load import check_layer
 from rkcnn_lib.worlds.text.sources import TextUnavailable, check_text
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS, WIDTHS
 
 LAYERS = ("layer", "atlas_layer", "layers", "das_layers")
 SAE_BATCH = 1024  # rows a step of the SAE of 06
@@ -144,7 +144,7 @@ def _check_relations(p: schemas.CausalChecks, facts: ModelFacts | None) -> None:
         prompts.check_positions(p.positions)
         tables, others = {prompts.SUM: {}}, ()
     elif p.model == "atlas":
-        tables, others = {name: atlas.facts(name) for name in atlas.relations()}, ("agreement",)
+        tables, others = {name: atlas.facts(name) for name in atlas.RELATIONS}, ("agreement",)
     else:
         tables, others = {name: table for name, (table, *_) in prompts.RELATIONS.items()}, ("agreement", "ioi")
     known = (*tables, *others)

@@ -26,7 +26,7 @@ from rkcnn_lib.worlds import (
     model_facts,
     open_or_capture,
 )
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, PLANTED, TOY, WIDTHS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS, PLANTED, TOY, WIDTHS
 
 # Rows captured again must equal the stored ones but for the rounding of the stored type.
 STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}

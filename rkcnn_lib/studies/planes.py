@@ -19,7 +19,7 @@ from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sa
 from rkcnn_lib.studies.toy import COMPARED, mine_small
 from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
-from rkcnn_lib.worlds.toy.models import dimensionality, polygon, represented, true_directions
+from rkcnn_lib.worlds.toy import dimensionality, polygon, represented, true_directions
 
 PLANE_FEATURES = 5
 PLANE_SAMPLES = 5000

@@ -17,7 +17,7 @@ from rkcnn_lib.runs.schemas import NOT_DECIDING, ProbeValidation
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.studies.toy import train_space
 from rkcnn_lib.worlds import model_facts
-from rkcnn_lib.worlds.toy.models import represented
+from rkcnn_lib.worlds.toy import represented
 
 ROWS_PER_HALF = 500  # classes balanced; every chance level fits the probes again, so rows are kept few
 TOY_LABELS = 2  # features whose activity is a label

@@ -25,7 +25,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.vocabulary import ARMS
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.toy.models import true_directions
+from rkcnn_lib.worlds.toy import true_directions
 
 COMPARED = "rkcnn"  # as many directions as its rivals, no null
 JUDGED = "rkcnn_calibrated"  # only those that beat the null: what the gate judges

@@ -15,8 +15,7 @@ from rkcnn_lib.probe import RkCNNMiner, mine, search, selection
 from rkcnn_lib.probe.parameters import MIN_RATIO, RULES, SearchOptions, SelectionWarning
 from rkcnn_lib.probe.selection import N_ENSEMBLES, choose, cover, votes
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture
-from rkcnn_lib.worlds.toy.models import true_directions
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy import PlantedDictionary, true_directions
 from tests.probe.planted import recovery
 
 BEST, RANDOM, WORST = METHODS = ("rkcnn", "rkcnn_unscored", "rkcnn_worst")
