@@ -1,7 +1,7 @@
 """Worlds whose features we planted ourselves, so that what was mined can be held against what is true.
 
-Rows come as streams: built with a seed, each ``sample`` draws fresh ones, and two streams with the same arguments give
-the same rows in the same order of calls. Toy models of superposition (Elhage et al. 2022,
+Rows come as streams: each ``sample`` draws fresh ones, and two streams with the same arguments, a seed among them, give
+the same rows in the same order. Toy models of superposition (Elhage et al. 2022, "Toy Models of Superposition",
 transformer-circuits.pub/2022/toy_model) squeeze sparse features x through fewer hidden dimensions and read them back,
 
     h = x W,   x_hat = ReLU(h W^T + b),   loss = sum_i (x_i - x_hat_i)^2.
@@ -48,9 +48,9 @@ BENT = 10.0  # degrees that an angle of a polygon may be off
 class SyntheticSparseDataGenerator:
     """Sparse features (Elhage et al. 2022, section 2): each is zero most of the time, uniform on [0, 1] when active.
 
-    ``p`` is the probability in [0, 1] that a feature is active: one number, one per feature ``(n_features,)``, or
-    ``(n_instances, n_features)`` (either axis may be 1) for a batch of independent streams. With ``k_active`` exactly
-    so many features, drawn uniformly, are active in every row; ``p`` then decides the number of streams alone.
+    ``p`` is the probability that a feature is active: one number, one per feature ``(n_features,)``, or ``(n_instances,
+    n_features)`` (either axis may be 1) for a batch of independent streams. With ``k_active`` exactly so many features,
+    drawn uniformly, are active in every row; ``p`` then decides the number of streams alone.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class SyntheticClusteredDataGenerator:
         own = rates * (1 + structure * (n_topics - 1))
         if own.max() > 1:
             raise ValueError(
-                f"a feature would fire at rate {own.max():.3g} > 1 in its topic: lower p, structure or n_topics"
+                f"a feature would fire at rate {own.max():.3g} > 1 in its own topic: lower p, structure or n_topics"
             )
         self.feature_topics = np.arange(n_features) % n_topics
         self.rates = np.where(self.feature_topics == np.arange(n_topics)[:, None], own, rates * (1 - structure))
@@ -168,9 +168,7 @@ def _probabilities(p: ArrayLike, n_features: int) -> torch.Tensor:
     """``p`` as (n_features,) or (n_instances, n_features), checked."""
     given = as_numbers(p, "p").float()
     if given.ndim > 2 or (given.ndim and given.shape[-1] not in (1, n_features)):
-        raise ValueError(
-            f"p must be a number, ({n_features},) or (n_instances, {n_features}), got {tuple(given.shape)}"
-        )
+        raise ValueError(f"p has shape {tuple(given.shape)}: give a number, ({n_features},) or (n, {n_features})")
     if not bool(((given >= 0) & (given <= 1)).all()):
         raise ValueError("every probability p must be in [0, 1]")
     return given.expand(*given.shape[:-1], n_features)
@@ -179,15 +177,13 @@ def _probabilities(p: ArrayLike, n_features: int) -> torch.Tensor:
 class ParallelToyModel:
     """Many independent toy models trained together as one batched tensor.
 
-    Each instance has its own weights, rows and loss. They share one stream of random numbers, so an instance is
-    reproducible for a given ``n_instances`` and seed, not across different ``n_instances``.
-
+    They share one stream of random numbers, so an instance is reproducible for a given ``n_instances`` and seed.
     ``probabilities`` that a feature is active are one number, one per instance ``(n_instances,)``, or
     ``(n_instances, n_features)``; for one per feature pass ``(1, n_features)``. ``k_active`` as in
     :class:`rkcnn_lib.worlds.SyntheticSparseDataGenerator`.
 
-    Attributes ``W`` (n_instances, n_features, n_hidden), Gaussian at the start, ``b`` (n_instances, n_features), zero at
-    the start, and ``data``, the stream of rows, whose ``data.sample(n)`` is (n_instances, n, n_features).
+    Attributes ``W`` (n_instances, n_features, n_hidden), Gaussian at first, ``b`` (n_instances, n_features), zero at
+    first, and ``data``, the stream of rows, whose ``data.sample(n)`` is (n_instances, n, n_features).
     """
 
     def __init__(
@@ -249,8 +245,7 @@ class ParallelToyModel:
         On 100 instances of 5 features in 2 dimensions, seeds not used to choose the defaults, it ended in the pentagon
         100 times at p = 0.02 and at 0.05 and 82 times at 0.1, where the square is a local minimum: report the rate.
 
-        Returns the losses (n_logged, n_instances), averaged over 100 steps at a time and over what is left at the end.
-        ValueError for a loss that grew beyond all numbers.
+        Returns losses (n_logged, n_instances), each averaged over 100 steps; ValueError if one grew beyond all numbers.
         """
         steps, batch_size = whole("steps", steps), whole("batch_size", batch_size)
         lr, progress = number("lr", lr, "(0, inf)"), switch("progress", progress)
