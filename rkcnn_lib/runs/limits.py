@@ -141,7 +141,7 @@ def _check_relations(p: schemas.CausalChecks, facts: ModelFacts | None) -> None:
     why = f"a model of modular addition is asked for the relation {prompts.SUM!r}, and no other model is"
     require(_adds(facts) == (p.relation == prompts.SUM), p, "model relation", why)
     if p.relation == prompts.SUM:
-        prompts.check_positions(p.positions)
+        require(p.positions == "last", p, "positions", "of a pair only the = carries the sum; choose last")
         tables, others = {prompts.SUM: {}}, ()
     elif p.model == "atlas":
         tables, others = {name: atlas.facts(name) for name in atlas.RELATIONS}, ("agreement",)
