@@ -17,7 +17,7 @@ from rkcnn_lib.worlds import ModelFacts, atlas, hook_width, model_facts, prompts
 from rkcnn_lib.worlds.activations.capture import check_sizes
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.load import check_layer
-from rkcnn_lib.worlds.text.sources import TextUnavailable, check_text
+from rkcnn_lib.worlds.text import TextUnavailable, check_text
 from rkcnn_lib.worlds.toy import INVENTED_MODELS, WIDTHS
 
 LAYERS = ("layer", "atlas_layer", "layers", "das_layers")
