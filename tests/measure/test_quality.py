@@ -11,8 +11,7 @@ from transformer_lens import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rkcnn_lib.measure import tokens_to_quality
-from rkcnn_lib.measure.quality import _ABLATED, quality
-from rkcnn_lib.measure.variance import explained_variance, frozen_dictionary_ev
+from rkcnn_lib.measure.quality import _ABLATED, explained_variance, frozen_dictionary_ev, quality
 from rkcnn_lib.sae import SAE, SAEConfig
 
 D = 8
