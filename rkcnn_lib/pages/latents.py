@@ -19,7 +19,7 @@ from rkcnn_lib.studies.cells import mined_unit, model_of
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.vocabulary import MINED
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 QUANTILES = (1.0, 1.0, 0.9, 0.75, 0.5, 0.25, 0.1)  # of a latent's positive activations: one context each
 WALK = 200  # ranks that are looked through for a text that a card does not show yet

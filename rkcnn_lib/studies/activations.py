@@ -17,7 +17,7 @@ from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Cache
 from rkcnn_lib.tensors import chance_level, chunks
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, PLANTED, TOY
+from rkcnn_lib.worlds.toy import INVENTED_MODELS, PLANTED, TOY
 
 # Rows captured again must equal the stored ones but for the rounding of the stored type.
 STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}

@@ -30,7 +30,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, load_saelens, save_saelens, train_sae
 from rkcnn_lib.vocabulary import ARMS, DECODER_ONLY, FROZEN_DECODER, UNMINED, base_arm
 from rkcnn_lib.worlds import load_model
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 LONG = 2000  # steps from which a training shows a progress bar of its own
 L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %

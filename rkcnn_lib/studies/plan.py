@@ -20,7 +20,7 @@ from rkcnn_lib.sae import SAEConfig, TrainConfig, train_sae
 from rkcnn_lib.studies.cells import sae_config, searched
 from rkcnn_lib.vocabulary import ARMS, COMPARED
 from rkcnn_lib.worlds import hook_width, model_facts, pick_device
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS, WIDTHS
 
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 SEARCH_PRODUCTS = 5  # of rows x d by d x subsets in a round: two to find neighbours, three to lift

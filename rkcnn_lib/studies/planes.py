@@ -20,7 +20,7 @@ from rkcnn_lib.studies.toy import mine_small
 from rkcnn_lib.studies.verdicts import listed
 from rkcnn_lib.vocabulary import ARMS, MINED
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
-from rkcnn_lib.worlds.toy.models import dimensionality, polygon, represented, true_directions
+from rkcnn_lib.worlds.toy import dimensionality, polygon, represented, true_directions
 
 Frames = dict[str, tuple[np.ndarray, np.ndarray]]  # true and found directions, frame by frame
 PLANE_FEATURES = 5

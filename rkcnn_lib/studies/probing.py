@@ -37,7 +37,7 @@ from rkcnn_lib.studies.toy import train_space
 from rkcnn_lib.studies.verdicts import listed
 from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.worlds import capture, load_model, model_facts
-from rkcnn_lib.worlds.toy.models import represented
+from rkcnn_lib.worlds.toy import represented
 
 ROWS_PER_HALF = 500  # classes balanced; every chance level fits the probes again, so rows are kept few
 TOY_LABELS = 2  # features whose activity is a label

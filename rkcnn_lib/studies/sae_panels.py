@@ -22,7 +22,7 @@ from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
 from rkcnn_lib.studies.verdicts import in_short, listed, means
 from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm, rival_of
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 EV = "explained_variance"
 LEAST_OWN = 0.5  # of an arm's latents: below, what is compared is mostly the fill

@@ -26,7 +26,7 @@ from rkcnn_lib.studies.verdicts import listed
 from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.vocabulary import ARMS, MINED
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.toy.models import true_directions
+from rkcnn_lib.worlds.toy import true_directions
 
 JUDGED = "rkcnn_calibrated"  # of `MINED`'s directions only those that beat the null: what the gate judges
 MEASURES = (matched_cosine, recovery_rate, precision)
