@@ -1,7 +1,5 @@
 """The ``rkcnn`` command: run one notebook, a whole profile or a sweep, build the pages, look the machine over."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

@@ -4,8 +4,6 @@ What is written here survives a power cut: it is written beside its place under 
 and the rename is synced. So a reader meets the old file or the new one, and two writers never share a half of one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib

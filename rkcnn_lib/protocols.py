@@ -1,7 +1,5 @@
 """What the rooms ask of each other's objects, a store and a model, and which of a model's tokens count."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 

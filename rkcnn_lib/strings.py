@@ -1,7 +1,5 @@
 """Strings and tokens from data made fit for a page: nothing in them acts, whatever a corpus or a vocabulary holds."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

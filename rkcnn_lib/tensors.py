@@ -1,7 +1,5 @@
 """What more than one room of the library needs to know about tensors, checks of what a user gives among it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import warnings

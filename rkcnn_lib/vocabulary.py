@@ -1,7 +1,5 @@
 """The words of the report, each explained once: the arms of the comparison, its hypotheses, and what a metric is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -5,8 +5,6 @@ given to `show`. Text from data is escaped. An empty table, or one that lacks a 
 """
 
 # ruff: noqa: F401 (what is imported here is the list of figures)
-from __future__ import annotations
-
 from rkcnn_lib.figures.arrows import mined_slider, toy_directions
 from rkcnn_lib.figures.display import show
 from rkcnn_lib.figures.dots import arm_metrics, next_tokens, recovery_by_miner, selectivity, sensitivity

@@ -1,7 +1,5 @@
 """Arrows from the origin of a plane, with a slider: features of toy models, mined directions against true ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What every figure begins and ends with: tables checked, drop-downs, sliders, axes, size, title and note beside it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Dots with their intervals: in rows, an arm or a group each, and along a quantity."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Forests of differences and effects whose intervals are given: margins, verdicts, reference lines."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

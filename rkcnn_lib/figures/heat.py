@@ -1,7 +1,5 @@
 """Heat maps: signed values in colours centred on zero, others in one hue."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

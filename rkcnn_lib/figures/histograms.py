@@ -1,7 +1,5 @@
 """Histograms: of cosines, of scores, of how often latents fire; points and bars that show a distribution whole."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

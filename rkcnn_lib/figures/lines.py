@@ -1,7 +1,5 @@
 """Lines with bands: means along a quantity, the range of their seeds, and chance in grey."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 

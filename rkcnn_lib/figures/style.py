@@ -6,8 +6,6 @@ as seen with normal vision, protanopia, deuteranopia and tritanopia (simulation 
 & Fernandes 2009), within the luminance band that keeps a contrast of 3:1 on white and on a dark page alike.
 """
 
-from __future__ import annotations
-
 import hashlib
 import html
 import re

@@ -1,7 +1,5 @@
 """What an intervention did, one value a pair, the verdict on a subspace, and which latents an answer hangs on."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -8,8 +8,6 @@ against planes by energy, never by a cosine. "All pairs" is the grid of p * p in
 ``torch.cartesian_prod``, a varying slowest. Every number has a chance level, simulated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import isqrt
 from typing import NamedTuple

@@ -6,8 +6,6 @@ other documents, beside the same search on shuffled training labels. ValueError 
 fit, and a label that all or no training tokens have.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Everything streams in float64 over held-out rows, x and x_hat from the same rows
 dictionary explains, before any training.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -6,8 +6,6 @@ Print each number beside `chance`: random unit dictionaries of 1024 latents in 1
 of the latents to count, all by default. ValueError for shapes or masks that do not fit, or NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any

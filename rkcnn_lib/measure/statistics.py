@@ -5,8 +5,6 @@ The unit of replication is the seed (and the document, where seeds share them); 
 independent and never counted.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

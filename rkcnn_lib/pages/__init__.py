@@ -1,7 +1,5 @@
 """Executed notebooks to pages, their index and comparison; cards and explorers."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """From recorded verdicts to the answers that the index begins with: what came out, how sure, what would change it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@ What is said of a card in words is made here, in its ``facts`` and in ``words``:
 (``assets/cards.js``) and `card_html`, which JupyterLab shows, say the same.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 Nothing is learnt here: a latent is read once, a prompt is a handful of forward passes with the subspaces of 06.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape

@@ -1,7 +1,5 @@
 """The glossary: one file of terms, a page of it, and links to it from the first use of a term on each page."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Reads latents of a comparison's SAEs: where they fire, what they write, where they came from, who is near them."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Run folders as pages: what was recorded and rendered, their order, and the templates that they are written by."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Container

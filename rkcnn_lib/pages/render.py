@@ -4,8 +4,6 @@ Whatever a notebook printed is treated as data: HTML is reduced to a list of har
 out (and reported), headings are put in order. Figures become blocks of JSON that the site's own script draws.
 """
 
-from __future__ import annotations
-
 import html
 import itertools
 import re

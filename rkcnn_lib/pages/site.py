@@ -3,8 +3,6 @@
 They can be given away: a site says what it weighs, and one run can be a single file that needs nothing beside it.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import hashlib

@@ -1,7 +1,5 @@
 """What the estimators, `mine` and a search are told and given: parameters and rows, checked and at one scale."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ the full space; without, it whitens and climbs a contrast by fixed-point steps. 
 patterns are what it writes (decoder). In the end sparse coding sharpens all directions together (`refine`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -8,8 +8,6 @@ more kurtotic than on any other direction (a pentagon in the plane). Anchors of 
 and mean shifts are few: with five, 2,560 starts fell into some 160 basins, and nothing was left to select from.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch.nn.functional import normalize

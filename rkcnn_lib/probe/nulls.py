@@ -1,7 +1,5 @@
 """Null worlds, surrogate data and permuted labels, and the threshold that a search on them seldom exceeds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

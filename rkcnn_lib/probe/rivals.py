@@ -1,7 +1,5 @@
 """The other miners, and RkCNN's controls, behind one door: `mine(method, X, ...)`."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from functools import partial

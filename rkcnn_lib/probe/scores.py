@@ -1,7 +1,5 @@
 """Moments of the data and scores of subsets, with and without labels, in blocks that bound memory."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

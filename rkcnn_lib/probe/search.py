@@ -4,8 +4,6 @@ Within a round all rules and their controls ("random", "worst") choose from one 
 the second round on a pool comes from what the rule's own earlier choices leave unexplained.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch.nn.functional import normalize

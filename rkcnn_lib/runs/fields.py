@@ -4,8 +4,6 @@ YAML is read by the rules of YAML 1.2: ``1e-3`` is a number, ``no`` and ``2024-0
 which PyYAML follows, ``1e-3`` is a text, ``010`` is 8 and ``1:30`` is 90.) ``None`` is none, as in Python.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Gates of earlier notebooks: looked up when a notebook starts, and again when pages are made of its run."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ cell that fails does not stop the others. On a cluster (``pip install -e '.[clus
 see the folders that the driver writes to, which is checked before anything is computed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import functools

@@ -4,8 +4,6 @@
 model that knows no fact, a text that ends early, a search with too few distinct candidates.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import psutil

@@ -1,7 +1,5 @@
 """This machine: what is installed and what can run (``rkcnn doctor``), which activations lie here (``rkcnn cache``)."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

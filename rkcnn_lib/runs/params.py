@@ -5,8 +5,6 @@ the notebooks' cells tagged ``parameters`` from it; parameter files (``params/PR
 ``-p name value`` override the defaults.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Mapping

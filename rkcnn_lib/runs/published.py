@@ -1,7 +1,5 @@
 """What parameters name that was made before: SAEs that others trained, here or on the hub, and finished sweeps."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

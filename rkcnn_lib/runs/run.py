@@ -5,8 +5,6 @@
 parameters, the model's files and the code's version, so the same question asked twice lands in the same folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import html

@@ -5,8 +5,6 @@ and its inputs. So a second run, a run with one more seed or a notebook that sha
 nothing; code that gives other numbers gets another version (a test holds a small result of every kind to it).
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Sparse autoencoders: architectures, starts from directions, training, and SAELens's files. Sees only tensors."""
 
-from __future__ import annotations
-
 from rkcnn_lib.sae.architectures import ARCHITECTURES, SAE, SAEConfig
 from rkcnn_lib.sae.disk import load_saelens, save_saelens
 from rkcnn_lib.sae.inits import geometric_median, init_from_directions

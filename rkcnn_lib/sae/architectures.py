@@ -6,8 +6,6 @@ Monosemanticity". TopK and AuxK: Gao et al. 2024, arXiv:2406.04093. BatchTopK: B
 arXiv:2412.06410. JumpReLU: Rajamanoharan et al. 2024, arXiv:2407.14435.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index

@@ -11,8 +11,6 @@ state, and on one machine a resumed run ends in the same bits as an undisturbed 
 and a run resumes there all the same.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

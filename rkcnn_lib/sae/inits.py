@@ -5,8 +5,6 @@ the same draws from the activations' covariance, the decoder bias is the geometr
 reconstruction at its best scale (without it arms cannot be compared: they would start orders of magnitude apart).
 """
 
-from __future__ import annotations
-
 import warnings
 from operator import index
 from typing import Any

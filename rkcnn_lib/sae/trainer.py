@@ -4,8 +4,6 @@ Inputs are scaled to mean norm sqrt(d_in), so that a learning rate means the sam
 scale is folded back into the biases at the end.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import sys

@@ -1,7 +1,5 @@
 """Train one or several SAEs over one stream of activations, with checkpoints that resume (see `disk`)."""
 
-from __future__ import annotations
-
 import copy
 import math
 import os

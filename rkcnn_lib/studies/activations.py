@@ -1,7 +1,5 @@
 """The study behind 03, and the activations that 04 and 06 open: one store, what it is, whether it is right."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@ with the activations' covariance, and the table gives both. Every number is of a
 only five runs, so tests use one jackknife pseudo-value a seed and the intervals shown resample seeds.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field

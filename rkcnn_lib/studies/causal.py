@@ -4,8 +4,6 @@ Subspaces are chosen and learnt on *selection* prompts; what they do is measured
 sentences and where possible about other entities. All are compared at equal rank, intervals run over entities.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass

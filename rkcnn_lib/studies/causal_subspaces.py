@@ -1,7 +1,5 @@
 """What 06 exchanges: prompts, screened, split in three sets that never overlap and paired; and the subspaces."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Looks of 06 beside the verdicts: prompts, where the answer is carried, isolation, rowspace parts, steering, cards."""
 
-from __future__ import annotations
-
 import html
 from typing import Any
 

@@ -4,8 +4,6 @@
 its held-out quality) and ``learning_rates`` (arm x rate: its quality on other seeds).
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -4,8 +4,6 @@ All arms of a seed share the rows that are mined, the order of training tokens, 
 latents that an arm cannot supply; each has the learning rate and the encoder that suit it best on a seed of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Recovery curves of 01: how far each miner gets as the toy world grows harder or the search smaller."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

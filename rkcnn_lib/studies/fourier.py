@@ -4,8 +4,6 @@ Everything that an SAE is held against comes from the model: its key frequencies
 from the activations. Latents are fitted on the pairs their SAE was trained on and judged on held-out pairs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ active latents); between them the explained variance is taken to be linear in lo
 variance* is where an arm's line crosses what the random arm of the same seed explains at the profile's own k.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The study behind 05: declared contrasts over layers and over a sweep's settings, corrected for looking at many."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ on toy models the strongest feature, on the language model the token. No score s
 something only if rows of the best subsets share theirs more than those of random ones; under permuted types none do.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

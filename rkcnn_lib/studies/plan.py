@@ -1,7 +1,5 @@
 """What a profile will cost, told before it starts: units, time, memory and disk, from a short measurement."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 import sys

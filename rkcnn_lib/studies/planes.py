@@ -1,7 +1,5 @@
 """Five features in a plane: the smallest world of superposition, drawn, counted, mined (01), and read by SAEs (04)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What 04 shows of a comparison: one function a panel, tables in the form the figures take."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

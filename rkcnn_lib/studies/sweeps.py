@@ -13,8 +13,6 @@ made again from it: ``sweep.json`` (the file, provenance, counts); ``metrics.par
 training, which differ from one run to the next; ``failures.parquet``, error and traceback of each cell that failed.
 """
 
-from __future__ import annotations
-
 import difflib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The study behind 01: toy models whose features are known, what miners find in their hidden states, and chance."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass

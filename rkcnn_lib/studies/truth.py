@@ -4,8 +4,6 @@ Do latents say what the grammar of the embedded language model says? Its labels 
 latents and probes are chosen on one stream, judged on another.
 """
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple

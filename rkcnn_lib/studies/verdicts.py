@@ -1,7 +1,5 @@
 """From numbers per arm and seed to the verdict of each hypothesis on each measure, by the one rule of the report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

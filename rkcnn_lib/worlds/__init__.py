@@ -4,8 +4,6 @@ Importing this room imports torch, but neither transformers nor transformer_lens
 by the functions that need them.
 """
 
-from __future__ import annotations
-
 from rkcnn_lib.worlds.activations.capture import capture, capture_layers, check_sizes, open_or_capture
 from rkcnn_lib.worlds.activations.store import ActivationStore, CacheError, MemoryStore
 from rkcnn_lib.worlds.models.bridge import pick_device

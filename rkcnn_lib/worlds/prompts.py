@@ -16,8 +16,6 @@ differ in one token.
 *Sums* modulo p: a pair is screened in one order and asked in the other.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections import Counter
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Run as a script it reads a data set of the hub instead (:func:`write_hub_rows`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

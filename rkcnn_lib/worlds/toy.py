@@ -9,8 +9,6 @@ transformer-circuits.pub/2022/toy_model) squeeze sparse features x through fewer
 Row i of W is the direction of feature i in the hidden space: the truth against which mined directions are judged.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

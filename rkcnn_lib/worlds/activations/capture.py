@@ -4,8 +4,6 @@ One pass of the model fills every store that is missing. It stops after the last
 shard, and goes on after an interruption at the last whole shard.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

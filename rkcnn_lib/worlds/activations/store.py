@@ -5,8 +5,6 @@ scale), ``tokens.safetensors`` (for each row its token, document, position and w
 ``manifest.json``, written last. Shards are memory-mapped, and a shard's checksum is compared when it is first read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

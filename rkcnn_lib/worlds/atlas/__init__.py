@@ -7,8 +7,6 @@ pattern of each relation, in which its fact is never written: prompts made of th
 a sentence. ``benchmarks/embedded/atlas.py`` made the weights and measures them.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass

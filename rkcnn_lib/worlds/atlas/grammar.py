@@ -6,8 +6,6 @@ entity last spoken of, the season. No two derivations give the same document, so
 document is the sum of the logarithms of the choices made.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from bisect import bisect

@@ -8,8 +8,6 @@ Sentences are patterns, which the grammar makes into slots. A word stands for it
 relation for the sentence's subject.
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from bisect import bisect

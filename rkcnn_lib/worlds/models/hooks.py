@@ -6,8 +6,6 @@ projection, gated where the model gates it. Architectures are many and a bridge 
 hook holds in the model at hand is tried before it is read (:func:`check_hooks`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import weakref

@@ -1,7 +1,5 @@
 """Folders of models: on this machine, else from the Hugging Face hub, without waiting for a dead one; and Gemma's."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import threading
