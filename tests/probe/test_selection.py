@@ -82,12 +82,12 @@ def test_candidates_outnumber_the_places_of_every_round_on_a_language_model(atla
 @pytest.mark.slow
 def test_what_the_score_selects_is_nearer_the_truth_than_chance_selects_and_what_it_rejects_farther() -> None:
     found = {method: [] for method in METHODS}
-    for seed in range(5):
+    for seed in range(3):
         X, truth = planted(seed)
         for method in METHODS:
             D = mine(method, X, 96, random_state=seed, n_subsets=480, n_refinements=0)
             found[method].append(recovery(D, truth))
-    best, random, worst = (sum(found[method]) / 5 for method in METHODS)
+    best, random, worst = (sum(found[method]) / 3 for method in METHODS)
     assert best > random + 0.1 and random > worst, (best, random, worst)
 
 

@@ -29,7 +29,10 @@ SMALL_PROBING = {
 @pytest.mark.parametrize("control", ["gaussian", "permuted"])
 def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
     monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
-    p = probe_parameters(control=control)
+    p = resolve(
+        "02_probe_validation",
+        defaults("02_probe_validation") | {"control": control} | SMALL_PROBING,
+    )
     y = np.repeat([0, 1], 150)
     X = torch.randn(300, 9, generator=torch.Generator().manual_seed(0))
     X[:, :3] += torch.as_tensor(y)[:, None] * 3.0
