@@ -58,7 +58,10 @@ def run_grid(
     search for learning rates to go by (see :attr:`Grid.rates`) instead of one with these parameters.
     """
     arms = [arm for arm in (*p.arms, *p.variants) if trained is None or arm in trained]
-    rates = _search_rates(stores, p, arms, device) if rates is None else rates
+    if rates is None:  # a search whose score selects nothing is refused before anything is trained
+        mined = [(store, p, arm, 0, device) for store in stores.values() for arm in arms]
+        run_cells(_mine, mined, process_count(p.n_jobs, device), "directions of the first seed")
+        rates = _search_rates(stores, p, arms, device)
     chosen = rates[rates["chosen"]].itertuples()
     own = {row.arm: p.model_copy(update={"lr": row.lr, "encoder": row.encoder}) for row in chosen}
     grid = [(layer, arm, seed) for layer in stores for seed in range(p.n_seeds) for arm in arms]
@@ -69,6 +72,10 @@ def run_grid(
         for (layer, arm, seed), (_, supplied) in zip(grid, done, strict=True) if arm in p.arms and supplied
     ])  # fmt: skip
     return Grid(supply, dict(zip(grid, (folder for folder, _ in done), strict=True)), rates)
+
+
+def _mine(store: Any, p: Comparison, arm: str, seed: int, device: str) -> None:
+    mined_unit(store, p, arm, seed, device)
 
 
 def _search_rates(stores: dict[int, Any], p: Comparison, arms: list[str], device: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.runs.params import resolve
+from rkcnn_lib.runs.params import ParameterError, resolve
 from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.studies import cells, comparison, front, sae_panels
 from rkcnn_lib.studies import truth as truth_panel
@@ -199,3 +199,10 @@ def test_recovery_is_told_apart_by_how_often_a_true_direction_fires(monkeypatch)
     assert table.loc["half"].tolist() == [1.0] * 5 + [0.0] * 5
     assert table.loc["dead"].tolist() == [1.0] * 8 + [0.0] * 2
     assert truth_panel.recovery_by_rate(found, SimpleNamespace(truth=truth)).empty
+
+
+def test_a_search_that_selects_nothing_is_refused_before_anything_is_trained(store, tmp_path):
+    few = P.model_copy(update={"n_subsets": 40, "n_stages": 1, "lr_search": [1e-3, 3e-3]})
+    with pytest.raises(ParameterError, match=r"rkcnn, seed 0: .*candidates a place"):
+        comparison.run_grid({0: store}, few, "cpu")
+    assert [path.name for path in (tmp_path / "units").iterdir()] == ["directions"]
