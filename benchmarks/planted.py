@@ -96,7 +96,7 @@ def zipf(n_rows: int = 1_000_000, n_features: int = 4096, d: int = 256, n: int =
     fired = np.asarray(codes.todense() > 0)
     truth = world.directions
     for name in ("rkcnn (neighbours)", "rkcnn_unscored (neighbours)", "kmeans", "random"):
-        D, seconds = timed(name, X, n, 0)  # the lifts read max_rows (262,144) of the rows, k-means all
+        D, seconds = timed(name, X, n, 0)  # the lifts read 262,144 of the rows, k-means all
         yield {"world": f"planted {n_features} in {d}, Zipf, {n_rows:,} rows", "miner": name,
                **against_truth(D, truth), "f1": round(readout_f1(test, fired, D, truth), 4),
                "seconds": seconds}  # fmt: skip

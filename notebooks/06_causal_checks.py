@@ -60,7 +60,7 @@ force: bool = False  # go on although an earlier gate failed
 
 # %%
 from rkcnn_lib import figures
-from rkcnn_lib.pages import explore, prompt_box
+from rkcnn_lib.pages import explore
 from rkcnn_lib.runs.run import start_run
 from rkcnn_lib.studies import activations, causal, causal_panels, causal_subspaces, causal_views, verdicts
 from rkcnn_lib.worlds import load_model
@@ -210,7 +210,7 @@ causal_views.show_cards(lm, run.p, measured, prompts, places)
 # the first pair.
 
 # %%
-asking = explore.prompts(prompt_box.PromptBox(lm, run.p, measured, prompts))
+asking = explore.prompts(explore.PromptBox(lm, run.p, measured, prompts))
 
 # %% [markdown]
 # Steering: the difference of the mean activations of two answers, as far as it lies in the subspace, is added at every

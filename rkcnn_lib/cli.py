@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import psutil
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.runs.fields import ParameterError, yaml_value
 from rkcnn_lib.runs.gates import judged, latest_run, read_run
+from rkcnn_lib.runs.machine import caches, examine
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, check_notebook, read_parameter_file, resolve
+from rkcnn_lib.runs.run import execute
 
 # What a dry run keeps of the profile: its inputs. The sizes are the smoke profile's.
 KEPT_BY_DRY_RUN = (
@@ -112,10 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     cache = verbs.add_parser("cache", help="activations on this machine: list, check, remove")
     cache.add_argument("action", choices=("ls", "verify", "rm"))
     cache.add_argument("names", nargs="*", metavar="NAME", help="names as ls shows them, or their beginnings")
-    cache.set_defaults(call=_cache)
+    cache.set_defaults(call=lambda options: caches(options.action, options.names))
 
     doctor = verbs.add_parser("doctor", help="versions, device, hub, and what this machine can run")
-    doctor.set_defaults(call=_doctor)
+    doctor.set_defaults(call=lambda _: examine())
     return parser
 
 
@@ -137,13 +140,7 @@ def _overrides(profile: Path) -> dict[str, dict[str, Any]]:
     return {notebook: read_parameter_file(path) for notebook, path in profile_files(profile).items()}
 
 
-def _profile_name(profile: Path) -> str:
-    (name,) = {resolve(notebook, given).profile for notebook, given in _overrides(profile).items()}
-    return name
-
-
 def _report(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.run import execute
     from rkcnn_lib.studies.plan import confirm
 
     plans, forced = {}, {"force": True} if options.force else {}
@@ -173,8 +170,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.run import execute
-
     given = read_parameter_file(options.file) if options.file else {}
     given |= parsed(options.parameter) | ({"force": True} if options.force else {})
     values = resolve(options.notebook, given)
@@ -202,16 +197,17 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _site(options: argparse.Namespace) -> int:
-    from rkcnn_lib.pages.sharing import single_file
+    from rkcnn_lib.pages.site import single_file
 
+    (profile,) = {resolve(notebook, given).profile for notebook, given in _overrides(options.profile).items()}
     if options.single_file is None:
-        _pages(_profile_name(options.profile), options.out, options.also)
+        _pages(profile, options.out, options.also)
         return 0
     if options.also:
         raise ParameterError("--also compares runs over pages; a single file holds one run")
-    run = Path(options.single_file)
+    run: Path | None = Path(options.single_file)
     if not (run / "run.json").is_file():
-        profile, notebook = _profile_name(options.profile), check_notebook(options.single_file)
+        notebook = check_notebook(options.single_file)
         run = latest_run(notebook, profile)
         if run is None:
             raise ParameterError(f"no finished run of {notebook} under profile {profile!r}; name a run folder instead")
@@ -221,27 +217,14 @@ def _site(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pages(profile: str, out: Path | None, also: list[Path] | None = None, so_far: bool = False) -> None:
-    from rkcnn_lib.pages.sharing import run_folders, weight_lines
-    from rkcnn_lib.pages.site import build_site
+def _pages(profile: str, out: Path | None, also: Sequence[Path] = (), so_far: bool = False) -> None:
+    from rkcnn_lib.pages.site import build_site, run_folders, weight_lines
 
     runs = [folder for folder in (latest_run(notebook, profile) for notebook in NOTEBOOKS) if folder]
-    index = build_site(runs, out or outputs_root() / "report", also=run_folders(also or []))
+    index = build_site(runs, out or outputs_root() / "report", also=run_folders(also))
     if not so_far:
         print("\n".join(weight_lines(index.parent)))
     print(f"rkcnn: pages of profile {profile!r}{' so far' * so_far}: {index}", flush=True)
-
-
-def _cache(options: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.machine import caches
-
-    return caches(options.action, options.names)
-
-
-def _doctor(_: argparse.Namespace) -> int:
-    from rkcnn_lib.runs.machine import examine
-
-    return examine()
 
 
 if __name__ == "__main__":

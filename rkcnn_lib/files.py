@@ -45,7 +45,6 @@ def digest(value: Any) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -79,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
-    """Write a JSON file whole; numpy's and torch's numbers become numbers, what else JSON cannot hold its text."""
+    """Write a JSON file whole, what JSON cannot hold made `plain`."""
     write_text(path, json.dumps(value, indent=indent, default=plain))
 
 
@@ -143,10 +142,9 @@ def alone_at(path: Path, doing: str, timeout: float = -1) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        number = ""
+        holder = f"process ? {doing}"
         with contextlib.suppress(OSError):  # gone with the holder
-            number = lock_file.read_text(encoding="utf-8")
-        holder = f"process {number or '?'} {doing}"
+            holder = f"process {lock_file.read_text(encoding='utf-8') or '?'} {doing}"
         if timeout:
             print(f"{holder}: waiting for it", flush=True)
         try:

@@ -46,12 +46,9 @@ class LanguageModel(Protocol):
 class Asked(NamedTuple):
     """Where a model is asked something, and what counts."""
 
-    where: slice
-    """The n positions of a context at which it is asked."""
-    right: torch.Tensor
-    """(contexts, n) tokens that are right there."""
-    counted: torch.Tensor
-    """(contexts, n) bool: which of them count as targets."""
+    where: slice  # the n positions of a context at which it is asked
+    right: torch.Tensor  # (contexts, n) tokens that are right there
+    counted: torch.Tensor  # (contexts, n) bool: which of them count as targets
 
 
 def asked(lm: LanguageModel, tokens: torch.Tensor, mask: torch.Tensor) -> Asked:

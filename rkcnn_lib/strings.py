@@ -20,10 +20,7 @@ _LABELS = {"name", "legendgroup", "label", "ticktext", "x", "y", "prefix", "labe
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with control and direction characters spelled out, as ``⟨U+202E⟩``.
-
-    A right-to-left override in a token would otherwise turn around the numbers that follow it on the page.
-    """
+    """Return ``text`` with control characters spelled out, and those as ``⟨U+202E⟩`` that turn round what follows."""
     return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 

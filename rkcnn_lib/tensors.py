@@ -173,10 +173,9 @@ def geometric_median(X: torch.Tensor, n_iterations: int = 200, tolerance: float 
             break
         weights = 1 / distances.clamp_min(1e-9 * spread)  # the point may sit on a row
         parts = zip(weights.split(BLOCK_ROWS), blocks, strict=True)
-        moved = torch.stack([weight @ block.double() for weight, block in parts]).sum(dim=0) / weights.sum()
-        step = float((moved - point).norm())
-        point = moved
-        if step < tolerance * spread:
+        before, point = point, torch.stack([weight @ block.double() for weight, block in parts]).sum(dim=0)
+        point /= weights.sum()
+        if float((point - before).norm()) < tolerance * spread:
             break
     return point.to(X.dtype)
 
@@ -210,10 +209,8 @@ def add_at(total: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> No
 class Pursued(NamedTuple):
     """Sparse codes of n rows: up to as many directions a row as steps were taken, some perhaps more than once."""
 
-    values: torch.Tensor
-    """(n, steps), non-negative."""
-    picked: torch.Tensor
-    """(n, steps) int64, the direction that each value belongs to."""
+    values: torch.Tensor  # (n, steps), non-negative
+    picked: torch.Tensor  # (n, steps) int64, the direction that each value belongs to
 
     def decode(self, D: torch.Tensor) -> torch.Tensor:
         """What the codes write with the directions D (r, d): (n, d)."""

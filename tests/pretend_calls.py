@@ -22,7 +22,6 @@ from rkcnn_lib.measure import (
     probing,
     recovery,
     stability,
-    subspaces,
 )
 from rkcnn_lib.measure.quality import splice_losses
 from tests.measure.planted_reader import HOOK, D, PlantedReader
@@ -173,7 +172,7 @@ def covariance() -> torch.Tensor:
 
 def split_up() -> probing.Hierarchy:
     Z, parent = trained().encode(X()), X()[:, 0] > X()[:, 0].median()
-    return probing.splitting_and_absorption(Z, X(), parent, Z, X(), parent, trained().W_dec, n_permutations=2)
+    return probing.splitting_and_absorption((Z, X(), parent), (Z, X(), parent), trained().W_dec, n_permutations=2)
 
 
 def live() -> list[torch.Tensor]:
@@ -189,7 +188,7 @@ CALLS: dict[str, Callable] = {
         for kind in ("coordinate", "rotated")
     ],
     "probe.RandomKCNNClassifier": lambda: probe.RandomKCNNClassifier(30).fit(X(), labels()).predict_proba(X()[:9]),
-    "probe.RkCNNMiner": lambda: miner(n_stages=2, max_steps=3, score="kurtosis").fit(X()[:60]).transform(X()).is_cuda,
+    "probe.RkCNNMiner": lambda: miner(n_stages=2, score="kurtosis").fit(X()[:60]).transform(X()).is_cuda,
     "probe.Subsets": lambda: subsets("rotated").restrict(X(), 3).is_cuda and subsets().basis(0).is_cuda,
     "probe.Surrogate": lambda: probe.Surrogate(X(), "gaussian").draw(torch.Generator("cuda")).is_cuda,
     "probe.Whitening": lambda: (white := probe.whiten(X())).patterns(white.from_filters(white.filters(unit()))).is_cuda,
@@ -219,8 +218,8 @@ CALLS: dict[str, Callable] = {
         X(), {"a": (sae.SAEConfig(D, 32, k=4), None)}, sae.TrainConfig(2, batch_size=64), (0, 1), progress=False
     )["a", 1].W_dec.is_cuda,
     "sae.train_sae": resumed,
-    "measure.align_subspace": lambda: subspaces.align_subspace(lm(), pairs(), HOOK, basis(), steps=2),
-    "measure.captured_variance": lambda: subspaces.captured_variance(basis(), X()),
+    "measure.align_subspace": lambda: causal.align_subspace(lm(), pairs(), HOOK, basis(), steps=2),
+    "measure.captured_variance": lambda: causal.captured_variance(basis(), X()),
     "measure.chance": lambda: measure.chance("mmcs", 6, 6, D, 3, truth=unit(), spread=X()),
     "measure.bootstrap_pairs": lambda: stability.bootstrap_pairs(np.eye(4)),
     "measure.circuit": lambda: fourier.circuit(embedding(), turning(), table(), counted(), 2),
@@ -249,7 +248,7 @@ CALLS: dict[str, Callable] = {
     "measure.latent_attribution": lambda: effects.latent_attribution(lm(), pairs(), HOOK, trained()),
     "measure.latent_fit": lambda: fourier.latent_fit(turning(), sums(), turning(), sums(), KEYS, P),
     "measure.latents_part": lambda: causal.latents_part(trained(), torch.tensor([0, 1]))(X()).is_cuda,
-    "measure.leading_basis": lambda: subspaces.leading_basis(unit(), 3),
+    "measure.leading_basis": lambda: causal.leading_basis(unit(), 3),
     "measure.logit_share": lambda: fourier.logit_share(table(), KEYS) > 0,
     "measure.match": lambda: recovery.match(unit(), unit()),
     "measure.matched_cosine": lambda: measure.matched_cosine(unit(), unit()),
@@ -259,22 +258,21 @@ CALLS: dict[str, Callable] = {
         for mode in ("keep", "ablate")
     ),
     "measure.mmcs": lambda: measure.mmcs(unit(), unit().cpu()),
-    "measure.neuron_chance": lambda: fourier.neuron_chance(P, 4),
     "measure.neuron_frequencies": lambda: fourier.neuron_frequencies(turning()),
-    "measure.orthonormal_basis": lambda: subspaces.orthonormal_basis(unit()),
+    "measure.orthonormal_basis": lambda: causal.orthonormal_basis(unit()),
     "measure.patched_logits": lambda: answers()[1].is_cuda,
     "measure.plane_energy": lambda: fourier.plane_energy(turning()[:5], planes()),
     "measure.precision": lambda: measure.precision(unit(), unit()),
     "measure.pw_max_cosine": lambda: measure.pw_max_cosine(decoders(), live()),
     "measure.pw_mcc": lambda: measure.pw_mcc(decoders(), live()),
     "measure.quality": lambda: measure.quality(trained(), X(), lm=lm(), tokens=tokens().to("cuda"), hook_name=HOOK),
-    "measure.random_basis": lambda: subspaces.random_basis(D, 2, torch.Generator()),
-    "measure.random_basis_of_variance": lambda: subspaces.random_basis_of_variance(X(), 2, 0.3, torch.Generator()),
+    "measure.random_basis": lambda: causal.random_basis(D, 2, torch.Generator()),
+    "measure.random_basis_of_variance": lambda: causal.random_basis_of_variance(X(), 2, 0.3, torch.Generator()),
     "measure.random_directions": lambda: recovery.random_directions(np.random.default_rng(0), 3, D),
     "measure.read_activations": lambda: causal.read_activations(lm(), tokens(), HOOK, tokens() % 4).is_cuda,
     "measure.recovered_share": lambda: effects.recovered_share(*(x.mean() for x in (X()[0], X()[1], X()[2]))),
     "measure.recovery_rate": lambda: measure.recovery_rate(unit(), unit()),
-    "measure.rowspace_part": lambda: subspaces.rowspace_part(basis(), lm().readout),
+    "measure.rowspace_part": lambda: causal.rowspace_part(basis(), lm().readout),
     "measure.run_edited": lambda: causal.run_edited(lm(), tokens(), HOOK, (slice(None), 1), lambda x: 2 * x).is_cuda,
     "measure.scrubbed_loss_recovered": lambda: effects.scrubbed_loss_recovered(*X()[:, :3].T),
     "measure.share_in": lambda: causal.share_in(X(), basis()).is_cuda,
@@ -290,7 +288,7 @@ CALLS: dict[str, Callable] = {
     "measure.subspace_overlap": lambda: measure.subspace_overlap(unit(), unit()),
     "measure.subspace_verdict": judged,
     "measure.tells_apart": told_apart,
-    "measure.token_set_logits": lambda: effects.token_set_logits(answers()[0], pairs().answer).is_cuda,
+    "measure.token_set_logits": lambda: causal.token_set_logits(answers()[0], pairs().answer).is_cuda,
     "measure.tokens_to_quality": lambda: measure.tokens_to_quality({1: 0.1, 8: 0.9}, {1: 0.1, 8: 0.8}),
     "measure.unit_pair": lambda: recovery.unit_pair(unit(), unit()),
     "measure.whitening_of": lambda: stability.whitening_of(X().T @ X(), D),
@@ -316,7 +314,7 @@ FURTHER: dict[str, Callable] = {
     "attribution to an SAE on the CPU in a model on CUDA": lambda: effects.latent_attribution(
         lm(), pairs(), HOOK, trained().to("cpu")
     ),
-    "alignment from a start on CUDA, with answers to keep": lambda: subspaces.align_subspace(
+    "alignment from a start on CUDA, with answers to keep": lambda: causal.align_subspace(
         lm(), pairs(), HOOK, basis().to("cuda"), steps=2, keep_answers=pairs()
     ),
     "training on CUDA from rows on the CPU": lambda: trained(rows=X().cpu(), device="cuda").W_dec.is_cuda,

@@ -2,11 +2,6 @@
 
 A figure takes a tidy table, whose columns its docstring names (or arrays by name); its title, the finding in words, is
 given to `show`. Text from data is escaped. An empty table, or one that lacks a column, is a ValueError.
-
-    lines        lines with bands along a quantity            heat        heat maps
-    dots         dots with intervals, in rows or along        histograms  step lines over bins, distributions
-    forest       differences and effects, their margins       arrows      arrows on a plane, with a slider
-    style        colours, markers and labels                  display     drop-downs, sliders, checks; `show`
 """
 
 # ruff: noqa: F401 (what is imported here is the list of figures)

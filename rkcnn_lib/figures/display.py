@@ -27,9 +27,9 @@ Choice = tuple[str, Sequence[Any], Mapping[str, Any]]
 def show(fig: go.Figure, title: str, note: str, *, hero: bool = False) -> None:
     """Display a figure between its title, the finding in words, and a line that begins with *Figure note*.
 
-    Title and note are plain text, escaped here; pages number the title and set it as the figure's caption. The note
-    says what is shown, its chance level and what is not shown. The report's index shows a ``hero`` too. ValueError for
-    a FigureWidget, a figure that draws nothing, and an empty title or note.
+    Title and note are plain text, escaped here. The note says what is shown, its chance level and what is not shown.
+    The report's index shows a ``hero`` too. ValueError for a FigureWidget, a figure that draws nothing, and an empty
+    title or note.
     """
     if not (title.strip() and note.strip()):
         raise ValueError("show: a figure needs a title, its finding, and a note that says what to read in it")
@@ -99,9 +99,8 @@ def chosen(choices: Sequence[Choice]) -> go.Figure:
     fig = go.Figure([trace for _, traces, _ in choices for trace in traces])
     owners = [number for number, (_, traces, _) in enumerate(choices) for _ in traces]
     own = [True if trace.visible is None else trace.visible for trace in fig.data]
-    for trace, owner in zip(fig.data, owners, strict=True):
-        if owner > 0:
-            trace.visible = False
+    for trace in fig.data[owners.count(0) :]:
+        trace.visible = False
     fig.update_layout({path.replace(".", "_"): value for path, value in choices[0][2].items()})
     buttons = []
     for i, (name, _, layout) in enumerate(choices):
@@ -114,9 +113,9 @@ def chosen(choices: Sequence[Choice]) -> go.Figure:
 
 def add_menu(fig: go.Figure, buttons: list[dict[str, Any]], **menu: Any) -> None:
     """Put a drop-down, or what else ``menu`` makes of it, right above the plot on its left."""
-    looks = {"type": "dropdown", "active": 0, "showactive": True, "x": 0, "xanchor": "left"}
-    placed = {"y": 1, "yanchor": "bottom", "pad": {"b": 10}, "buttons": buttons} | looks | menu
-    fig.update_layout(updatemenus=[*fig.layout.updatemenus, placed])
+    looks = {"type": "dropdown", "active": 0, "showactive": True, "buttons": buttons, "pad": {"b": 10}}
+    looks |= {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"} | menu
+    fig.update_layout(updatemenus=[*fig.layout.updatemenus, looks])
 
 
 def log_axis(values: Any) -> dict[str, Any]:
@@ -140,8 +139,7 @@ def rows_axis(names: Sequence[str]) -> dict[str, Any]:
 def window(values: Any, wide: Any = (), keep: Sequence[float] = ()) -> list[float]:
     """An axis range that holds ``values`` and ``keep`` and, up to three times their span, the ``wide`` ends.
 
-    The t interval of two seeds is thirteen standard errors long: drawn whole it would press all dots into a
-    line. It then runs out of the axis, and the hover names its ends.
+    The t interval of two seeds is thirteen standard errors long: it runs out of the axis, and the hover names its ends.
     """
     core, ends = (np.asarray(some, dtype=float).ravel() for some in ([*np.ravel(values), *keep], wide))
     core, ends = core[np.isfinite(core)], ends[np.isfinite(ends)]
@@ -155,15 +153,15 @@ def window(values: Any, wide: Any = (), keep: Sequence[float] = ()) -> list[floa
 
 def scale_buttons(fig: go.Figure, axis: str, first: str) -> None:
     """Linear and logarithmic scale for ``axis`` ("xaxis" or "yaxis"), beginning with ``first``."""
-    kinds = {
+    scales = {
         "log": {"type": "log", "tickmode": "linear", "dtick": "D2", "autorange": True},
         "linear": {"type": "linear", "tickmode": "auto", "autorange": True},
     }
-    fig.update_layout({axis: kinds[first]})
+    fig.update_layout({axis: scales[first]})
     buttons = []
-    for kind in sorted(kinds, key=lambda kind: kind != first):
-        changed = {f"{axis}.{key}": value for key, value in kinds[kind].items()}
-        buttons.append({"label": f"{kind} {axis[0]}", "method": "relayout", "args": [changed]})
+    for name, scale in sorted(scales.items(), key=lambda pair: pair[0] != first):
+        changed = {f"{axis}.{key}": value for key, value in scale.items()}
+        buttons.append({"label": f"{name} {axis[0]}", "method": "relayout", "args": [changed]})
     add_menu(fig, buttons, type="buttons", direction="right", x=1, xanchor="right")
 
 
@@ -185,11 +183,10 @@ def add_slider(fig: go.Figure, frames: Mapping[str, list[dict[str, Any]]], play:
 
 
 def finish(fig: go.Figure, height: int, legend: str | None = None, **layout: Any) -> go.Figure:
-    """Give a figure the template, its margins and a height in pixels.
+    """Give a figure the template, its margins and the height in pixels of its plot, with room for menu and slider.
 
-    ``legend`` is "right" (many entries), "top" (a few, beside the menu) or None. ``height`` is that of the plot with
-    its axes; room for menu and slider is added. ``layout.meta`` says what room is free once a page puts controls of
-    its own in their place.
+    ``legend`` is "right" (many entries), "top" (a few, beside the menu) or None. ``layout.meta`` says what room is free
+    once a page puts controls of its own in the place of menu and slider.
     """
     top = MENU_SPACE if fig.layout.updatemenus or legend == "top" else 0
     bottom = SLIDER_SPACE if fig.layout.sliders else 0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from pandas.api.types import is_number
 
 from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
 from rkcnn_lib.figures.lines import LEVELS
@@ -56,8 +57,8 @@ def rows_of_seeds(
     """The form: a row a name, with a dot a row of the table, the mean with its 95 % interval and a band of chance.
 
     ``table`` has columns ``key``, seed, value and, where there are several of a seed, label: a seed counts once in the
-    interval. Where chance is known it has chance_mean and chance_upper: the ends of the band, which ``grey`` names.
-    Return the traces, the ends of the intervals, the ends of the bands.
+    interval; chance_mean and chance_upper, where known, are the ends of the band, which ``grey`` names. Return the
+    traces, the ends of the intervals, the ends of the bands.
     """
     traces: list[go.Scatter] = []
     ends: list[float] = []
@@ -78,7 +79,12 @@ def rows_of_seeds(
             f"{shown}, seed {escape(seed)}{of}<br>{number(value)}{beside}"
             for seed, of, value in zip(rows["seed"], labels, rows["value"], strict=True)
         ]
-        traces.append(_seeds(y, rows["value"], texts, style))
+        # faint dots, spread a little below their mean so that equal values stay visible
+        spread = np.linspace(-0.12, 0.12, len(rows)) if len(rows) > 1 else np.zeros(1)
+        x, heights = rows["value"].to_numpy(np.float32), (y - 0.2 + spread * 0.8).astype(np.float32)
+        marker = {"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6}
+        looks = {"mode": "markers", "showlegend": False, "hovertemplate": "%{text}<extra></extra>", "marker": marker}
+        traces.append(go.Scatter(looks, x=x, y=heights, text=texts))
         values = rows.groupby("seed")["value"].mean()
         mean, low, high = mean_interval(values)
         hover = f"{shown}{beside}<br>mean of {len(values)}: {number(mean)}<br>{interval_text(low, high)}"
@@ -90,15 +96,6 @@ def rows_of_seeds(
 def interval_text(low: float, high: float) -> str:
     """The 95 % interval over seeds in words."""
     return f"95 % interval {number(low)} to {number(high)}" if np.isfinite(low) else "one seed: no interval"
-
-
-def _seeds(y: float, values: pd.Series, texts: list[str], style: Style) -> go.Scatter:
-    """Faint dots, spread a little below their mean so that equal values stay visible."""
-    spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
-    looks = {"mode": "markers", "showlegend": False, "hovertemplate": "%{text}<extra></extra>"}
-    looks["marker"] = {"color": style.colour, "symbol": style.marker, "size": 7, "opacity": 0.6}
-    heights = (y - 0.2 + spread * 0.8).astype(np.float32)
-    return go.Scatter(looks, x=values.to_numpy(np.float32), y=heights, text=texts)
 
 
 def arm_metrics(table: pd.DataFrame) -> go.Figure:
@@ -128,8 +125,7 @@ def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new r
     """How well the best, random and worst subsets (and the full space) separate labels, beside permuted ones.
 
     Columns group (top, random, bottom, full), seed, value (``measured`` names it), chance_mean and chance_upper (under
-    permuted labels); with a column probe, a drop-down over it. Rows of one seed (several labels, in a column label)
-    count as one in the interval.
+    permuted labels) and, where there are several, label and probe (a drop-down); a seed counts once in the interval.
     """
     table = checked(table, ["group", "seed", "value", *LEVELS], ["value", *LEVELS])
     present = in_order(table["group"])
@@ -162,7 +158,8 @@ def sensitivity(table: pd.DataFrame) -> go.Figure:
     arms = arm_order([str(name) for name in in_order(table["arm"])])
     choices = []
     for axis, along in parts_of(table, "axis"):
-        places = sorted(in_order(along["x"]), key=_numbers_first)
+        # numbers in order, then others as they come
+        places = sorted(in_order(along["x"]), key=lambda x: (not is_number(x), x if is_number(x) else 0))
         along = along.assign(place=along["x"].map(places.index))
         layout = {"xaxis.tickvals": list(range(len(places))), "xaxis.ticktext": [escape(place) for place in places]}
         layout |= {"xaxis.title.text": escape(axis), "xaxis.range": [-0.4, len(places) - 0.6]}
@@ -184,12 +181,6 @@ def sensitivity(table: pd.DataFrame) -> go.Figure:
             y_axis = {"yaxis.title.text": label(metric), "yaxis.range": window(part["value"], ends)}
             choices.append((f"{escape(axis)}: {short(metric)}", traces, layout | y_axis))
     return finish(chosen(choices), height=420, legend="right")
-
-
-def _numbers_first(value: object) -> tuple[bool, float]:
-    """What sorts an axis's values: numbers in order, then others as they come."""
-    is_number = isinstance(value, int | float | np.number)
-    return not is_number, float(value) if is_number else 0.0
 
 
 def next_tokens(table: pd.DataFrame) -> go.Figure:

@@ -30,8 +30,8 @@ SYMBOLS = {"keep": "", "ablate": "-open"}  # filled where the subspace is kept, 
 def paired_differences(table: pd.DataFrame) -> go.Figure:
     """Forest plot of differences paired by seed, with their intervals, the margins and the verdicts.
 
-    Columns contrast, metric, difference, low, high, delta, verdict (None where none is given), n_seeds. Positive means
-    that the first arm of the contrast is better.
+    Columns contrast, metric, difference (positive: its first arm is better), low, high, delta, verdict (or None),
+    n_seeds.
     """
     columns = ["contrast", "metric", "difference", "low", "high", "delta", "verdict", "n_seeds"]
     table = checked(table, columns, ["difference"])
@@ -65,15 +65,15 @@ def _difference(y: float, row: pd.Series, legend: bool) -> list[go.Scatter]:
 
 def _bounds(row: pd.Series) -> str:
     """The ends of an interval in words; one seed has infinite ones."""
-    known = bool(np.isfinite([float(row["low"]), float(row["high"])]).all())
-    return f"{number(row['low'])} to {number(row['high'])}" if known else "none"
+    low, high = float(row["low"]), float(row["high"])
+    return f"{number(low)} to {number(high)}" if np.isfinite([low, high]).all() else "none"
 
 
 def layer_differences(table: pd.DataFrame, x: str = "layer") -> go.Figure:
     """Differences paired by seed at each layer, with their intervals and the margin.
 
-    Columns layer, contrast, difference, low, high, delta; with a column metric, a drop-down over it. ``x`` is the
-    column along which the layers stand; another than "layer" gives dots without a line.
+    Columns layer, contrast, difference, low, high, delta and, for a drop-down, metric. ``x`` is the column along which
+    the layers stand; another than "layer" gives dots without a line.
     """
     columns = [*dict.fromkeys(["layer", x]), "contrast", "difference", "low", "high", "delta"]
     table = checked(table, columns, [x, "difference"])
@@ -129,9 +129,8 @@ def causal_by_layer(table: pd.DataFrame) -> go.Figure:
             if subspace in REFERENCES:
                 traces.append(_reference(subspace, rows["layer"], rows["value"], name=REFERENCES[subspace]))
             else:
-                dash = "solid" if intervention == "keep" else "dot"
+                dash, style = "solid" if intervention == "keep" else "dot", _opened(style_of(subspace), intervention)
                 name = f"{subspace}, {intervention}"
-                style = _opened(style_of(name.split(",")[0]), intervention)
                 traces.append(_along_layers(rows["layer"], rows, "value", style, name, dash))
         axis = window(part["value"], part[["low", "high"]].to_numpy(float), [0])
         choices.append((short(metric), traces, {"yaxis.title.text": label(metric), "yaxis.range": axis}))
@@ -142,9 +141,8 @@ def causal_by_layer(table: pd.DataFrame) -> go.Figure:
 def causal_effects(table: pd.DataFrame, drawn: Sequence[str] | None = None) -> go.Figure:
     """Effects of keeping or ablating subspaces, with intervals; clean and full-resample runs are lines.
 
-    Columns subspace, intervention (keep or ablate), metric, value, low, high. Rows whose subspace is "clean" or
-    "full-resample" become reference lines. Subspaces that are not ``drawn`` come with a choice of their own in the
-    drop-down.
+    Columns subspace (references as in :func:`causal_by_layer`), intervention, metric, value, low, high. Subspaces that
+    are not ``drawn`` come with a choice of their own in the drop-down.
     """
     table = checked(table, ["subspace", "intervention", "metric", "value", "low", "high"], ["value"])
     subspaces = in_order(table.loc[~table["subspace"].isin(REFERENCES), "subspace"].astype(str))

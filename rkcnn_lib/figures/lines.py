@@ -31,8 +31,8 @@ def band(
 def lines(table: pd.DataFrame, x: str, key: str = "arm", by_palette: bool = True) -> list[go.Scatter]:
     """The form: a line a ``key`` along ``x`` with the range of its seeds, above the grey bands of chance.
 
-    Columns ``x``, ``key``, value (several rows of a place are its seeds) and, where chance is known, chance_mean and
-    chance_upper. Lines come in the order of the palette, or as in the table.
+    Columns ``x``, ``key``, value (several rows of a place are its seeds) and, where chance is known, `LEVELS`. Lines
+    come in the order of the palette, or as in the table.
     """
     table = table.assign(**{key: table[key].astype(str)})
     names = in_order(table[key])
@@ -148,7 +148,7 @@ def quality_front(table: pd.DataFrame) -> go.Figure:
 def funnel(table: pd.DataFrame) -> go.Figure:
     """How many are left after each stage of a search, a line an arm on a logarithmic axis that 0 is put at the foot of.
 
-    Columns arm, seed, stage, value (a count); stages are shown in the order in which the table names them.
+    Columns arm, seed, stage (in the order in which the table names them), value (a count).
     """
     table = checked(table, ["arm", "seed", "stage", "value"], ["value"])
     stages, arms = in_order(table["stage"]), in_order(table["arm"].astype(str))
@@ -191,21 +191,25 @@ def toy_curves(table: pd.DataFrame) -> go.Figure:
 
 def _instances(table: pd.DataFrame, quantity: str) -> list[Any]:
     """A dot an instance, their median as a line and their middle 80 % as a band."""
-    colour = style_of("datapoint").colour
-    grouped = table.groupby("probability")[quantity]
-    low, median, high = grouped.quantile(0.1), grouped.median(), grouped.quantile(0.9)
+    ends = table.groupby("probability")[quantity].quantile([0.1, 0.5, 0.9]).unstack().reset_index().to_numpy().T
+    marker = {"symbol": "line-ew-open", "size": 16, "line": {"width": 3}}
+    middle, median = _middle(*ends, "instances", "p = %{x:.3g}<br>median %{y:.4g}", 2.5, marker=marker)
     dots = go.Scattergl if len(table) > MANY else go.Scatter
-    one = {"mode": "markers", "marker": {"color": colour, "size": 5, "opacity": 0.45}, "name": "one instance"}
-    one["hovertemplate"] = "p = %{x:.3g}, instance %{customdata}<br>%{y:.4g}<extra></extra>"
-    middle = {"mode": "lines+markers", "line": {"color": colour, "width": 2.5}, "name": "median"}
-    middle["marker"] = {"symbol": "line-ew-open", "size": 16, "line": {"width": 3}}
-    middle["hovertemplate"] = "p = %{x:.3g}<br>median %{y:.4g}<extra></extra>"
+    one = {"mode": "markers", "name": "one instance", "customdata": table["instance"].map(escape).tolist()}
+    one["marker"] = {"color": style_of("datapoint").colour, "size": 5, "opacity": 0.45}
+    hover = "p = %{x:.3g}, instance %{customdata}<br>%{y:.4g}<extra></extra>"
     x, y = (table[column].to_numpy(np.float32) for column in ("probability", quantity))
-    return [
-        band(median.index, low, high, faint(colour), name="10 % to 90 % of instances", legend=True),
-        dots(one, x=x, y=y, customdata=table["instance"].map(escape).tolist()),
-        go.Scatter(middle, x=median.index.to_numpy(float), y=median.to_numpy()),
-    ]
+    return [middle, dots(one, x=x, y=y, hovertemplate=hover), median]
+
+
+def _middle(
+    x: Any, low: Any, median: Any, high: Any, among: str, hover: str, width: float, **looks: Any
+) -> list[go.Scatter]:
+    """The band of the middle 80 %, and a line of medians."""
+    colour = style_of("datapoint").colour
+    line = {"mode": "lines+markers", "line": {"color": colour, "width": width}, "name": "median"} | looks
+    shaded = band(x, low, high, faint(colour), f"10 % to 90 % of {among}", legend=True)
+    return [shaded, go.Scatter(line, x=x, y=median, hovertemplate=f"{hover}<extra></extra>")]
 
 
 def norms_by_position(table: pd.DataFrame) -> go.Figure:
@@ -215,15 +219,9 @@ def norms_by_position(table: pd.DataFrame) -> go.Figure:
     """
     columns = ["position", "q10", "median", "q90"]
     table = checked(table, columns, columns).sort_values("position")
-    colour = style_of("datapoint").colour
-    middle = band(table["position"], table["q10"], table["q90"], faint(colour), "10 % to 90 % of tokens", legend=True)
-    hover = (
-        "position %{x}<br>median norm %{y:.4g}"
-        "<br>80 % of tokens from %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>"
-    )
-    looks = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "marker": {"size": 4}, "name": "median"}
-    x, y, ends = (table[which].to_numpy(np.float32) for which in ("position", "median", ["q10", "q90"]))
-    fig = go.Figure([middle, go.Scatter(looks, x=x, y=y, customdata=ends, hovertemplate=hover)])
+    hover = "position %{x}<br>median norm %{y:.4g}<br>80 % of tokens from %{customdata[0]:.4g} to %{customdata[1]:.4g}"
+    looks = {"marker": {"size": 4}, "customdata": table[["q10", "q90"]].to_numpy(np.float32)}
+    fig = go.Figure(_middle(*table[columns].to_numpy(np.float32).T, "tokens", hover, 2, **looks))
     wide = table["q10"].min() > 0 and table["q90"].max() > 20 * table["q10"].min()
     scale_buttons(fig, "yaxis", "log" if wide else "linear")
     x_axis, y_axis = {"title": "position in the context (tokens)"}, {"title": "norm (activation units)"}

@@ -86,7 +86,6 @@ METRIC_LABELS: dict[str, str] = {
     "l0": "L0 (active latents a token)",
     "l0_at_equal_ev": "L0 at equal explained variance (active latents a token)",
     "dead": "dead latents (share of the dictionary)",
-    "ev": "explained variance (share)",
     "explained_variance": "explained variance (share)",
     "untrained_explained_variance": "explained variance before training (share)",
     "untrained_explained_variance_standardised": "standardised explained variance before training (share)",
@@ -129,15 +128,11 @@ METRIC_LABELS: dict[str, str] = {
     "accuracy": "accuracy (share)",
     "gamma": "anisotropy γ = ‖mean‖ / ‖standard deviation‖",
     "balanced_accuracy": "balanced accuracy (share)",
-    "margins": "margins δ (multiples of each hypothesis's own)",
 }
 
 
 def escape(text: object) -> str:
-    """Text from data made safe for plotly's pseudo-HTML (and for HTML text).
-
-    Quotes stay as they are: plotly decodes ``&lt; &gt; &amp;`` only, and no text of ours becomes an attribute.
-    """
+    """Text from data made safe for plotly's pseudo-HTML, which decodes ``&lt; &gt; &amp;`` only, and for HTML text."""
     return html.escape(str(text), quote=False)
 
 
@@ -159,10 +154,7 @@ def short(name: object) -> str:
 
 
 def style_of(name: object) -> Style:
-    """The colour and marker of an arm, miner or group: fixed for known names, a stable spare for others.
-
-    The spare is drawn from a digest of the name, so it does not depend on what else is in the figure.
-    """
+    """The colour and marker of an arm, miner or group: fixed for known names, else a spare by the name's digest."""
     if str(name).count(" - ") == 1:  # a contrast: the hue of its baseline, the marker of its arm
         arm, baseline = (style_of(part) for part in str(name).split(" - "))
         return Style(baseline.colour, arm.marker)

@@ -11,22 +11,15 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs, edited_logits
+from rkcnn_lib.measure.causal import PromptPairs, edited_logits, token_set_logits
 from rkcnn_lib.measure.statistics import MeanInterval
 
 PROPORTIONS = ("top1", "interchanged")  # effects of which a mean over pairs is a share of them
 CAUSAL, PREDICTIVE_ONLY, INCONCLUSIVE = "causal", "predictive only", "inconclusive"
 
 
-def token_set_logits(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return log-sum-exp (n,) of each row's logits (n, vocab) over its token set (n, a), -1 being no token."""
-    tokens = tokens.to(logits.device)
-    chosen = logits.gather(1, tokens.clamp_min(0))
-    return chosen.masked_fill(tokens == NO_TOKEN, -math.inf).logsumexp(1)
-
-
 def effects(clean: Tensor, patched: Tensor, pairs: PromptPairs) -> dict[str, Tensor]:
-    """Return what an intervention did, one value (n,) a pair, so that cancelling errors show.
+    """Return what an intervention did, one value (n,) a pair.
 
     ``logit_difference``: answer minus foil, in logits. ``loss``: minus the log-probability of the answer, in nats.
     ``kl``: KL(clean || patched) of the next-token distributions, in nats, >= 0. ``top1``: 1 where the answer is
@@ -63,8 +56,7 @@ def fractional_decrease(clean: Tensor, patched: Tensor) -> float:
 def interchange_shares(clean: Tensor, patched: Tensor, full: Tensor) -> Tensor:
     """Return for each pair its drop in logit difference as a share of the mean drop that ``full`` makes, all (n,).
 
-    ``full`` is the interchange of the whole activation. The mean over pairs is 0 without an effect, 1 where A does
-    what the whole activation does.
+    ``full`` is the interchange of the whole activation: the mean over pairs is 1 where A does what that does.
     """
     drop = float((clean - full).mean())
     if drop <= 0:
@@ -77,19 +69,15 @@ def scrubbed_loss_recovered(random: Tensor, scrubbed: Tensor, model: Tensor) -> 
 
     ``mean``: ``(L_rand - L_scrub) / (L_rand - L_model)`` of mean losses (Chan et al. 2022, "Causal scrubbing"): 1 if
     the hypothesis keeps all of the loss, 0 if as little as resampling everything. ``per_example``: 1 minus the mean
-    absolute deviation of the scrubbed losses from the model's, over that of the resampled ones: lower where examples
-    that became worse and others that became better cancel in the mean.
+    absolute deviation of the scrubbed losses from the model's, over that of the resampled ones: lower where what
+    became worse and what became better cancel in the mean.
     """
-    deviations = [float((losses - model).abs().mean()) for losses in (scrubbed, random)]
-    return {
-        "mean": recovered_share(float(scrubbed.mean()), float(random.mean()), float(model.mean())),
-        "per_example": 1 - deviations[0] / deviations[1],
-    }
+    mean = recovered_share(*(float(losses.mean()) for losses in (scrubbed, random, model)))
+    deviation, of_random = (float((losses - model).abs().mean()) for losses in (scrubbed, random))
+    return {"mean": mean, "per_example": 1 - deviation / of_random}
 
 
-def entity_interval(
-    values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str], level: float = 0.95
-) -> MeanInterval:
+def entity_interval(values: Any, base: Sequence[str], donor: Sequence[str], level: float = 0.95) -> MeanInterval:
     """Return the mean of one value a pair (n,) with an interval over *entities*.
 
     Pairs that share a base or donor entity are not independent: the standard error is the delete-one-entity jackknife's
@@ -103,9 +91,7 @@ def entity_interval(
     return MeanInterval(mean, mean - half, mean + half)
 
 
-def entity_proportion(
-    values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str], level: float = 0.95
-) -> MeanInterval:
+def entity_proportion(values: Any, base: Sequence[str], donor: Sequence[str], level: float = 0.95) -> MeanInterval:
     """As `entity_interval`, for values in [0, 1] whose mean is a proportion: the interval stays in [0, 1].
 
     Clopper and Pearson's, for as many independent trials as the jackknife's standard error says the pairs are worth
@@ -129,7 +115,7 @@ def entity_proportion(
     return MeanInterval(mean, low, high)
 
 
-def _jackknife(values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence[str]) -> tuple[float, float, int]:
+def _jackknife(values: Any, base: Sequence[str], donor: Sequence[str]) -> tuple[float, float, int]:
     """Return the mean, its delete-one-entity standard error (0 below two entities), and the number of entities."""
     values = torch.as_tensor(values).cpu().double().numpy()
     both = np.array([base, donor])
@@ -141,11 +127,11 @@ def _jackknife(values: Tensor | np.ndarray, base: Sequence[str], donor: Sequence
 
 
 class SubspaceVerdict(NamedTuple):
-    """One subspace judged: its effect, that above its strongest control, its accuracy as a predictor, the verdict."""
+    """One subspace judged."""
 
     effect: MeanInterval
-    advantage: MeanInterval
-    predictive: MeanInterval
+    advantage: MeanInterval  # above its strongest control
+    predictive: MeanInterval  # its accuracy as a predictor
     verdict: str
 
 
@@ -163,13 +149,13 @@ def subspace_verdict(
 
     *Causal*: the interval of its interchange share minus that of the strongest control lies wholly above
     ``delta_share``. *Predictive only*: the interval of its share itself lies wholly below that margin although A
-    tells answers apart, its accuracy lying wholly above 0.5 + ``delta_predict``. *Inconclusive*: anything else; so is
-    a subspace whose effect is large, but no larger than its variance gives a random one. Intervals are over entities at
-    Bonferroni's level of 95 % for ``n_judged`` subspaces, ranks and kinds counted.
+    tells answers apart, its accuracy lying wholly above 0.5 + ``delta_predict``. *Inconclusive*: anything else, so also
+    an effect no larger than a random subspace's of its variance. Intervals are over entities at Bonferroni's level of
+    95 % for ``n_judged`` subspaces, ranks and kinds counted.
 
     `share` (n,) are A's `interchange_shares`, `controls` the same of random subspaces of equal rank, and of equal rank
-    and variance: A must beat the strongest, by mean. `predicted` (n,) is what `tells_apart` says of A's coordinates
-    (chance is 0.5); `base`, `donor` name the entities of each pair.
+    and variance: the strongest, by mean, counts. `predicted` (n,) is what `tells_apart` says of A's coordinates (chance
+    is 0.5); `base`, `donor` name the entities of each pair.
     """
     level = 1 - (1 - 0.95) / n_judged
     strongest = max(controls, key=lambda values: float(values.mean()))
@@ -196,11 +182,9 @@ def tells_apart(
     means = {label: train[torch.as_tensor(of == label)].mean(0) / scale for label in np.unique(of)}
     nearer = []
     for x, answer, foil in zip(coordinates / scale, answers, foils, strict=True):
-        if answer not in means or foil not in means:
-            nearer.append(0.5)
-            continue
-        right, wrong = (float((x - means[name]).square().sum()) for name in (answer, foil))
-        nearer.append(float(right < wrong) if right != wrong else 0.5)
+        known = answer in means and foil in means
+        right, wrong = (float((x - means[name]).square().sum()) if known else 0.0 for name in (answer, foil))
+        nearer.append((1 + np.sign(wrong - right)) / 2)
     return np.array(nearer)
 
 
@@ -209,8 +193,8 @@ def latent_attribution(lm: Any, pairs: PromptPairs, hook_name: str, sae: Any) ->
 
     The gradient is that of the logit difference (answer minus foil) along the latent's decoder row; times its
     activation it estimates what the difference loses when the latent is zeroed (Syed, Rager & Conmy 2023,
-    arXiv:2310.10348). Absolute values are averaged, for a latent may speak for one answer and against another;
-    contributions at a prompt's several positions are added first.
+    arXiv:2310.10348). A prompt's positions are added, and absolute values averaged: a latent may speak against an
+    answer.
     """
     seen: list[Tensor] = []
 

@@ -60,10 +60,7 @@ def strongest_share(W: Tensor, n: int) -> float:
 
 
 def strongest_share_chance(W: Tensor, n: int, n_draws: int = 200) -> Chance:
-    """Return what :func:`strongest_share` gives when the rows of ``W`` are shuffled.
-
-    That keeps norms and rank: the few dimensions that a trained embedding uses make shares larger by chance.
-    """
+    """Return what :func:`strongest_share` gives when the rows of ``W`` are shuffled, which keeps norms and rank."""
     generator = torch.Generator().manual_seed(0)
     shuffles = (torch.randperm(len(W), generator=generator) for _ in range(n_draws))
     return Chance.of([strongest_share(W[order], n) for order in shuffles])
@@ -77,25 +74,18 @@ def neuron_frequencies(N: Tensor) -> Tensor:
     """
     p = isqrt(len(N))
     power = torch.fft.fft2(N.detach().float().cpu().view(p, p, -1), dim=(0, 1)).abs().square()
-    everything = power.sum((0, 1))
-    power[0, 0] = 0.0
+    everything, power[0, 0] = power.sum((0, 1)), 0.0
     total = power.sum((0, 1))
     total[total <= 1e-9 * everything] = torch.inf  # rounding alone
     blocks = [[0, k, p - k] for k in range(1, (p + 1) // 2)]
     return torch.stack([power[block][:, block].sum((0, 1)) / total for block in blocks], dim=1)
 
 
-def neuron_chance(p: int, m: int) -> Chance:
-    """Return the largest of a noise neuron's shares, over ``m`` Gaussian neurons."""
-    noise = torch.randn(p * p, m, generator=torch.Generator().manual_seed(0))
-    return Chance.of(neuron_frequencies(noise).amax(1).tolist())
-
-
 def logit_share(logits: Tensor, frequencies: Sequence[int]) -> float:
     """Return the share of the logits' variance that is a sum of cos(2 pi k (a + b - c) / p) over the frequencies.
 
-    ``logits`` is (p * p, p), on all pairs; each row's mean, which softmax does not see, is taken off first. 1 for the
-    published algorithm, about len(frequencies) / p^3 for noise.
+    ``logits`` is (p * p, p), on all pairs; each row's mean is taken off first. 1 for the published algorithm, about
+    len(frequencies) / p^3 for noise.
     """
     p = logits.shape[1]
     L = logits.detach().double().cpu()
@@ -110,8 +100,8 @@ def fourier_losses(logits: Tensor, frequencies: Sequence[int], counted: Tensor) 
     """Return cross-entropy in nats with all, only, and none of the key frequencies' waves in a + b.
 
     Nanda et al. 2023, section 5.1: full, restricted, excluded, and uniform, ln p. In a model that adds by these
-    frequencies alone restricted is near full, or below it (what is left out is noise), and excluded near ln p or far
-    above. ``counted`` (p * p,) bool are the pairs whose loss counts; the waves are always fitted on all pairs.
+    frequencies alone restricted is near full or below it, and excluded near ln p or far above. ``counted`` (p * p,)
+    bool are the pairs whose loss counts; the waves are always fitted on all pairs.
     """
     p = isqrt(len(logits))
     full, right, counted = logits.double(), _sums(p, logits.device), counted.to(logits.device)
@@ -145,13 +135,13 @@ def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_dra
     ``W_E`` (p, d) embeds the numbers; ``neurons`` (p * p, m) are MLP activations and ``logits`` (p * p, p) those of the
     numbers, at the ``=`` on all pairs; accuracy and losses are of the pairs ``counted`` (p * p,): those never trained
     on. The figures: accuracy; key_power (share of W_E's power at the keys; chance: as many strongest ones of shuffled
-    rows); neuron_share (mean over neurons of the largest share of variance at one frequency; chance: noise);
+    rows); neuron_share (mean over neurons of the largest share of variance at one frequency; chance: Gaussian noise);
     neurons_at_keys (share of neurons for which that is a key; chance: as many of all frequencies); logit_share and the
     losses (chance: as many other frequencies, drawn ``n_draws`` times).
     """
     p, keys, shares = len(W_E), key_frequencies(W_E), neuron_frequencies(neurons)
-    right = logits.argmax(1) == _sums(p, logits.device)
-    at_random = len(keys) / ((p - 1) // 2)
+    noise = torch.randn(neurons.shape, generator=torch.Generator().manual_seed(0))
+    right, at_random = logits.argmax(1) == _sums(p, logits.device), len(keys) / ((p - 1) // 2)
     figures = {
         "accuracy": float(right[counted.to(logits.device)].double().mean()),
         "key_power": strongest_share(W_E, len(keys)),
@@ -162,13 +152,12 @@ def circuit(W_E: Tensor, neurons: Tensor, logits: Tensor, counted: Tensor, n_dra
     by_chance = {
         "accuracy": Chance(1 / p, 1 / p),
         "key_power": strongest_share_chance(W_E, len(keys)),
-        "neuron_share": neuron_chance(p, neurons.shape[1]),
+        "neuron_share": Chance.of(neuron_frequencies(noise).amax(1).tolist()),
         "neurons_at_keys": Chance(at_random, at_random),
         "logit_share": Chance.of([logit_share(logits, some) for some in _other_frequencies(keys, p, n_draws)]),
     }
-    figures |= fourier_losses(logits, keys, counted)
     by_chance |= fourier_losses_chance(logits, keys, counted, n_draws)
-    return Circuit(keys, figures, by_chance)
+    return Circuit(keys, figures | fourier_losses(logits, keys, counted), by_chance)
 
 
 def _other_frequencies(frequencies: Sequence[int], p: int, n_draws: int) -> list[list[int]]:
@@ -220,8 +209,7 @@ def energy_chance(n: int, planes: Planes, spread: Tensor | None = None, n_draws:
     """Return the mean energy of ``n`` random directions in their best plane, and in all planes together.
 
     With ``spread``, centred activations (m, d), directions have the activations' covariance: in a grokked model these
-    fill little more than the planes together, and whatever points into the activations has energy there without being
-    of one frequency.
+    fill little more than the planes, where any of them has energy without being of one frequency.
     """
     rng, d = np.random.default_rng(0), planes.basis.shape[2]
     factor = None if spread is None else covariance_factor(spread)

@@ -2,8 +2,8 @@
 
 Codes Z (n, d_sae) are an SAE's on n tokens, at least 0; labels (n, n_labels) are boolean, one column a label. A latent
 *fires* where its code is above 0. Everything is chosen and fitted on one set of tokens and judged on another, from
-other documents. Every score stands beside the same search on shuffled training labels. ValueError for rows, widths or
-labels that do not fit, and a label that all or no training tokens have.
+other documents, beside the same search on shuffled training labels. ValueError for rows, widths or labels that do not
+fit, and a label that all or no training tokens have.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ LEAST_SHARE = 0.4  # of the projection on the probe that it carries
 class SparseProbes(NamedTuple):
     """Held-out F1 of probes that read k latents."""
 
-    f1: np.ndarray
-    """(n_ks, n_labels)."""
-    chance: tuple[Chance, ...]
-    """(n_ks,) mean F1 over labels when the training labels are shuffled before latents are chosen."""
+    f1: np.ndarray  # (n_ks, n_labels)
+    chance: tuple[Chance, ...]  # (n_ks,) of mean F1 over labels, training labels shuffled before latents are chosen
 
 
 def k_sparse_probing(
@@ -59,31 +57,14 @@ def k_sparse_probing(
 class Hierarchy(NamedTuple):
     """How latents share out a parent label among themselves."""
 
-    main: np.ndarray
-    """(n_main,) the parent's main latents, best first; their number is the splitting."""
-    missed: float
-    """Share of the parent's tokens, among those that the dense probe tells right, on which no main latent fires."""
-    absorbed: float
-    """Share of the same tokens that are missed and whose projection another latent carries."""
-    chance: Chance
-    """Of ``absorbed`` when the latents of the decoder are shuffled: main latents keep theirs, others get anyone's."""
-
-    @property
-    def splitting(self) -> int:
-        """Number of latents that the parent needs: 1 where one latent says it all."""
-        return len(self.main)
+    main: np.ndarray  # (n_main,) the parent's main latents, best first; their number is the splitting
+    missed: float  # share of the parent's tokens that the dense probe tells right on which no main latent fires
+    absorbed: float  # share of the same tokens that are missed and whose projection another latent carries
+    chance: Chance  # of ``absorbed`` when decoder rows are shuffled: main latents keep theirs, others get anyone's
 
 
 def splitting_and_absorption(
-    Z_train: Any,
-    X_train: Any,
-    parent_train: Any,
-    Z_test: Any,
-    X_test: Any,
-    parent_test: Any,
-    W_dec: Any,
-    *,
-    n_permutations: int = 20,
+    train: tuple[Any, Any, Any], test: tuple[Any, Any, Any], W_dec: Any, *, n_permutations: int = 20
 ) -> Hierarchy:
     """Does one latent stand for a parent label, or do its children's latents speak for it?
 
@@ -94,9 +75,10 @@ def splitting_and_absorption(
     other latent j both points along u (cosine of its decoder row with u at least 0.1) and carries the projection:
     ``z_j (w_j . u)`` is at least 0.4 of the sum of all latents' positive ``z_i (w_i . u)``.
 
-    `Z_train`, `Z_test` are codes, `X_train`, `X_test` (n, d) the activations, `parent_train`, `parent_test` (n,) bool,
-    `W_dec` (d_sae, d). ValueError also where the probe tells the parent on no test token.
+    `train`, `test` are codes, activations (n, d) and which tokens are the parent's (n,) bool; `W_dec` (d_sae, d).
+    ValueError also where the probe tells the parent on no test token.
     """
+    (Z_train, X_train, parent_train), (Z_test, X_test, parent_test) = train, test
     X_train, label, X_test, truth = _told(X_train, parent_train, X_test, parent_test, "X")
     Z_train, _, Z_test, _ = _told(Z_train, parent_train, Z_test, parent_test)
     W_dec = as_matrix(W_dec, "W_dec").cpu().double().numpy()
@@ -111,13 +93,16 @@ def splitting_and_absorption(
         raise ValueError("the dense probe tells the parent on no test token: there is nothing to absorb")
     missed = right[~(Z_test[right][:, main] > 0).any(1)]
     along, cosines = W_dec @ u, unit_rows(W_dec, "W_dec").numpy() @ u
-    others = np.setdiff1d(np.arange(len(W_dec)), main)
+    own, rng, draws = np.arange(len(W_dec)), np.random.default_rng(0), []
+    others = np.setdiff1d(own, main)
 
     def absorbed(order: np.ndarray) -> float:
-        return float(_is_carried(Z_test[missed], along[order], cosines[order], main).sum() / len(right))
+        carried = np.maximum(Z_test[missed] * along[order], 0)
+        eligible = carried * (cosines[order] >= LEAST_COSINE)
+        eligible[:, main] = 0
+        largest = eligible.max(1)
+        return float(((largest > 0) & (largest >= LEAST_SHARE * carried.sum(1))).sum() / len(right))
 
-    own = np.arange(len(W_dec))
-    rng, draws = np.random.default_rng(0), []
     for _ in range(n_permutations):
         order = own.copy()
         order[others] = rng.permutation(others)
@@ -128,14 +113,10 @@ def splitting_and_absorption(
 class Detection(NamedTuple):
     """Which label each latent detects, and how well on tokens that did not choose it."""
 
-    label: np.ndarray
-    """(d_sae,) the label that suits a latent best in training; -1 for latents that never fire there."""
-    f1: np.ndarray
-    """(d_sae,) held-out F1 of the rule "the latent fires where the label holds"; NaN for latents without a label."""
-    mean: float
-    """Mean F1 over latents with a label."""
-    chance: Chance
-    """Of that mean when rows of labels are shuffled in both sets."""
+    label: np.ndarray  # (d_sae,) that suits a latent best in training; -1 for latents that never fire there
+    f1: np.ndarray  # (d_sae,) held-out, of the rule "the latent fires where the label holds"; NaN without a label
+    mean: float  # F1 over latents with a label
+    chance: Chance  # of that mean when rows of labels are shuffled in both sets
 
 
 def detection(Z_train: Any, y_train: Any, Z_test: Any, y_test: Any, *, n_permutations: int = 20) -> Detection:
@@ -199,20 +180,10 @@ def _f1_table(fires: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _main_latents(Z: np.ndarray, labels: np.ndarray, Z_test: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    order = _by_mean_difference(Z, labels)[:MOST_LATENTS, 0]
-    best = _probe_f1(Z, labels[:, 0], Z_test, truth, order[:1])
-    for k in range(2, len(order) + 1):
+    order, best = _by_mean_difference(Z, labels)[:MOST_LATENTS, 0], -np.inf
+    for k in range(1, len(order) + 1):
         f1 = _probe_f1(Z, labels[:, 0], Z_test, truth, order[:k])
         if f1 - best < LEAST_GAIN:
             return order[: k - 1]
         best = f1
     return order
-
-
-def _is_carried(Z: np.ndarray, along: np.ndarray, cosines: np.ndarray, main: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether one latent carries a row's projection on the probe; the main ones are silent."""
-    carried = np.maximum(Z * along, 0)
-    eligible = carried * (cosines >= LEAST_COSINE)
-    eligible[:, main] = 0
-    largest = eligible.max(1)
-    return (largest > 0) & (largest >= LEAST_SHARE * carried.sum(1))

@@ -1,12 +1,13 @@
 """How good a sparse autoencoder is: sparsity, dead latents, explained variance, and what splicing it costs.
 
-Everything streams in float64 over held-out rows, x and x_hat from the same rows.
+Everything streams in float64 over held-out rows, x and x_hat from the same rows. And how much variance a frozen
+dictionary explains, before any training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,12 +15,76 @@ import torch
 from torch import Tensor
 
 from rkcnn_lib.measure.causal import run_edited
-from rkcnn_lib.measure.variance import Moments
 from rkcnn_lib.protocols import Asked, asked, rows_that_count, to_model
-from rkcnn_lib.tensors import as_matrix, bool_mask, fingerprint
+from rkcnn_lib.tensors import as_matrix, bool_mask, check_widths, exponent, fingerprint, unit_rows
 
 DENSE = 0.1  # a latent that fires on a larger share of tokens is dense
 ROWS_AT_ONCE = 1024
+PURSUED_AT_ONCE = 512  # rows, each with a basis of its own
+
+
+def explained_variance(X: Any, X_hat: Any) -> float:
+    """``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)`` for rows X and reconstructions X_hat, both (n, d).
+
+    At most 1; 0 for the mean as reconstruction, below for worse. ValueError where X does not vary.
+    """
+    X, X_hat = as_matrix(X), as_matrix(X_hat, "X_hat")
+    if X.shape != X_hat.shape:
+        raise ValueError(f"X is {tuple(X.shape)}, X_hat {tuple(X_hat.shape)}: not the same rows in the same order")
+    moments, unit = Moments(), 2.0 ** exponent(X, X_hat)  # squares of 1e300 are no numbers
+    moments.add(X.double() / unit, X_hat.double() / unit)
+    return moments.explained_variance()
+
+
+class Moments:
+    """Sums over rows x and their reconstructions x_hat seen so far, in float64."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        nothing = torch.zeros((), dtype=torch.float64)
+        self.total = self.square = self.error = nothing  # (d,) sums of x, x^2 and (x - x_hat)^2
+        self.lengths = nothing  # (4,) sums of ||x||, ||x_hat||, ||x_hat||^2 and x . x_hat
+
+    def add(self, x: Tensor, x_hat: Tensor) -> None:
+        """Add rows (n, d) and what they were reconstructed as; ValueError for NaN and infinities."""
+        x, x_hat = x.double(), x_hat.double()
+        error = (x - x_hat).square().sum(0)
+        if not (torch.isfinite(x).all() and torch.isfinite(error).all()):
+            raise ValueError("NaN or infinite values in the held-out rows or in their reconstruction")
+        norms_hat = x_hat.norm(dim=1)
+        lengths = [x.norm(dim=1).sum(), norms_hat.sum(), norms_hat.square().sum(), (x * x_hat).sum()]
+        self.n += len(x)
+        self.total = self.total + x.sum(0)
+        self.square = self.square + x.square().sum(0)
+        self.error = self.error + error
+        self.lengths = self.lengths + torch.stack(lengths)
+
+    def mean(self) -> Tensor:
+        return self.total / self.n
+
+    def explained_variance(self) -> float:
+        """``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)``; ValueError where x does not vary."""
+        variance = (self.square / self.n - self.mean().square()).sum()
+        if not variance > 1e-12 * self.square.sum() / self.n:
+            raise ValueError("the held-out rows do not vary; there is no variance to explain")
+        return float(1 - (self.error / self.n).sum() / variance)
+
+    def explained_variance_standardised(self) -> float:
+        """Mean over the dimensions that vary of each one's own explained variance."""
+        variance = self.square / self.n - self.mean().square()
+        varies = variance > 1e-12 * self.square / self.n
+        return float(1 - (self.error[varies] / self.n / variance[varies]).mean())
+
+    def l2_ratio(self) -> float:
+        """``E||x_hat|| / E||x||``: below 1 where a reconstruction shrinks."""
+        return float(self.lengths[1] / self.lengths[0])
+
+    def relative_reconstruction_bias(self) -> float:
+        """``argmin_g E||x_hat / g - x||^2 = E||x_hat||^2 / E[x_hat . x]``, NaN for reconstructions orthogonal to x.
+
+        1 without shrinkage (Rajamanoharan et al. 2024, arXiv:2404.16014).
+        """
+        return float(self.lengths[2] / self.lengths[3]) if self.lengths[3] != 0 else math.nan
 
 
 def quality(
@@ -32,42 +97,26 @@ def quality(
     hook_name: str | None = None,
     contexts_per_batch: int = 8,
 ) -> dict[str, Any]:
-    """Measure a sparse autoencoder on held-out activations and, given the model, inside it.
+    """Measure a sparse autoencoder on held-out rows ``X`` (n, d_in) and, given the model, inside it.
 
-    Parameters
-    ----------
-    sae : SAE
-        Or any object with ``encode`` (n, d_in) to (n, d_sae) and ``decode`` back, in raw units.
-    X : (n, d_in) tensor or array
-        Held-out rows.
-    lm : TransformerBridge, optional
-        Run on `tokens`, the SAE's reconstruction in the place of what passes `hook_name`. Devices may differ.
-    tokens : (n_contexts, context_size) long tensor
-        Held-out contexts, at least two tokens each.
-    mask : (n_contexts, context_size) bool tensor, optional
-        The rows that SAEs are trained on (a store's ``context_mask``): the others are left as they are and are no
-        targets. None: all but position 0 and the special tokens of the model's tokenizer.
-    hook_name : str
-        Full name, such as "blocks.6.hook_mlp_out".
+    ``sae`` is an SAE, or any object with ``encode`` (n, d_in) to (n, d_sae) and ``decode`` back, in raw units. Returns
+    n_tokens; l0 (mean active latents a token); live (latents that fire at all, a count); dead (share of latents that
+    never fire on these rows: look at 100k or more); density ((d_sae,) float64 tensor, share of tokens on which each
+    latent fires); dense (share of latents whose density is above 0.1); explained_variance,
+    explained_variance_standardised, l2_ratio and relative_reconstruction_bias as `Moments` defines them.
 
-    Returns
-    -------
-    dict
-        n_tokens; l0 (mean active latents a token); live (latents that fire at all, a count); dead (share of latents
-        that never fire on these rows: look at 100k or more); density ((d_sae,) float64 tensor, share of tokens on which
-        each latent fires); dense (share of latents whose density is above 0.1); explained_variance
-        ``1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)``; explained_variance_standardised, the mean over dimensions of
-        the same quantity for each (dimensions that never vary left out); l2_ratio ``E||x_hat|| / E||x||``;
-        relative_reconstruction_bias, the g that minimises ``E||x_hat / g - x||^2`` (Rajamanoharan et al. 2024,
-        arXiv:2404.16014): both are 1 without shrinkage.
-        With `lm`, in nats: ce_clean, ce_sae, ce_zero, ce_mean (activations replaced by 0, by the mean of X),
-        delta_ce = ce_sae - ce_clean, kl = mean KL(clean || spliced); and the scores ce_score_zero,
-        ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm;
-        ce_by_context, the (n_contexts,) float64 tensor of each context's own mean ce_sae, NaN where none counts.
-        explained_variance_in_model is measured on what passes the hook: far from explained_variance when X
-        comes from another place than `hook_name`.
+    ``lm``, a TransformerBridge, is run on held-out contexts ``tokens`` (n_contexts, context_size), two tokens or more
+    each, with the SAE's reconstruction in the place of what passes ``hook_name``, such as "blocks.6.hook_mlp_out";
+    devices may differ. ``mask`` (n_contexts, context_size) bool are the rows that SAEs are trained on (a store's
+    ``context_mask``): the others are left as they are and are no targets. None: all but position 0 and the special
+    tokens of the model's tokenizer. Then also, in nats: ce_clean, ce_sae, ce_zero, ce_mean (activations replaced by 0,
+    by the mean of X), delta_ce = ce_sae - ce_clean, kl = mean KL(clean || spliced); the scores ce_score_zero,
+    ce_score_mean = (ce_ablated - ce_sae) / (ce_ablated - ce_clean), NaN where the ablation does no harm; ce_by_context,
+    the (n_contexts,) float64 tensor of each context's own mean ce_sae, NaN where none counts; and
+    explained_variance_in_model, measured on what passes the hook: far from explained_variance when X comes from
+    another place than ``hook_name``.
 
-    ValueError for no rows, NaN, rows of another width than the SAE's, `lm` without tokens, an unknown hook.
+    ValueError for no rows, NaN, rows of another width than the SAE's, ``lm`` without tokens, an unknown hook.
     """
     if len({lm is None, tokens is None, hook_name is None}) > 1:
         raise ValueError('give lm, tokens and hook_name together, such as hook_name="blocks.6.hook_mlp_out"')
@@ -121,9 +170,8 @@ def splice_losses(
 ) -> dict[str, Any]:
     """Cross entropy and KL in nats with activations at a hook clean, reconstructed, zeroed and at their mean (d_in,).
 
-    What SAEs are not trained on, position 0 and special tokens, is never replaced and is no target: `mask` says which
-    rows count. A model with a task of its own says where it is asked what (see `rkcnn_lib.protocols.asked`). See
-    `quality` for the arguments and the keys of the answer.
+    A model with a task of its own says where it is asked what (see `rkcnn_lib.protocols.asked`). See `quality` for the
+    arguments and the keys of the answer.
     """
     if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] < 2:
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}; give (n_contexts, at least 2)")
@@ -207,3 +255,56 @@ def _cross_entropies(log_probs: Tensor, right: Asked) -> Tensor:
     losses = torch.full(counted.shape, math.nan, dtype=torch.float64, device=log_probs.device)
     losses[counted] = -log_probs.gather(-1, tokens[:, None])[:, 0].double()
     return losses
+
+
+# ---------------------------------------------------------------- before training
+
+
+@torch.no_grad()
+def frozen_dictionary_ev(X: Any, D: Any, ks: Sequence[int] = (8, 16, 32)) -> dict[int, float]:
+    """Explained variance {k: share} of X (n, d) coded with k directions a row of D (r, d), signed, made unit length.
+
+    Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993), one-sided: each step picks, for each row less
+    the mean, the direction with the largest *positive* inner product with the residual and refits all coefficients by
+    least squares; a row stops when no inner product is positive. ValueError for mismatched widths, NaN, a zero
+    direction or X without variance.
+    """
+    X, D = as_matrix(X), unit_rows(D, "D", least=1).float()
+    check_widths(X, D, ("X", "D"))
+    D, unit = D.to(X.device), 2.0 ** exponent(X)
+    X = (X.double() / unit).float()
+    centre = X.double().mean(0)
+    total = float((X.double() - centre).square().sum())
+    if total == 0:
+        raise ValueError("X does not vary; there is no variance to explain")
+    steps = {k: min(k, len(D)) for k in ks}  # then all are picked
+    left = dict.fromkeys(steps.values(), 0.0)
+    for x in X.split(PURSUED_AT_ONCE):
+        for k, residual in _pursue(x - centre.float(), D, max(left)):
+            if k in left:
+                left[k] += float(residual.double().square().sum())
+    return {k: 1 - left[steps[k]] / total for k in ks}
+
+
+def _pursue(residual: Tensor, D: Tensor, k_max: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield (k, residual (n, d)) after each of k_max steps of matching pursuit with orthonormal bases.
+
+    A new direction is orthogonalised against those picked, which equals the refit.
+    """
+    n, d = residual.shape
+    basis = residual.new_zeros(n, k_max, d)
+    picked = torch.zeros(n, len(D), dtype=torch.bool, device=residual.device)
+    floor = 1e-6 * residual.norm(dim=1)
+    for k in range(1, k_max + 1):
+        products = (residual @ D.t()).masked_fill_(picked, -math.inf)
+        best, which = products.max(dim=1)
+        picked[torch.arange(n, device=residual.device), which] = True
+        new = D[which]
+        for _ in range(2):  # the second pass removes what rounding left of the first
+            new = new - torch.einsum("nkd,nk->nd", basis, torch.einsum("nkd,nd->nk", basis, new))
+        length = new.norm(dim=1)
+        usable = (best > floor) & (length > 1e-4)  # else the token is done, or the direction adds nothing new
+        new = torch.where(usable[:, None], new / length.clamp_min(1e-12)[:, None], 0.0)
+        residual = residual - new * (new * residual).sum(1, keepdim=True)
+        basis[:, k - 1] = new
+        yield k, residual

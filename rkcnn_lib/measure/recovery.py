@@ -29,10 +29,8 @@ SHIFT = 2.0  # added to cosines in sparse matrices, where 0 is no entry
 class Chance(NamedTuple):
     """What random unit vectors reach."""
 
-    mean: float
-    """Mean of the metric over the draws."""
-    upper: float
-    """Its 95 % point: one draw in twenty is higher."""
+    mean: float  # of the metric over the draws
+    upper: float  # its 95 % point: one draw in twenty is higher
 
     @classmethod
     def of(cls, draws: Sequence[float] | np.ndarray) -> Chance:
@@ -43,39 +41,29 @@ class Chance(NamedTuple):
 class Matching(NamedTuple):
     """A one-to-one assignment between two sets of directions, min(n_a, n_b) pairs."""
 
-    rows: np.ndarray
-    """(n_pairs,) indices into the first set, ascending."""
-    columns: np.ndarray
-    """(n_pairs,) indices into the second set."""
-    cosines: np.ndarray
-    """(n_pairs,) signed cosine of each pair."""
+    rows: np.ndarray  # (n_pairs,) indices into the first set, ascending
+    columns: np.ndarray  # (n_pairs,) indices into the second set
+    cosines: np.ndarray  # (n_pairs,) signed cosine of each pair
 
 
 def match(A: Directions, B: Directions) -> Matching:
     """Pair rows of ``A`` (n_a, d) with rows of ``B`` (n_b, d) so that the sum of signed cosines is highest.
 
     The smaller set is matched completely, also where the cosine is negative. Up to 8,192 directions a set the
-    assignment is the best there is; for 24,576 that takes some five minutes, and an agreement of seeds asks for
-    hundreds. Larger sets are matched among the 64 nearest of either side, and what is left over among itself. That can
-    only be lower: in trials by 1e-5 in mean cosine where directions spread, by some 0.02 where one set crowds about few
-    directions and the other does not. Good for a look, not for a contrast of arms. ValueError for widths that differ
-    and what `unit_rows` refuses.
+    assignment is the best there is; for 24,576 that takes some five minutes. Larger sets are matched among the 64
+    nearest of either side, and what is left over among itself. That can only be lower: in trials by 1e-5 in mean cosine
+    where directions spread, by some 0.02 where one set crowds about few directions and the other does not. Good for a
+    look, not for a contrast of arms. ValueError for widths that differ and what `unit_rows` refuses.
     """
     a, b = unit_pair(A, B)
-    columns = _assign(a, b) if max(len(a), len(b)) <= EXACT_UP_TO else _assign_among_nearest(a, b)
-    rows = np.flatnonzero(columns >= 0)
-    return Matching(rows, columns[rows], (a[rows] * b[columns[rows]]).sum(1))
+    if max(len(a), len(b)) <= EXACT_UP_TO:
+        rows, columns = linear_sum_assignment(a @ b.T, maximize=True)
+    else:
+        rows, columns = _assign_among_nearest(a, b)
+    return Matching(rows, columns, (a[rows] * b[columns]).sum(1))
 
 
-def _assign(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the best partner of each row of ``a``, -1 where it has none."""
-    partner = np.full(len(a), -1)
-    rows, columns = linear_sum_assignment(a @ b.T, maximize=True)
-    partner[rows] = columns
-    return partner
-
-
-def _assign_among_nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _assign_among_nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     near_a, near_b = torch.from_numpy(a).float(), torch.from_numpy(b).float()
     near = sparse.csr_array(_nearest(near_a, near_b).maximum(_nearest(near_b, near_a).T))
     # A pairing by number, at the price of an unrelated one, completes the graph; what it pairs is left over.
@@ -83,17 +71,19 @@ def _assign_among_nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     numbered = sparse.csr_array((np.full(len(own), SHIFT), (own, own)), shape=near.shape)
     rows, columns = min_weight_full_bipartite_matching(sparse.csr_array(near.maximum(numbered)), maximize=True)
     chosen = near[rows, columns] >= SHIFT
-    partner = np.full(len(a), -1)
-    partner[rows[chosen]] = columns[chosen]
-    left, free = np.flatnonzero(partner < 0), np.setdiff1d(np.arange(len(b)), columns[chosen])
-    second = _assign(a[left], b[free])
-    partner[left[second >= 0]] = free[second[second >= 0]]
-    return partner
+    rows, columns = rows[chosen], columns[chosen]
+    left, free = (np.setdiff1d(np.arange(len(x)), taken) for x, taken in ((a, rows), (b, columns)))
+    second = linear_sum_assignment(a[left] @ b[free].T, maximize=True)
+    rows, columns = np.append(rows, left[second[0]]), np.append(columns, free[second[1]])
+    order = np.argsort(rows)
+    return rows[order], columns[order]
 
 
-def unit_pair(A: Directions, B: Directions, names: tuple[str, str] = ("A", "B")) -> tuple[np.ndarray, np.ndarray]:
-    """Return both sets with rows of length 1 in float64."""
-    a, b = (unit_rows(given, name) for given, name in zip((A, B), names, strict=True))
+def unit_pair(
+    A: Directions, B: Directions, names: tuple[str, str] = ("A", "B"), least: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sets with rows of length 1 in float64; ValueError too if the second has fewer than ``least``."""
+    a, b = unit_rows(A, names[0]), unit_rows(B, names[1], least)
     check_widths(a, b, names)
     return a.numpy(), b.numpy()
 
@@ -113,7 +103,7 @@ def mmcs(directions: Directions, truth: Directions) -> float:
     One direction may serve several features, so it flatters sets of near-copies: :func:`matched_cosine` does not. No
     directions: 0. No truth: ValueError.
     """
-    a, b = _unit(directions, truth)
+    a, b = unit_pair(directions, truth, ("directions", "truth"), least=1)
     return float((a @ b.T).max(axis=0).mean()) if len(a) else 0.0
 
 
@@ -122,29 +112,31 @@ def matched_cosine(directions: Directions, truth: Directions) -> float:
 
     A feature that is left over counts as 0, so returning less does not help. No directions: 0. No truth: ValueError.
     """
-    a, b = _unit(directions, truth)
-    return float(match(a, b).cosines.sum() / len(b))
+    cosines, _, n_true = _matched(directions, truth)
+    return float(cosines.sum() / n_true)
 
 
 def recovery_rate(directions: Directions, truth: Directions, threshold: float = 0.9) -> float:
     """Share of true features that :func:`matched_cosine` matches at a signed cosine of ``threshold`` or more."""
-    number("threshold", threshold, "[-1, 1]")
-    a, b = _unit(directions, truth)
-    return float((match(a, b).cosines >= threshold).sum() / len(b))
+    cosines, _, n_true = _matched(directions, truth, threshold)
+    return float((cosines >= threshold).sum() / n_true)
 
 
 def precision(directions: Directions, truth: Directions, threshold: float = 0.9) -> float:
     """As :func:`recovery_rate`, the share of the returned directions."""
+    cosines, n_directions, _ = _matched(directions, truth, threshold)
+    return float((cosines >= threshold).sum() / n_directions) if n_directions else 0.0
+
+
+def _matched(directions: Directions, truth: Directions, threshold: float = 0.0) -> tuple[np.ndarray, int, int]:
+    """Cosines of the pairs, the number of directions and that of true ones."""
     number("threshold", threshold, "[-1, 1]")
-    a, b = _unit(directions, truth)
-    return float((match(a, b).cosines >= threshold).sum() / len(a)) if len(a) else 0.0
+    a, b = unit_pair(directions, truth, ("directions", "truth"), least=1)
+    return match(a, b).cosines, len(a), len(b)
 
 
 METRICS: dict[str, Callable[..., float]] = {
-    "mmcs": mmcs,
-    "matched_cosine": matched_cosine,
-    "recovery_rate": recovery_rate,
-    "precision": precision,
+    measure.__name__: measure for measure in (mmcs, matched_cosine, recovery_rate, precision)
 }
 
 
@@ -165,9 +157,8 @@ def chance(
     ``metric`` is a name in ``METRICS``, or any function of two arrays (n_a, d), (n_b, d) that returns a number, given
     ``metric_options`` such as ``threshold``. The 95 % point of 200 draws lies at the true 92 % to 98 % point; large
     sets need few draws. ``truth`` (n_b, d) holds the truth instead of drawing it. With ``spread`` (m, d) directions are
-    Gaussian mixtures of these rows, as centred activations lie: where data fill a few of d dimensions, any two
-    dictionaries made of them agree far better than directions of all d. ValueError for an unknown metric, sizes below
-    1, or ``truth`` or ``spread`` of another shape.
+    Gaussian mixtures of these rows, as centred activations lie. ValueError for an unknown metric, sizes below 1, or
+    ``truth`` or ``spread`` of another shape.
     """
     if not callable(metric):
         metric = METRICS[one_of("metric", metric, METRICS)]
@@ -180,15 +171,11 @@ def chance(
             raise ValueError(f"truth must have shape (n_b, d) = ({n_b}, {d}), got {truth.shape}")
     if spread is not None and (spread := as_matrix(spread, "spread")).shape[1] != d:
         raise ValueError(f"spread must have shape (m, d = {d}), got {tuple(spread.shape)}")
-    factor = None if spread is None else covariance_factor(spread)
-    values = [
-        metric(
-            random_directions(rng, n_a, d, factor),
-            random_directions(rng, n_b, d, factor) if truth is None else truth,
-            **metric_options,
-        )
-        for _ in range(n_draws)
-    ]
+    factor, values = None if spread is None else covariance_factor(spread), []
+    for _ in range(n_draws):
+        D = random_directions(rng, n_a, d, factor)
+        T = random_directions(rng, n_b, d, factor) if truth is None else truth
+        values.append(metric(D, T, **metric_options))
     return Chance.of(values)
 
 
@@ -206,10 +193,3 @@ def random_directions(rng: np.random.Generator, n: int, d: int, factor: np.ndarr
     vectors = rng.standard_normal((n, d))
     vectors = vectors if factor is None else vectors @ factor
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _unit(directions: Directions, truth: Directions) -> tuple[np.ndarray, np.ndarray]:
-    a, b = unit_pair(directions, truth, ("directions", "truth"))
-    if len(b) == 0:
-        raise ValueError("truth is empty: without true features recovery is undefined")
-    return a, b

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rkcnn_lib.measure.causal import orthonormal_basis
 from rkcnn_lib.measure.recovery import match
-from rkcnn_lib.measure.subspaces import orthonormal_basis
 from rkcnn_lib.tensors import as_matrix, bool_mask, check_widths, number, unit_rows
 
 Matrix = Tensor | np.ndarray
@@ -27,9 +27,8 @@ VARIES = 1e-6  # of the largest variance: a direction with less counts as one th
 def pw_mcc(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = None) -> float:
     """Pairwise mean correlation of dictionaries: mean matched signed cosine, averaged over pairs of seeds, in [-1, 1].
 
-    Live latents of two seeds are assigned one to one so that the sum of signed cosines is greatest (`match`), and the
-    cosines averaged over the min(live_a, live_b) matches: an arm gains here by killing latents. 0 for a pair in which
-    one seed has no live latent.
+    Live latents are assigned one to one (`match`), and the cosines averaged over the min(live_a, live_b) matches: an
+    arm gains here by killing latents. 0 for a pair in which one seed has no live latent.
     """
     pairs = combinations(_live_rows(decoders, live), 2)
     return float(np.mean([match(a, b).cosines.mean() if len(a) and len(b) else 0.0 for a, b in pairs]))
@@ -48,9 +47,9 @@ def pw_max_cosine(decoders: Sequence[Matrix], live: Sequence[Matrix] | None = No
 def whitening_of(covariance: Matrix, d: int) -> Tensor:
     """What whitens rows of activations with the covariance (d, d), from the right: (d, rank) float64.
 
-    Where data fill few dimensions any two dictionaries made of them agree: once their rows are whitened that is gone,
-    and chance is that of random directions. Dimensions with less than 1e-6 of the largest variance are left out, since
-    their noise would be all that counts. ValueError for a covariance that is not (d, d), symmetric and positive.
+    Where data fill few dimensions any two dictionaries made of them agree; of whitened rows chance is that of random
+    directions. Dimensions with less than 1e-6 of the largest variance are left out: their noise would be all that
+    counts. ValueError for a covariance that is not (d, d), symmetric and positive.
     """
     C = as_matrix(covariance, "covariance").cpu().double()
     if C.shape != (d, d) or not torch.allclose(C, C.T, atol=1e-6 * float(C.abs().max())):
@@ -65,26 +64,26 @@ def whitening_of(covariance: Matrix, d: int) -> Tensor:
 def shared_latents(saes: Sequence[Any], threshold: float = 0.7, live: Sequence[Matrix] | None = None) -> float:
     """Share of latents found again in another seed: encoder and decoder name the same partner, at `threshold`.
 
-    Decoders are matched one to one, encoders separately; a latent is shared when both matches give it the same partner
-    and both cosines reach `threshold` (Paulo & Belrose 2025, arXiv:2501.16615). Averaged over pairs of seeds, as a
-    share of d_sae (so dead latents count as not shared). `saes` have ``W_dec`` (d_sae, d) and ``W_enc`` (d, d_sae).
-    Chance is ``chance("recovery_rate", ..., threshold=threshold)``: as if encoders were tied, the generous case.
+    Decoders are matched one to one, encoders separately; both must give a latent the same partner at a cosine of
+    `threshold` (Paulo & Belrose 2025, arXiv:2501.16615). Averaged over pairs of seeds, as a share of d_sae (so dead
+    latents count as not shared). `saes` have ``W_dec`` (d_sae, d) and ``W_enc`` (d, d_sae). Chance is
+    ``chance("recovery_rate", ..., threshold=threshold)``: as if encoders were tied, the generous case.
     """
     number("threshold", threshold, "(0, 1]")
     decoders = _live_rows([sae.W_dec for sae in saes], live)
     encoders = _live_rows([sae.W_enc.T for sae in saes], live, "encoders")
-    shares = []
-    for i, j in combinations(range(len(saes)), 2):
-        named = [_partners(rows[i], rows[j], threshold) for rows in (decoders, encoders)]
-        shares.append(((named[0] == named[1]) & (named[0] >= 0)).sum() / saes[0].W_dec.shape[0])
-    return float(np.mean(shares))
+    shared = [
+        len(_partners(decoders[i], decoders[j], threshold) & _partners(encoders[i], encoders[j], threshold))
+        for i, j in combinations(range(len(saes)), 2)
+    ]
+    return float(np.mean(np.array(shared) / len(saes[0].W_dec)))
 
 
 def subspace_overlap(a: Matrix, b: Matrix) -> float:
     """Mean squared cosine of the principal angles between the spans of two sets of directions (r, d).
 
-    1 when the smaller span lies within the larger, whatever the directions in it: two dictionaries may share a space
-    and no latent. Random spans of ranks r_a and r_b overlap by max(r_a, r_b) / d on average.
+    1 when the smaller span lies within the larger, whatever the directions in it. Random spans of ranks r_a and r_b
+    overlap by max(r_a, r_b) / d on average.
     """
     units = unit_rows(a, "a", least=1), unit_rows(b, "b", least=1)
     check_widths(*units, ("a", "b"))
@@ -105,25 +104,18 @@ def _live_rows(dictionaries: Sequence[Matrix], live: Sequence[Matrix] | None, na
     return [r[mask.cpu()] for r, mask in zip(rows, masks, strict=True)]
 
 
-def _partners(a: Tensor, b: Tensor, threshold: float) -> np.ndarray:
-    """(n_a,) the row of b matched to each row of a, -1 where there is none or the cosine is below `threshold`."""
-    partner = np.full(len(a), -1)
-    if len(a) and len(b):
-        matching = match(a, b)
-        near = matching.cosines >= threshold
-        partner[matching.rows[near]] = matching.columns[near]
-    return partner
+def _partners(a: Tensor, b: Tensor, threshold: float) -> set[tuple[int, int]]:
+    """Pairs (row of a, row of b) that are matched at a cosine of `threshold` or more."""
+    return {(i, j) for i, j, cosine in zip(*match(a, b), strict=True) if cosine >= threshold}
 
 
 def jackknife_pairs(matrix: np.ndarray) -> np.ndarray:
     """Turn a statistic of pairs of seeds into one value a seed, so that shared seeds are not taken as new data.
 
-    The mean U over all pairs (PW-MCC, say) is a U-statistic of degree two. Its jackknife pseudo-values ``n U - (n - 1)
+    The mean U over all pairs is a U-statistic of degree two. Its jackknife pseudo-values ``n U - (n - 1)
     U_without_seed`` have mean U, and their spread gives its standard error (Arvesen 1969, "Jackknifing U-statistics",
-    Annals of Mathematical Statistics 40:2076-2100); paired by seed they go into `verdict_table`.
-
-    `matrix` (n, n), symmetric, of three seeds or more: entry (i, j) is the statistic of seeds i and j; the diagonal is
-    not read.
+    Annals of Mathematical Statistics 40:2076-2100). `matrix` (n, n), symmetric, of three seeds or more: entry (i, j) is
+    the statistic of seeds i and j; the diagonal is not read.
     """
     h = _without_diagonal(matrix)
     n, total = len(h), h.sum() / 2
@@ -135,10 +127,9 @@ def jackknife_pairs(matrix: np.ndarray) -> np.ndarray:
 def bootstrap_pairs(matrix: np.ndarray, n_draws: int = 2000) -> tuple[float, float]:
     """95 % percentile interval (low, high) of the mean over pairs, resampling seeds, not pairs; `matrix` as above.
 
-    Every draw takes n seeds with replacement and averages over pairs of *different* seeds among them: a seed drawn
-    twice agrees with itself perfectly and would pull the mean up. With few seeds the interval is too short (at five it
-    holds the truth in about three of four cases): it shows how much hangs on single seeds; verdicts rest on
-    `jackknife_pairs`.
+    Every draw takes n seeds with replacement and averages over pairs of *different* seeds among them. With few seeds
+    the interval is too short (at five it holds the truth in about three of four cases): it shows how much hangs on
+    single seeds; verdicts rest on `jackknife_pairs`.
     """
     h, rng = _without_diagonal(matrix), np.random.default_rng(0)
     counts = rng.multinomial(len(h), np.full(len(h), 1 / len(h)), size=n_draws).astype(float)

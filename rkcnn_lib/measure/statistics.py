@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 MIN_SEEDS_FOR_VERDICT = 5
+ALPHA = 1 - 0.95
 BETTER, EQUIVALENT, WORSE, UNDECIDED = "better", "equivalent", "worse", "undecided"
 
 
@@ -44,8 +45,8 @@ def mean_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> 
 def paired_interval(differences: Sequence[float] | np.ndarray, level: float = 0.95) -> PairedInterval:
     """Mean of paired ``differences`` (n_seeds,) with its t interval at ``level`` and the t-test's p.
 
-    Differences that are all equal have no spread to judge by: the interval is that one number, and p is 0, or 1 if they
-    are all zero. One difference gives an infinite interval and p = 1. ValueError for none, or any that is not finite.
+    Differences that are all equal give that one number as interval, and p is 0, or 1 if they are all zero. One gives an
+    infinite interval and p = 1. ValueError for none, or any that is not finite.
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
@@ -64,11 +65,11 @@ def paired_interval(differences: Sequence[float] | np.ndarray, level: float = 0.
 def seed_document_interval(differences: np.ndarray) -> MeanInterval:
     """Mean of paired differences (n_seeds, n_documents), finite, with a 95 % interval over seeds *and* documents.
 
-    Seeds that are judged on the same documents are not independent evidence: what is special about a document is
-    special in all of them. Both are resampled by the delete-one jackknife, each seed left out with all its documents
-    and each document with all its seeds, and the two variances are added (their overlap, the noise of single entries,
-    is counted twice, so the interval is rather too wide; Owen 2007, "The pigeonhole bootstrap", Annals of Applied
-    Statistics 1:386-411). Student's t with Satterthwaite's degrees of freedom. One seed or one document: infinite.
+    What is special about a document is special in all seeds that are judged on it. Both are resampled by the delete-one
+    jackknife, each seed left out with all its documents and each document with all its seeds, and the two variances are
+    added (the noise of single entries counts twice, so the interval is rather too wide; Owen 2007, "The pigeonhole
+    bootstrap", Annals of Applied Statistics 1:386-411). Student's t, Satterthwaite's degrees of freedom; infinite for
+    one seed or one document.
     """
     d = np.asarray(differences, dtype=np.float64)
     sizes, mean = np.array(d.shape), float(d.mean())
@@ -82,77 +83,38 @@ def seed_document_interval(differences: np.ndarray) -> MeanInterval:
     return MeanInterval(mean, mean - half, mean + half)
 
 
-def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p of the sign-flip (one-sample permutation) test that ``differences`` are symmetric about 0.
+def holm(p_values: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Adjusted p-values (m,) and levels (m,) of Holm's step-down procedure (1979, Scand. J. Statistics 6:65-70).
 
-    Exact over all 2 ** n sign patterns up to 16 seeds, from 65,536 random patterns (never 0) beyond. At n seeds it
-    cannot go below 2 ** (1 - n): 0.0625 at 5, 0.002 at 10.
+    Rejecting where the adjusted p is at most 5 % keeps the chance of any false rejection there. The levels are of the
+    contrasts' intervals: 1 - 0.05 / m for the smallest p, 1 - 0.05 / (m - 1) for the next, and so on as long as the
+    steps reject. From the first step that does not, all remaining contrasts keep that step's level, or an interval
+    could exclude zero although its adjusted p is above 5 %.
     """
-    d = np.asarray(differences, dtype=np.float64)
-    if len(d) == 1:
-        return 1.0
-    drawn: dict[str, Any] = {"random_state": 0}  # under its newer name, rng, scipy draws other patterns
-    return float(
-        stats.permutation_test(
-            (d,), np.mean, permutation_type="samples", n_resamples=2**16, vectorized=True, **drawn
-        ).pvalue
-    )
-
-
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down adjusted p-values, (m,), in the order given.
-
-    Rejecting where the adjusted p is at most alpha keeps the chance of any false rejection at alpha, whatever the
-    dependence (Holm 1979, Scandinavian Journal of Statistics 6:65-70).
-    """
-    p = np.asarray(p_values)
+    p, left = np.asarray(p_values), np.arange(len(p_values), 0, -1)
     order = np.argsort(p, kind="stable")
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return adjusted
+    n_rejected = int(np.logical_and.accumulate(p[order] <= ALPHA / left).sum())
+    adjusted, levels = np.empty(len(p)), np.empty(len(p))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * left))
+    levels[order] = 1 - ALPHA / np.maximum(left, left[min(n_rejected, len(p) - 1)])
+    return adjusted, levels
 
 
-def holm_levels(p_values: Sequence[float] | np.ndarray, level: float = 0.95) -> np.ndarray:
-    """Confidence level (m,) of each contrast's interval under Holm's procedure, in the order given.
-
-    With alpha = 1 - level, the contrast with the smallest p gets 1 - alpha / m, the next 1 - alpha / (m - 1), and so on
-    as long as the steps reject. From the first step that does not, all remaining contrasts keep that step's level, or
-    an interval could exclude zero although its adjusted p is above alpha.
-    """
-    p = np.asarray(p_values)
-    alpha, m = 1 - level, len(p)
-    levels = np.empty(m)
-    for step, index in enumerate(np.argsort(p, kind="stable")):
-        share = alpha / (m - step)
-        if p[index] > share:
-            levels[p >= p[index]] = 1 - share
-            break
-        levels[index] = 1 - share
-    return levels
-
-
-def holm_intervals(
-    differences: Sequence[np.ndarray], level: float = 0.95, margins: Sequence[float] | None = None
-) -> list[PairedInterval]:
+def holm_intervals(differences: Sequence[np.ndarray], margins: Sequence[float]) -> list[PairedInterval]:
     """Interval of each of several vectors of paired differences (n_seeds,), p Holm-adjusted within them.
 
-    p is that of no difference; with ``margins`` (one a vector, 0 or more), that of a difference which is exactly the
-    margin nearest to the mean, ``2 P(T > ||mean| - margin| / error)``: what must be excluded to call an arm better,
-    equivalent or worse.
+    p is that of a difference which is exactly the margin (one a vector, 0 or more) nearest to the mean, ``2 P(T >
+    ||mean| - margin| / error)``: what must be excluded to call an arm better, equivalent or worse.
 
-    Each is the paired-t interval at the level of :func:`holm_levels`. (1) By itself it covers its true difference with
-    at least ``level``. (2) It excludes zero (or the nearest margin) exactly where Holm's adjusted p is at most
-    1 - level, so the chance that any interval excludes it wrongly is at most 1 - level. (3) They are *not* a joint
-    confidence region: that all of them cover at once has no better guarantee than 1 - m (1 - level). All this under
-    normal differences that are independent between seeds.
+    Each is the paired-t interval at the level of :func:`holm`. (1) By itself it covers its true difference with
+    at least 95 %. (2) It excludes the nearest margin exactly where Holm's adjusted p is at most 5 %, so the chance that
+    any interval excludes it wrongly is at most 5 %. (3) They are *not* a joint confidence region: that all of them
+    cover at once has no better guarantee than 1 - 0.05 m. All this under normal differences that are independent
+    between seeds.
     """
-    margins = margins or [0.0] * len(differences)
     moved = [d - np.copysign(margin, d.mean()) for d, margin in zip(differences, margins, strict=True)]
-    p_values = [paired_interval(d, level).p for d in moved]
-    return [
-        paired_interval(d, own_level)._replace(p=float(p))
-        for d, p, own_level in zip(differences, holm(p_values), holm_levels(p_values, level), strict=True)
-    ]
+    adjusted = zip(differences, *holm([paired_interval(d).p for d in moved]), strict=True)
+    return [paired_interval(d, level)._replace(p=float(p)) for d, p, level in adjusted]
 
 
 def verdict_word(low: float, high: float, delta: float, n_seeds: int) -> str:
@@ -176,42 +138,30 @@ def verdict_table(differences: pd.DataFrame, deltas: Mapping[str, float]) -> pd.
     The chance that any word of a hypothesis is wrong, better or worse where the true difference is within the margin,
     equivalent where it is not, is at most 5 %, whatever the dependence of the measures: see `holm_intervals`.
 
-    Parameters
-    ----------
-    differences : DataFrame with columns hypothesis, measure, seed, difference
-        One row a seed, arm minus baseline, the sign turned so that positive is better.
-    deltas : {measure: float}
-        The smallest difference that matters, in units of the measure, 0 or more.
-
-    Returns
-    -------
-    DataFrame
-        hypothesis, measure, word, difference (mean over seeds), low and high (t interval at the measure's Holm level),
-        p (of a difference that is the nearest margin, Holm-adjusted over the hypothesis's measures), delta, n_seeds.
+    ``differences`` has columns hypothesis, measure, seed, difference (arm minus baseline, the sign turned so that
+    positive is better), ``deltas`` by measure the smallest difference that matters, in its units, 0 or more. Returns
+    hypothesis, measure, word, difference (mean over seeds), low and high (t interval at the measure's Holm level), p
+    (of a difference that is the nearest margin, Holm-adjusted over the hypothesis's measures), delta, n_seeds.
     """
     if differences.duplicated(["hypothesis", "measure", "seed"]).any():
         raise ValueError("a seed has two differences on the same measure of a hypothesis: it would count twice")
     rows = []
     for hypothesis, measures in differences.groupby("hypothesis", sort=False):
-        by_measure = {
-            str(name): part["difference"].to_numpy(float) for name, part in measures.groupby("measure", sort=False)
-        }
-        intervals = holm_intervals(list(by_measure.values()), margins=[deltas[name] for name in by_measure])
-        for (name, d), (difference, low, high, p) in zip(by_measure.items(), intervals, strict=True):
-            word = verdict_word(low, high, deltas[name], len(d))
-            rows.append([hypothesis, name, word, difference, low, high, p, deltas[name], len(d)])
-    return pd.DataFrame(
-        rows, columns=["hypothesis", "measure", "word", "difference", "low", "high", "p", "delta", "n_seeds"]
-    )
+        names, parts = zip(*measures.groupby("measure", sort=False)["difference"], strict=True)
+        margins = [deltas[name] for name in names]
+        intervals = holm_intervals([part.to_numpy(float) for part in parts], margins)
+        for name, part, delta, found in zip(names, parts, margins, intervals, strict=True):
+            word = verdict_word(found.low, found.high, delta, len(part))
+            about = {"hypothesis": hypothesis, "measure": name, "word": word}
+            rows.append(about | found._asdict() | {"delta": delta, "n_seeds": len(part)})
+    return pd.DataFrame(rows)
 
 
 class TokensToQuality(NamedTuple):
     """Tokens at which an arm reaches what random starts reach at full budget, as a share of that budget."""
 
-    ratio: float
-    """Below 1: the arm is cheaper. Where ``bound`` is not "=" this is the limit to which the budgets tell."""
-    bound: str
-    """"=" between two budgets; "<=" already reached at the smallest one; ">" not reached at the largest."""
+    ratio: float  # below 1: the arm is cheaper; where ``bound`` is not "=" the limit to which the budgets tell
+    bound: str  # "=" between two budgets; "<=" already reached at the smallest one; ">" not reached at the largest
 
 
 def tokens_to_quality(
@@ -220,10 +170,9 @@ def tokens_to_quality(
     """Compare how many tokens an arm needs for the quality, more being better, that the random arm has at full budget.
 
     The curves are {tokens: value} of the same budgets: separate runs at 1/8, 1/4, 1/2 and 1 of the full one, each with
-    a learning rate that decays to its own end; an intermediate value of one long run, whose rate is still high, would
-    not do. Between the first budget that reaches the value and the one before, the value is taken as linear in the
-    logarithm of tokens; beyond the budgets nothing is extrapolated. ``mining_tokens`` is what mining cost, its seconds
-    times the tokens that training sees in a second, and is added to the arm's.
+    a learning rate that decays to its own end. Between the first budget that reaches the value and the one before, the
+    value is taken as linear in the logarithm of tokens; beyond the budgets nothing is extrapolated. ``mining_tokens``
+    is what mining cost, its seconds times the tokens that training sees in a second, and is added to the arm's.
     """
     full, budgets = max(curve_random), sorted(curve_arm)
     short = [curve_random[full] - curve_arm[budget] for budget in budgets]  # of the value; reached at 0

@@ -45,6 +45,12 @@ class Answer:
         return all(row.get("gated", True) is not False for row in self.rows)
 
 
+def profile_of(record: dict[str, Any]) -> tuple[str, str | None]:
+    """Return a run's profile, and its variant, which a profile may name after two dashes."""
+    profile, _, variant = str(record.get("profile") or "").partition("--")
+    return profile or "unknown", record.get("variant") or variant or None
+
+
 def answers(record: dict[str, Any]) -> list[Answer]:
     """Return the answers of one run record, in its order; contrasts without a hypothesis had no verdict to give."""
     judged: dict[str, list[dict[str, Any]]] = {}
@@ -61,15 +67,15 @@ def word(row: dict[str, Any]) -> str:
 
 def _sentence(rows: list[dict[str, Any]]) -> str:
     """Return which measures fell which way: "better on dead latents; equivalent on explained variance"."""
-    found = {name: [_measure(row) for row in rows if word(row) == name] for name in WORDS}
-    if len(rows) > 1 and len(found[word(rows[0])]) == len(rows):
+    found = {name: [row for row in rows if word(row) == name] for name in WORDS}
+    if len(rows) > 1 and rows in found.values():
         return f"{word(rows[0])} on all {len(rows)} measures"
-    return "; ".join(f"{name} on {', '.join(dict.fromkeys(on))}" for name, on in found.items() if on)
+    return "; ".join(f"{name} on {', '.join(_measures(on))}" for name, on in found.items() if on)
 
 
-def _measure(row: dict[str, Any]) -> str:
-    """A recorded row's measure in words."""
-    return in_words(str(row.get("metric")))
+def _measures(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the measures of recorded rows in words, each once."""
+    return list(dict.fromkeys(in_words(str(row.get("metric"))) for row in rows))
 
 
 def outlook(rows: list[dict[str, Any]]) -> str:
@@ -79,17 +85,14 @@ def outlook(rows: list[dict[str, Any]]) -> str:
     if any(not _finite(row) for row in rows):
         return "An interval is missing, so nothing can be said."
     cramped = [row for row in rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
-    tight = f" No start could be better on {_all(cramped)}: the rival is within the margin of perfect." * bool(cramped)
+    on = " and ".join(_measures(cramped))
+    tight = f" No start could be better on {on}: the rival is within the margin of perfect." if cramped else ""
     undecided = [row for row in rows if word(row) == "undecided"]
     if not undecided:
         return f"More seeds would not; another model, layer, size or length of training may.{tight}"
-    needed = max(_seeds_needed(row) for row in undecided)
+    needed = max(map(_seeds_needed, undecided))
     seeds = "Many more seeds" if needed > MANY else f"About {needed} seeds"
     return f"{seeds} would decide what is undecided, if means stayed as they are.{tight}"
-
-
-def _all(rows: list[dict[str, Any]]) -> str:
-    return " and ".join(dict.fromkeys(map(_measure, rows)))
 
 
 def _count(row: dict[str, Any]) -> int:
@@ -121,15 +124,11 @@ def in_one_sentence(record: dict[str, Any]) -> str:
         return f"Not answered yet: {JUDGED_BY} has given no verdict."
     seeds = max(answer.n_seeds for answer in judged)
     ungated = "" if all(answer.gated for answer in judged) else ", ungated"
-    small = f"This {profile(record)} run settles nothing. " if profile(record) in PROVISIONAL else ""
+    profile, _ = profile_of(record)
+    small = f"This {profile} run settles nothing. " if profile in PROVISIONAL else ""
     rows = [row for answer in judged for row in answer.rows]
     told = [(str(row.get("metric")), rival_of(row.get("contrast")), word(row)) for row in rows]
     return f"{small}On {place(record)} ({seeds} seeds{ungated}). {in_short(told)}"
-
-
-def profile(record: dict[str, Any]) -> str:
-    """Return a run's profile without its variant."""
-    return str(record.get("profile") or "unknown").split("--")[0]
 
 
 def place(record: dict[str, Any]) -> str:
@@ -158,8 +157,7 @@ def setting(record: dict[str, Any]) -> str:
 def grid_of(record: dict[str, Any]) -> Markup | None:
     """Return a run's verdicts at a glance as an HTML table, its text escaped; None without any.
 
-    A row a hypothesis (where one has several rivals, a row a rival), a column a measure, a word in each cell; the
-    interval, the margin and the seeds are each cell's hover.
+    A row a hypothesis (where one has several rivals, a row a rival), a column a measure, a word in each cell.
     """
     judged = [(answer.hypothesis, str(row.get("metric")), row) for answer in answers(record) for row in answer.rows]
     if not judged:
@@ -174,6 +172,7 @@ def grid_of(record: dict[str, Any]) -> Markup | None:
 
 
 def _grid_cell(row: dict[str, Any]) -> dict[str, str]:
+    """What stands in a cell, and as ``numbers`` on its hover: the interval, the margin and the seeds."""
     said, difference, numbers = word(row), "", "no interval"
     if _finite(row):
         difference, low, high = (f"{row[name]:+.3g}".replace("-", "−") for name in ("difference", "low", "high"))

@@ -109,13 +109,12 @@ def featured(cards: list[Card]) -> list[str]:
 
 
 def _card_record(card: Card, facts: list[str], rows: np.ndarray, place: dict[int, int]) -> dict[str, Any]:
-    raised, lowered = (
-        [[place[token], _rounded(value)] for token, value in pairs] for pairs in (card.raised, card.lowered)
-    )
     return {
         "id": card.name, "arm": card.arm, "seed": card.seed, "latent": card.latent, "group": card.group,
         "rate": _rounded(card.rate), "largest": _rounded(card.largest), "facts": facts,
-        "moved": [round(cosine, 3) for cosine in card.moved], "raised": raised, "lowered": lowered,
+        "moved": [round(cosine, 3) for cosine in card.moved],
+        "raised": [[place[token], _rounded(value)] for token, value in card.raised],
+        "lowered": [[place[token], _rounded(value)] for token, value in card.lowered],
         "examples": [_example_record(context, card.largest, rows) for context in card.contexts],
     }  # fmt: skip
 
@@ -151,9 +150,8 @@ def _signed(value: float) -> str:
 
 def life(card: Card) -> str:
     """Return which of WORDS says whether the latent fired before and after training."""
-    if card.rate_before > 0:
-        return "alive" if card.rate > 0 else "died"
-    return "revived" if card.rate > 0 else "dead"
+    after, never = ("alive", "died") if card.rate_before > 0 else ("revived", "dead")
+    return after if card.rate > 0 else never
 
 
 def _rounded(value: float) -> float:

@@ -27,11 +27,6 @@ class Measure(NamedTuple):
     label: str | None = None
 
     @property
-    def metric(self) -> str:
-        """The metric's name in metrics.parquet."""
-        return self.named or self.key
-
-    @property
     def heading(self) -> str:
         """The header of its column: its name with its unit, and an arrow that says which way is better."""
         label = self.label or METRIC_LABELS.get(self.key, self.key)
@@ -105,7 +100,7 @@ LAYOUTS = {
 
 
 def comparison(rows: list[Row]) -> dict[str, Any]:
-    """What the page's template needs, of all runs' rows in the order of the pages: measures, what can be chosen."""
+    """What the page's template needs, of all runs' rows in the order of the pages."""
     filled = {key for row in rows for key in row.cells}
     known = {measure.key: measure for layout in LAYOUTS.values() for measure in layout.measures}
     return {
@@ -125,14 +120,13 @@ def run_rows(page: Page, folder: Path) -> list[Row]:
     """
     parameters, layout = page.record.get("parameters") or {}, LAYOUTS.get(page.notebook)
     model = str((page.record.get("model") or {}).get("name") or parameters.get("model") or "")
+    by_layer = layout is not None and layout.part == "layer"  # else a part is a world: 02 has no model but those
     rows = []
     for (arm, part), cells in (_units(layout, folder) or {("", ""): {}}).items():
-        part_is_layer = layout is not None and layout.part == "layer"
-        layer = part if part_is_layer and part else parameters.get("layer")
+        layer = part if by_layer and part else parameters.get("layer")
         where = [f"layer {layer}"] if layer is not None else []
         where += [str(parameters["hook"])] if parameters.get("hook") else []
-        world = "" if part_is_layer else part  # 02 has no model but worlds
-        rows.append(Row(page, arm, part, world or model, ", ".join(where), cells))
+        rows.append(Row(page, arm, part, model if by_layer else part or model, ", ".join(where), cells))
     return rows
 
 
@@ -160,7 +154,7 @@ def _units(layout: Layout | None, folder: Path) -> dict[tuple[str, str], dict[st
 
 
 def _selected(table: pd.DataFrame, measure: Measure) -> pd.Series:
-    kept = table["metric"].astype(str) == measure.metric
+    kept = table["metric"].astype(str) == (measure.named or measure.key)
     columns = table.reindex(columns=list(measure.where))  # a column that is not there is empty
     for column, wanted in measure.where.items():
         kept &= columns[column].isna() if wanted is None else columns[column].isin(wanted).fillna(False)
@@ -168,9 +162,7 @@ def _selected(table: pd.DataFrame, measure: Measure) -> pd.Series:
 
 
 def _name(value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cell(rows: pd.DataFrame) -> Cell | None:

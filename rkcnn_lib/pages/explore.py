@@ -1,28 +1,39 @@
-"""Live exploration in JupyterLab (ipywidgets); every widget has a native figure beside it that pages can show."""
+"""Live exploration in JupyterLab (ipywidgets); every widget has a native figure beside it that pages can show.
+
+Nothing is learnt here: a latent is read once, a prompt is a handful of forward passes with the subspaces of 06.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import ipywidgets as widgets
+import pandas as pd
 import plotly.graph_objects as go
+import torch
 from IPython.display import display
 
 from rkcnn_lib import figures
 from rkcnn_lib.figures.display import TITLE, bundle, note_html, title_html
-from rkcnn_lib.measure import matched_cosine
-from rkcnn_lib.pages import blocks, prompt_box
+from rkcnn_lib.measure import causal, matched_cosine
+from rkcnn_lib.pages import blocks
 from rkcnn_lib.pages.book import SEED, Book, as_record, card_html
-from rkcnn_lib.pages.prompt_box import PromptBox
 from rkcnn_lib.runs.run import Run
-from rkcnn_lib.strings import one_token, readable
-from rkcnn_lib.studies.causal import judged_rank
+from rkcnn_lib.runs.schemas import CausalChecks
+from rkcnn_lib.strings import one_token, readable, token_text, unknown_words
+from rkcnn_lib.studies.causal import Measured, judged_rank
 from rkcnn_lib.studies.causal_subspaces import MINED as MINED_SUBSPACE
+from rkcnn_lib.studies.causal_subspaces import Prompts
 from rkcnn_lib.studies.planes import Planes, mine_plane, states
 from rkcnn_lib.vocabulary import MINED
+from rkcnn_lib.worlds import hook_name
 
+CLEAN, KEEP, ABLATE, STEER = RUNS = ("as it is", "keep", "ablate", "steer")
+WHOLE = "the whole activation"
+N_TOP = 4  # most likely next tokens of each run that are shown
 WIDE = widgets.Layout(width="min(100%, 44rem)")
 
 
@@ -32,7 +43,6 @@ def labelled(kind: type, label: str, *args: Any, **options: Any) -> Any:
 
 
 def on_change(call: Callable[[], None], *controls: Any) -> None:
-    """Call once a control has another value."""
     for control in controls:
         control.observe(lambda _: call(), names="value")
 
@@ -159,6 +169,107 @@ def latents(book: Book) -> LatentBrowser:
     return browser
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the four runs say."""
+
+    table: pd.DataFrame  # token, run, probability
+    answer: str  # the prompt's own
+    foil: str  # the donor's
+    differences: dict[str, float]  # of each run, the logit of the answer minus that of the foil
+    remarks: list[str]  # sentences that tell what was exchanged
+
+
+class PromptBox:
+    """Answers prompts with the subspaces of one run of 06."""
+
+    def __init__(self, lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> None:
+        self.lm, self.p, self.measured = lm, p, measured
+        self.example = tuple(prompt.text for prompt in prompts.judged.drawn[0])
+        self.subspaces = [*dict.fromkeys(name for name, _ in measured.subspaces), WHOLE]
+        self.layer = p.layer % lm.cfg.n_layers
+
+    def ids(self, text: str, which: str) -> list[int]:
+        """Return the token ids of a typed prompt; ValueError if the model cannot read it, with the reason."""
+        if not text.strip():
+            raise ValueError(f"The {which} is empty: type the beginning of a sentence.")
+        unknown = ", ".join(map(readable, unknown_words(self.lm, text)))
+        if unknown:
+            raise ValueError(f"The {which} has words that this model does not know: {unknown}.")
+        ids = self.lm.tokenizer.encode(text.strip())
+        if len(ids) > self.lm.cfg.n_ctx:
+            raise ValueError(f"The {which} has {len(ids)} tokens; this model reads {self.lm.cfg.n_ctx} at most.")
+        return ids
+
+    def ask(self, prompt: str, donor: str, layer: int, subspace: str, rank: int, strength: float) -> Answers:
+        """Run a prompt four times: as it is; all but the subspace exchanged; the subspace exchanged; steered.
+
+        The subspace is that of the first seed. Steering adds ``strength`` times what the subspace holds of
+        (donor - prompt) at every token but the first. ValueError for a prompt that cannot be used (see `ids`), or a
+        donor that is the prompt itself.
+        """
+        base, other = self.ids(prompt, "prompt"), self.ids(donor, "donor prompt")
+        if base == other:
+            raise ValueError("Prompt and donor are the same: nothing would be exchanged. Change one of them.")
+        everything, hook = torch.eye(self.measured.ground.donated.shape[-1]), hook_name(self.p.hook, layer)
+        A = everything if subspace == WHOLE else self.measured.subspaces[subspace, 0].part(rank)
+        ours, theirs, where = places(base, other, self.p.positions)
+        device = next(self.lm.parameters()).device
+        own, donated = torch.tensor([base], device=device), torch.tensor([other], device=device)
+        x = causal.read_activations(self.lm, own, hook, torch.tensor([ours]))
+        r = causal.read_activations(self.lm, donated, hook, torch.tensor([theirs]))
+        push = strength * (causal.share_in(r, A) - causal.share_in(x, A)).mean(1, keepdim=True)
+        pairs = _alone(own, torch.tensor([ours]))
+        everywhere = pairs.at(torch.arange(min(1, len(base) - 1), len(base))[None])
+        with torch.no_grad():
+            steered = causal.edited_logits(self.lm, everywhere, hook, lambda clean, _: clean + push.to(clean))
+        patched = {mode: causal.patched_logits(self.lm, pairs, hook, A, mode, r)[0] for mode in (KEEP, ABLATE)}
+        logits = {CLEAN: causal.clean_logits(self.lm, pairs)[0], **patched, STEER: steered[0]}
+        foil = int(causal.clean_logits(self.lm, _alone(donated))[0].argmax())
+        remarks = [where]
+        if layer != self.layer and subspace != WHOLE:
+            remarks.append(f"The subspace was found at layer {self.layer}; here it is used at another.")
+        return self._answers(logits, foil, remarks)
+
+    def _answers(self, logits: dict[str, torch.Tensor], foil: int, remarks: list[str]) -> Answers:
+        answer = int(logits[CLEAN].argmax())
+        probabilities = {run: row.double().softmax(-1) for run, row in logits.items()}
+        tops = {int(token) for row in probabilities.values() for token in row.topk(N_TOP).indices}
+        shown = sorted({*tops, answer, foil}, key=lambda token: -float(probabilities[CLEAN][token]))
+        text = {token: readable(token_text(self.lm, token)) for token in shown}
+        table = pd.DataFrame([
+            {"token": text[token], "run": run, "probability": float(row[token])}
+            for token in shown for run, row in probabilities.items()
+        ])  # fmt: skip
+        differences = {run: float(row[answer] - row[foil]) for run, row in logits.items()}
+        if answer == foil:
+            remarks.append("The donor is continued by the same token: there is no difference of answers to look at.")
+        return Answers(table, text[answer], text[foil], differences, remarks)
+
+
+def _alone(prompt: torch.Tensor, positions: torch.Tensor | int = -1) -> causal.PromptPairs:
+    """One prompt (1, length) that is its own donor; which tokens would be answers plays no part here."""
+    return causal.PromptPairs(prompt, prompt, prompt[:, 0], prompt[:, 0], positions)
+
+
+def places(base: list[int], donor: list[int], positions: str) -> tuple[list[int], list[int], str]:
+    """Return where activations are exchanged in prompt and donor, and a sentence that says so.
+
+    Where both have as many tokens: at those that differ, at the last one, or at both (as ``positions`` of 06 asks).
+    Else only the last ones correspond.
+    """
+    last = [len(base) - 1], [len(donor) - 1]
+    if len(base) != len(donor):
+        return *last, f"Exchanged at the last token alone: the prompt has {len(base)} tokens, the donor {len(donor)}."
+    differ = [i for i, (a, b) in enumerate(zip(base, donor, strict=True)) if a != b]
+    if positions == "last":
+        return *last, "Exchanged at the last token."
+    if positions == "entity":
+        return differ, differ, f"Exchanged at the {len(differ)} tokens that differ."
+    both = sorted({*differ, *last[0]})
+    return both, both, f"Exchanged at the tokens that differ ({len(differ)}) and at the last one."
+
+
 class PromptExplorer:
     """Type a prompt and a donor, choose a layer and a subspace: what the model says as it is, and with the part kept,
     exchanged or steered along."""
@@ -169,7 +280,7 @@ class PromptExplorer:
         (prompt, donor), drop = asked.example, widgets.Dropdown
         self.prompt = labelled(widgets.Text, "prompt", prompt, layout=WIDE, **late)
         self.donor = labelled(widgets.Text, "donor", donor, layout=WIDE, **late)
-        self.layer = labelled(drop, "layer", options=range(asked.n_layers), value=asked.layer)
+        self.layer = labelled(drop, "layer", options=range(asked.lm.cfg.n_layers), value=asked.layer)
         self.subspace = labelled(drop, "subspace", options=asked.subspaces, value=MINED_SUBSPACE)
         self.rank = labelled(drop, "rank", options=sorted(asked.p.ranks), value=judged_rank(asked.p))
         self.strength = labelled(widgets.FloatSlider, "steer ×", value=1, min=-4, max=8, step=0.5, **late)
@@ -193,7 +304,9 @@ class PromptExplorer:
             f"Prompt “{prompt}”, donor “{donor}”; layer {layer}, subspace {subspace} at rank {rank}, "
             f"steered × {strength:g}. An example."
         )
-        self.figure.draw(figures.next_tokens(answers.table), prompt_box.title(answers), note)
+        best = answers.table.loc[answers.table.groupby("run")["probability"].idxmax()].set_index("run")["token"]
+        title = "Most likely next token: " + ", ".join(f"{run} “{best[run]}”" for run in RUNS)
+        self.figure.draw(figures.next_tokens(answers.table), title, note)
 
 
 def prompts(asked: PromptBox) -> PromptExplorer:

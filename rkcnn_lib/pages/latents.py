@@ -99,16 +99,17 @@ class Reader:
         if not latents:
             return []
         arrays, n_mined = self.compared.units[arm, seed].arrays, self.n_mined(arm, seed)
-        decoder = self.saes(arm, seed).W_dec.detach()[latents]
+        decoder, start = self.saes(arm, seed).W_dec.detach()[latents], normalised(arrays["W_dec_start"][latents])
+        along = [(normalised(arrays[f"W_dec_step_{step}"][latents]) * start).sum(1) for step in self.steps]
         rows = normalised(decoder)
-        largest, shown = self._contexts(arm, seed, latents)
+        largest, shown = zip(*(self._contexts(arm, seed, latent) for latent in latents), strict=True)
         measured = zip(
             latents,
             [MINED_GROUP if latent < n_mined else FILL_GROUP if n_mined else arm for latent in latents],
             arrays["density"][latents].tolist(),
             arrays["density_start"][latents].tolist(),
             largest,
-            self._moved(arrays, latents),
+            torch.stack(along, dim=1).tolist(),
             self._near(arm, seed, rows),
             self._nearest_mined(seed, rows),
             *self._favoured(decoder),
@@ -136,11 +137,6 @@ class Reader:
         with torch.no_grad():
             codes = [sparse.csr_array(sae.encode(self.store.take(p).to(self.device)).float().cpu()) for p in parts]
         return sparse.vstack(codes, format="csc")
-
-    def _moved(self, arrays: dict[str, torch.Tensor], latents: list[int]) -> list[list[float]]:
-        start = normalised(arrays["W_dec_start"][latents])
-        along = [(normalised(arrays[f"W_dec_step_{step}"][latents]) * start).sum(1) for step in self.steps]
-        return torch.stack(along, dim=1).tolist()
 
     def _near(self, arm: str, seed: int, rows: torch.Tensor) -> list[list[tuple[int, int, float]]]:
         near: list[list[tuple[int, int, float]]] = [[] for _ in rows]
@@ -172,14 +168,13 @@ class Reader:
             for found in most
         )
 
-    def _contexts(self, arm: str, seed: int, latents: list[int]) -> tuple[list[float], list[list[Context]]]:
-        """The largest activation of each latent, and where it fires."""
+    def _contexts(self, arm: str, seed: int, latent: int) -> tuple[float, list[Context]]:
+        """A latent's largest activation, and where it fires."""
         if self.lm is None:  # rows that are no tokens: nothing to read
-            return [0.0] * len(latents), [[] for _ in latents]
-        documents, size = np.asarray(self.store.document_ids), self.store.context_size
-        columns = (self.codes(arm, seed)[:, [latent]].toarray()[:, 0] for latent in latents)
-        read = [(float(values.max(initial=0.0)), contexts(values, self.rows, documents, size)) for values in columns]
-        return tuple(map(list, zip(*read, strict=True)))
+            return 0.0, []
+        values = self.codes(arm, seed)[:, [latent]].toarray()[:, 0]
+        documents = np.asarray(self.store.document_ids)
+        return float(values.max(initial=0.0)), contexts(values, self.rows, documents, self.store.context_size)
 
     def _chance(self, n: int) -> tuple[float, float]:
         """Mean and 95 % point of a random direction's cosine with the nearest of n random ones.

@@ -48,9 +48,8 @@ class Page:
         heading = re.sub(r"^\d\d · ", "", self.rendered.title or "")
         name = NAMES.get(self.notebook, (self.notebook.replace("_", " "),))[0]
         self.title = self.record.get("title") or heading or name
-        self.variant = variant_of(self.record)
+        self.profile, self.variant = answers.profile_of(self.record)
         self.gate = gates.judged(self.record)
-        self.profile = answers.profile(self.record)  # without its variant
         self.place = answers.place(self.record)
         self.answers = answers.answers(self.record)
         self.grid = answers.grid_of(self.record)
@@ -60,7 +59,7 @@ class Page:
         self.withdrawn = f"Withdrawn: {self.record['withdrawn']}" if self.record.get("withdrawn") else None
         status = self.record.get("status") or "unknown"
         partial = f"This run did not finish (status: {status}): what follows is partial."
-        told = (self.caution, self.withdrawn, partial if status != "finished" else None)
+        told = (self.caution, self.withdrawn, status != "finished" and partial)
         self.banners = list(filter(None, told))  # what a reader must know before reading on
 
 
@@ -74,23 +73,19 @@ def read_record(folder: Path) -> Recorded:
     return folder, record
 
 
-def variant_of(record: dict[str, Any]) -> str | None:
-    """Return a run's variant, which a profile may name after two dashes."""
-    return record.get("variant") or str(record.get("profile") or "").partition("--")[2] or None
-
-
 def position(item: Recorded) -> tuple[Any, ...]:
     """Order of pages: the notebooks' order, runs without a variant first, the latest first."""
     record = item[1]
-    name, variant = str(record["notebook"]), variant_of(record)
-    place = list(NOTEBOOKS).index(name) if name in NOTEBOOKS else len(NOTEBOOKS)
+    name, (_, variant) = str(record["notebook"]), answers.profile_of(record)
+    place = [*NOTEBOOKS, name].index(name)
     age = [-ord(c) for c in str(record.get("started") or "")]
     return place, name, variant is not None, str(variant or ""), age
 
 
 def _file_name(record: dict[str, Any], taken: Container[str]) -> str:
     """A name that every file system takes: of notebook and variant what 60 bytes hold, letters and digits."""
-    parts = [part.encode()[:60].decode(errors="ignore") for part in (record["notebook"], variant_of(record)) if part]
+    named = record["notebook"], answers.profile_of(record)[1]
+    parts = [part.encode()[:60].decode(errors="ignore") for part in named if part]
     stem = "--".join("".join(c if c.isalnum() or c in "-_" else "-" for c in part) for part in parts)
     name, n = f"{stem}.html", 2
     while name in taken:
@@ -122,7 +117,7 @@ def environment() -> jinja2.Environment:
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
         "word": answers.word,
-        "figure": lambda spec, number, title: figure_block(number, spec, title),
+        "figure": figure_block,
         "label": lambda name: Markup(figures.style.label(name)),  # escaped there
         "css": lambda text: str(text or "none").lower().replace(" ", "-"),
     }

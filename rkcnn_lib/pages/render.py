@@ -7,6 +7,7 @@ out (and reported), headings are put in order. Figures become blocks of JSON tha
 from __future__ import annotations
 
 import html
+import itertools
 import re
 import uuid
 from collections.abc import Set
@@ -154,7 +155,7 @@ def _collect_blocks(notebook: Any, page: Rendered) -> dict[str, str]:
             cell.outputs = _one_stream_each(cell.outputs)
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                output.text = _without_places(_settle(output.text))
+                output.text = _as_in_the_end(output.text)
             elif output.output_type == "error":
                 page.flags.append(f"a cell ended with {output.ename}")
             elif PLOTLY in output.data:
@@ -164,7 +165,7 @@ def _collect_blocks(notebook: Any, page: Rendered) -> dict[str, str]:
                 title = str(output.metadata.get(TITLE) or "")
                 if output.metadata.get(HERO):
                     page.hero = Hero(figure, title, str(output.metadata[HERO]))
-                put(output, figure_block(page.n_figures, figure, title))
+                put(output, figure_block(figure, page.n_figures, title))
             elif WIDGET in output.data:
                 output.data = {"text/html": f'<p class="small">{html.escape(LEFT_OUT)}</p>'}
             elif CARDS in output.data:
@@ -199,7 +200,7 @@ def plain(text: object) -> str:
 
 
 def _title(holder: Any) -> str:
-    """The title of a layout or an axis, which plotly writes as a text or as an object."""
+    """The title of a layout or an axis: a text or an object."""
     title = holder.get("title") if isinstance(holder, dict) else None
     return plain(title.get("text") if isinstance(title, dict) else title)
 
@@ -222,7 +223,7 @@ def in_words(spec: dict[str, Any]) -> str:
     return " ".join(f"{part}: {text}." for part, text in parts.items() if text) or "One series without a name."
 
 
-def figure_block(number: int, spec: dict[str, Any], title: str) -> Markup:
+def figure_block(spec: dict[str, Any], number: int, title: str) -> Markup:
     """The HTML of one figure (plotly's JSON), numbered from 1 on its page: caption, place to draw, words and JSON.
 
     A figure that was not shown by `rkcnn_lib.figures.show` has no ``title``: the caption repeats its own.
@@ -236,26 +237,25 @@ def figure_block(number: int, spec: dict[str, Any], title: str) -> Markup:
 
 def _one_stream_each(outputs: list[Any]) -> list[Any]:
     """Join what a cell wrote to stdout, and to stderr: a progress bar leaves an output for every time it moved."""
-    first: dict[str, Any] = {}
+    streams: dict[str, Any] = {}
     kept = []
     for output in outputs:
-        name = output.name if output.output_type == "stream" else ""
-        if name in first:
-            first[name].text += output.text
-            continue
-        if name:
-            first[name] = output
-        kept.append(output)
+        name = output.get("name")  # a stream's
+        if name in streams:
+            streams[name].text += output.text
+        else:
+            kept.append(output)
+            if name:
+                streams[name] = output
     return kept
 
 
-def _settle(text: str) -> str:
-    """What a terminal would show in the end: of a line rewritten by carriage returns, its last state."""
-    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+def _as_in_the_end(text: str) -> str:
+    """What a terminal would show in the end: of a line rewritten by carriage returns, its last state.
 
-
-def _without_places(text: str) -> str:
-    """Warnings name files by where they lie on the machine that ran: of those paths only the package's part is kept."""
+    Warnings name files by where they lie on the machine that ran: of those paths only the package's part is kept.
+    """
+    text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
     return re.sub(r"(?<![\w.])/(?:[^\s/:'\"]+/)+(?:site-packages/|(?=(?:rkcnn_lib|notebooks)/))", "", text)
 
 
@@ -273,10 +273,9 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
             continue
         level = max(2, min(int(heading.name[1]), previous + 1))
         heading.name, previous = f"h{level}", level
-        slug, n = re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "section", 1
-        anchor = f"s-{slug}"
-        while anchor in used:
-            anchor, n = f"s-{slug}-{n + 1}", n + 1
+        slug = "s-" + (re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "section")
+        names = itertools.chain([slug], (f"{slug}-{n}" for n in itertools.count(2)))
+        anchor = next(name for name in names if name not in used)
         used.add(anchor)
         heading["id"] = anchor
         if level <= 3:

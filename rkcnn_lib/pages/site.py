@@ -1,9 +1,15 @@
-"""From run folders to pages that open from disk: one page a run, an index, nothing loaded from elsewhere."""
+"""From run folders to pages that open from disk: one page a run, an index, nothing loaded from elsewhere.
+
+They can be given away: a site says what it weighs, and one run can be a single file that needs nothing beside it.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -13,12 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rkcnn_lib.files import DamagedFile, alone_at, plain_name, read_json, write_json, write_whole
+from bs4 import BeautifulSoup
+
+from rkcnn_lib.files import DamagedFile, alone_at, plain_name, read_json, write_json, write_text, write_whole
 from rkcnn_lib.pages import ASSETS, answers, glossary
 from rkcnn_lib.pages.compare import Row, comparison, run_rows
 from rkcnn_lib.pages.page import COPIED, NAMES, SHORT_TITLES, Page, environment, load, position, read_record
 from rkcnn_lib.pages.render import plotly_script
-from rkcnn_lib.runs.gates import NOT_RUN, Recorded, gates_since
+from rkcnn_lib.runs.gates import NOT_RUN, Recorded, gates_since, read_run, record_of
 from rkcnn_lib.runs.params import NOTEBOOKS
 from rkcnn_lib.strings import visible
 
@@ -26,6 +34,9 @@ FORMAT = 1
 QUESTION = "Do directions mined by random-subset probing make better sparse autoencoders?"
 STYLES = ("site.css", "figures.css", "cards.css", "compare.css", "print.css")
 SCRIPTS = ("controls.js", "figure_data.js", "cards.js", "compare.js", "site.js")
+HEAVY = 15e6  # bytes from which a report is unhandy to mail
+OUTWARD = ("#", "http:", "https:", "mailto:", "data:")
+MIME = {".json": "application/json", ".parquet": "application/vnd.apache.parquet"}
 OWN_PAGES = ("index.html", "compare.html", glossary.PAGE)
 
 
@@ -33,14 +44,12 @@ def build_site(runs: list[Path], out: Path, title: str = QUESTION, also: Sequenc
     """Build pages from run folders and, once all are built, put them in place file by file, each whole.
 
     ``runs`` are folders with ``run.json`` and, if papermill executed it, ``notebook.ipynb``: of several of one notebook
-    the latest without a variant leads, the others get pages of their own; of none all six are NOT RUN. ``also`` are
-    further ones to compare with: they lead no notebook that ``runs`` has, and one that cannot be read is named on
-    standard error and left out. ``title`` heads the index.
+    the latest without a variant leads, the others get pages of their own. ``also`` are further ones to compare with:
+    they lead no notebook that ``runs`` has, and one that cannot be read is named on standard error and left out.
 
-    Of what is in ``out`` only files that its ``site.json`` lists are replaced or removed; that file records pages,
-    figure counts, flags and every file of the site. Return ``out/index.html``. ValueError if a folder of ``runs`` holds
-    no readable run, ``out`` exists and is not a site made here, or a file that is not the site's stands where a new one
-    has to.
+    Of what is in ``out`` only files that its ``site.json`` lists are replaced or removed. Return ``out/index.html``.
+    ValueError if a folder of ``runs`` holds no readable run, ``out`` exists and is not a site made here, or a file that
+    is not the site's stands where a new one has to.
     """
     out = Path(out).resolve()
     _own_files(out)
@@ -92,13 +101,10 @@ def _write_site(work: Path, records: list[Recorded], title: str, required: set[P
     plotly, compiles = plotly_script(set().union(*(page.rendered.trace_types for page in pages)))
     (assets / "plotly.min.js").write_text(plotly, encoding="utf-8")
     steps, compared, templates = _steps(pages), comparison(rows), environment()
-    cautions = dict.fromkeys(page.caution for page in pages if page.caution)
     gone = [page for page in pages if page.withdrawn]
     withdrawn = [f"{page.number} {SHORT_TITLES.get(page.notebook, page.title)}. {page.withdrawn}" for page in gone]
-    shared = {
-        "site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles,
-        "banners": [*cautions, *withdrawn],
-    }  # fmt: skip
+    banners = [*dict.fromkeys(page.caution for page in pages if page.caution), *withdrawn]
+    shared = {"site_title": title, "steps": steps, "pages": pages, "plotly_compiles": compiles, "banners": banners}
 
     def write(template: str, file: str, **given: Any) -> None:
         """Write a page; no string in it, wherever it came from, may turn the text around it."""
@@ -225,3 +231,87 @@ def _publish(work: Path, out: Path, summary: dict[str, Any]) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# ---------------------------------------------------------------- to give away
+
+
+def weight_lines(site: Path) -> list[str]:
+    """What the site weighs, to print: a line a page, one for what pages share, one for the runs' data, the total."""
+    parts = [*sorted(site.glob("*.html")), site / "assets", site / "runs"]
+    lines = [f"{_weight(part) / 1e6:8.2f} MB  {part.name}{'/' * (not part.suffix)}" for part in parts]
+    total = _weight(site)
+    heavy = f", more than the {HEAVY / 1e6:.0f} MB that mail takes easily" if total > HEAVY else ""
+    return [*lines, f"{total / 1e6:8.2f} MB  in all (plotly.min.js once){heavy}"]
+
+
+def _weight(place: Path) -> int:
+    return sum(path.stat().st_size for path in (place, *place.rglob("*")) if path.is_file())
+
+
+def run_folders(places: Iterable[Path]) -> list[Path]:
+    """Run folders with a finished run among ``places``, each a run folder or a folder that holds some at any depth.
+
+    A damaged ``run.json`` that was found so is named and left out. ValueError if a place is no folder, holds no run at
+    all, or is itself a run folder with a damaged ``run.json``.
+    """
+    folders: list[Path] = []
+    for place in places:
+        record_of(place)
+        records = sorted(path.parent for path in place.rglob("run.json"))
+        if not records:
+            raise ValueError(f"{place} holds no run: give a folder with a run.json, or one that holds such folders")
+        folders += [folder for folder in records if (read_run(folder) or {}).get("status") == "finished"]
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
+
+
+def single_file(run: Path, out: Path) -> Path:
+    """Write the page of one run as one HTML file: styles, scripts, plotly and the run's data are inside.
+
+    Its policy lets only scripts of exactly these contents run, whatever a reader's copy may have met on its way.
+    ``out`` is replaced and returned. ValueError if ``run`` holds no readable run, or ``out`` is a folder.
+    """
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
+    with tempfile.TemporaryDirectory() as work:
+        site = build_site([run], Path(work) / "site").parent
+        (page,) = read_json(site / "site.json")["pages"]
+        write_text(out, inlined(site / page["page"]))
+    return out
+
+
+def inlined(page: Path) -> str:
+    """The HTML of a site's page with everything that lies beside it put inside, and no link to other pages."""
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    for link in soup.find_all("link", rel="stylesheet"):
+        style = soup.new_tag("style", attrs={"media": link["media"]} if link.has_attr("media") else {})
+        style.string = (page.parent / link["href"]).read_text(encoding="utf-8")
+        link.replace_with(style)
+    hashes = []
+    for script in soup.find_all("script", src=True):
+        source = (page.parent / script["src"]).read_text(encoding="utf-8")
+        script.decompose()
+        inner = soup.new_tag("script")
+        # No parser of HTML takes it to end early; in a script's strings the backslash means nothing.
+        inner.string = re.sub(r"<(?=/script|!--)", r"<\\", source, flags=re.IGNORECASE)
+        soup.body.append(inner)  # at the end, in order: an inline script cannot be deferred
+        hashes.append("'sha256-" + base64.b64encode(hashlib.sha256(inner.string.encode()).digest()).decode() + "'")
+    policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})
+    allowed = " ".join([*hashes, *re.findall("'unsafe-eval'", policy["content"])])
+    content = re.sub(r"script-src [^;]*", f"script-src {allowed}", policy["content"])
+    policy["content"] = content.replace("'self' file: ", "")
+    # data of the run becomes part of the page; what points at other pages becomes plain text
+    for way in soup.select("header.top ol, header.top .aside, nav.turn"):
+        way.decompose()
+    for link in soup.find_all("a", href=True):
+        if link["href"].startswith(OUTWARD):
+            continue
+        file = page.parent / link["href"]
+        if link.has_attr("download") and file.is_file():
+            kind = MIME.get(file.suffix, "application/octet-stream")
+            link["download"] = file.name
+            link["href"] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+        else:
+            link.name = "span"
+            del link["href"]
+    return str(soup)

@@ -10,8 +10,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from rkcnn_lib.probe.inputs import check_labels, check_random_state, estimator_rows
-from rkcnn_lib.probe.parameters import check_parameters
+from rkcnn_lib.probe.inputs import check_labels, check_parameters, check_random_state, estimator_rows
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.tensors import MAX_ELEMENTS, chunks, whole
@@ -123,11 +122,12 @@ def _rows_by_class(codes: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]
     """Classes of one size and their rows (c, size), for each size: so hundreds of classes take few steps."""
     order, sizes = np.argsort(codes, kind="stable"), np.bincount(codes)
     starts = np.cumsum(sizes) - sizes
-    groups = [(np.flatnonzero(sizes == size), size) for size in np.unique(sizes)]
-    return [
-        (torch.from_numpy(same), torch.from_numpy(order[starts[same][:, None] + np.arange(size)]))
-        for same, size in groups
-    ]
+    groups = []
+    for size in np.unique(sizes):
+        same = np.flatnonzero(sizes == size)
+        rows = order[starts[same][:, None] + np.arange(size)]
+        groups.append((torch.from_numpy(same), torch.from_numpy(rows)))
+    return groups
 
 
 def _shares(scores: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.parameters import SearchOptions
+from rkcnn_lib.probe.inputs import SearchOptions
 from rkcnn_lib.probe.scores import block_size, covariance, principal_directions, projection_contrast, subset_scores
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import add_at, chunks, default_steps, one_sided_codes
@@ -133,14 +133,14 @@ def skew_sign(X: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
 
     Features are one-sided (zero or positive), so their projections lean to the right.
     """
-    skew = projection_contrast(X, filters, "skew")
+    skew = projection_contrast(X, filters.to(X.dtype), "skew")
     return torch.where(skew < 0, -1.0, 1.0).to(filters.dtype)[:, None]
 
 
 class ContrastLift:
     """Directions live in the whitened space of X (n, d), where contrasts can be climbed by fixed-point steps.
 
-    One of the two ways to lift without labels (the other is `neighbours.NeighbourLift`); `search` runs the rounds.
+    One of two ways to lift without labels (the other is `neighbours.NeighbourLift`); `search` runs the rounds.
     `rows` (n, d), whitened, are what directions are to explain; `origin` (d,) is the mean.
     """
 
@@ -151,23 +151,22 @@ class ContrastLift:
         self.origin = self.white.mean.to(X.dtype)
 
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score (h,) of every subset on the residual (n, d), and the direction (h, d) it would start from."""
+        """Score (h,) of every subset on the residual (n, d), and the direction (h, d) of this space that it leads to.
+
+        From the subset's principal direction the contrast is climbed on the residual, then on the rows.
+        """
         raw = self.raw(residual)
         principal = principal_directions(covariance(raw)[1], subsets)
-        return subset_scores(raw, subsets, self.options.score, principal=principal), principal[0]
-
-    def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        """Whitened directions (s, d) reached from raw starts (s, d): climbed on the residual, then on the rows."""
-        contrast, max_steps, Z = self.options.contrast, self.options.max_steps, self.rows
-        u = self.white.from_filters(starts)
+        scores = subset_scores(raw, subsets, self.options.score, principal=principal)
+        contrast, Z, u = self.options.contrast, self.rows, self.white.from_filters(principal[0])
         if residual.shape == Z.shape and residual.data_ptr() == Z.data_ptr():
-            u = ascend(Z, u, contrast, max_steps)
+            u = ascend(Z, u, contrast)
         else:
             own = whiten(residual)  # pursuit left it anisotropic
-            u = ascend(own.apply(residual), own.from_filters(u), contrast, max_steps)
+            u = ascend(own.apply(residual), own.from_filters(u), contrast)
             # A residual is missing pieces of every feature: a few steps on the data themselves put that right.
-            u = ascend(Z, own.patterns(u), contrast, max(1, max_steps // 4))
-        return u * skew_sign(Z, u)
+            u = ascend(Z, own.patterns(u), contrast, max_steps=5)
+        return scores, u * skew_sign(Z, u)
 
     def raw(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (n, d) of this lift's space as they lie in X's, seen from the origin."""
@@ -180,12 +179,12 @@ class ContrastLift:
     def oriented(self, D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Patterns D (s, d), signed so that they lean to the right, and filters ``Sigma^-1 D`` (Haufe et al. 2014)."""
         u = self.white.from_patterns(D)
-        sign = skew_sign(self.rows, u.to(self.rows.dtype)).to(D.dtype)
+        sign = skew_sign(self.rows, u)
         return D * sign, self.white.filters(u) * sign
 
 
 def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int) -> torch.Tensor:
-    """Return what ``n_steps`` of one-sided matching pursuit with the unit directions D (r, d) leave of X (n, d)."""
+    """What ``n_steps`` of one-sided matching pursuit with the unit directions D (r, d) leave of X (n, d)."""
     residual = X.clone()
     if len(D):
         gram = D @ D.T

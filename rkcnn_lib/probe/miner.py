@@ -12,8 +12,14 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from rkcnn_lib.probe.inputs import (
+    CONTRASTS,
+    LABELLED_SCORES,
+    NEIGHBOURS,
+    Found,
+    SearchOptions,
     centred,
     check_labels,
+    check_parameters,
     check_random_state,
     estimator_rows,
     one_a_row,
@@ -21,21 +27,12 @@ from rkcnn_lib.probe.inputs import (
     varying_columns,
 )
 from rkcnn_lib.probe.nulls import Halves, calibrate, split_rows
-from rkcnn_lib.probe.parameters import (
-    CONTRASTS,
-    LABELLED_SCORES,
-    NEIGHBOURS,
-    Found,
-    SearchOptions,
-    SelectionWarning,
-    check_parameters,
-    selects_nothing,
-)
 from rkcnn_lib.probe.scores import projection_contrast
+from rkcnn_lib.probe.search import SelectionWarning, selects_nothing
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.tensors import scaled
 
-MAX_ROWS = 2**18
+MAX_ROWS = 2**18  # those beyond are left out at random before anything else
 
 
 class _ScoreParameter:
@@ -52,26 +49,23 @@ class _ScoreParameter:
 class RkCNNMiner(TransformerMixin, BaseEstimator):
     """Mine feature directions from activations by random-subset probing (Lu & Gweon 2025, PeerJ CS 11:e2497).
 
-    h random subsets are drawn, scored and lifted to the full space; near-copies are merged and the best kept
-    (without labels in `n_stages` rounds, each on what the directions so far leave unexplained, with r / n_stages
-    places); directions are oriented, and those kept whose score on rows that the search did not
-    see beats the 95 % point of the *maximum* of the same search on 99 null data sets.
+    h random subsets are drawn, scored and lifted to the full space; near-copies are merged and the best kept (without
+    labels in `n_stages` rounds, each on what the directions so far leave unexplained, with r / n_stages places);
+    directions are oriented, and those kept whose score on rows that the search did not see beats the 95 % point of the
+    *maximum* of the same search on 99 null data sets.
 
     Attributes
     ----------
     directions_ : (n_kept, d), array or tensor as X
-        Patterns, unit rows, best score first; signed so that the projection's skewness is positive (with
-        labels: towards the class).
-    filters_ : (n_kept, d), unit rows that read the directions out; mean_ : (d,)
-    scores_ : (n_kept,) on held-out rows; threshold_ : float or None
-    null_mode_ : {"full", "rescored"} or None
+        Patterns, unit rows, best score first; signed so that projections are skewed to the right (with labels: towards
+        the class).
+    filters_ : (n_kept, d), unit rows that read the directions out; mean_ : (d,); n_kept_ : int
+    scores_ : (n_kept,) on held-out rows; score_ : str, which was used
+    threshold_ : float or None; null_mode_ : {"full", "rescored"} or None
     subsets_ : Subsets, all h, over the original columns
     targets_ : (n_kept,) or None, with labels the class each direction points to
-    n_kept_ : int
     funnel_ : list of dict
-        What selection had to work with, a row a round: round, drawn, candidates (distinct after the lift, apart from
-        what is kept already), places, kept. Empty with labels.
-    score_ : str, the score used
+        What selection had to work with, a row a round (see `inputs.Found`); empty with labels.
 
     Examples
     --------
@@ -109,8 +103,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     rule: str = "separation"
     """What makes a candidate good. "separation": the mean score of the subsets that lead to it. "votes": in how many of
     six independent ensembles of subsets, each with half of the rows, it is found again. "cover": how much nearer rows
-    that are not searched come to a direction chosen (greedy facility location); see `selection`. With labels or without
-    lift it is always "separation"."""
+    that are not searched come to a direction chosen (greedy facility location; see `search.cover`). With labels or
+    without lift it is always "separation"."""
     select: str = "best"
     """Which candidates are kept; "random" and "worst" are controls. With "random" nothing ranks by a score: the first
     drawn of near-copies stays, and directions are returned in the order drawn."""
@@ -129,10 +123,6 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
     every surrogate's held-out rows, which no direction has seen. `null_mode_` says which was done."""
     merge_cosine: float = 0.9
     """Directions with a signed cosine above it count as one."""
-    max_steps: int = 20
-    """Most fixed-point steps of a lift, a round."""
-    max_rows: int = MAX_ROWS
-    """Rows beyond it are left out at random before anything else."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters of the constructor by name; "score" is the name of the score, not the method."""
@@ -151,12 +141,16 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         groups = None if groups is None else one_a_row(groups, n, "groups")
         self.score_ = self._score_name(y)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=5)
-        if n > self.max_rows:
-            some = np.sort(np.random.RandomState(int(seeds[4])).permutation(n)[: self.max_rows])
+        if n > MAX_ROWS:
+            some = np.sort(np.random.RandomState(int(seeds[4])).permutation(n)[:MAX_ROWS])
             given = given[torch.as_tensor(some, device=given.device)]
             y, groups, n = y if y is None else y[some], groups if groups is None else groups[some], len(some)
         columns = varying_columns(given)
-        m = self._subset_size(n, len(columns))
+        m = max(1, round(len(columns) ** 0.5)) if self.subset_size is None else self.subset_size
+        if len(columns) < m:
+            raise ValueError(f"only {len(columns)} columns vary, fewer than subset_size={m}")
+        if n < m:
+            raise ValueError(f"X has n_samples={n}, fewer than subset_size={m}; give more rows")
         work, mean = centred(given, columns)
         drawn = draw_subsets(len(columns), m, self.n_subsets, self.subsets, int(seeds[0]))
         subsets, options = drawn.to(work.device), self._options(int(seeds[1]))
@@ -164,8 +158,8 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         if y is not None and len(np.unique(y[halves[0]])) < 2:
             raise ValueError("the groups leave one class in the half searched; give more groups or null=None")
         data = Halves(work, y, groups, *halves)
-        found = data.search(subsets, options, work, y)
-        scores = data.score(found, options, work, y)
+        found = data.search(subsets, options)
+        scores = data.score(found, options)
         self.threshold_ = self.null_mode_ = None
         if self.null is not None:
             # What a round's cost grows with; looking for neighbours costs about ten lifts a subset.
@@ -173,11 +167,7 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             full = work.numel() * each * self.n_stages <= self.full_null_size
             self.threshold_ = calibrate(data, subsets, options, found, self.null, full, int(seeds[3]))
             self.null_mode_ = "full" if full else "rescored"
-        self._store(found, scores, columns, mean.to(dtype))
-        if not isinstance(X, torch.Tensor):
-            self.directions_, self.filters_, self.mean_ = (
-                part.cpu().numpy() for part in (self.directions_, self.filters_, self.mean_)
-            )
+        self._store(found, scores, columns, mean.to(dtype), isinstance(X, torch.Tensor))
         self.subsets_ = drawn.expand(columns.cpu(), len(mean))
         self.funnel_ = found.funnel
         if problem := selects_nothing(found.funnel):
@@ -200,10 +190,6 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         own = torch.eye(self.n_kept_, device=P.device)
         return float(projection_contrast(P, own, contrast).mean()) if self.n_kept_ else 0.0
 
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_kept_
-
     def _score_name(self, y: np.ndarray | None) -> str:
         name = self.__dict__["score"]
         if y is not None and not self.lift:
@@ -214,28 +200,18 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
             raise ValueError("score='neighbours' is a lift of its own; use lift=True or another score")
         return name if y is None or name in LABELLED_SCORES else "separation"
 
-    def _subset_size(self, n: int, n_varying: int) -> int:
-        m = max(1, round(n_varying**0.5)) if self.subset_size is None else self.subset_size
-        if n_varying < m or n_varying == 0:
-            raise ValueError(f"only {n_varying} columns vary, fewer than subset_size={m}")
-        if n < m:
-            raise ValueError(f"X has n_samples={n}, fewer than subset_size={m}; give more rows")
-        return m
-
     def _options(self, seed: int) -> SearchOptions:
-        r = self.n_directions
-        if r > self.n_subsets // 3:
-            r = self.n_subsets // 3
-            warnings.warn(
-                f"n_directions={self.n_directions} is more than a third of n_subsets={self.n_subsets}, so the score "
-                f"would hardly select; cut to {r}",
-                stacklevel=3,
-            )
+        r = min(self.n_directions, self.n_subsets // 3)
+        if r < self.n_directions:
+            given = f"n_directions={self.n_directions} is more than a third of n_subsets={self.n_subsets}"
+            warnings.warn(f"{given}, so the score would hardly select; cut to {r}", stacklevel=3)
         own = {"n_directions": r, "score": self.score_, "seed": seed}
         shared = {f.name: getattr(self, f.name) for f in fields(SearchOptions) if f.name not in own}
         return SearchOptions(**own, **shared)
 
-    def _store(self, found: Found, scores: torch.Tensor, columns: torch.Tensor, mean: torch.Tensor) -> None:
+    def _store(
+        self, found: Found, scores: torch.Tensor, columns: torch.Tensor, mean: torch.Tensor, as_tensors: bool
+    ) -> None:
         """Rank, apply the threshold and expand to all columns, in the type of the mean."""
         order = torch.arange(len(scores), device=scores.device)
         if self.select != "random":
@@ -243,13 +219,10 @@ class RkCNNMiner(TransformerMixin, BaseEstimator):
         if self.threshold_ is not None:
             order = order[scores[order] > self.threshold_]
         order = order[: min(self.n_directions, self.n_subsets // 3)]
-
-        def expanded(part: torch.Tensor) -> torch.Tensor:
-            full = mean.new_zeros(len(order), len(mean))
-            full[:, columns] = part[order].to(full)
-            return full
-
-        self.directions_, self.filters_, self.mean_ = expanded(found.directions), expanded(found.filters), mean
+        full = mean.new_zeros(2, len(order), len(mean))
+        full[:, :, columns] = torch.stack([found.directions, found.filters])[:, order].to(full)
+        parts: Any = (*full, mean) if as_tensors else (part.cpu().numpy() for part in (*full, mean))
+        self.directions_, self.filters_, self.mean_ = parts
         index = order.cpu().numpy()
         self.scores_ = scores.cpu().numpy()[index]
         self.targets_ = None if found.targets is None else found.targets[index]

@@ -10,18 +10,16 @@ and mean shifts are few: with five, 2,560 starts fell into some 160 basins, and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.parameters import SearchOptions
-from rkcnn_lib.probe.selection import distinct
+from rkcnn_lib.probe.inputs import SearchOptions
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import chunks, geometric_median
 
 MAX_ROWS = 16384  # rows among which a subset looks for neighbours
+BLOCK = 256  # directions compared among themselves at once
 
 
 class NeighbourLift:
@@ -40,13 +38,10 @@ class NeighbourLift:
         self.rows = unit(X[sample] - self.origin)
 
     def propose(self, residual: torch.Tensor, subsets: Subsets) -> tuple[torch.Tensor, torch.Tensor]:
+        T, k = unit(residual), min(self.options.n_neighbours, len(residual))
         anchors = draw_anchors(residual, len(subsets), self.rng, self.options.merge_cosine)
-        classes = pseudo_classes(unit(residual), subsets, anchors, min(self.options.n_neighbours, len(residual)))
-        return classes.scores, normalize(classes.means, dim=1)
-
-    def lift(self, residual: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        k = min(self.options.n_neighbours, len(residual))
-        return mean_shift(unit(residual), starts, k, self.options.n_shifts)
+        _, means, scores = pseudo_classes(T, subsets, anchors, k)
+        return scores, mean_shift(T, normalize(means, dim=1), k, self.options.n_shifts)
 
     def raw(self, rows: torch.Tensor) -> torch.Tensor:
         return rows
@@ -58,20 +53,14 @@ class NeighbourLift:
         return D, D
 
 
-class PseudoClasses(NamedTuple):
-    """What each subset found: its rows (h, k), their mean (h, d) and its separation in the complement (h,)."""
+def pseudo_classes(
+    T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each subset's k rows of T (n, d) nearest to its anchor (h, k), their means (h, d) and their separation (h,).
 
-    rows: torch.Tensor
-    means: torch.Tensor
-    scores: torch.Tensor
-
-
-def pseudo_classes(T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: int) -> PseudoClasses:
-    """Find each subset's k nearest rows of T (n, d) to its anchor and score them in the complementary coordinates.
-
-    `anchors` (h,) int64 are the rows around which subsets look, k in [2, n]. The score is ``S = ||mean_c||^2 / mean_i
-    ||x_i - mean_c||^2`` over the class, in the complement of the subset's span (RkCNN's BV / WV for one class against a
-    rest whose mean is 0).
+    `anchors` (h,) int64 are the rows around which subsets look, k in [2, n]. The separation is ``S = ||mean_c||^2 /
+    mean_i ||x_i - mean_c||^2`` over the class, in the complement of the subset's span (RkCNN's BV / WV for one class
+    against a rest whose mean is 0).
     """
     parts = []
     squares = T.square()
@@ -86,7 +75,7 @@ def pseudo_classes(T: torch.Tensor, subsets: Subsets, anchors: torch.Tensor, k: 
         within = (rows.square().sum(2) - seen.square().sum(2)).mean(1) - between
         parts.append((near, mean, between.clamp_min(0.0) / within.clamp_min(torch.finfo(T.dtype).eps)))
     rows, means, scores = map(torch.cat, zip(*parts, strict=True))
-    return PseudoClasses(rows, means, scores.double())
+    return rows, means, scores.double()
 
 
 def _nearest(
@@ -151,3 +140,26 @@ def draw_anchors(T: torch.Tensor, n: int, rng: np.random.RandomState, cosine: fl
     apart = drawn[distinct(unit(T[drawn]), keys, cosine, n)]
     again = rng.choice(len(T), n - len(apart), p=weight / weight.sum())
     return torch.cat([apart, torch.as_tensor(again, dtype=apart.dtype, device=T.device)])
+
+
+def distinct(
+    directions: torch.Tensor, scores: torch.Tensor, cosine: float = 0.9, limit: int | None = None
+) -> torch.Tensor:
+    """Rows to keep so that no kept pair of unit directions (s, d) has a signed cosine above `cosine`.
+
+    Greedy: the best score first, everything near it merged into it. Returns indices, best first, `limit` at most.
+    """
+    limit = len(directions) if limit is None else limit
+    kept = scores.argsort(descending=True, stable=True)[:0]
+    for block in scores.argsort(descending=True, stable=True).split(BLOCK):
+        near = directions[block] @ directions[kept].T > cosine
+        block = block[~near.any(1)]
+        close = (directions[block] @ directions[block].T > cosine).cpu().numpy()
+        merged = np.zeros(len(block), dtype=bool)
+        for i in range(len(block)):
+            if not merged[i]:
+                merged[i + 1 :] |= close[i, i + 1 :]
+        kept = torch.cat([kept, block[torch.as_tensor(~merged, device=block.device)]])
+        if len(kept) >= limit:
+            break
+    return kept[:limit]

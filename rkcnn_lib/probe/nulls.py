@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from rkcnn_lib.probe.inputs import check_random_state, one_a_row
+from rkcnn_lib.probe.inputs import SURROGATES, Found, SearchOptions, check_random_state, one_a_row
 from rkcnn_lib.probe.lift import whiten
-from rkcnn_lib.probe.parameters import SURROGATES, Found, SearchOptions
 from rkcnn_lib.probe.search import direction_scores, search
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import MAX_SEED, as_matrix, exponent, one_of, whole
@@ -114,16 +113,17 @@ class Halves:
     searched: np.ndarray
     held: np.ndarray
 
-    def search(self, subsets: Subsets, options: SearchOptions, X: torch.Tensor, y: np.ndarray | None) -> Found:
-        """Search the first half of X, which is the data or a null draw of it."""
-        return search(X[self._index(self.searched)], subsets, options, None if y is None else y[self.searched])
+    def search(self, subsets: Subsets, options: SearchOptions) -> Found:
+        return search(*self.part(self.searched), subsets, options)
 
-    def score(self, found: Found, options: SearchOptions, X: torch.Tensor, y: np.ndarray | None) -> torch.Tensor:
-        """Scores (s,) of what was found on the other half of X."""
-        return direction_scores(X[self._index(self.held)], found, options, None if y is None else y[self.held])
+    def score(self, found: Found, options: SearchOptions) -> torch.Tensor:
+        """Scores (s,) of what was found, on the other half."""
+        return direction_scores(*self.part(self.held), found, options)
 
-    def _index(self, rows: np.ndarray) -> torch.Tensor | slice:
-        return slice(None) if len(rows) == len(self.X) else torch.as_tensor(rows, device=self.X.device)
+    def part(self, rows: np.ndarray) -> tuple[torch.Tensor, np.ndarray | None]:
+        every = len(rows) == len(self.X)
+        X = self.X if every else self.X[torch.as_tensor(rows, device=self.X.device)]
+        return X, None if self.y is None else self.y[rows]
 
 
 def calibrate(
@@ -135,16 +135,16 @@ def calibrate(
     groups. `full` searches every one of them anew. Otherwise what was found, made up with random directions to the
     number of candidates, is scored again on their held-out half.
     """
-    X, y = data.X, data.y
     candidates = None if full else _with_random_fill(data, found, options, seed)
-    generator = torch.Generator(device=X.device).manual_seed(seed)
+    generator = torch.Generator(device=data.X.device).manual_seed(seed)
     rng = np.random.RandomState(seed)
-    source = Surrogate(X, null) if y is None else None
+    source = Surrogate(data.X, null) if data.y is None else None
     maxima = []
     for _ in range(N_SURROGATES):
-        null_X = source.draw(generator) if source else X
-        null_y = None if y is None else permute_labels(y, data.groups, rng)
-        scores = data.score(candidates or data.search(subsets, options, null_X, null_y), options, null_X, null_y)
+        X = source.draw(generator) if source else data.X
+        y = None if data.y is None else permute_labels(data.y, data.groups, rng)
+        nothing = replace(data, X=X, y=y)
+        scores = nothing.score(candidates or nothing.search(subsets, options), options)
         maxima.append(float(scores.max()) if len(scores) else 0.0)
     # The 95th of 99: exact for exchangeable maxima (Westfall & Young 1993).
     return sorted(maxima)[round(0.95 * (N_SURROGATES + 1)) - 1]
@@ -156,7 +156,6 @@ def _with_random_fill(data: Halves, found: Found, options: SearchOptions, seed: 
     n_fill = max(0, max(n_candidates, options.n_directions) - len(found.filters))
     rng = np.random.RandomState(seed)
     noise = torch.as_tensor(rng.standard_normal((n_fill, data.X.shape[1])), device=data.X.device)
-    white = whiten(data.X[torch.as_tensor(data.searched, device=data.X.device)])
-    filters = torch.cat([found.filters, white.filters(noise)])
+    filters = torch.cat([found.filters, whiten(data.part(data.searched)[0]).filters(noise)])
     targets = None if found.targets is None else np.concatenate([found.targets, rng.choice(found.targets, n_fill)])
     return Found(filters, filters, found.funnel, targets)

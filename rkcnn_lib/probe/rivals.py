@@ -14,11 +14,10 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch.nn.functional import normalize
 
-from rkcnn_lib.probe.inputs import all_centred, check_random_state, result_dtype
+from rkcnn_lib.probe.inputs import all_centred, check_parameters, check_random_state, result_dtype
 from rkcnn_lib.probe.lift import refine
 from rkcnn_lib.probe.miner import RkCNNMiner
 from rkcnn_lib.probe.nulls import surrogate
-from rkcnn_lib.probe.parameters import check_parameters
 from rkcnn_lib.probe.scores import covariance, projection_contrast
 from rkcnn_lib.tensors import as_matrix, one_of, with_covariance
 
@@ -58,12 +57,8 @@ def _pca(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
 def _ica(X: torch.Tensor, n: int, rng: np.random.RandomState) -> torch.Tensor:
     values = torch.linalg.eigvalsh(covariance(X)[1])
     rank = int((values > values[-1] * 1e-7).sum())
-    model = FastICA(
-        n_components=min(rank, len(X) - 1, max(1, -(-n // 2))),
-        whiten="unit-variance",
-        whiten_solver="eigh",
-        random_state=rng,
-    )
+    size = min(rank, len(X) - 1, -(-n // 2))
+    model = FastICA(size, whiten="unit-variance", whiten_solver="eigh", random_state=rng)
     model.fit(X.double().cpu().numpy())
     patterns = torch.as_tensor(np.asarray(model.mixing_).T, device=X.device)  # (components, d)
     filters = torch.as_tensor(model.components_, device=X.device, dtype=X.dtype)
@@ -99,10 +94,6 @@ def _rkcnn(
     return miner.directions_
 
 
-def _rkcnn_null(X: torch.Tensor, n: int, rng: np.random.RandomState, **options: Any) -> torch.Tensor:
-    return _rkcnn(surrogate(X, random_state=int(rng.randint(2**31 - 1))), n, rng, **options)
-
-
 _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "random": _random,
     "covariance": _covariance,
@@ -117,7 +108,9 @@ _MINERS: dict[str, Callable[..., torch.Tensor]] = {
     "rkcnn": _rkcnn,
     "rkcnn_unscored": lambda *data, **options: _rkcnn(*data, **(options | {"select": "random"})),
     "rkcnn_worst": lambda *data, **options: _rkcnn(*data, **(options | {"select": "worst"})),
-    "rkcnn_null": _rkcnn_null,
+    "rkcnn_null": lambda X, n, rng, **options: _rkcnn(
+        surrogate(X, random_state=int(rng.randint(2**31 - 1))), n, rng, **options
+    ),
 }
 METHODS = tuple(_MINERS)
 
@@ -127,7 +120,7 @@ def mine(
 ) -> Any:
     """Up to `n_directions` unit directions (r, d) by one method, best or first drawn first; a function of the seed.
 
-    - "random": uniform on the sphere. "covariance": Gaussian with the rows' covariance: nothing mined.
+    - "random": uniform on the sphere. "covariance": Gaussian with the rows' covariance. Nothing is mined.
     - "active_subspace": uniform on the sphere of the leading principal subspace that holds 99 % of the variance (Wang
       et al. 2025, arXiv:2508.16929, who start SAEs so).
     - "datapoint": random rows minus the mean. "pca": principal directions, each with both signs.
@@ -135,8 +128,8 @@ def mine(
     - "kmeans": MiniBatchKMeans centres of the centred rows, scaled to norm 1 (spherical clusters).
     - "datapoint_refined", "kmeans_refined": the same, sharpened by three passes of `rkcnn_lib.probe.lift.refine`, which
       end an RkCNN search.
-    - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded
-      with zeros, subsets chosen by kurtosis, no lift and no merging.
+    - "rkcnn_coordinate": as RkCNN for SAEs was first implemented: each subset's principal direction padded with zeros,
+      subsets chosen by kurtosis, no lift and no merging.
     - "rkcnn": `RkCNNMiner`, from 6 n_directions subsets unless n_subsets says otherwise.
     - "rkcnn_unscored", "rkcnn_worst": the same, but random candidates or those that score worst are kept.
     - "rkcnn_null": the same search on an elliptical surrogate of the data.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rkcnn_lib.probe.parameters import LABELLED_SCORES, SCORES
+from rkcnn_lib.probe.inputs import LABELLED_SCORES, SCORES
 from rkcnn_lib.probe.subsets import Subsets
 from rkcnn_lib.tensors import MAX_ELEMENTS, chunks, one_of
 
@@ -117,8 +117,7 @@ def principal_directions(cov: torch.Tensor, subsets: Subsets) -> tuple[torch.Ten
     for s in chunks(subsets.n_coordinate, m * m):
         idx = subsets.indices[s]
         values, vectors = torch.linalg.eigh(cov[idx[:, :, None], idx[:, None, :]])
-        padded = torch.zeros(len(idx), d, dtype=cov.dtype, device=cov.device)
-        directions.append(padded.scatter_(1, idx, vectors[:, :, -1]))
+        directions.append(cov.new_zeros(len(idx), d).scatter_(1, idx, vectors[:, :, -1]))
         shares.append(values[:, -1] / values.sum(1))
     for s in chunks(subsets.n_rotated, m * d):
         bases = subsets.bases[s].to(cov.dtype)
@@ -139,8 +138,7 @@ def scatter_matrices(X: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torc
     codes = torch.as_tensor(np.unique(y, return_inverse=True)[1], device=X.device)
     sizes, grand = torch.bincount(codes), X.mean(0, dtype=torch.float64)
     sums = torch.zeros(len(sizes), X.shape[1], dtype=torch.float64, device=X.device)
-    sums.index_add_(0, codes, X.to(torch.float64))
-    means = sums / sizes[:, None] - grand  # centred on the grand mean
+    means = sums.index_add_(0, codes, X.to(torch.float64)) / sizes[:, None] - grand  # centred on the grand mean
     between = means.T @ means / (len(sizes) - 1)
     weight = 1.0 / ((sizes - 1).clamp_min(1) * len(sizes)).to(torch.float64)
     within = torch.zeros_like(between)

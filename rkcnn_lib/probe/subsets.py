@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rkcnn_lib.probe.inputs import check_random_state
-from rkcnn_lib.probe.parameters import KINDS
+from rkcnn_lib.probe.inputs import KINDS, check_random_state
 from rkcnn_lib.tensors import one_of, whole
 
 

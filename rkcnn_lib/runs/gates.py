@@ -38,7 +38,6 @@ class _Record(BaseModel):
     gates_since: list[str] | None = None
     verdicts: list[dict[str, Any]] | None = None
     strongest: list[dict[str, Any]] | None = None
-    remarks: dict[str, Any] | None = None
     provenance: _Made | None = None
     model: dict[str, Any] | None = None
     seeds: list[Any] | None = None
@@ -87,8 +86,7 @@ def all_passed(gates: dict[str, str]) -> bool:
 
 def latest_run(notebook: str, profile: str) -> Path | None:
     """Return the folder of the run of this notebook and profile that finished last, or None."""
-    folder, _ = _latest(_kept(notebook), notebook, profile)
-    return folder
+    return _latest(_kept(notebook), notebook, profile)[0]
 
 
 def next_number(notebook: str) -> int:
@@ -119,7 +117,7 @@ def gates_since(record: dict[str, Any], others: list[Recorded]) -> dict[str, Any
     came = {name: verdict for name, verdict in came.items() if verdict != NOT_RUN}
     if not came:
         return record
-    gates = gates | came
+    gates |= came
     verdicts = [row | {"gated": all_passed(gates)} for row in record.get("verdicts") or []]
     return record | {"earlier_gates": gates, "gates_since": sorted(came), "verdicts": verdicts}
 
@@ -129,9 +127,8 @@ def _applies(notebook: str, model: str | None) -> bool:
 
 
 def _kept(notebook: str) -> list[Recorded]:
-    paths = (outputs_root() / "runs" / notebook).glob("*/run.json")
-    runs = ((path.parent, read_run(path.parent)) for path in paths)
-    return [(folder, record) for folder, record in runs if record]
+    folders = [path.parent for path in (outputs_root() / "runs" / notebook).glob("*/run.json")]
+    return [(folder, record) for folder in folders if (record := read_run(folder))]
 
 
 def _latest(

@@ -85,10 +85,7 @@ class RayWorkers:
     threads: int = 1  # Ray gives each cell one core, or one GPU
 
     def slots(self) -> int:
-        """Return how many cells can run at once on the nodes that answer.
-
-        Raises ClusterUnusable if a node answers that it cannot do the work, or none offers the device.
-        """
+        """Return how many cells can run at once on nodes that answer; ClusterUnusable if one refuses or none offers."""
         import ray
 
         kind = "GPU" if self.device == "cuda" else "CPU"
@@ -105,13 +102,11 @@ class RayWorkers:
     @contextlib.contextmanager
     def pool(self, n_cells: int) -> Iterator[int]:
         """As :meth:`Workers.pool`."""
-        slots = self.slots()
+        n_jobs = slots = self.slots()  # with one core left the driver works by itself
+        wanted = {"num_cpus": 1.0}
         if self.device == "cuda":
             # joblib runs a single process in the driver, which may have no GPU: the last one is shared by two
-            wanted = {"num_gpus": 1.0 if slots > 1 else 0.5}
-            n_jobs = max(2, min(slots, n_cells))
-        else:
-            wanted, n_jobs = {"num_cpus": 1}, slots  # with one core left the driver works by itself
+            wanted, n_jobs = {"num_gpus": 1.0 if slots > 1 else 0.5}, max(2, min(slots, n_cells))
         with joblib.parallel_config(backend="ray", ray_remote_args=wanted):
             yield n_jobs
 
@@ -163,11 +158,9 @@ def _ask_nodes(ids: list[str], folders: tuple[Path, ...]) -> dict[str, str]:
         token.touch()
     try:
         ask = ray.remote(num_cpus=0, max_retries=0)(_problem)
-        asked = {}
-        for node in ids:
-            there = NodeAffinitySchedulingStrategy(node, soft=False)
-            asked[ask.options(scheduling_strategy=there).remote(tokens, _version())] = node
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS) if asked else ([], [])
+        there = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in ids}
+        asked = {ask.options(scheduling_strategy=there[node]).remote(tokens, _version()): node for node in ids}
+        ready = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)[0] if asked else []
         answers = {}
         for task in ready:
             with contextlib.suppress(ray.exceptions.RayError):  # the node died in the meantime
@@ -179,7 +172,7 @@ def _ask_nodes(ids: list[str], folders: tuple[Path, ...]) -> dict[str, str]:
 
 
 def _version() -> str:
-    """Return what must be the same on all machines: the package's version and those of its units."""
+    """What must be the same on all machines: the package's version and those of its units."""
     return digest([metadata.version("rkcnn"), VERSIONS])
 
 
@@ -213,8 +206,7 @@ def run_cells(function: Cell, cells: list[tuple], n_jobs: int, label: str) -> li
     If cells fail the others are finished first; then the first of the errors is raised, with a note of how many failed.
     """
     results = try_cells(function, cells, Workers(max(1, min(n_jobs, len(cells)))), label)
-    failures = [result for result in results if isinstance(result, Failure)]
-    if failures:
+    if failures := [result for result in results if isinstance(result, Failure)]:
         error = failures[0].exception or RuntimeError(f"{failures[0].error}\n{failures[0].traceback}")
         error.add_note(f"{label}: {len(failures)} of {len(cells)} failed; what is finished is kept")
         raise error
@@ -278,7 +270,10 @@ def _tried(function: Cell, cell: tuple, threads: int | None = None, parent: int 
             torch.set_num_threads(threads)
         return function(*cell)
     except Exception as error:
-        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), _sendable(error))
+        sent, told = None, traceback.format_exc()
+        with contextlib.suppress(Exception):
+            sent = copy.deepcopy(error)  # by the same means as to another process
+        return Failure(f"{type(error).__name__}: {error}", told, sent)
 
 
 @functools.cache
@@ -291,10 +286,3 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _sendable(error: Exception) -> Exception | None:
-    try:
-        return copy.deepcopy(error)  # by the same means as to another process
-    except Exception:
-        return None

@@ -29,8 +29,7 @@ FROZEN_ROWS = 512  # coded at once in the frozen-dictionary test
 def check(p: schemas.Parameters) -> ModelFacts | None:
     """Return what is known of the model that parameters name; None where they name none, or one made here.
 
-    Raises ParameterError if the model, the text or the memory cannot give what is asked for; ModelUnavailable if the
-    model is neither here nor can it be fetched.
+    Raises ParameterError if model, text or memory cannot give what is asked for; ModelUnavailable if no model is found.
     """
     try:
         facts = _facts(p)
@@ -67,14 +66,10 @@ def _check_layers(p: Any, facts: ModelFacts) -> None:
         require(len(set(blocks)) == len(blocks), p, name, f"two of them are the same of {facts.n_layers} blocks")
 
 
-def _values(p: Any, name: str) -> list[Any]:
-    """Return the values of a parameter that is one, several, None or not this notebook's."""
-    asked = getattr(p, name, None)
-    return asked if isinstance(asked, list) else [] if asked is None else [asked]
-
-
-def _hooks(p: Any) -> list[str]:
-    return _values(p, "hook") + _values(p, "more_hooks")
+def _values(p: Any, *names: str) -> list[Any]:
+    """Return the values of parameters each of which is one, several, None or not this notebook's."""
+    asked = [getattr(p, name, None) for name in names]
+    return [value for given in asked for value in (given if isinstance(given, list) else [given]) if value is not None]
 
 
 def _check_text(p: Any, facts: ModelFacts) -> None:
@@ -83,7 +78,7 @@ def _check_text(p: Any, facts: ModelFacts) -> None:
         return
     check_sizes(facts, p.n_tokens, p.context_size)
     if _adds(facts):
-        modadd.check_hooks(_hooks(p))
+        modadd.check_hooks(_values(p, "hook", "more_hooks"))
         modadd.source(facts.vocab_size - 1, p.text)
     else:
         check_text(p.text)
@@ -95,7 +90,7 @@ def _widths(p: Any, facts: ModelFacts | None) -> list[int]:
         return [p.n_hidden]
     if isinstance(p, schemas.ProbeValidation):
         return [hook_width(facts, p.atlas_hook), p.n_hidden]
-    return [hook_width(facts, hook) for hook in _hooks(p)] if facts else [WIDTHS[p.model]]
+    return [hook_width(facts, hook) for hook in _values(p, "hook", "more_hooks")] if facts else [WIDTHS[p.model]]
 
 
 def _rows(p: Any, facts: ModelFacts | None) -> int:
@@ -179,7 +174,7 @@ def _bytes(p: Any, d: int) -> dict[str, float]:
     if isinstance(p, schemas.Mining):
         drawn = p.subsets_for(round(p.expansion * d)) if isinstance(p, schemas.Comparison) else p.n_subsets
         h, m = max(drawn, *getattr(p, "curve_n_subsets", []), 0), p.subset_size or round(d**0.5)
-        basis = 12.0 * m * d if getattr(p, "subsets", "") == "rotated" else 8.0 * m
+        basis = 12.0 * m * d if p.subsets == "rotated" else 8.0 * m
         needs["n_subsets subset_size"] = h * (basis + 8 * d + 300)
     if hasattr(p, "n_tokens"):
         needs["n_tokens"] = p.n_tokens * (16.0 * d if p.model in INVENTED_MODELS else 24.0)

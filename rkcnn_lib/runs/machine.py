@@ -53,10 +53,9 @@ def _lock() -> str:
     pins = re.findall(r"^(\S+)==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     differ = []
     for name, version in pins:
-        try:
+        installed = "missing"
+        with contextlib.suppress(metadata.PackageNotFoundError):
             installed = metadata.version(name).split("+")[0]
-        except metadata.PackageNotFoundError:
-            installed = "missing"
         if installed != version:
             differ.append(f"{name} {installed} (locked {version})")
     if differ:
@@ -198,11 +197,11 @@ def _verified(folder: Path) -> int:
         return 0
     try:
         ActivationStore(folder).verify()
-        print(_one_line(f"{folder.name}: whole"))
-        return 0
     except CacheError as error:
         print(_one_line(f"{folder.name}: {error}"), file=sys.stderr)
         return 1
+    print(_one_line(f"{folder.name}: whole"))
+    return 0
 
 
 def _one_line(text: str) -> str:

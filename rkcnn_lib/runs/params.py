@@ -38,14 +38,12 @@ def check_notebook(notebook: str) -> str:
 def resolve(notebook: str, given: dict[str, Any] | None = None) -> Parameters:
     """Return the checked parameters of a run: those given, defaults for the others.
 
-    Raises ParameterError, one line a problem: the parameter, the bad value and what is allowed; for an unknown name the
-    nearest known one.
+    Raises ParameterError, one line a problem: the parameter, the bad value, what is allowed (or the nearest name).
     """
     return checked(NOTEBOOKS[check_notebook(notebook)], given or {}, notebook)
 
 
 def defaults(notebook: str) -> dict[str, Any]:
-    """Return the default of every parameter of a notebook."""
     return resolve(notebook).model_dump()
 
 
@@ -85,25 +83,20 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
 
 def parameters_cell(notebook: str) -> str:
     """Return the source of a notebook's parameters cell: lines ``name: type = default  # help``."""
-    fields = NOTEBOOKS[notebook].model_fields
-    return "\n".join(
-        f"{name}: {_kind(fields[name].annotation)} = {_literal(fields[name].default)}  "
-        f"# {fields[name].description or _choices(fields[name].annotation)}"
-        for name in sorted(fields, key=NOT_DECIDING.__contains__)
-    )
+    fields, lines = NOTEBOOKS[notebook].model_fields, []
+    for name in sorted(fields, key=NOT_DECIDING.__contains__):
+        field = fields[name]
+        about = field.description or " or ".join(", ".join(get_args(field.annotation)).rsplit(", ", 1))
+        lines.append(f"{name}: {_kind(field.annotation)} = {_literal(field.default)}  # {about}")
+    return "\n".join(lines)
 
 
 def _kind(annotation: Any) -> str:
-    """Return the plain type behind an annotation, as papermill shows it: that of ``Count | None`` is int."""
+    """Return the plain type behind an annotation: that of ``Count | None`` is int."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Annotated, Union, UnionType):
         return _kind(parts[0])
     return type(parts[0]).__name__ if origin is Literal else (origin or annotation).__name__
-
-
-def _choices(annotation: Any) -> str:
-    *first, last = get_args(annotation)
-    return f"{', '.join(first)} or {last}"
 
 
 def _literal(value: Any) -> str:
@@ -114,14 +107,9 @@ def _literal(value: Any) -> str:
     return f"{value:_}" if type(value) is int and value >= 10_000 else repr(value)
 
 
-def write_cells() -> None:
-    """Write the parameters cell of every notebook source."""
+if __name__ == "__main__":
     for notebook in NOTEBOOKS:
         path = NOTEBOOK_FOLDER / f"{notebook}.py"
         before, _, rest = path.read_text(encoding="utf-8").partition(CELL_BEGINS)
         after = rest.partition(CELL_ENDS)[2]
         write_text(path, before + CELL_BEGINS + parameters_cell(notebook) + CELL_ENDS + after)
-
-
-if __name__ == "__main__":
-    write_cells()

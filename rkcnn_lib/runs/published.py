@@ -21,8 +21,9 @@ CENTRED = "#centred"
 def folder_of(spec: str) -> Path:
     """Return an SAE's folder, a local one or ``owner/repository:path`` on the hub; raise ParameterError if none is."""
     name = spec.removesuffix(CENTRED)
-    if (Path(name).expanduser() / CONFIG_FILE).is_file():
-        return Path(name).expanduser()
+    local = Path(name).expanduser()
+    if (local / CONFIG_FILE).is_file():
+        return local
     if ":" not in name:
         raise ParameterError(f"published = {spec!r}: no folder with a cfg.json (on the hub: 'owner/repository:path')")
     repository, path = name.split(":", 1)
@@ -32,9 +33,9 @@ def folder_of(spec: str) -> Path:
         folder = fetched(repository, None, files, lambda here: None if (here / weights).is_file() else weights)
     except ModelUnavailable as error:
         raise ParameterError(f"published = {spec!r}: {error}") from error
-    if (folder / weights).is_file():
-        return folder / path
-    raise ParameterError(f"published = {spec!r}: the repository has no {weights}")
+    if not (folder / weights).is_file():
+        raise ParameterError(f"published = {spec!r}: the repository has no {weights}")
+    return folder / path
 
 
 def open_published(p: SaeCompare, d_in: int) -> dict[str, tuple[Path, SAE]]:
@@ -70,9 +71,8 @@ def _path_of(spec: str, folder: Path) -> tuple[str, ...]:
 
 def _shortest_end(path: tuple[str, ...], among: list[tuple[str, ...]]) -> str:
     """Return the shortest end of a path that no other ends in; all of it, if all of it is the end of another."""
-    lengths = range(1, len(path) + 1)
-    alone = [n for n in lengths if sum(other[-n:] == path[-n:] for other in among) == 1]
-    return "/".join(path[-(alone or [len(path)])[0] :])
+    alone = (n for n in range(1, len(path)) if sum(other[-n:] == path[-n:] for other in among) == 1)
+    return "/".join(path[-next(alone, len(path)) :])
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,8 @@ def read_tables(folder: str | Path) -> SweepTables:
     folder = Path(folder).expanduser()
     about, table = folder / "sweep.json", folder / "metrics.parquet"
     if not (about.is_file() and table.is_file()):
-        raise ParameterError(
-            f"sweep = {str(folder)!r}: no finished sweep there; `rkcnn sweep FILE --out FOLDER` writes one"
-        )
+        how = "`rkcnn sweep FILE --out FOLDER` writes one"
+        raise ParameterError(f"sweep = {str(folder)!r}: no finished sweep there; {how}")
     try:
         sweep = read_json(about)
         n_settings, n_failed = len(sweep["settings"]), sweep["counts"]["failed"]

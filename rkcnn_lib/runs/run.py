@@ -84,7 +84,6 @@ def input_identity(notebook: str, values: Parameters) -> dict[str, Any]:
 
 
 def run_folder(notebook: str, key: str) -> Path:
-    """Return ``outputs/runs/NOTEBOOK/KEY``."""
     return outputs_root() / "runs" / notebook / key
 
 
@@ -97,8 +96,7 @@ def finished(notebook: str, key: str) -> bool:
 def execute(notebook: str, values: Parameters, again: bool = False, cell_timeout: int | None = None) -> Path | None:
     """Run a notebook with papermill, unless this very run is finished; return its folder, or None if a cell failed.
 
-    While it runs, or when it fails, the executed notebook is ``notebook.running.ipynb`` there. What
-    :func:`input_identity` raises is raised before any kernel starts.
+    What :func:`input_identity` raises is raised before any kernel starts.
     """
     import jupytext
     import nbformat
@@ -111,7 +109,7 @@ def execute(notebook: str, values: Parameters, again: bool = False, cell_timeout
         print(f"{notebook}: finished before ({folder.name}), not run again", flush=True)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    source, running = folder / "notebook.source.ipynb", folder / "notebook.running.ipynb"
+    source, running = folder / "notebook.source.ipynb", folder / "notebook.running.ipynb"  # stays if it fails
     nbformat.write(jupytext.read(NOTEBOOK_FOLDER / f"{notebook}.py"), source)
     print(f"{notebook}: running as {folder.name} (profile {values.profile})", flush=True)
     began = time.monotonic()
@@ -158,14 +156,14 @@ def _git(*words: str) -> str | None:
 def code_version() -> str:
     """Return git's own hash of the package, with what was changed since; without a checkout the package's version.
 
-    Pages must be of the code that they name. Units have versions of their own and are not computed anew by this alone.
+    Pages must be of the code that they name; units have versions of their own.
     """
     tree, changed = _git("rev-parse", "HEAD:rkcnn_lib"), _git("diff", "HEAD", "--", "rkcnn_lib")
     return metadata.version("rkcnn") if tree is None else digest([tree, changed])
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Return what a reader needs to run this again: commit, versions, device, threads."""
+    """Return what a reader needs to run this again."""
     import torch
 
     status = _git("status", "--porcelain", "--untracked-files=no")
@@ -202,11 +200,6 @@ class Run:
             "seeds": None, "started": _now(), "finished": None, "wall_seconds": None,
         }  # fmt: skip
 
-    @property
-    def gated(self) -> bool:
-        """Whether every earlier gate was run and passed; if not, verdicts are marked *ungated*."""
-        return all_passed(self.record["earlier_gates"])
-
     def note(self, **facts: Any) -> None:
         """Record facts such as ``data=store.manifest`` or ``seeds=[0, 1, 2]`` in run.json."""
         self.record.update(facts)
@@ -233,7 +226,8 @@ class Run:
 
     def verdicts(self, contrasts: list[Any]) -> pd.DataFrame:
         """Record the contrasts behind each hypothesis's verdict and return them as a table."""
-        rows = [dict(row) | {"gated": self.gated} for row in contrasts]
+        gated = all_passed(self.record["earlier_gates"])
+        rows = [dict(row) | {"gated": gated} for row in contrasts]
         self.note(verdicts=rows)
         return pd.DataFrame(rows)
 
@@ -268,8 +262,7 @@ def start_run(notebook: str, namespace: dict[str, Any]) -> Run:
 
 def _show_start(run: Run) -> None:
     profile = run.p.profile.split("--")[0]
-    if profile in ("smoke", "quick"):
-        meaning = "sizes of seconds, no conclusions" if profile == "smoke" else "small models and few seeds"
+    if meaning := {"smoke": "sizes of seconds, no conclusions", "quick": "small models and few seeds"}.get(profile):
         display(HTML(f'<p class="banner"><b>A {profile} run:</b> {meaning}.</p>'))
     made = run.record["provenance"]
     gates = ", ".join(f"{name[:2]} {verdict}" for name, verdict in run.record["earlier_gates"].items())

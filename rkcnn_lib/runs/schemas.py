@@ -61,10 +61,12 @@ class Captured(Model):
 
 
 class Mining(Parameters):
-    """Random-subset probing: how many subsets are drawn, and how large they are."""
+    """Random-subset probing: how many subsets, how large they are and where they lie, the contrast that is climbed."""
 
     n_subsets: at_least(3) = param(600, "random subsets drawn (at least 3 x n_directions)")
     subset_size: at_least(2) | None = param(None, "coordinates in a subset; None: round(sqrt(width))")
+    score: Literal["neighbours", "kurtosis", "logcosh", "skew"] = param("neighbours")
+    subsets: Literal["coordinate", "rotated"] = param("coordinate", "coordinate (rotated where too few) or rotated")
 
 
 class Selected(Mining):
@@ -80,14 +82,7 @@ class Selected(Mining):
         return self
 
 
-class Unlabelled(Mining):
-    """Mining without labels: the contrast that is climbed and where subsets lie."""
-
-    score: Literal["neighbours", "kurtosis", "logcosh", "skew"] = param("neighbours")
-    subsets: Literal["coordinate", "rotated"] = param("coordinate", "coordinate (rotated where too few) or rotated")
-
-
-class Ruled(Unlabelled):
+class Ruled(Mining):
     """The rule by which directions are selected, as it was frozen (see `benchmarks/choose_rule.py`)."""
 
     rule: Literal["separation", "votes", "cover"] = param("separation", "separation, votes or cover")
@@ -120,7 +115,7 @@ class Toy(Selected):
 
 
 @with_defaults(n_directions=40)
-class ToySuperposition(Toy, Unlabelled):
+class ToySuperposition(Toy):
     """01: can random subsets find features in superposition?"""
 
     null: Literal["gaussian", "elliptical"] | None = param(
@@ -159,7 +154,7 @@ class ToySuperposition(Toy, Unlabelled):
 
 
 @with_defaults(n_features=60, n_active=3)
-class ProbeValidation(Toy, Unlabelled):
+class ProbeValidation(Toy):
     """02: does a high separation score mean a feature?"""
 
     n_hidden: at_least(4) = param(20, "its hidden dimensions")

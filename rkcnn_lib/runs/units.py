@@ -110,11 +110,7 @@ def load_unit(folder: Path) -> Unit:
     """Read a finished unit back from its folder; raise DamagedFile if that cannot be done."""
     arrays = folder / "arrays.safetensors"
     try:
-        return Unit(
-            scalars=unit_scalars(folder),
-            tables={path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")},
-            arrays=load_file(arrays) if arrays.is_file() else {},
-            folder=folder,
-        )
+        tables = {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
+        return Unit(unit_scalars(folder), tables, load_file(arrays) if arrays.is_file() else {}, folder)
     except (ArrowInvalid, SafetensorError, OSError) as error:
         raise files.DamagedFile(f"the unit {folder} is damaged ({error})") from None

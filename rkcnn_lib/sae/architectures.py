@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from operator import index
 from typing import Any
 
@@ -131,8 +130,7 @@ class SAE(nn.Module):
         """Sparse codes of x (n, d_in) as in training (topk and batchtopk), with sparse gradients."""
         self._check_width(x)
         select = select_topk if self.config.architecture == "topk" else select_batchtopk
-        chosen = partial(select, k=self.config.n_active)
-        return encode_sparse(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, self.b_dec, chosen)
+        return encode_sparse(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, self.b_dec, select, self.config.n_active)
 
     def decode(self, z: Tensor) -> Tensor:
         """Reconstructions: (..., d_sae) to (..., d_in)."""

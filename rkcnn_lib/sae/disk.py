@@ -48,32 +48,31 @@ def save_saelens(sae: SAE, folder: str | os.PathLike[str], metadata: dict[str, A
 
     `metadata`, JSON values such as model_name, hook_name, context_size, prepend_bos, goes over the configuration's own.
     """
-    folder = Path(folder)
-    names = ["W_enc", "W_dec", "b_enc", "b_dec"]
-    architecture = _WRITTEN_AS[sae.config.architecture]
-    if architecture == "jumprelu":
-        names.append("threshold")
-    tensors = {name: getattr(sae, name).detach().float().cpu().contiguous() for name in names}
-    write_whole(folder / WEIGHTS_FILE, lambda new: save_file(tensors, new))
-    write_json(folder / CONFIG_FILE, _config_json(sae.config, architecture, metadata or {}))
-    return folder
-
-
-def _config_json(config: SAEConfig, architecture: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    folder, config, architecture = Path(folder), sae.config, _WRITTEN_AS[sae.config.architecture]
+    tensors = {name: getattr(sae, name).detach().float().cpu().contiguous() for name in _shapes(config)}
     unknown = ("model_name", "hook_name", "hook_head_index", "context_size", "prepend_bos")
-    defaults = {"sae_lens_version": "6.0.0", **dict.fromkeys(unknown), "trained_as": config.architecture}
+    about = {"sae_lens_version": "6.0.0", **dict.fromkeys(unknown), "trained_as": config.architecture}
     if config.l1 is not None:
-        defaults["l1_coefficient"] = config.l1
+        about["l1_coefficient"] = config.l1
     if config.architecture == "batchtopk":
-        defaults["k"] = config.k
+        about["k"] = config.k
     fields: dict[str, Any] = {
         "architecture": architecture, "d_in": config.d_in, "d_sae": config.d_sae, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
-        "metadata": defaults | metadata,
+        "metadata": about | (metadata or {}),
     }  # fmt: skip
     if architecture == "topk":
         fields |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
-    return fields
+    write_whole(folder / WEIGHTS_FILE, lambda new: save_file(tensors, new))
+    write_json(folder / CONFIG_FILE, fields)
+    return folder
+
+
+def _shapes(config: SAEConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors that a file holds."""
+    d_in, d_sae = config.d_in, config.d_sae
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
+    return shapes | ({"threshold": (d_sae,)} if _WRITTEN_AS[config.architecture] == "jumprelu" else {})
 
 
 def load_saelens(folder: str | os.PathLike[str], device: str | torch.device | None = None) -> SAE:
@@ -110,16 +109,14 @@ def load_saelens(folder: str | os.PathLike[str], device: str | torch.device | No
 
 def _sae_config(folder: Path, fields: dict[str, Any]) -> SAEConfig:
     architecture = str(fields.get("architecture") or "standard")
+    what = f"{folder}: architecture {architecture!r}"
     if architecture not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise ValueError(f"{folder}: architecture {architecture!r} is not supported; read here: {known}")
+        raise ValueError(f"{what} is not supported; read here: {', '.join(_ACTIVATIONS)}")
     ours = _ACTIVATIONS[architecture]
     activation = str(fields.get("activation_fn_str") or fields.get("activation_fn") or next(iter(ours)))
     if activation not in ours:
-        raise ValueError(
-            f"{folder}: architecture {architecture!r} with the activation function {activation!r} is not supported; "
-            f"read here: {', '.join(ours)}"
-        )
+        what += f" with the activation function {activation!r}"
+        raise ValueError(f"{what} is not supported; read here: {', '.join(ours)}")
     k, l1 = fields.get("k"), None
     if ours[activation] == "topk":
         k = _within(fields, "activation_fn_kwargs").get("k", k)
@@ -144,13 +141,10 @@ def _read_tensors(folder: Path, config: SAEConfig, finetuned: bool) -> dict[str,
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is missing or damaged: {error}") from error
-    d_in, d_sae = config.d_in, config.d_sae
-    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
-    if config.architecture == "jumprelu":
-        shapes["threshold"] = (d_sae,)
+    shapes = _shapes(config)
     factor = next((name for name in ("scaling_factor", "finetuning_scaling_factor") if name in tensors), None)
     if factor:
-        shapes[factor] = (d_sae,)
+        shapes[factor] = (config.d_sae,)
     for name, shape in shapes.items():
         stored = tuple(tensors[name].shape) if name in tensors else None
         if stored != shape:
@@ -180,13 +174,8 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) ->
     name = TENSOR_FILE.format(trainer.step)
     tensors = {key: tensor.cpu().contiguous() for key, tensor in _tensors(trainer).items()}
     write_whole(folder / name, lambda new: save_file(tensors, new))
-    state = _settings(trainer, identity) | {
-        "step": trainer.step,
-        "scale": trainer.scale,
-        "tensors": name,
-        "history": trainer.history,
-    }
-    write_json(folder / STATE_FILE, state)
+    state = {"step": trainer.step, "scale": trainer.scale, "tensors": name, "history": trainer.sae.history}
+    write_json(folder / STATE_FILE, _settings(trainer, identity) | state)
     for old in folder.iterdir():  # earlier states, and what a killed process was writing
         if old.name.startswith(("step-", ".step-", f".{STATE_FILE}.part-")) and old.name != name:
             old.unlink(missing_ok=True)
@@ -210,7 +199,7 @@ def resume_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any]) 
         if not (math.isfinite(scale) and scale > 0):
             raise DamagedFile(f"scale {scale!r}")
         tensors = load_file(folder / state["tensors"])
-        trainer.step, trainer.scale, trainer.history = step, scale, state["history"]
+        trainer.step, trainer.scale, trainer.sae.history = step, scale, state["history"]
         _restore(trainer, tensors)
     except (OSError, LookupError, TypeError, AttributeError, DamagedFile, SafetensorError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged ({error}); delete it to start again") from error
@@ -229,9 +218,8 @@ def _compare(path: Path, state: dict[str, Any], expected: dict[str, Any]) -> Non
             saved = state[part].get(name)
             if saved != value and not _alike(saved, value):
                 other = "another" if isinstance(value, list) else f"{saved!r}, this run has {value!r}"
-                raise ValueError(
-                    f"{path} was made with {part} {name}={other}; use another checkpoint folder, or delete this one"
-                )
+                told = "use another checkpoint folder, or delete this one"
+                raise ValueError(f"{path} was made with {part} {name}={other}; {told}")
 
 
 def _alike(a: Any, b: Any) -> bool:
@@ -249,7 +237,7 @@ def _tensors(trainer: Trainer) -> dict[str, Tensor]:
         tensors[name] = parameter.detach()
         for moment in ("exp_avg", "exp_avg_sq"):
             tensors[f"{moment}.{name}"] = trainer.optimizer.state[parameter][moment]
-    return tensors | {f"snapshot.{step}": snapshot for step, snapshot in trainer.snapshots.items()}
+    return tensors | {f"snapshot.{step}": snapshot for step, snapshot in trainer.sae.snapshots.items()}
 
 
 def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
@@ -259,6 +247,5 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
         own.copy_(tensors[name])  # in place, which keeps the memory layout
     for state in trainer.optimizer.state.values():
         state["step"].fill_(trainer.step)
-    trainer.snapshots = {
-        int(name.removeprefix("snapshot.")): tensor for name, tensor in tensors.items() if name.startswith("snapshot.")
-    }
+    shown = [name for name in tensors if name.startswith("snapshot.")]
+    trainer.sae.snapshots = {int(name.removeprefix("snapshot.")): tensors[name] for name in shown}

@@ -70,6 +70,7 @@ def init_from_directions(
     ValueError for directions of the wrong width, with NaN or of length zero; X empty, of the wrong width or with NaN.
     """
     one_of("encoder", encoder, ENCODERS)
+    X = rows_or_store(X)
     x = sample_rows(X, ROWS, random_state, d_in=config.d_in)
     sae = SAE(config, random_state)
     with torch.no_grad():
@@ -133,8 +134,7 @@ def _fit_encoder(sae: SAE, X: Tensor) -> None:
 
 
 def sample_rows(X: Any, n_rows: int, random_state: int, split: str = "train", *, d_in: int) -> Tensor:
-    """At most `n_rows` rows of a tensor, an array or a store's split, as a checked float32 (n, d_in) tensor."""
-    X = rows_or_store(X)
+    """At most `n_rows` rows of what `rows_or_store` returned, of a store's split, as a float32 (n, d_in) tensor."""
     if isinstance(X, Tensor):
         if len(X) > n_rows:
             generator = torch.Generator().manual_seed(index(random_state))

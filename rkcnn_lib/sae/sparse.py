@@ -65,9 +65,11 @@ def select_batchtopk(pre: Tensor, k: int) -> Tensor:
     return select_topk(pre.reshape(1, -1), len(pre) * k)
 
 
-def encode_sparse(x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, select: Callable[[Tensor], Tensor]) -> Codes:
+def encode_sparse(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, select: Callable[[Tensor, int], Tensor], k: int
+) -> Codes:
     """Codes of x (n, d_in): ReLU of the entries of (x - b_dec) @ W_enc + b_enc that `select` picks; x is data."""
-    values, tokens, latents, by_latent = _Encode.apply(x, W_enc, b_enc, b_dec, select)
+    values, tokens, latents, by_latent = _Encode.apply(x, W_enc, b_enc, b_dec, select, k)
     return Codes(values, tokens, latents, by_latent, len(x), W_enc.shape[1])
 
 
@@ -100,10 +102,10 @@ def _located(flat: Tensor, n_latents: int) -> tuple[Tensor, Tensor, Tensor]:
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, W_enc, b_enc, b_dec, select):
+    def forward(ctx, x, W_enc, b_enc, b_dec, select, k):
         centred = x - b_dec
         pre = torch.addmm(b_enc, centred, W_enc)
-        flat = select(pre)
+        flat = select(pre, k)
         values = pre.flatten()[flat].float().relu()
         tokens, latents, by_latent = _located(flat, pre.shape[1])
         ctx.save_for_backward(centred, W_enc, values, tokens, latents, by_latent)
@@ -118,7 +120,7 @@ class _Encode(torch.autograd.Function):
         grad_W_enc = _bag_by_latent(centred, codes, grad).t()
         # bags, not index_add_: that adds by atomics on a GPU, in an order that differs from run to run
         grad_b_enc = _bag_by_latent(grad.new_ones(len(centred), 1), codes, grad).squeeze(1)
-        return None, grad_W_enc, grad_b_enc, -(W_enc @ grad_b_enc), None
+        return None, grad_W_enc, grad_b_enc, -(W_enc @ grad_b_enc), None, None
 
 
 class _Decode(torch.autograd.Function):

@@ -147,23 +147,21 @@ class Trainer:
         if init.config.architecture == "jumprelu":
             raise ValueError("jumprelu is not trained here yet; train batchtopk, which is a JumpReLU at inference")
         self.sae = copy.deepcopy(init)
+        self.sae.history, self.sae.snapshots = [], {}
         self.sae.requires_grad_(True)
         self.sae.normalise_decoder_()
         self.sae.scale_inputs_(scale)
         self.config = config
         self.scale = scale
         self.step = 0
-        self.history: list[dict[str, float]] = []
-        self.snapshots: dict[int, Tensor] = {}
         self.device = self.sae.W_dec.device
         self.twin = None if twin is None else twin.to(self.device)
         self.silent_tokens = torch.zeros(init.config.d_sae, dtype=torch.int64, device=self.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
         for parameter in self.sae.parameters():
+            step = torch.zeros((), dtype=torch.float32, device=self.device)
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=self.device)
-            } | moments
+            self.optimizer.state[parameter] = {"step": step} | moments
         self.rows_at_once = sys.maxsize  # halved, from a batch's size on, whenever memory runs out
         self._take_snapshot()
 
@@ -210,11 +208,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.twin is not None:
             (self.config.twin_weight * twin_distance(self.sae.W_dec, self.twin)).backward()
-        autocast, dead, parts = self.config.autocast, self.dead_latents(), []
+        kind, asked, dead, parts = self.device.type, self.config.autocast, self.dead_latents(), []
         for rows in x.split(min(len(x), self.rows_at_once)):
-            with torch.autocast(
-                self.device.type, torch.bfloat16, self.device.type == "cuda" if autocast is None else autocast
-            ):
+            with torch.autocast(kind, torch.bfloat16, kind == "cuda" if asked is None else asked):
                 out = training_output(self.sae, rows, dead, l1_share=self.config.l1_share_at(self.step))
             loss = out.loss.item()
             if not math.isfinite(loss):
@@ -232,19 +228,17 @@ class Trainer:
         return self.silent_tokens >= self.config.dead_tokens
 
     def finished(self, rows: Tensor) -> SAE:
-        """The SAE as it stands, in raw units, with its history and snapshots.
+        """The SAE itself, brought back to raw units, which ends its training.
 
         BatchTopK's threshold at inference is the one that lets k latents a token through on `rows` (n, d_in) of
         training, in raw units: one that runs along lags behind the weights, far behind in a short training.
         """
-        sae = copy.deepcopy(self.sae)
-        sae.zero_grad(set_to_none=True)
-        sae.scale_inputs_(1 / self.scale)
-        if sae.config.architecture == "batchtopk":
-            sae.threshold.fill_(batch_threshold(sae, rows.to(self.device), min(1024, self.config.batch_size)))
-        sae.history = list(self.history)
-        sae.snapshots = dict(self.snapshots)
-        return sae
+        self.sae.zero_grad(set_to_none=True)
+        self.sae.scale_inputs_(1 / self.scale)
+        if self.sae.config.architecture == "batchtopk":
+            n = min(1024, self.config.batch_size)
+            self.sae.threshold.fill_(batch_threshold(self.sae, rows.to(self.device), n))
+        return self.sae
 
     @torch.no_grad()
     def _update(self) -> None:
@@ -266,17 +260,11 @@ class Trainer:
     def _log(self, x: Tensor, out: Output) -> None:
         """Add an entry about the batch just used, as it was before the update."""
         variance = (x - x.mean(0)).square().sum()
-        self.history.append(
-            {
-                "step": self.step,
-                "tokens": self.step * self.config.batch_size,
-                "loss": out.loss.item(),
-                "explained_variance": float(1 - (x - out.x_hat).square().sum() / variance),
-                "l0": float(out.l0),
-                "dead": float(self.dead_latents().float().mean()),
-            }
-        )
+        entry = {"step": self.step, "tokens": self.step * self.config.batch_size, "loss": out.loss.item()}
+        entry["explained_variance"] = float(1 - (x - out.x_hat).square().sum() / variance)
+        entry |= {"l0": float(out.l0), "dead": float(self.dead_latents().float().mean())}
+        self.sae.history.append(entry)
 
     def _take_snapshot(self) -> None:
         if self.step in self.config.snapshot_steps:
-            self.snapshots[self.step] = self.sae.W_dec.detach().cpu().clone()
+            self.sae.snapshots[self.step] = self.sae.W_dec.detach().cpu().clone()

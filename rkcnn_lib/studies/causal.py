@@ -13,7 +13,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rkcnn_lib.measure.causal import Part, clean_logits, donor_activations, patched_logits, share_in
+from rkcnn_lib.measure.causal import (
+    Part,
+    clean_logits,
+    donor_activations,
+    patched_logits,
+    random_basis,
+    rowspace_part,
+    share_in,
+)
 from rkcnn_lib.measure.effects import (
     PROPORTIONS,
     effects,
@@ -26,7 +34,6 @@ from rkcnn_lib.measure.effects import (
     subspace_verdict,
     tells_apart,
 )
-from rkcnn_lib.measure.subspaces import random_basis, rowspace_part
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal_subspaces import (
     CHANCE,

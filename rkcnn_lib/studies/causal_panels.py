@@ -6,10 +6,9 @@ import pandas as pd
 import torch
 from IPython.display import HTML, display
 
-from rkcnn_lib.measure.causal import patched_logits
+from rkcnn_lib.measure.causal import patched_logits, random_basis
 from rkcnn_lib.measure.effects import PROPORTIONS
 from rkcnn_lib.measure.statistics import mean_interval
-from rkcnn_lib.measure.subspaces import random_basis
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.studies.causal import ENDS, Measured, judged_rank

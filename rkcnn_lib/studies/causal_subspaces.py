@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from rkcnn_lib.measure.causal import NO_TOKEN, Part, PromptPairs, latents_part, read_activations
-from rkcnn_lib.measure.effects import latent_attribution
-from rkcnn_lib.measure.fourier import fourier_planes, key_frequencies
-from rkcnn_lib.measure.subspaces import (
+from rkcnn_lib.measure.causal import (
+    NO_TOKEN,
+    Part,
+    PromptPairs,
     align_subspace,
     captured_variance,
+    latents_part,
     leading_basis,
     random_basis,
     random_basis_of_variance,
+    read_activations,
 )
+from rkcnn_lib.measure.effects import latent_attribution
+from rkcnn_lib.measure.fourier import fourier_planes, key_frequencies
 from rkcnn_lib.probe.scores import scatter_matrices
 from rkcnn_lib.protocols import rows_that_count
 from rkcnn_lib.runs.schemas import CausalChecks

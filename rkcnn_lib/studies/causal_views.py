@@ -9,9 +9,8 @@ import pandas as pd
 import torch
 from IPython.display import HTML, display
 
-from rkcnn_lib.measure.causal import clean_logits, patched_logits, steered_continuation
+from rkcnn_lib.measure.causal import clean_logits, patched_logits, rowspace_part, steered_continuation
 from rkcnn_lib.measure.effects import effects
-from rkcnn_lib.measure.subspaces import rowspace_part
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.strings import readable, token_text
 from rkcnn_lib.studies.causal import Measured, ground, judged_rank

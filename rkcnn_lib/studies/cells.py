@@ -23,7 +23,7 @@ from rkcnn_lib.measure import quality
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.inputs import all_centred
 from rkcnn_lib.probe.lift import refine
-from rkcnn_lib.probe.parameters import SelectionWarning, selects_nothing
+from rkcnn_lib.probe.search import SelectionWarning, selects_nothing
 from rkcnn_lib.runs.params import ParameterError
 from rkcnn_lib.runs.schemas import CausalChecks, Comparison
 from rkcnn_lib.runs.units import Unit, cached_unit

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib.probe.inputs import NEIGHBOURS
 from rkcnn_lib.probe.lift import skew_sign
 from rkcnn_lib.probe.neighbours import draw_anchors, pseudo_classes, unit
 from rkcnn_lib.probe.nulls import permute_labels
-from rkcnn_lib.probe.parameters import NEIGHBOURS
 from rkcnn_lib.probe.scores import covariance, principal_directions, subset_scores
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.runs.run import Check, Run

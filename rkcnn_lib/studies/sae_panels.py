@@ -11,7 +11,7 @@ import torch
 
 from rkcnn_lib.measure import frozen_dictionary_ev
 from rkcnn_lib.measure.statistics import seed_document_interval
-from rkcnn_lib.probe.parameters import MIN_RATIO
+from rkcnn_lib.probe.search import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import SaeCompare

@@ -16,8 +16,8 @@ from rkcnn_lib.measure import chance, matched_cosine, precision, recovery_rate
 from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.nulls import permute_labels, surrogate
-from rkcnn_lib.probe.parameters import SelectionWarning
 from rkcnn_lib.probe.scores import subset_scores
+from rkcnn_lib.probe.search import SelectionWarning
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import NOT_DECIDING, ToySuperposition

@@ -153,7 +153,7 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> Unit:
         told = (Z, chosen.labels, Z_judged, judged.labels)
         sparse, detected = k_sparse_probing(*told, n_permutations=5), detection(*told)
         split = [
-            splitting_and_absorption(Z, chosen.X, parent, Z_judged, judged.X, judged_parent, sae.W_dec.data)
+            splitting_and_absorption((Z, chosen.X, parent), (Z_judged, judged.X, judged_parent), sae.W_dec.data)
             for parent, judged_parent in zip(chosen.parents.T, judged.parents.T, strict=True)
         ]
         absorbed = [(one.absorbed, one.chance.mean, one.chance.upper) for one in split]
@@ -162,7 +162,7 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> Unit:
             ("five_latents_f1", sparse.f1[1].mean(), *sparse.chance[1]),
             ("detection_f1", detected.mean, *detected.chance),
             ("absorbed", *np.mean(absorbed, axis=0)),
-            ("splitting", np.mean([one.splitting for one in split]), np.nan, np.nan),
+            ("splitting", np.mean([len(one.main) for one in split]), np.nan, np.nan),
         ]
         table = pd.DataFrame(rows, columns=["metric", "value", "chance_mean", "chance_upper"])
         return Unit(tables={"labels": table}, arrays={"latent_f1": torch.from_numpy(detected.f1)})

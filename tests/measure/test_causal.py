@@ -11,13 +11,14 @@ from rkcnn_lib.measure.causal import (
     donor_activations,
     latents_part,
     mix,
+    orthonormal_basis,
     patched_logits,
+    random_basis,
     run_edited,
     share_in,
     steered_continuation,
 )
 from rkcnn_lib.measure.effects import effects, latent_attribution
-from rkcnn_lib.measure.subspaces import orthonormal_basis, random_basis
 from rkcnn_lib.sae import SAE, SAEConfig
 from tests.measure.planted_reader import HOOK, D, PlantedReader
 

@@ -8,7 +8,17 @@ import torch
 from scipy import stats
 from torch.nn.functional import one_hot
 
-from rkcnn_lib.measure.causal import NO_TOKEN, PromptPairs, clean_logits, donor_activations, patched_logits
+from rkcnn_lib.measure.causal import (
+    NO_TOKEN,
+    PromptPairs,
+    captured_variance,
+    clean_logits,
+    donor_activations,
+    patched_logits,
+    random_basis,
+    random_basis_of_variance,
+    token_set_logits,
+)
 from rkcnn_lib.measure.effects import (
     CAUSAL,
     INCONCLUSIVE,
@@ -22,9 +32,7 @@ from rkcnn_lib.measure.effects import (
     scrubbed_loss_recovered,
     subspace_verdict,
     tells_apart,
-    token_set_logits,
 )
-from rkcnn_lib.measure.subspaces import captured_variance, random_basis, random_basis_of_variance
 from tests.measure.planted_reader import HOOK, LABELS, D, PlantedReader
 
 TOKENS = torch.arange(6)

@@ -18,7 +18,6 @@ from rkcnn_lib.measure.fourier import (
     key_frequencies,
     latent_fit,
     logit_share,
-    neuron_chance,
     neuron_frequencies,
     plane_energy,
     span_energy,
@@ -98,8 +97,9 @@ def test_a_neuron_of_one_frequency_is_all_of_that_frequency_and_noise_is_chance(
     shares = neuron_frequencies(neurons)
     assert shares[:2].argmax(1).tolist() == [6, 6] and shares[:2, 6].numpy() == pytest.approx(1, abs=1e-4)
     assert shares[2].max() == 0  # never varies
-    chance = neuron_chance(P, 50)
-    assert neuron_frequencies(random(P * P, 50, seed=5)).amax(1).mean() == pytest.approx(chance.mean, abs=0.005)
+    noise = random(P * P, 50, seed=5)
+    chance = circuit(embedding(), noise, circuit_logits(), EVERYTHING).chance["neuron_share"]
+    assert neuron_frequencies(noise).amax(1).mean() == pytest.approx(chance.mean, abs=0.005)
     assert chance.upper < 0.05
 
 

@@ -10,8 +10,7 @@ from scipy.optimize import minimize_scalar
 from transformer_lens import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rkcnn_lib.measure.quality import _ABLATED, quality
-from rkcnn_lib.measure.variance import explained_variance
+from rkcnn_lib.measure.quality import _ABLATED, explained_variance, quality
 from rkcnn_lib.sae import SAE, SAEConfig
 
 D = 8

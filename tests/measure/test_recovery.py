@@ -156,7 +156,7 @@ def test_chance_is_reproducible():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mmcs(np.eye(2), np.empty((0, 2))), "truth is empty"),
+        (lambda: mmcs(np.eye(2), np.empty((0, 2))), "truth has shape"),
         (lambda: matched_cosine(np.zeros((2, 2)), np.eye(2)), "zero row, number 0"),
         (lambda: matched_cosine(np.eye(2), np.array([[1.0, 0.0], [0.0, 0.0]])), "zero row, number 1"),
         (lambda: matched_cosine(np.eye(2), np.eye(3)), "directions has 2 columns and truth 3"),

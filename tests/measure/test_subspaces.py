@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from rkcnn_lib.measure.causal import donor_activations, patched_logits
-from rkcnn_lib.measure.effects import effects
-from rkcnn_lib.measure.subspaces import (
+from rkcnn_lib.measure.causal import (
     captured_variance,
+    donor_activations,
     leading_basis,
     orthonormal_basis,
+    patched_logits,
     random_basis_of_variance,
     rowspace_part,
 )
+from rkcnn_lib.measure.effects import effects
 from tests.measure.planted_reader import HOOK, D, PlantedReader
 
 AXES = torch.eye(D)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rkcnn_lib import figures
-from rkcnn_lib.pages import explore, prompt_box
-from rkcnn_lib.pages.prompt_box import ABLATE, CLEAN, KEEP, STEER, PromptBox
+from rkcnn_lib.pages import explore
+from rkcnn_lib.pages.explore import ABLATE, CLEAN, KEEP, STEER, PromptBox
 from rkcnn_lib.studies.causal_subspaces import Subspace
 from tests.measure.planted_reader import LABELS, PER_LABEL, D, PlantedReader
 from tests.pages.pages import PLOTLY
@@ -70,7 +70,7 @@ def test_exchanging_what_is_not_read_changes_nothing(asked):
 
 
 def test_the_whole_activation_is_the_donor_and_strength_zero_is_the_model_itself(asked):
-    found = asked.ask(*asked.example, layer=0, subspace=prompt_box.WHOLE, rank=1, strength=0.0)
+    found = asked.ask(*asked.example, layer=0, subspace=explore.WHOLE, rank=1, strength=0.0)
     assert found.differences[KEEP] == pytest.approx(found.differences[CLEAN], abs=1e-3)
     assert found.differences[STEER] == pytest.approx(found.differences[CLEAN], abs=1e-3)
     assert answer(found, ABLATE) == "<b>1"

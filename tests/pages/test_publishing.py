@@ -10,8 +10,7 @@ import pytest
 
 from rkcnn_lib import cli
 from rkcnn_lib.pages import site
-from rkcnn_lib.pages.sharing import run_folders
-from rkcnn_lib.pages.site import build_site
+from rkcnn_lib.pages.site import build_site, run_folders
 from tests.pages.pages import VERDICT, dot_figure, read, write_run
 
 TOY, PROBE, SAE = "01_toy_superposition", "02_probe_validation", "04_sae_compare"

@@ -14,8 +14,7 @@ import pytest
 
 from rkcnn_lib import cli
 from rkcnn_lib.pages.render import plotly_script, trace_types
-from rkcnn_lib.pages.sharing import inlined, run_folders, single_file, weight_lines
-from rkcnn_lib.pages.site import build_site
+from rkcnn_lib.pages.site import build_site, inlined, run_folders, single_file, weight_lines
 from tests.pages.pages import dot_figure, open_page, read, slider_figure, until, write_run
 
 

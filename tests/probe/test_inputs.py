@@ -18,7 +18,7 @@ from rkcnn_lib.probe import (
     permute_labels,
     surrogate,
 )
-from rkcnn_lib.probe.parameters import CHECKS
+from rkcnn_lib.probe.inputs import CHECKS
 from tests.odd_inputs import assert_refused, forms, no_matrices
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -160,8 +160,7 @@ BAD_VALUES = {
     "merge_cosine": (0.0, -0.5, 1.5, float("nan"), "0.9", None, True),
     "full_null_size": (-1.0, float("nan"), "many", None),
     "subset_size": (*WHOLE[:6], 9), "n_selected": (*WHOLE[:6], 5), "n_refinements": WHOLE[1:],
-    "n_shifts": WHOLE[1:], "n_neighbours": (*WHOLE, 1),
-    "n_subsets": (*WHOLE, 2), "max_rows": (*WHOLE, 1),
+    "n_shifts": WHOLE[1:], "n_neighbours": (*WHOLE, 1), "n_subsets": (*WHOLE, 2),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from rkcnn_lib.probe import RkCNNMiner
+from rkcnn_lib.probe import RkCNNMiner, miner
 from tests.probe.planted import recovery, sparse_world
 
 
@@ -20,7 +20,7 @@ def few_surrogates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rkcnn_lib.probe.nulls.N_SURROGATES", 19)
 
 
-SMALL = {"n_subsets": 24, "n_directions": 6, "n_stages": 1, "max_steps": 4}
+SMALL = {"n_subsets": 24, "n_directions": 6, "n_stages": 1}
 
 
 @parametrize_with_checks([RkCNNMiner(n_subsets=12, n_directions=4, null=None)])
@@ -60,7 +60,7 @@ def test_noise_is_kept_in_few_runs(null: str, heavy: bool, full_null_size: float
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_surrogates")
 def test_full_search_on_surrogates_keeps_noise_in_few_runs() -> None:
-    tiny = {"n_subsets": 12, "n_directions": 4, "n_stages": 1, "max_steps": 1, "null": "gaussian"}
+    tiny = {"n_subsets": 12, "n_directions": 4, "n_stages": 1, "null": "gaussian"}
     data = [torch.randn(100, 4, generator=torch.Generator().manual_seed(s)) for s in range(12)]
     miners = [RkCNNMiner(**tiny, random_state=s).fit(X) for s, X in enumerate(data)]
     assert all(m.null_mode_ == "full" for m in miners)
@@ -227,10 +227,11 @@ def test_the_number_of_threads_hardly_matters(score: str) -> None:
     assert (C[rows, columns] >= 0.999).mean() >= 0.99 and len(rows) >= 40
 
 
-def test_no_more_rows_are_used_than_allowed_and_labels_stay_with_them() -> None:
+def test_no_more_rows_are_used_than_allowed_and_labels_stay_with_them(monkeypatch) -> None:
     X, _ = sparse_world(8, 6, 0.1, 3000, 8)
     y = (X[:, 0] > X[:, 0].median()).numpy().astype(int)
-    few = RkCNNMiner(n_subsets=30, n_directions=10, null=None, max_rows=500).fit(X, y)
     all_rows = RkCNNMiner(n_subsets=30, n_directions=10, null=None).fit(X, y)
+    monkeypatch.setattr(miner, "MAX_ROWS", 500)
+    few = RkCNNMiner(n_subsets=30, n_directions=10, null=None).fit(X, y)
     assert not torch.equal(few.mean_, all_rows.mean_) and few.n_kept_ == all_rows.n_kept_ == 1
     assert float(few.directions_[0] @ all_rows.directions_[0]) > 0.95

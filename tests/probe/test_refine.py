@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from rkcnn_lib.probe import scores
 from rkcnn_lib.probe.lift import pursue, refine
-from rkcnn_lib.probe.selection import distinct
+from rkcnn_lib.probe.neighbours import distinct
 from rkcnn_lib.tensors import default_steps, one_sided_codes
 from tests.probe.planted import recovery, sparse_world
 

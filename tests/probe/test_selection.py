@@ -11,9 +11,9 @@ import torch
 from torch.nn.functional import normalize
 
 from rkcnn_lib.measure.recovery import match
-from rkcnn_lib.probe import RkCNNMiner, mine, search, selection
-from rkcnn_lib.probe.parameters import MIN_RATIO, RULES, SearchOptions, SelectionWarning
-from rkcnn_lib.probe.selection import N_ENSEMBLES, choose, cover, votes
+from rkcnn_lib.probe import RkCNNMiner, mine, search
+from rkcnn_lib.probe.inputs import RULES, SearchOptions
+from rkcnn_lib.probe.search import MIN_RATIO, N_ENSEMBLES, SelectionWarning, choose, cover, votes
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture
 from rkcnn_lib.worlds.toy.models import true_directions
 from rkcnn_lib.worlds.toy.planted import PlantedDictionary
@@ -105,7 +105,7 @@ def test_no_score_has_a_say_in_what_the_unscored_twin_keeps(rule, monkeypatch) -
     monkeypatch.setattr(search, "choose", shuffled)
     monkeypatch.setattr(search, "concentration", lambda X, U, *_: torch.rand(len(U), generator=noise).double())
     monkeypatch.setattr(
-        selection, "cover", lambda D, kept, rows, places, worst: torch.randperm(len(D), generator=noise)[:places]
+        search, "cover", lambda D, kept, rows, places, worst: torch.randperm(len(D), generator=noise)[:places]
     )
     assert torch.equal(mine(RANDOM, X, **options), before[RANDOM])
     after = mine(BEST, X, **options)
@@ -188,7 +188,7 @@ def test_a_score_without_anything_to_select_from_is_told_with_the_numbers() -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n_features", "d", "p", "n", "least"), [(128, 32, 0.02, 192, 0.98), (40, 10, 0.05, 60, 0.8)])
-@pytest.mark.filterwarnings("ignore::rkcnn_lib.probe.parameters.SelectionWarning")  # so few features are soon all found
+@pytest.mark.filterwarnings("ignore::rkcnn_lib.probe.search.SelectionWarning")  # so few features are soon all found
 def test_the_default_miner_recovers_features_in_superposition(n_features, d, p, n, least) -> None:
     model = ToyModel(n_features, d, p, random_state=0)
     model.train(800, progress=False)

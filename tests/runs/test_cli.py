@@ -148,7 +148,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(outputs, monkeypatch):
         (outputs / "cache" / f"cache{n}").mkdir(parents=True)
     with open(os.devnull, "w", encoding="utf-8") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        monkeypatch.setattr(cli, "_cache", lambda options: (_ for _ in ()).throw(BrokenPipeError))
+        monkeypatch.setattr(cli, "caches", lambda *_: (_ for _ in ()).throw(BrokenPipeError))
         assert cli.main(["cache", "ls"]) == 0
 
 

@@ -68,14 +68,14 @@ def test_a_failed_gate_stops_what_comes_after_unless_forced():
     with pytest.raises(GateFailed, match="01_toy_superposition"):
         start_run("02_probe_validation", smoke("02_probe_validation"))
     run = start_run("02_probe_validation", smoke("02_probe_validation", force=True))
-    assert run.record["earlier_gates"] == {"01_toy_superposition": "FAIL"} and not run.gated
+    assert run.record["earlier_gates"] == {"01_toy_superposition": "FAIL"} and not run.verdicts([{}])["gated"].any()
 
 
 def test_a_gate_that_was_not_run_lets_pass_but_leaves_verdicts_ungated():
     run = start_run("02_probe_validation", smoke("02_probe_validation"))
-    assert run.record["earlier_gates"] == {"01_toy_superposition": "NOT RUN"} and not run.gated
+    assert run.record["earlier_gates"] == {"01_toy_superposition": "NOT RUN"} and not run.verdicts([{}])["gated"].any()
     finished_run("01_toy_superposition", "PASS")
-    assert start_run("02_probe_validation", smoke("02_probe_validation")).gated
+    assert start_run("02_probe_validation", smoke("02_probe_validation")).verdicts([{}])["gated"].all()
 
 
 def test_controls_other_profiles_and_other_models_do_not_gate():

@@ -33,24 +33,16 @@ class Stream:
     def matrix(self, split, seed=0, n_rows=None):
         return X[:n_rows]
 
-    def batches(self, batch_size, seed=0, split="train"):
+    def batches(self, batch_size, seed=0, split="train", start=0):
         generator = torch.Generator().manual_seed(seed)
         step = 0
         while True:
             if step == self.dies_at:
                 raise Interrupted
             batch = X[torch.randint(len(X), (batch_size,), generator=generator)]
-            yield torch.full_like(batch, torch.nan) if step == self.poison_at else batch
-            step += 1
-
-
-class SkippingStream(Stream):
-    """The same batches, but able to start anywhere."""
-
-    def batches(self, batch_size, seed=0, split="train", start=0):
-        for step, batch in enumerate(super().batches(batch_size, seed, split)):
             if step >= start:
-                yield batch
+                yield torch.full_like(batch, torch.nan) if step == self.poison_at else batch
+            step += 1
 
 
 def assert_same(a, b):
@@ -68,7 +60,7 @@ def test_resuming_gives_the_same_bits(architecture, tmp_path):
     for dies_at in (5, 23, 41, 59):  # before the first checkpoint, and between others
         with pytest.raises(Interrupted):
             train_sae(Stream(dies_at), config, TRAIN, checkpoint=tmp_path, progress=False)
-    resumed = train_sae(SkippingStream(), config, TRAIN, checkpoint=tmp_path, progress=False)
+    resumed = train_sae(Stream(), config, TRAIN, checkpoint=tmp_path, progress=False)
     assert_same(whole, resumed)
     assert len(list(tmp_path.iterdir())) == 2  # one state, old ones and half-written ones gone
 
@@ -234,7 +226,7 @@ def test_weights_that_the_last_update_spoils_are_neither_returned_nor_kept(archi
 
 def test_data_that_ends_too_early_are_refused():
     class Short(Stream):
-        def batches(self, batch_size, seed=0, split="train"):
+        def batches(self, batch_size, seed=0, split="train", start=0):
             yield from (X[:100] for _ in range(3))
 
     with pytest.raises(ValueError, match="ended after 3 batches"):

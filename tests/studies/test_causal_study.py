@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from rkcnn_lib.measure.causal import captured_variance, orthonormal_basis
 from rkcnn_lib.measure.effects import CAUSAL
-from rkcnn_lib.measure.subspaces import captured_variance, orthonormal_basis
 from rkcnn_lib.runs.params import ParameterError, resolve
 from rkcnn_lib.studies import causal, causal_panels, causal_subspaces, causal_views
 from rkcnn_lib.worlds import load_model
