@@ -24,7 +24,7 @@ from rkcnn_lib.measure import frozen_dictionary_ev
 from rkcnn_lib.probe import mine
 from rkcnn_lib.probe.lift import refine
 from rkcnn_lib.studies.truth import rarest_first, recovered, tenths
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy import PlantedDictionary
 
 SEEDS = (100, 101)
 GRID = {

@@ -22,7 +22,7 @@ import pandas as pd
 from rkcnn_lib.runs.params import ROOT, read_parameter_file, resolve
 from rkcnn_lib.runs.run import Check
 from rkcnn_lib.runs.schemas import Parameters
-from rkcnn_lib.studies import neighbourhoods, probe_tasks, probing, toy
+from rkcnn_lib.studies import neighbourhoods, probing, toy
 
 GROUP = 5  # seeds of a run in the quick profile
 DRAWS = 200
@@ -50,7 +50,7 @@ def gate_02(control: str, n_seeds: int) -> Callable[[np.ndarray], list[Check]]:
     """Probe n_seeds of both worlds; return the gate as a function of the seeds it sees."""
     p = quick("02_probe_validation", control=control, n_seeds=n_seeds)
     run = SimpleNamespace(p=p, device="cpu")
-    worlds = {"toy": probe_tasks.toy_tasks, "atlas": probe_tasks.atlas_tasks}
+    worlds = {"toy": probing.toy_tasks, "atlas": probing.atlas_tasks}
     found = {name: (probing.study(run, tasks), neighbourhoods.study(run, tasks)) for name, tasks in worlds.items()}
 
     def gate(seeds: np.ndarray) -> list[Check]:

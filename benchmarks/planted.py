@@ -33,8 +33,7 @@ from rkcnn_lib.probe import RandomKCNNClassifier, RkCNNMiner, mine, surrogate
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
 from rkcnn_lib.tensors import number, whole
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.toy.models import true_directions
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy import PlantedDictionary, true_directions
 
 NEIGHBOURS = {"score": "neighbours"}
 MINERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -53,7 +53,7 @@ n_jobs: int = None  # processes at once; None: one a core, or one where there is
 # %%
 from rkcnn_lib import figures
 from rkcnn_lib.runs.run import start_run
-from rkcnn_lib.studies import neighbourhoods, probe_tasks, probing
+from rkcnn_lib.studies import neighbourhoods, probing
 
 run = start_run("02_probe_validation", globals())
 
@@ -64,7 +64,7 @@ run = start_run("02_probe_validation", globals())
 # same subsets under permuted labels: if the two overlap, the score answers to chance.
 
 # %%
-scores = probing.separation_scores(run, probe_tasks.toy_tasks)
+scores = probing.separation_scores(run, probing.toy_tasks)
 figures.show(
     figures.score_distribution(scores),
     probing.scores_title("Toy", scores),
@@ -72,7 +72,7 @@ figures.show(
 )
 
 # %%
-scores = probing.separation_scores(run, probe_tasks.atlas_tasks)
+scores = probing.separation_scores(run, probing.atlas_tasks)
 figures.show(
     figures.score_distribution(scores),
     probing.scores_title("Atlas", scores),
@@ -88,7 +88,7 @@ figures.show(
 # random subsets, or reached only by all dimensions, the score would be of no use.
 
 # %%
-toy_table = probing.study(run, probe_tasks.toy_tasks)
+toy_table = probing.study(run, probing.toy_tasks)
 run.metrics(toy_table.assign(metric="balanced_accuracy"))
 figures.show(
     figures.selectivity(probing.for_figure(toy_table)),
@@ -101,7 +101,7 @@ figures.show(
 # ## Embedded language model: the same on known labels
 
 # %%
-atlas_table = probing.study(run, probe_tasks.atlas_tasks)
+atlas_table = probing.study(run, probing.atlas_tasks)
 run.metrics(atlas_table.assign(metric="balanced_accuracy"))
 figures.show(
     figures.selectivity(probing.for_figure(atlas_table, by_label=True)),
@@ -124,7 +124,7 @@ label_table
 # under permuted types?
 
 # %%
-toy_shared = neighbourhoods.study(run, probe_tasks.toy_tasks)
+toy_shared = neighbourhoods.study(run, probing.toy_tasks)
 run.metrics(neighbourhoods.in_use(toy_shared).assign(metric="purity"))
 figures.show(
     figures.selectivity(
@@ -136,7 +136,7 @@ figures.show(
 )  # fmt: skip
 
 # %%
-atlas_shared = neighbourhoods.study(run, probe_tasks.atlas_tasks)
+atlas_shared = neighbourhoods.study(run, probing.atlas_tasks)
 run.metrics(neighbourhoods.in_use(atlas_shared).assign(metric="purity"))
 figures.show(
     figures.selectivity(
@@ -152,7 +152,7 @@ figures.show(
 # own direction, the mean of its rows before any lift, is drawn at its angle to it.
 
 # %%
-winners = neighbourhoods.winners(run, probe_tasks.toy_tasks)
+winners = neighbourhoods.winners(run, probing.toy_tasks)
 run.metrics(winners.assign(metric="cosine_with_feature"))
 figures.show(
     figures.mined_slider(neighbourhoods.angles(winners)),
@@ -172,8 +172,8 @@ toy_curve = neighbourhoods.purity_curve(toy_shared)
 run.metrics(toy_curve.assign(metric="purity_by_size", world="toy"))
 what = "of what neighbours in all of them share above chance"
 figures.show(
-    figures.recovery_curve(toy_curve, probing.SIZE),
-    "Toy. " + probing.curve_title(toy_curve, what),
+    figures.recovery_curve(toy_curve, neighbourhoods.SIZE),
+    "Toy. " + neighbourhoods.curve_title(toy_curve, what),
     f"Share of rows with their anchor's strongest feature; bands run over {run.p.n_seeds} seeds; grey: permuted types. At the "
     "right end: the rows nearest to random anchors in all dimensions.",
 )
@@ -182,8 +182,8 @@ figures.show(
 atlas_curve = neighbourhoods.purity_curve(atlas_shared)
 run.metrics(atlas_curve.assign(metric="purity_by_size", world="atlas"))
 figures.show(
-    figures.recovery_curve(atlas_curve, probing.SIZE),
-    "Atlas. " + probing.curve_title(atlas_curve, what),
+    figures.recovery_curve(atlas_curve, neighbourhoods.SIZE),
+    "Atlas. " + neighbourhoods.curve_title(atlas_curve, what),
     f"Share of rows with their anchor's token; bands run over {run.p.n_seeds} corpora; grey: permuted types.",
 )
 
@@ -192,23 +192,23 @@ figures.show(
 # size. No gate rests on it: no later notebook selects by labels.
 
 # %%
-toy_sizes = probing.study(run, probe_tasks.toy_tasks, "probing_sizes")
+toy_sizes = probing.study(run, probing.toy_tasks, "probing_sizes")
 run.metrics(toy_sizes.assign(metric="balanced_accuracy_by_size", world="toy"))
-toy_labelled = probing.labelled_curve(toy_sizes, toy_table)
+toy_labelled = neighbourhoods.labelled_curve(toy_sizes, toy_table)
 figures.show(
-    figures.recovery_curve(toy_labelled, probing.SIZE),
-    "Toy. " + probing.curve_title(toy_labelled),
+    figures.recovery_curve(toy_labelled, neighbourhoods.SIZE),
+    "Toy. " + neighbourhoods.curve_title(toy_labelled),
     f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
     "permuted labels.",
 )
 
 # %%
-atlas_sizes = probing.study(run, probe_tasks.atlas_tasks, "probing_sizes")
+atlas_sizes = probing.study(run, probing.atlas_tasks, "probing_sizes")
 run.metrics(atlas_sizes.assign(metric="balanced_accuracy_by_size", world="atlas"))
-atlas_labelled = probing.labelled_curve(atlas_sizes, atlas_table)
+atlas_labelled = neighbourhoods.labelled_curve(atlas_sizes, atlas_table)
 figures.show(
-    figures.recovery_curve(atlas_labelled, probing.SIZE),
-    "Atlas. " + probing.curve_title(atlas_labelled),
+    figures.recovery_curve(atlas_labelled, neighbourhoods.SIZE),
+    "Atlas. " + neighbourhoods.curve_title(atlas_labelled),
     f"Balanced accuracy of a logistic probe on new rows, mean over labels; bands run over {run.p.n_seeds} seeds; grey: "
     "permuted labels.",
 )
@@ -220,9 +220,9 @@ figures.show(
 # does nearly as well on it has memorised; the difference of the two accuracies is its *selectivity*.
 
 # %%
-controls = probing.study(run, probe_tasks.atlas_tasks, "probing_controls")
+controls = probing.study(run, probing.atlas_tasks, "probing_controls")
 run.metrics(controls.assign(metric="selectivity", value=controls["selectivity"], world="atlas"))
-probing.control_table(controls)
+controls.drop(columns="seed").groupby(["label", "group", "probe"]).mean().round(3).reset_index()
 
 # %% [markdown]
 # ## Gate

@@ -96,7 +96,6 @@ from rkcnn_lib.studies import (
     fourier,
     front,
     planes,
-    recurrence,
     sae_panels,
     truth,
     verdicts,
@@ -105,8 +104,8 @@ from rkcnn_lib.studies import (
 run = start_run("04_sae_compare", globals())
 
 # %%
-others = open_published(run.p, activations.width(run.p))
 store = activations.open_store(run)
+others = open_published(run.p, store.d_in)
 activations.describe(store)
 
 # %% [markdown]
@@ -189,9 +188,8 @@ figures.show(
 )
 
 # %%
-needed_tokens = front.needed_tokens(compared)
-run.metrics(needed_tokens)
-front.tokens_table(needed_tokens)
+needed_tokens = run.metrics(front.needed_tokens(compared))
+needed_tokens.groupby("arm", sort=False).agg({"value": "mean", "mining": "mean", "bound": " ".join}).round(3)
 
 # %% [markdown]
 # Means over seeds: after what share of the tokens of a full training an arm explains what random explains at its end. It
@@ -209,7 +207,7 @@ front.tokens_table(needed_tokens)
 judged = comparison.judge_published(others, store, run)
 run.metrics(judged)
 other = agreement.other_architecture(store, run)
-shown = sae_panels.shown_metrics(compared.metrics, judged, sae_panels.of_other(other, run))
+shown = sae_panels.shown_metrics(compared, judged, other, run)
 figures.show(
     figures.arm_metrics(shown),
     sae_panels.metrics_title(compared.metrics),
@@ -292,7 +290,7 @@ if run.p.n_seeds > 1:
         "eighth of the width in number.",
     )
     display(agreed.summary)
-    recurring = recurrence.recurrence(compared, agreed, store, run)
+    recurring = agreement.recurrence(compared, agreed, store, run)
     figures.show(
         figures.layer_heatmap(recurring.shares, "seed"),
         recurring.title,

@@ -74,7 +74,7 @@ from rkcnn_lib import figures
 from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.run import start_run
 from rkcnn_lib.studies import layers as layer_study
-from rkcnn_lib.studies import sweeps
+from rkcnn_lib.studies.verdicts import verdict_title
 
 run = start_run("05_multilayer", globals())
 
@@ -149,7 +149,7 @@ figures.show(
 # how far the mean lies from the origin.
 
 # %%
-along_gamma = layer_study.against_gamma(differences, profile_table)
+along_gamma = differences.merge(profile_table[["layer", "gamma"]], on="layer")
 figures.show(
     figures.layer_differences(along_gamma, x="gamma"),
     layer_study.gamma_title(along_gamma),
@@ -188,16 +188,16 @@ best
 # %%
 tables = read_tables(run.p.sweep) if run.p.sweep else None
 if tables:
-    curves = sweeps.sensitivity(tables)
+    curves = layer_study.sensitivity(tables)
     figures.show(
         figures.sensitivity(curves),
-        sweeps.sensitivity_title(curves),
+        layer_study.sensitivity_title(curves),
         f"{tables.n_settings} settings, {tables.n_failed} cells failed; 95 % intervals over seeds; "
         "choose hyper-parameter and metric at the top.",
     )
 
 # %%
-sweeps.best_of_sweep(tables, run.p) if tables else "no sweep was given"
+layer_study.best_of_sweep(tables, run.p) if tables else "no sweep was given"
 
 # %% [markdown]
 # How such a table misleads is shown by the first implementation's own sweep: 54 settings of one seed each, told by its
@@ -206,7 +206,7 @@ sweeps.best_of_sweep(tables, run.p) if tables else "no sweep was given"
 # counts is the mined one, the best of 54 is as good three times in four.
 
 # %%
-sweeps.published_sweep().T.rename(columns={0: "dead latents saved, share"}).round(3)
+layer_study.published_sweep().T.rename(columns={0: "dead latents saved, share"}).round(3)
 
 # %% [markdown]
 # ## The verdict over layers
@@ -217,11 +217,11 @@ sweeps.published_sweep().T.rename(columns={0: "dead latents saved, share"}).roun
 
 # %%
 over_layers = layer_study.verdicts(metrics, run.p)
-over_settings = sweeps.verdicts(tables, run.p) if tables else []
+over_settings = layer_study.verdicts(tables.metrics, run.p, f", mean over {tables.n_settings} settings") if tables else []
 verdicts = run.verdicts(over_layers + over_settings)
 figures.show(
     figures.paired_differences(verdicts.head(len(over_layers))),
-    layer_study.verdict_title(verdicts),
+    verdict_title(verdicts),
     f"Differences averaged over layers, one value for each of {run.p.n_seeds} seeds; Holm-adjusted 95 % paired-t intervals; strip: the margin.",
 )
 verdicts

@@ -62,7 +62,7 @@ force: bool = False  # go on although an earlier gate failed
 from rkcnn_lib import figures
 from rkcnn_lib.pages import explore
 from rkcnn_lib.runs.run import start_run
-from rkcnn_lib.studies import activations, causal, causal_panels, causal_subspaces, causal_views, verdicts
+from rkcnn_lib.studies import activations, causal, causal_subspaces, causal_views, verdicts
 from rkcnn_lib.worlds import load_model
 
 run = start_run("06_causal_checks", globals())
@@ -78,7 +78,7 @@ run = start_run("06_causal_checks", globals())
 # %%
 lm = load_model(run.p.model, revision=run.p.revision, device=run.device)
 prompts = causal_subspaces.known_prompts(lm, run.p)
-causal_panels.describe(prompts)
+causal_views.describe(prompts)
 
 # %% [markdown]
 # ## Where is the answer carried?
@@ -91,7 +91,7 @@ places = causal_views.effect_by_place(lm, run.p, prompts)
 run.metrics(places)
 figures.show(
     figures.layer_heatmap(places),
-    causal_panels.place_title(places, run.p),
+    causal_views.place_title(places, run.p),
     f"Mean over pairs of one sentence; hook {run.p.hook}. The menu shows the share of pairs that answer as the "
     "donor. This is the most that a subspace of that activation could do alone.",
 )
@@ -111,13 +111,13 @@ measured = causal.measure_subspaces(lm, store, run.p, prompts, run.device)
 run.note(seeds=list(range(run.p.n_seeds)))
 run.metrics(measured.table)
 figures.show(
-    figures.causal_effects(causal_panels.at_rank(measured.table, run.p), causal_panels.DRAWN),
-    causal_panels.effects_title(measured.table, run.p),
+    figures.causal_effects(causal.at_rank(measured.table, run.p), causal.DRAWN),
+    causal.effects_title(measured.table, run.p),
     f"Rank {causal.judged_rank(run.p)}, {len(prompts.judged.drawn)} held-out pairs. Intervals at 95 %: over "
     f"{run.p.n_seeds} seeds where a subspace has several, over entities where it has one. Lines: the clean run and the "
     "full resample ablation. The menu has further subspaces too.",
 )
-causal_panels.legend(measured)
+causal_views.legend(measured)
 
 # %% [markdown]
 # Taking a subspace away is a weaker test than exchanging it: zero and mean replacement may push the model into states it
@@ -139,10 +139,10 @@ replaced.pivot(index=["subspace", "replacement"], columns="metric", values="valu
 share = causal.shares(measured.table)
 run.metrics(share)
 run.metrics(causal.scrubbed(measured))
-curve = causal_panels.minimal_size(measured.table, share)
+curve = causal.minimal_size(measured.table, share)
 figures.show(
-    figures.recovery_curve(curve, "rank", causal_panels.DRAWN),
-    causal_panels.curve_title(measured.table, run.p),
+    figures.recovery_curve(curve, "rank", causal.DRAWN),
+    causal.curve_title(measured.table, run.p),
     f"Mean and range over {run.p.n_seeds} seeds, {len(prompts.judged.drawn)} held-out pairs. Grey: uniformly random subspaces of the same rank, from their mean to the best seed. Further subspaces: a click in the legend.",
 )
 
@@ -156,7 +156,7 @@ layers = causal_views.ceiling_by_layer(lm, run.p, measured, prompts)
 run.metrics(layers)
 figures.show(
     figures.causal_by_layer(layers),
-    causal_panels.layer_title(layers, run.p),
+    causal_views.layer_title(layers, run.p),
     f"Interchange accuracy on {len(prompts.judged.drawn)} held-out pairs, 95 % intervals over entities; the line is the exchange of the whole activation.",
 )
 
@@ -174,9 +174,9 @@ if run.p.isolated:
     run.metrics(isolation)
     figures.show(
         figures.causal_effects(
-            causal_panels.over_seeds(isolation, ["subspace", "intervention", "metric"]),
+            causal.over_seeds(isolation, ["subspace", "intervention", "metric"]),
         ),
-        causal_panels.isolation_title(isolation),
+        causal_views.isolation_title(isolation),
         f"Rank {causal.judged_rank(run.p)}; {run.p.relation} should move, {run.p.isolated} should stay. "
         "das_isolating was learnt with both aims.",
     )
@@ -232,8 +232,8 @@ causal_views.steering_samples(lm, run.p, measured, prompts)
 judged = causal.verdict_table(measured, run.p, prompts)
 run.metrics(judged.melt(id_vars=["subspace", "verdict"], var_name="metric", value_name="value"))
 figures.show(
-    figures.paired_differences(causal_panels.verdict_rows(judged, run.p)),
-    causal_panels.verdicts_title(judged),
+    figures.paired_differences(causal.verdict_rows(judged, run.p)),
+    causal.verdicts_title(judged),
     "Share of the whole activation's effect, above the strongest random control; Bonferroni-adjusted 95 % intervals "
     "over entities; the strip is the margin.",
 )
@@ -254,5 +254,5 @@ figures.show(
 table
 
 # %%
-run.gate(causal_panels.checks(prompts, measured, run.p))
-run.finish(causal_panels.headline(judged, measured, run))
+run.gate(causal.checks(prompts, measured, run.p))
+run.finish(causal.headline(judged, measured, run))

@@ -191,7 +191,7 @@ def _mine(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from rkcnn_lib.studies.sweep_run import sweep
+    from rkcnn_lib.studies.sweeps import sweep
 
     return sweep(options.file, options.out, options.resume, cluster=options.cluster, yes=options.yes)
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from benchmarks.embedded.scorer import log_probabilities
 from rkcnn_lib.files import read_json, whole_folder, write_json
 from rkcnn_lib.worlds import atlas
-from rkcnn_lib.worlds.atlas.documents import packed
+from rkcnn_lib.worlds.atlas import packed
 from rkcnn_lib.worlds.atlas.grammar import BOS, BOS_ID, PAD, UNK
 from rkcnn_lib.worlds.prompts import atlas_fact_prompts
 
@@ -269,7 +269,7 @@ def bigram_accuracy(n_documents: int = 10_000, seed: int = 0) -> float:
     for document in atlas.generate_documents(n_documents, seed):
         for word, following in zip(document.ids, document.ids[1:], strict=False):
             after.setdefault(word, Counter())[following] += 1
-    prompts = [p for relation in atlas.relations() for p in atlas_fact_prompts(relation)]
+    prompts = [p for relation in atlas.RELATIONS for p in atlas_fact_prompts(relation)]
     return sum(after[p.ids[-1]].most_common(1)[0][0] in p.answer_ids for p in prompts) / len(prompts)
 
 
@@ -281,7 +281,7 @@ def check(folder: Path, n_documents: int = 300) -> dict[str, float]:
     model = load(folder)
     loss, exact = held_out_loss(model, n_documents)
     figures = {"held-out loss": loss, "grammar entropy": exact, "gap": loss - exact}
-    counts = {r: len(atlas_fact_prompts(r)) for r in atlas.relations()}
+    counts = {r: len(atlas_fact_prompts(r)) for r in atlas.RELATIONS}
     total = sum(counts.values())
     for name, held_out in (("held-out", True), ("written", False)):
         by_relation = {r: fact_accuracy(model, r, held_out) for r in counts}

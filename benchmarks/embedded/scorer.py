@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from rkcnn_lib.worlds.atlas.documents import Document, grammar
+from rkcnn_lib.worlds.atlas import Document, grammar
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, MIN_SENTENCES, STOP, Grammar
 from rkcnn_lib.worlds.atlas.world import NUMBER, SEASON, SUBJECT, Slot
 

@@ -13,7 +13,7 @@ from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT, verdict_word
 from rkcnn_lib.pages import blocks
 from rkcnn_lib.studies.verdicts import in_short
 from rkcnn_lib.vocabulary import in_words, rival_of
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 JUDGED_BY = "04_sae_compare"  # the notebook whose verdicts answer the report's question
 PROVISIONAL = {

@@ -19,7 +19,7 @@ from rkcnn_lib.studies.cells import mined_unit, model_of
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.tensors import chance_level
 from rkcnn_lib.vocabulary import MINED
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 QUANTILES = (1.0, 1.0, 0.9, 0.75, 0.5, 0.25, 0.1)  # of a latent's positive activations: one context each
 WALK = 200  # ranks that are looked through for a text that a card does not show yet
@@ -71,7 +71,7 @@ class Reader:
 
     def __init__(self, compared: Compared, store: Any, run: Run) -> None:
         self.compared, self.store, self.p, self.device = compared, store, run.p, run.device
-        self.lm = None if run.p.model in INVENTED_MODELS else model_of(run.p, run.device)
+        self.lm = None if run.p.model in INVENTED_MODELS else model_of(run.p.model, run.p.revision, run.device)
         held_out = store.rows("heldout")
         self.rows, self.counted = held_out[:ROWS], min(run.p.heldout_rows, len(held_out))
         self.saes = functools.lru_cache(maxsize=16)(self._sae)

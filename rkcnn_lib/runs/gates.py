@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from rkcnn_lib.files import DamagedFile, outputs_root, read_json
 from rkcnn_lib.runs.params import NOTEBOOKS
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 PASS, NOT_RUN = "PASS", "NOT RUN"
 Recorded = tuple[Path, dict[str, Any]]  # a run's folder and its run.json

@@ -17,8 +17,8 @@ from rkcnn_lib.worlds import ModelFacts, atlas, hook_width, model_facts, prompts
 from rkcnn_lib.worlds.activations.capture import check_sizes
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.load import check_layer
-from rkcnn_lib.worlds.text.sources import TextUnavailable, check_text
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
+from rkcnn_lib.worlds.text import TextUnavailable, check_text
+from rkcnn_lib.worlds.toy import INVENTED_MODELS, WIDTHS
 
 LAYERS = ("layer", "atlas_layer", "layers", "das_layers")
 SAE_BATCH = 1024  # rows a step of the SAE of 06
@@ -136,10 +136,10 @@ def _check_relations(p: schemas.CausalChecks, facts: ModelFacts | None) -> None:
     why = f"a model of modular addition is asked for the relation {prompts.SUM!r}, and no other model is"
     require(_adds(facts) == (p.relation == prompts.SUM), p, "model relation", why)
     if p.relation == prompts.SUM:
-        prompts.check_positions(p.positions)
+        require(p.positions == "last", p, "positions", "of a pair only the = carries the sum; choose last")
         tables, others = {prompts.SUM: {}}, ()
     elif p.model == "atlas":
-        tables, others = {name: atlas.facts(name) for name in atlas.relations()}, ("agreement",)
+        tables, others = {name: atlas.facts(name) for name in atlas.RELATIONS}, ("agreement",)
     else:
         tables, others = {name: table for name, (table, *_) in prompts.RELATIONS.items()}, ("agreement", "ioi")
     known = (*tables, *others)

@@ -33,7 +33,7 @@ from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, check_notebook, resolve
 from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.schemas import NOT_DECIDING, Parameters
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 PACKAGES = ("torch", "transformer-lens", "transformers", "scikit-learn", "numpy", "scipy", "plotly", "papermill")
 

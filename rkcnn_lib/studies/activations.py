@@ -12,21 +12,12 @@ import torch
 from IPython.display import display
 from scipy import stats
 
+from rkcnn_lib import worlds
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Cache
-from rkcnn_lib.tensors import chance_level
-from rkcnn_lib.worlds import (
-    MemoryStore,
-    PlantedDictionary,
-    capture,
-    capture_layers,
-    hook_width,
-    load_model,
-    model_facts,
-    open_or_capture,
-)
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, PLANTED, TOY, WIDTHS
+from rkcnn_lib.tensors import chance_level, chunks
+from rkcnn_lib.worlds.toy import INVENTED_MODELS, PLANTED, TOY
 
 # Rows captured again must equal the stored ones but for the rounding of the stored type.
 STORED_PRECISION = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5}
@@ -43,43 +34,35 @@ def opened(p: Any, device: str) -> Any:
     """Open the activations that parameters of one layer name, or capture them."""
     if p.model in INVENTED_MODELS:
         return invented_store(p.model, p.n_tokens)
-    return open_or_capture(
-        p.model, p.layer, p.hook, p.n_tokens, text=p.text, context_size=p.context_size, device=device,
-        revision=p.revision,
-    )  # fmt: skip
+    return worlds.open_or_capture(p.model, p.layer, p.hook, p.n_tokens, **_about(p, device))
+
+
+def _about(p: Any, device: str) -> dict[str, Any]:
+    """Return what else decides a capture."""
+    return {"text": p.text, "context_size": p.context_size, "device": device, "revision": p.revision}
 
 
 def opened_layers(p: Any, hooks: list[str], device: str) -> dict[tuple[int, str], Any]:
     """Open the activations at all ``layers`` of the parameters and some hooks, or capture them in one pass."""
     if p.model in INVENTED_MODELS:
         return {(0, hook): invented_store(p.model, p.n_tokens) for hook in hooks}
-    n_layers = model_facts(p.model, p.revision).n_layers
+    n_layers = worlds.model_facts(p.model, p.revision).n_layers
     layers = sorted({layer % n_layers for layer in (range(n_layers) if p.layers is None else p.layers)})
-    stores = capture_layers(
-        p.model, layers, hooks, p.n_tokens, text=p.text, context_size=p.context_size, device=device,
-        revision=p.revision,
-    )  # fmt: skip
+    stores = worlds.capture_layers(p.model, layers, hooks, p.n_tokens, **_about(p, device))
     return {(layer, hook): stores[layer, hook] for layer in layers for hook in hooks}
 
 
-def width(p: Any) -> int:
-    """Return how wide the activations that parameters name will be, without capturing any."""
-    if p.model in INVENTED_MODELS:
-        return WIDTHS[p.model]
-    return hook_width(model_facts(p.model, p.revision), p.hook)
-
-
-def invented_store(model: str, n_rows: int) -> MemoryStore:
+def invented_store(model: str, n_rows: int) -> worlds.MemoryStore:
     """Return activations made here, whose true directions are known (``store.truth``)."""
     if model in PLANTED:
-        world = PlantedDictionary(**PLANTED[model], random_state=0)
-        store = MemoryStore(world.sample(n_rows)[0], name=model, truth=world.directions, **PLANTED[model])
+        world = worlds.PlantedDictionary(**PLANTED[model], random_state=0)
+        store = worlds.MemoryStore(world.sample(n_rows)[0], name=model, truth=world.directions, **PLANTED[model])
         store.rates = world.rates  # of each true direction, for recovery by rate
         return store
     from rkcnn_lib.studies.toy import train_space
 
     toy = train_space(**TOY, seed=0)
-    return MemoryStore(toy.sample(n_rows, seed=1), name="toy", truth=toy.truth, **TOY)
+    return worlds.MemoryStore(toy.draw(n_rows, seed=1)[1], name="toy", truth=toy.truth, **TOY)
 
 
 def describe(store: Any) -> None:
@@ -107,16 +90,17 @@ def describe(store: Any) -> None:
 
 def checks(store: Any, run: Run) -> list[Check]:
     """Return the checks of 03's gate: width, checksums, rows captured again, the model's loss on the text."""
-    p, dtype = run.p, store.manifest["dtype"]
-    whole = "equal"
+    p, dtype, whole = run.p, store.manifest["dtype"], "equal"
+    facts = worlds.model_facts(p.model, p.revision)
+    width = worlds.hook_width(facts, p.hook)
     try:
         store.verify()
     except Exception as error:  # the gate reports what is wrong with the files instead of ending the notebook
         whole = str(error)
     difference, allowed = _recapture_error(store, run), STORED_PRECISION[dtype]
-    nats, most = store.manifest["loss"]["nats"], math.log(model_facts(p.model, p.revision).vocab_size) + 0.5
+    nats, most = store.manifest["loss"]["nats"], math.log(facts.vocab_size) + 0.5
     return [
-        Check("width of the activations", store.d_in, f"= {width(p)}, {p.hook} of {p.model}", store.d_in == width(p)),
+        Check("width of the activations", store.d_in, f"= {width}, {p.hook} of {p.model}", store.d_in == width),
         Check("checksums of the shards", whole, "equal", whole == "equal"),
         Check("rows captured again, largest relative difference", difference, f"<= {allowed} ({dtype})",
               difference <= allowed),
@@ -127,9 +111,9 @@ def checks(store: Any, run: Run) -> list[Check]:
 
 def _recapture_error(store: Any, run: Run) -> float:
     p, size = run.p, store.manifest["context_size"]
-    lm = load_model(p.model, revision=p.revision, device=run.device)
+    lm = worlds.load_model(p.model, revision=p.revision, device=run.device)
     tokens = torch.as_tensor(store.tokens[: 4 * size]).long().view(4, size)
-    again = capture(lm, tokens, layer=store.manifest["layer"], hook=p.hook).float().cpu()
+    again = worlds.capture(lm, tokens, layer=store.manifest["layer"], hook=p.hook).float().cpu()
     return float(((again - store[: len(again)]).norm(dim=1) / again.norm(dim=1).clamp_min(1e-6)).max())
 
 
@@ -142,13 +126,13 @@ def norms_by_position(store: Any, p: Cache) -> pd.DataFrame:
     """Return quantiles of the row norm at each position (position, q10, median, q90)."""
     size = store.manifest["context_size"]
     n_rows = min(len(store), p.n_statistics // size * size)
-    norms = torch.cat([store[i : min(i + 65536, n_rows)].norm(dim=1) for i in range(0, n_rows, 65536)])
+    norms = torch.cat([store[rows].norm(dim=1) for rows in chunks(n_rows, store.d_in)])
     quantiles = np.quantile(norms.view(-1, size).numpy(), [0.1, 0.5, 0.9], axis=0)
     return pd.DataFrame(quantiles.T, columns=["q10", "median", "q90"]).rename_axis("position").reset_index()
 
 
 def norm_title(norms: pd.DataFrame) -> str:
-    """Return the finding of the norm figure."""
+    """Return how far the first position stands out."""
     ratio = norms["median"].iloc[0] / norms["median"].iloc[1:].median()
     return f"The first position's norm is {ratio:.1f} times that of the others"
 
@@ -164,15 +148,14 @@ class DimensionStatistics:
 
     @property
     def title(self) -> str:
-        """The finding of the variance figure."""
+        """How few dimensions carry half of the variance, and the anisotropy."""
         return f"Half of the variance lies in {self.half} of {len(self.table)} dimensions; gamma = {self.gamma:.2f}"
 
     @property
     def spectrum_title(self) -> str:
-        """The finding of the spectrum figure."""
+        """How many dimensions the covariance has in effect."""
         values = self.spectra["activations"]
-        effective = values.sum() ** 2 / (values**2).sum()
-        return f"The covariance has {effective:.0f} effective dimensions of {len(values)}"
+        return f"The covariance has {values.sum() ** 2 / (values**2).sum():.0f} effective dimensions of {len(values)}"
 
 
 def sample(store: Any, n_rows: int) -> torch.Tensor:
@@ -189,9 +172,8 @@ def concentration(variance: torch.Tensor, mean: torch.Tensor) -> tuple[float, in
 def dimension_statistics(store: Any, p: Cache) -> DimensionStatistics:
     """Measure variance, kurtosis and covariance on a sample of usable rows."""
     X = sample(store, p.n_statistics).double()
-    variance = X.var(0)
-    share = (variance / variance.sum()).numpy()
-    table = pd.DataFrame({"share": share, "kurtosis": stats.kurtosis(X.numpy(), axis=0)})
+    variance, kurtosis = X.var(0), stats.kurtosis(X.numpy(), axis=0)
+    table = pd.DataFrame({"share": (variance / variance.sum()).numpy(), "kurtosis": kurtosis})
     table = table.iloc[variance.argsort(descending=True).numpy()].rename_axis("dimension").reset_index()
     clouds = {"activations": X, "Gaussian surrogate": surrogate(X.float(), "gaussian", random_state=0).double()}
     spectra = {name: torch.linalg.eigvalsh(torch.cov(cloud.T)).flip(0).numpy() for name, cloud in clouds.items()}
@@ -203,11 +185,15 @@ class RandomDirectionKurtosis:
     """Excess kurtosis along random directions, of the activations and of two surrogates."""
 
     scores: dict[str, np.ndarray]
-    beyond: float  # share of directions beyond the elliptical surrogate's 95 % point (chance: 0.05)
+
+    @property
+    def beyond(self) -> float:
+        """The share of directions beyond the elliptical surrogate's 95 % point (chance: 0.05)."""
+        return float((self.scores["activations"] > chance_level(self.scores["elliptical"])[1]).mean())
 
     @property
     def title(self) -> str:
-        """The finding of the kurtosis figure."""
+        """How many random directions have heavier tails than an ellipse of the same norms."""
         return f"{self.beyond:.0%} of random directions are heavier-tailed than the elliptical surrogate's 95 % point"
 
 
@@ -218,9 +204,7 @@ def kurtosis_of_random_directions(store: Any, p: Cache) -> RandomDirectionKurtos
     directions /= directions.norm(dim=1, keepdim=True)
     clouds = {"activations": X} | {kind: surrogate(X, kind, random_state=1) for kind in ("gaussian", "elliptical")}
     projected = {name: ((cloud - cloud.mean(0)) @ directions.T).numpy() for name, cloud in clouds.items()}
-    scores = {name: stats.kurtosis(values, axis=0) for name, values in projected.items()}
-    beyond = float((scores["activations"] > chance_level(scores["elliptical"])[1]).mean())
-    return RandomDirectionKurtosis(scores, beyond)
+    return RandomDirectionKurtosis({name: stats.kurtosis(values, axis=0) for name, values in projected.items()})
 
 
 def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> pd.DataFrame:
@@ -237,5 +221,5 @@ def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionK
 
 def headline(statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> str:
     """Return one sentence that answers 03's question."""
-    half = f"Half of the variance lies in {statistics.half} of {len(statistics.table)} dimensions"
+    half, _, _ = statistics.title.partition(";")
     return f"{half}; {kurtosis.beyond:.0%} of random directions are heavier-tailed than the 95 % point of an ellipse."

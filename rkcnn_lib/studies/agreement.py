@@ -1,11 +1,9 @@
-"""Do the seeds of an arm agree? The stability panel of 04: several measures, each beside two chance levels.
+"""Do the seeds of an arm agree, and which latents recur? The stability panel of 04, each measure beside chance.
 
 Random directions of the whole space are the published chance level, and an easy one: where activations fill few of
-their dimensions, any two dictionaries made of them agree better. So the level that figures show is that of random
-directions drawn with the activations' covariance, and the table gives both.
-
-Every number is of a pair of SAEs from different seeds; five seeds make ten pairs but only five runs, so tests use one
-jackknife pseudo-value a seed and the intervals shown resample seeds.
+their dimensions, any two dictionaries made of them agree better. So figures show the level of random directions drawn
+with the activations' covariance, and the table gives both. Every number is of a pair of seeds; five make ten pairs but
+only five runs, so tests use one jackknife pseudo-value a seed and the intervals shown resample seeds.
 """
 
 from __future__ import annotations
@@ -29,8 +27,10 @@ from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit, unit_scalars
 from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.activations import sample
+from rkcnn_lib.studies.cells import live_rows
 from rkcnn_lib.studies.comparison import Compared, compare
-from rkcnn_lib.vocabulary import COMPARED, MINED, UNMINED
+from rkcnn_lib.studies.truth import labels, latent_f1, recovered
+from rkcnn_lib.vocabulary import COMPARED, MINED, RIVALS, UNMINED
 
 BEFORE, AFTER = "before training", "after training"
 PW_MCC = "PW-MCC"
@@ -48,6 +48,8 @@ LEVELS = ("as activations lie", "any directions")
 SPREAD_ROWS = 8192  # activations whose covariance the first level has
 BYTES_FIXED, BYTES_A_PAIR = 7e8, 32.0  # a process that has torch; matrices of latents x latents while it matches
 BUSIEST = 1 / 8  # of the width: how many latents that span is of
+ALL, SOME, NONE = "in all other seeds", "in some", "in none"
+TITLED = [MINED, UNMINED]  # the arms that titles speak of
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,7 @@ def other_architecture(store: Any, run: Run) -> Compared | None:
 
 
 def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | None = None) -> Agreement:
-    """Measure how well the seeds of each arm agree, before and after training, all beside chance.
-
-    One seed agrees with nobody: all tables are empty then.
-    """
+    """Measure how well the seeds of each arm agree, before and after training, beside chance; one seed: nothing."""
     if p.n_seeds < 2:
         nothing = pd.DataFrame(columns=["arm", "seed", "metric", "value"])
         return Agreement(nothing, pd.DataFrame(), nothing, "One seed: nothing to agree with")
@@ -93,8 +92,8 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     arms = _folders(compared) | {f"{arm}, {p.other_architecture}": f for arm, f in _folders(other).items()}
     cells = list(itertools.product(arms, (AFTER, BEFORE)))
     largest = next(iter(arms.values()))[0]  # all have as many latents
-    n_jobs = matching_processes(p.n_jobs, largest)
-    units = run_cells(pairs, [(arms[arm], moment, spread) for arm, moment in cells], n_jobs, "agreement")
+    work = [(arms[arm], moment, spread) for arm, moment in cells]
+    units = run_cells(pairs, work, matching_processes(p.n_jobs, largest), "agreement")
     found = dict(zip(cells, units, strict=True))
     rows = [
         {"arm": arm, "metric": f"{measure} {moment}"} | row
@@ -112,11 +111,14 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     table = pd.DataFrame(rows)
     l0 = {arm: np.mean([unit_scalars(folder)["l0"] for folder in folders]) for arm, folders in arms.items()}
     trained = {arm: found[arm, AFTER] for arm in _folders(compared)}
-    return Agreement(table, _summary(table, cosines, l0), by_seed, _title(table), trained)
+    after = table[table["metric"] == f"{WHITE} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
+    told = (f"{own:.2f} for {arm} (chance {by_chance:.2f})" for arm, own, by_chance in after.loc[TITLED].itertuples())
+    title = f"On whitened rows seeds agree at {', '.join(told)}"
+    return Agreement(table, _summary(table, cosines, l0), by_seed, title, trained)
 
 
 def matched_exactly(folder: Path) -> bool:
-    """Say whether an SAE unit is small enough for the best assignment of its latents to be found."""
+    """Whether an SAE unit is small enough for the best assignment of its latents to be found."""
     return _n_latents(folder) <= EXACT_UP_TO
 
 
@@ -152,19 +154,20 @@ def pairs(folders: tuple[Path, ...], moment: str, spread: np.ndarray, only: str 
         whitening = whitening_of(spread.T @ spread, len(spread)).float()
         seeds = [_seed(folder, moment, whitening) for folder in folders]
         levels, arrays = {}, {}
-        for measure, statistic in _statistics(moment, _rank(seeds[0].decoder.shape[1])).items():
-            if only not in (None, measure):
-                continue
-            matrix = torch.eye(len(seeds), dtype=torch.float64)
+        statistics = _statistics(moment, _rank(seeds[0].decoder.shape[1]))
+        for measure in statistics if only is None else [only]:
+            arrays[measure] = matrix = torch.eye(len(seeds), dtype=torch.float64)
             for i, j in itertools.combinations(range(len(seeds)), 2):
-                matrix[i, j] = matrix[j, i] = statistic(seeds[i], seeds[j])
-            arrays[measure] = matrix
+                matrix[i, j] = matrix[j, i] = statistics[measure](seeds[i], seeds[j])
             for name, rows in zip(LEVELS, (spread, None), strict=True):
                 level = _chance(measure, seeds, rows)
                 levels |= {f"{measure}, {name}, mean": level.mean, f"{measure}, {name}, upper": level.upper}
-        if moment == AFTER and only is None:
-            _add_total(seeds, arrays, levels)
-            arrays |= _recurrence(seeds)
+        if moment == AFTER and only is None:  # dead latents as 0: the same sums over d_sae in place of the matches
+            live = torch.tensor([float(seed.live.double().mean()) for seed in seeds], dtype=torch.float64)
+            arrays[TOTAL] = arrays[PW_MCC] * torch.minimum(live[:, None], live)
+            of_live = {name: level for name, level in levels.items() if name.startswith(f"{PW_MCC},")}
+            levels |= {name.replace(PW_MCC, TOTAL, 1): level * float(live.min()) for name, level in of_live.items()}
+            arrays |= _found_again(seeds)
         return Unit(scalars=levels, arrays=arrays)
 
     inputs = {"units": [folder.name for folder in folders], "moment": moment}
@@ -186,15 +189,15 @@ def _statistics(moment: str, n_busiest: int) -> dict[str, Callable[[_Seed, _Seed
     def busiest(seed: _Seed) -> torch.Tensor:
         return seed.decoder[seed.density.argsort(descending=True)[:n_busiest]]
 
-    measures = {
+    before = {
         WHITE: lambda a, b: pw_mcc([a.white, b.white], [a.live, b.live]),
         PW_MCC: lambda a, b: pw_mcc([a.decoder, b.decoder], [a.live, b.live]),
         OLDER: lambda a, b: pw_max_cosine([a.decoder, b.decoder], [a.live, b.live]),
     }
-    if moment == AFTER:
-        measures[SHARED] = lambda a, b: shared_latents([a.sae, b.sae], live=[a.live, b.live])
-        measures[SPAN] = lambda a, b: subspace_overlap(busiest(a), busiest(b))
-    return measures
+    return before if moment == BEFORE else before | {
+        SHARED: lambda a, b: shared_latents([a.sae, b.sae], live=[a.live, b.live]),
+        SPAN: lambda a, b: subspace_overlap(busiest(a), busiest(b)),
+    }  # fmt: skip
 
 
 def _rank(d: int) -> int:
@@ -205,26 +208,15 @@ def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chan
     """Return the level of random unit dictionaries with as many latents as the least live seed has."""
     n, d = max(1, min(int(seed.live.sum()) for seed in seeds)), seeds[0].decoder.shape[1]
     n_draws = 20 if n <= 256 else 10 if n <= 1024 else 2  # many latents: costly, and hardly any spread
-    if measure == SHARED:
-        return chance("recovery_rate", n, n, d, n_draws=n_draws, spread=spread, threshold=0.7)
-    if measure == SPAN:
-        return chance(subspace_overlap, _rank(d), _rank(d), d, n_draws=n_draws, spread=spread)
     if measure == WHITE:  # white rows point anywhere
-        return chance(matched_cosine, n, n, seeds[0].white.shape[1], n_draws=n_draws)
-    if measure == OLDER:
-        return chance(lambda a, b: pw_max_cosine([a, b]), n, n, d, n_draws=n_draws, spread=spread)
-    return chance(matched_cosine, n, n, d, n_draws=n_draws, spread=spread)
+        return chance(matched_cosine, n, n, seeds[0].white.shape[1], n_draws)
+    of = {SHARED: "recovery_rate", SPAN: subspace_overlap, OLDER: lambda a, b: pw_max_cosine([a, b])}
+    options = {"threshold": 0.7} if measure == SHARED else {}
+    n = _rank(d) if measure == SPAN else n
+    return chance(of.get(measure, matched_cosine), n, n, d, n_draws, spread=spread, **options)
 
 
-def _add_total(seeds: list[_Seed], arrays: dict[str, torch.Tensor], levels: dict[str, float]) -> None:
-    """Add PW-MCC with dead latents as 0, and its levels: the same sums over d_sae in place of the matches."""
-    live = torch.tensor([float(seed.live.double().mean()) for seed in seeds], dtype=torch.float64)
-    arrays[TOTAL] = arrays[PW_MCC] * torch.minimum(live[:, None], live)
-    for name in [name for name in levels if name.startswith(f"{PW_MCC},")]:
-        levels[name.replace(PW_MCC, TOTAL, 1)] = levels[name] * float(live.min())
-
-
-def _recurrence(seeds: list[_Seed]) -> dict[str, torch.Tensor]:
+def _found_again(seeds: list[_Seed]) -> dict[str, torch.Tensor]:
     recurs = torch.stack([seed.live.long() - 1 for seed in seeds])
     recurring = torch.eye(len(seeds), dtype=torch.float64)
     for i, j in itertools.combinations(range(len(seeds)), 2):
@@ -261,8 +253,49 @@ def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, 
     return shown.rename_axis(index=None, columns=f"value (chance: {', '.join(LEVELS)})")
 
 
-def _title(table: pd.DataFrame) -> str:
-    after = table[table["metric"] == f"{WHITE} {AFTER}"].groupby("arm")[["value", "chance_mean"]].mean()
-    return "On whitened rows seeds agree at " + ", ".join(
-        f"{after['value'][arm]:.2f} for {arm} (chance {after['chance_mean'][arm]:.2f})" for arm in (MINED, UNMINED)
-    )
+# ---------------------------------------------------------------- which latents recur
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """What is shown of the latents that several seeds find."""
+
+    shares: pd.DataFrame  # metric (the arm), arm (a seed), seed (another), value: of the first's live latents in both
+    traits: pd.DataFrame  # a row an arm and how often its latents recur: share of the live ones, and what they are like
+    title: str
+
+
+def recurrence(compared: Compared, agreed: Agreement, store: Any, run: Run) -> Recurrence:
+    """Tell latents that recur from those that do not, in the arms that are judged; empty tables with one seed."""
+    arms = [arm for arm in (MINED, *RIVALS) if arm in agreed.units]
+    shares = pd.DataFrame([
+        {"metric": arm, "arm": f"seed {seed}", "seed": other, "value": float(value)}
+        for arm in arms
+        for (seed, other), value in np.ndenumerate(agreed.units[arm].arrays["recurring"].numpy()) if seed != other
+    ])  # fmt: skip
+    labels(compared, store, run)  # several SAEs at once; read below
+    latents = pd.concat(
+        [_latents(compared.units[arm, seed], recurs, store, run).assign(arm=arm)
+         for arm in arms for seed, recurs in enumerate(agreed.units[arm].arrays["recurs"])],
+        ignore_index=True,
+    )  # fmt: skip
+    groups = latents.groupby(["arm", "recurs"], sort=False)
+    median = groups["firing rate"].median()
+    traits = groups.mean(numeric_only=True).drop(columns="firing rate").assign(**{"firing rate, median": median})
+    traits.insert(0, "share of live latents", groups.size() / latents.groupby("arm").size())
+    order = pd.MultiIndex.from_product([arms, (ALL, SOME, NONE)], names=["arm", "recurs"])
+    mined, unmined = (traits["share of live latents"].get((arm, ALL), 0.0) for arm in TITLED)
+    title = f"Found by all seeds: {mined:.0%} of the latents of {MINED}, {unmined:.0%} of {UNMINED}"
+    return Recurrence(shares, traits.reindex(order).dropna(how="all"), title)
+
+
+def _latents(unit: Unit, recurs: torch.Tensor, store: Any, run: Run) -> pd.DataFrame:
+    """Return a row a live latent: how often it recurs, its firing rate, and what truth or labels say of it."""
+    live, most = recurs >= 0, run.p.n_seeds - 1
+    named = np.select([recurs[live] == most, recurs[live] > 0], [ALL, SOME], NONE)
+    table = pd.DataFrame({"recurs": named, "firing rate": unit.arrays["density"][live].numpy()})
+    if getattr(store, "truth", None) is not None:
+        table["is a true direction"] = recovered(store.truth, live_rows(unit))
+    if run.p.model == "atlas":
+        table["F1 of its best label"] = latent_f1(unit.folder, store, run)[live.numpy()]
+    return table

@@ -10,19 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from rkcnn_lib.measure.causal import (
-    NO_TOKEN,
-    Part,
-    PromptPairs,
-    align_subspace,
-    captured_variance,
-    latents_part,
-    leading_basis,
-    random_basis,
-    random_basis_of_variance,
-    read_activations,
-)
+from rkcnn_lib.measure import causal as bases
+from rkcnn_lib.measure.causal import NO_TOKEN, Part, PromptPairs, latents_part, read_activations
 from rkcnn_lib.measure.effects import latent_attribution
 from rkcnn_lib.measure.fourier import fourier_planes, key_frequencies
 from rkcnn_lib.probe.scores import scatter_matrices
@@ -88,20 +79,19 @@ def known_prompts(lm: Any, p: CausalChecks, like: Prompts | None = None) -> Prom
     if fewer than four entities of a side are known, for there is nothing to explain then, or if the prompts on which
     subspaces are chosen span fewer dimensions than a rank.
     """
-    task, sides = p.relation, None
-    if like is not None:
-        task, sides = p.isolated, ({x.entity for x in like.selection}, {x.entity for x in like.evaluation})
+    task = p.relation if like is None else p.isolated
+    sides = like and ({x.entity for x in like.selection}, {x.entity for x in like.evaluation})
     asked = task_prompts(p.model, lm.tokenizer, task, sides)
     screening = [x for x in asked if x.role == "screening"]
     right = {x.text for x in screen(lm, screening)}
     entities = {x.entity for x in screening}
     known = entities - {x.entity for x in screening if x.text not in right}
 
-    def usable(x: Prompt) -> bool:
-        may_be = rows_that_count(lm, torch.tensor([x.ids]))[0, _exchanged(x, p.positions)]
-        return x.entity in known and bool(may_be.all())
-
-    chosen = {role: [x for x in asked if x.role == role and usable(x)] for role in ("selection", "evaluation")}
+    usable = [
+        x for x in asked if x.entity in known
+        and bool(rows_that_count(lm, torch.tensor([x.ids]))[0, _exchanged(x, p.positions)].all())
+    ]  # fmt: skip
+    chosen = {role: [x for x in usable if x.role == role] for role in ("selection", "evaluation")}
     on_side = {role: {x.entity for x in part} for role, part in chosen.items()}
     for role, there in on_side.items():
         if len(there) < MIN_ENTITIES:
@@ -125,21 +115,18 @@ def known_prompts(lm: Any, p: CausalChecks, like: Prompts | None = None) -> Prom
 
 def as_tensors(drawn: list[tuple[Prompt, Prompt]], positions: str, device: Any = "cpu") -> PromptPairs:
     """Return pairs as tensors, the exchange being at the entity's last token, the last one, or both of them."""
-    bases, donors = zip(*drawn, strict=True)
+    first, second = zip(*drawn, strict=True)
 
     def rows(of: tuple[Prompt, ...], name: str, fill: int) -> torch.Tensor:
-        size = max(len(getattr(x, name)) for x in (*bases, *donors))
-        filled = [[*getattr(x, name), *[fill] * (size - len(getattr(x, name)))] for x in of]
-        return torch.tensor(filled, device=device)
+        given = [torch.tensor(getattr(x, name), device=device) for x in (*of, *first, *second)]  # the longest too
+        return pad_sequence(given, batch_first=True, padding_value=fill)[: len(of)]
 
     return PromptPairs(
-        base=rows(bases, "ids", 0),
-        donor=rows(donors, "ids", 0),
-        answer=rows(bases, "answer_ids", NO_TOKEN),
-        foil=rows(donors, "answer_ids", NO_TOKEN),
-        positions=torch.tensor([_exchanged(x, positions) for x in bases]),
-        lengths=torch.tensor([len(x.ids) for x in bases]),
-    )
+        base=rows(first, "ids", 0), donor=rows(second, "ids", 0),
+        answer=rows(first, "answer_ids", NO_TOKEN), foil=rows(second, "answer_ids", NO_TOKEN),
+        positions=torch.tensor([_exchanged(x, positions) for x in first]),
+        lengths=torch.tensor([len(x.ids) for x in first]),
+    )  # fmt: skip
 
 
 def _exchanged(prompt: Prompt, positions: str) -> list[int]:
@@ -205,15 +192,14 @@ def seeded_subspaces(
             mined = subspaces[0]
             shuffled = shuffled_answers(prompts.selection, len(X) // len(prompts.selection), seed)
             subspaces.append(_spanned(SHUFFLED, seed, ranked_by_separation(directions, X, shuffled)))
-    subspaces.append(Subspace(CHANCE, seed, 1, lambda rank: random_basis(X.shape[1], rank, _generator(seed, 1))))
+    subspaces.append(Subspace(CHANCE, seed, 1, lambda rank: bases.random_basis(X.shape[1], rank, _generator(seed, 1))))
     subspaces.append(Subspace(CHANCE_OF_VARIANCE, seed, 1, lambda rank: random_like(mined.part(rank), X, seed)))
     return subspaces
 
 
 def random_like(basis: torch.Tensor, X: torch.Tensor, seed: int) -> torch.Tensor:
     """Return a random subspace of the rank of ``basis`` (d, r) that holds as much of X's variance."""
-    share = captured_variance(basis, X)
-    return random_basis_of_variance(X, basis.shape[1], share, _generator(seed, 2))
+    return bases.random_basis_of_variance(X, basis.shape[1], bases.captured_variance(basis, X), _generator(seed, 2))
 
 
 def fixed_subspaces(X: torch.Tensor, y: np.ndarray) -> list[Subspace]:
@@ -233,7 +219,7 @@ def circuit_subspace(lm: Any, X: torch.Tensor, y: np.ndarray) -> Subspace:
     planes = fourier_planes(X, torch.from_numpy(y.astype(int)), key_frequencies(lm.W_E[:p]), p)
     widest = planes.basis[planes.explained.argsort(descending=True)].flatten(0, 1)
     rows = widest.to(X.dtype)
-    return Subspace(CIRCUIT, 0, len(rows), lambda rank: leading_basis(rows, min(rank, len(rows)), CIRCUIT))
+    return Subspace(CIRCUIT, 0, len(rows), lambda rank: bases.leading_basis(rows, min(rank, len(rows)), CIRCUIT))
 
 
 def sae_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device: str) -> list[Subspace]:
@@ -241,11 +227,8 @@ def sae_subspaces(lm: Any, store: Any, p: CausalChecks, prompts: Prompts, device
     sae = trained_sae(store, p, device)
     attribution = latent_attribution(lm, prompts.training.pairs, store.manifest["hook_name"], sae)
     order = attribution.argsort(descending=True)
-    rows = sae.W_dec.detach()[order].cpu()
-    return [
-        _spanned(SAE_SPAN, 0, rows),
-        Subspace(SAE_LATENTS, 0, len(rows), lambda rank: latents_part(sae, order[:rank])),
-    ]
+    as_latents = Subspace(SAE_LATENTS, 0, len(order), lambda rank: latents_part(sae, order[:rank]))
+    return [_spanned(SAE_SPAN, 0, sae.W_dec.detach()[order].cpu()), as_latents]
 
 
 def trained_sae(store: Any, p: CausalChecks, device: str) -> Any:
@@ -270,13 +253,13 @@ def aligned_subspace(
 
     @functools.cache
     def part(rank: int) -> torch.Tensor:
-        return align_subspace(lm, prompts.training.pairs, hook_name, means.part(rank), p.das_steps, others)
+        return bases.align_subspace(lm, prompts.training.pairs, hook_name, means.part(rank), p.das_steps, others)
 
     return Subspace(CEILING if keep is None else f"{CEILING}_isolating", 0, 1, part)
 
 
 def _spanned(name: str, seed: int, rows: torch.Tensor) -> Subspace:
-    return Subspace(name, seed, len(rows), lambda rank: leading_basis(rows, rank, name))
+    return Subspace(name, seed, len(rows), lambda rank: bases.leading_basis(rows, rank, name))
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:

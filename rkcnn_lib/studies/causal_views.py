@@ -1,4 +1,4 @@
-"""Further looks of 06: where the answer is carried, what a subspace leaves alone, rowspace parts, steering, cards."""
+"""Looks of 06 beside the verdicts: prompts, where the answer is carried, isolation, rowspace parts, steering, cards."""
 
 from __future__ import annotations
 
@@ -13,19 +13,10 @@ from rkcnn_lib.measure.causal import clean_logits, patched_logits, rowspace_part
 from rkcnn_lib.measure.effects import effects
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.strings import readable, token_text
+from rkcnn_lib.studies import causal_subspaces as exchanged
 from rkcnn_lib.studies.causal import Measured, ground, judged_rank
-from rkcnn_lib.studies.causal_subspaces import (
-    CEILING,
-    CHANCE,
-    CHANCE_OF_VARIANCE,
-    MINED,
-    NAMED,
-    VARIANCE,
-    Pairing,
-    Prompts,
-    aligned_subspace,
-    at_positions,
-)
+from rkcnn_lib.studies.causal_subspaces import CEILING, CHANCE, CHANCE_OF_VARIANCE, MINED, NAMED, VARIANCE, Prompts
+from rkcnn_lib.studies.verdicts import listed, means
 from rkcnn_lib.worlds import hook_name as name_of_hook
 from rkcnn_lib.worlds.prompts import Prompt
 
@@ -36,11 +27,38 @@ CARDS = 5
 MARKED = 0.25  # tokens whose exchange takes this share of the logit difference or more are marked
 
 
-def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
-    """Return interchange accuracy on held-out pairs of the supervised ceiling and the whole activation, by layer.
+def describe(prompts: Prompts) -> None:
+    """Show how many prompts there are of each kind, and one of each."""
+    base, donor = prompts.judged.drawn[0]
+    first = prompts.selection[0]
+    entities = "other" if prompts.entities_held_out else "same"
+    pair = f"{base.text} -> {base.answer}; donor: {donor.text} -> {donor.answer}"
+    _whole(pd.DataFrame.from_dict({
+        "screening prompts": (len(prompts.screening), prompts.screening[0].text),
+        "entities known": (f"{prompts.known} of {prompts.asked}", ""),
+        "selection prompts": (len(prompts.selection), f"{first.text} -> {first.answer}"),
+        "training pairs": (len(prompts.training.drawn), ""),
+        "evaluation prompts": (len(prompts.evaluation), f"other sentences, {entities} entities"),
+        "judged pairs": (len(prompts.judged.drawn), pair),
+    }, orient="index", columns=["number", "example"]))  # fmt: skip
 
-    Columns layer, subspace, intervention, metric, value, low, high.
-    """
+
+def _whole(table: pd.DataFrame) -> None:
+    """Display a table with its texts in full, escaped."""
+    with pd.option_context("display.max_colwidth", None):
+        display(HTML(table.to_html(border=0)))
+
+
+def legend(measured: Measured) -> None:
+    """Show what each subspace is, in words, with how many candidates it was chosen from."""
+    _whole(pd.DataFrame([
+        {"subspace": name, "what it is": meaning, "chosen from": measured.subspaces[name, 0].candidates}
+        for name, meaning in exchanged.SUBSPACES.items() if (name, 0) in measured.subspaces
+    ]).set_index("subspace"))  # fmt: skip
+
+
+def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
+    """Return layer, subspace, value, low, high: interchange accuracy of the supervised ceiling and of everything."""
     n = lm.cfg.n_layers
     layers = range(n) if p.das_layers is None else sorted({layer % n for layer in (p.layer, *p.das_layers)})
     rows = []
@@ -50,19 +68,25 @@ def ceiling_by_layer(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
             hooked, learnt = measured.ground, measured.per_pair[CEILING, 0, "ablate"]
         else:
             hooked = ground(lm, prompts.judged, hook, measured.ground.logits)
-            learnt = hooked.run(aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
+            learnt = hooked.run(exchanged.aligned_subspace(lm, p, prompts, hook).part(judged_rank(p)), "ablate")
         for name, effect in {CEILING: learnt, "full-resample": hooked.full}.items():
             rows += hooked.rows(effect, ["interchanged"], layer=layer, subspace=name, intervention="ablate")
     return pd.DataFrame(rows)
 
 
+def layer_title(layers: pd.DataFrame, p: CausalChecks) -> str:
+    """Return what the ceiling turns at its best layer."""
+    best = layers[layers["subspace"] == CEILING].sort_values("value").iloc[-1]
+    told = f"turns {best['value']:.0%} of the held-out answers at its best layer, {best['layer']}"
+    return f"A rank-{judged_rank(p)} subspace learnt with labels {told}"
+
+
 def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     """Exchange the whole activation at one layer and one token at a time (activation patching), in one sentence.
 
-    The sentence is that of most judged pairs. Of a deep model some layers are looked at, evenly spaced, the last one
-    and the one that is studied among them. Columns layer, arm (the token's place and text), place, pair (row of the
-    judged pairs), metric, value: ``fractional_decrease`` of the logit difference (0: none, 1: level, 2: turned round)
-    and ``interchanged``.
+    The sentence is that of most judged pairs; of a deep model some layers are looked at, evenly spaced. Columns layer,
+    arm (the token's place and text), place, pair (row of the judged pairs), metric, value: ``fractional_decrease`` of
+    the logit difference (0: none, 1: level, 2: turned round) and ``interchanged``.
     """
     drawn = prompts.judged.drawn
     kinds = [(base.family, len(base.ids)) for base, _ in drawn]
@@ -73,7 +97,7 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     layers = sorted({p.layer % n, *torch.linspace(0, n - 1, min(n, LAYERS_SHOWN)).round().int().tolist()})
     rows = []
     for place in range(1, len(first.ids)):
-        pairing = Pairing([drawn[i] for i in members], chosen.at(place))
+        pairing = exchanged.Pairing([drawn[i] for i in members], chosen.at(place))
         text = "{entity}" if place == first.entity_position else token_text(lm, first.ids[place])
         for layer in layers:
             hooked = ground(lm, pairing, name_of_hook(p.hook, layer), clean_run)
@@ -86,15 +110,22 @@ def effect_by_place(lm: Any, p: CausalChecks, prompts: Prompts) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def place_title(places: pd.DataFrame, p: CausalChecks) -> str:
+    """Return which tokens carry the answer at the layer that is studied."""
+    layer = p.layer % (places["layer"].max() + 1)
+    studied = places[(places["metric"] == "fractional_decrease") & (places["layer"] == layer)]
+    most = studied.groupby("arm")["value"].mean().sort_values(ascending=False).head(2).rename("'{}'".format)
+    return f"At layer {layer} the answer hangs on the tokens {listed(most, '.2f')} (of 2)"
+
+
 def by_replacement(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
     """Ablate the judged subspaces by zero, by the mean of the selection prompts and by a donor.
 
-    Zero and mean can take an answer away, a donor can also put another in its place; what only the first two do may
-    be the damage of a state the model never meets. Columns subspace, replacement, metric (top1, interchanged, kl),
-    value, low, high.
+    Zero and mean can take an answer away, a donor can also put another in its place; what only the first two do may be
+    the damage of a state the model never meets. Columns subspace, replacement, metric, value, low, high.
     """
     hooked = measured.ground
-    mean = at_positions(lm, prompts.selection, p.positions, hooked.hook_name).mean(0)  # (k, d)
+    mean = exchanged.at_positions(lm, prompts.selection, p.positions, hooked.hook_name).mean(0)  # (k, d)
     kinds = {"zero": torch.zeros_like(mean), "mean": mean, "donor": None}
     rows = []
     for name in (MINED, CHANCE, CHANCE_OF_VARIANCE, VARIANCE, CEILING):
@@ -108,14 +139,13 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
     """Score each subspace as RAVEL does (Huang et al. 2024, arXiv:2402.17700): it should move its own answer alone.
 
     *cause*: share of pairs asked for ``p.relation`` whose answer becomes the donor's. *isolate*: share of pairs
-    asked for ``p.isolated``, of entities with another answer to it, whose answer stays. *disentangle*: their mean;
-    the whole activation and the empty subspace both get 0.5. Held-out sentences and entities throughout, at the judged
-    rank, the ceiling also as learnt with isolation in its loss. Columns subspace, seed, intervention, metric, value,
-    low, high.
+    asked for ``p.isolated``, of entities with another answer to it, whose answer stays. *disentangle*: their mean,
+    0.5 for the whole activation and for the empty subspace. Held-out sentences and entities, at the judged rank, the
+    ceiling also as learnt with isolation in its loss. Columns subspace, seed, intervention, metric, value, low, high.
     """
     asks = measured.ground
     leaves = ground(lm, other.judged, asks.hook_name)
-    subspaces = [*measured.subspaces.values(), aligned_subspace(lm, p, prompts, asks.hook_name, keep=other)]
+    subspaces = [*measured.subspaces.values(), exchanged.aligned_subspace(lm, p, prompts, asks.hook_name, keep=other)]
     parts = {(one.name, one.seed): one.part(judged_rank(p)) for one in subspaces}
     rows = []
     for (name, seed), part in (parts | {("whole", 0): torch.eye(asks.donated.shape[-1])}).items():
@@ -127,18 +157,23 @@ def isolation(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, ot
     return pd.DataFrame(rows)
 
 
+def isolation_title(table: pd.DataFrame) -> str:
+    """Return which subspace moves its own answer alone best, beside the mined one."""
+    mean = means(table, "disentangle", "subspace").drop("whole")
+    return f"Disentangled best by {mean.idxmax()} ({mean.max():.2f}; all or nothing 0.5): mined {mean[MINED]:.2f}"
+
+
 def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
     """Learn the ceiling in an MLP's hidden layer and exchange it, its rowspace part, and everything.
 
-    The block is that whose hidden layer matters most when all of it is exchanged. What its output weight cannot
-    read cannot matter by itself: an effect of the subspace that its rowspace part lacks is the interpretability
-    illusion. Columns layer, part, metric, value, low, high.
+    In the block whose hidden layer matters most. What its output weight cannot read cannot matter by itself: an effect
+    that the rowspace part lacks is the interpretability illusion. Columns layer, part, metric, value, low, high.
     """
     hooks = [name_of_hook("mlp_post", layer) for layer in range(lm.cfg.n_layers)]
     grounds = [ground(lm, prompts.judged, hook, measured.ground.logits) for hook in hooks]
     layer = min(range(len(hooks)), key=lambda i: float(grounds[i].full["logit_difference"].mean()))
     hooked, weight = grounds[layer], lm.blocks[layer].mlp.W_out.detach().cpu()
-    basis = aligned_subspace(lm, p, prompts, hooks[layer]).part(judged_rank(p))
+    basis = exchanged.aligned_subspace(lm, p, prompts, hooks[layer]).part(judged_rank(p))
     parts = {"learnt subspace": basis, "its rowspace part": rowspace_part(basis, weight)}
     runs = {name: hooked.run(part, "ablate") for name, part in parts.items()} | {"whole": hooked.full}
     rows = []
@@ -150,10 +185,7 @@ def rowspace_effects(lm: Any, p: CausalChecks, measured: Measured, prompts: Prom
 
 
 def steering_samples(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts) -> pd.DataFrame:
-    """Continue prompts while the part in A of ``mean(donor's answer) - mean(base's answer)`` is added.
-
-    Columns prompt, unsteered (the model's own continuation), towards, subspace, and one for each strength.
-    """
+    """Continue prompts as they are, and while the part in A of the difference of two answers' means is added."""
     X, y = measured.rows
     hook, rows = measured.ground.hook_name, []
     first_of: dict[str, tuple[Prompt, Prompt]] = {}
@@ -202,9 +234,7 @@ def show_cards(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, p
     display(HTML("".join(cards)))
 
 
-def as_html(
-    lm: Any, base: Prompt, donor: Prompt, values: dict[int, float], answers: list[tuple[str, str, float]]
-) -> str:
+def as_html(lm: Any, base: Prompt, donor: Prompt, values: dict[int, float], answers: list[tuple]) -> str:
     """Return one card: the prompt, its tokens marked by ``values``, and below it (run, answer, logit difference)."""
     texts = [readable(token_text(lm, token)) for token in base.ids]
     between = "" if any(text[:1].isspace() for text in texts[1:]) else " "

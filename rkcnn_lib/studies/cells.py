@@ -1,7 +1,7 @@
-"""One cell of a comparison: an arm's directions and the SAE trained from them, each a finished unit on disk.
+"""One cell of a comparison, in finished units on disk.
 
-Three kinds of unit: ``directions`` (arm x seed: what a miner supplies and what it cost), ``saes`` (arm x seed: the SAE
-trained from them and its held-out quality) and ``learning_rates`` (arm x rate: its quality on other seeds).
+``directions`` (arm x seed: what a miner supplies and what it cost), ``saes`` (arm x seed: the SAE trained from them and
+its held-out quality) and ``learning_rates`` (arm x rate: its quality on other seeds).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, load_saelens, save_saelens, train_sae
 from rkcnn_lib.vocabulary import ARMS, DECODER_ONLY, FROZEN_DECODER, UNMINED, base_arm
 from rkcnn_lib.worlds import load_model
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 LONG = 2000  # steps from which a training shows a progress bar of its own
 L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
@@ -68,10 +68,7 @@ def train_config(p: Comparison, arm: str, seed: int) -> TrainConfig:
 
 
 def mined_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit | None:
-    """Return an arm's directions for one seed, as many as there are latents where it can supply them.
-
-    None for the arms whose directions are random ones.
-    """
+    """Return an arm's directions for one seed, as many as there are latents if it has them; None: random ones."""
     if base_arm(arm) == UNMINED:
         return None
     return directions_unit(store, p, base_arm(arm), round(p.expansion * store.d_in), seed, device)
@@ -115,12 +112,8 @@ def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: 
 
 
 def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
-    """Refuse a search whose score had nothing to select from: it would be compared with itself.
-
-    Raises ParameterError with the numbers of the rounds that had fewer than three candidates a place, and what to do.
-    """
-    problem = selects_nothing(funnel.to_dict("records"))
-    if problem:
+    """Refuse a search with fewer than three candidates a place in a round: its score would be compared with itself."""
+    if problem := selects_nothing(funnel.to_dict("records")):
         raise ParameterError(f"{arm}, seed {seed}: {problem} (n_subsets, mining_rows, n_directions)")
 
 
@@ -136,16 +129,15 @@ def initial_sae(store: Any, p: Comparison, arm: str, seed: int, device: str) -> 
 def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
     """Return how well an arm does with the learning rate and encoder of ``p`` on a seed of its own (cached).
 
-    It is judged on rows that seed's SAE was not trained on and, where there are more than it mines, none of which it
-    mined; held-out ones are left for the verdicts.
+    It is judged on rows that seed's SAE was not trained on and, where there are more, did not mine; held-out ones are
+    left for the verdicts.
     """
     config, training = sae_config(p, store.d_in), replace(train_config(p, arm, SEARCH_SEED), twin_weight=0.0)
     inputs = _training_inputs(store, p, arm, mined_unit(store, p, arm, SEARCH_SEED, device), training, device)
 
     def compute(scratch: Path) -> Unit:
-        n_rows = len(store.rows("mine", SEARCH_SEED))
+        n_rows, checkpoint = len(store.rows("mine", SEARCH_SEED)), scratch / "checkpoint"
         start = initial_sae(store, p, arm, SEARCH_SEED, device)
-        checkpoint = scratch / "checkpoint"
         sae = train_sae(store, config, training, init=start, checkpoint=checkpoint, device=device, progress=False)
         rows = store.matrix("mine", seed=SEARCH_SEED, n_rows=min(2 * p.mining_rows, n_rows))
         unmined = rows[p.mining_rows :] if n_rows > p.mining_rows else rows
@@ -154,9 +146,7 @@ def rate_unit(store: Any, p: Comparison, arm: str, device: str) -> Unit:
     return cached_unit("learning_rates", inputs, compute)
 
 
-def _training_inputs(
-    store: Any, p: Comparison, arm: str, mined: Unit | None, training: TrainConfig, device: str
-) -> dict[str, Any]:
+def _training_inputs(store: Any, p: Comparison, arm: str, mined: Any, training: TrainConfig, device: str) -> dict:
     return {
         "data": store.key, "arm": arm, "mined": mined and mined.folder.name, "encoder": searched(p)[0][1],
         "config": asdict(sae_config(p, store.d_in)), "training": asdict(training), "mining_rows": p.mining_rows,
@@ -173,24 +163,20 @@ def matched_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) ->
     """
     if p.architecture != "relu" or p.l1 is not None:
         return sae_unit(store, p, arm, seed, device)
-    tried: list[tuple[float, float, Unit]] = []
+    tried, units = [], []  # (penalty, L0), and the unit of each
     while len(tried) < MOST_TRIALS:
-        l1 = next_penalty([point[:2] for point in tried], p.k)
-        unit = sae_unit(store, p.model_copy(update={"l1": l1}), arm, seed, device)
-        tried.append((l1, unit.scalars["l0"], unit))
+        l1 = next_penalty(tried, p.k)
+        units.append(sae_unit(store, p.model_copy(update={"l1": l1}), arm, seed, device))
+        tried.append((l1, units[-1].scalars["l0"]))
         if abs(tried[-1][1] / p.k - 1) <= L0_TOLERANCE / 2:
-            return unit
-        if len(tried) > 2 and _stalled([point[:2] for point in tried], p.k):
+            return units[-1]
+        *_, before, after = 0.0, *(l0 for _, l0 in sorted(tried))  # of the two largest penalties
+        if len(tried) > 2 and min(l0 for _, l0 in tried) > p.k and after > 0.98 * before:
             break
-    l1, l0, unit = min(tried, key=lambda point: abs(point[1] - p.k))
-    warnings.warn(f"{arm}, seed {seed}: L0 {l0:.1f} is the nearest to {p.k} that L1 penalties gave", stacklevel=2)
-    return unit
-
-
-def _stalled(tried: list[tuple[float, float]], target: float) -> bool:
-    """Whether every penalty left too many latents active and the largest no fewer than the next largest."""
-    (_, before), (_, after) = sorted(tried)[-2:]
-    return min(l0 for _, l0 in tried) > target and after > 0.98 * before
+    nearest = min(range(len(tried)), key=lambda i: abs(tried[i][1] - p.k))
+    told = f"L0 {tried[nearest][1]:.1f} is the nearest to {p.k} that L1 penalties gave"
+    warnings.warn(f"{arm}, seed {seed}: {told}", stacklevel=2)
+    return units[nearest]
 
 
 def next_penalty(tried: list[tuple[float, float]], target: float) -> float:
@@ -217,7 +203,10 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
     mined = mined_unit(store, p, arm, seed, device)
     n_mined = 0 if mined is None else int(mined.scalars["supply"])
     inputs = _training_inputs(store, p, arm, mined, training, device)
-    twin = _twin(store, p, arm, seed, device)
+    twin = None  # the SAE that the consistency penalty draws this one towards: the same arm, with a seed of its own
+    if p.twin_weight:
+        alone = p.model_copy(update={"twin_weight": 0.0, "splice_contexts": 0})
+        twin = sae_unit(store, alone, arm, seed + TWIN_SEED, device)
     inputs |= {"seed": seed, "heldout": p.heldout_rows, "twin": twin and twin.folder.name}
     inputs["splice"] = None if p.model in INVENTED_MODELS else p.splice_contexts
 
@@ -248,35 +237,18 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
     return cached_unit("saes", inputs, compute)
 
 
-def _twin(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit | None:
-    """Return the SAE that the consistency penalty draws this one towards: the same arm, with a seed of its own."""
-    if not p.twin_weight:
-        return None
-    alone = p.model_copy(update={"twin_weight": 0.0, "splice_contexts": 0})
-    return sae_unit(store, alone, arm, seed + TWIN_SEED, device)
-
-
 def live_rows(unit: Unit) -> torch.Tensor:
     """Return the decoder rows (n_live, d_in) of an SAE unit's live latents, after training."""
     return load_saelens(unit.folder / "sae").W_dec.data[unit.arrays["density"] > 0]
 
 
 def dead_latents(start: torch.Tensor, end: torch.Tensor, n_mined: int) -> dict[str, float]:
-    """Return which latents never fire on held-out tokens, by when and by where they started from.
+    """Return which latents never fire on held-out tokens, by when and by where they started from, as shares.
 
-    Parameters
-    ----------
-    start, end : (d_sae,) tensors
-        Firing rates before and after training, on the same tokens.
-    n_mined : int
-        The first latents started from the arm's own directions, the others are the fill.
-
-    Returns
-    -------
-    dict
-        As shares: dead (at the end), untrained_dead (before any training), died (fired at the start only) and revived
-        (at the end only); of all latents, and of either part with ``_mined`` and ``_fill`` behind the name, where it
-        has any.
+    ``start`` and ``end`` (d_sae,) are firing rates before and after training, on the same tokens; the first ``n_mined``
+    latents started from the arm's own directions, the others are the fill. Given are dead (at the end), untrained_dead
+    (before any training), died (fired at the start only) and revived (at the end only), of all latents, and of either
+    part with ``_mined`` and ``_fill`` behind the name, where it has any.
     """
     fired, fires = start > 0, end > 0
     events = {"dead": ~fires, "untrained_dead": ~fired, "died": fired & ~fires, "revived": ~fired & fires}
@@ -306,14 +278,11 @@ def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
     # not the first ones, which are few documents where those are long
     spread = torch.linspace(0, len(tokens) - 1, min(p.splice_contexts, len(tokens))).round().long()
     tokens, mask = tokens[spread], mask[spread]
-    return {"lm": model_of(p, device), "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
-
-
-def model_of(p: Comparison, device: str) -> Any:
-    """Return the language model of a comparison, loaded once a process."""
-    return _model(p.model, p.revision, device)
+    lm = model_of(p.model, p.revision, device)
+    return {"lm": lm, "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
 
 
 @functools.lru_cache(maxsize=1)
-def _model(name: str, revision: str | None, device: str) -> Any:
+def model_of(name: str, revision: str | None, device: str) -> Any:
+    """Return the language model of a comparison, loaded once a process."""
     return load_model(name, revision=revision, device=device)

@@ -1,6 +1,4 @@
-"""The comparison of initialisations that 04 and 05 run: mine, initialise, train, measure, one unit a cell.
-
-Beside it stand what it is held against, SAEs that others trained, and what it gives to others, ``rkcnn mine``.
+"""The comparison of initialisations that 04 and 05 run; what it is held against, others' SAEs; starts for others.
 
 All arms of a seed share the rows that are mined, the order of training tokens, the held-out rows, and what fills the
 latents that an arm cannot supply; each has the learning rate and the encoder that suit it best on a seed of its own.
@@ -66,12 +64,12 @@ def run_grid(
     own = {row.arm: p.model_copy(update={"lr": row.lr, "encoder": row.encoder}) for row in chosen}
     grid = [(layer, arm, seed) for layer in stores for seed in range(p.n_seeds) for arm in arms]
     cells = [(stores[layer], own.get(arm, p), arm, seed, device) for layer, arm, seed in grid]
-    done = run_cells(cell, cells, process_count(p.n_jobs, device), "SAEs")
+    folders, supplies = zip(*run_cells(cell, cells, process_count(p.n_jobs, device), "SAEs"), strict=True)
     supply = pd.DataFrame([
         {"layer": layer, "arm": arm, "seed": seed} | supplied
-        for (layer, arm, seed), (_, supplied) in zip(grid, done, strict=True) if arm in p.arms and supplied
+        for (layer, arm, seed), supplied in zip(grid, supplies, strict=True) if arm in p.arms and supplied
     ])  # fmt: skip
-    return Grid(supply, dict(zip(grid, (folder for folder, _ in done), strict=True)), rates)
+    return Grid(supply, dict(zip(grid, folders, strict=True)), rates)
 
 
 def _mine(store: Any, p: Comparison, arm: str, seed: int, device: str) -> None:
@@ -149,8 +147,8 @@ def in_order(table: pd.DataFrame, column: str, order: Sequence[str]) -> pd.DataF
 
 def unit_list(compared: Compared) -> list[dict[str, Any]]:
     """Return where each SAE of a comparison lies, for run.json."""
-    folders = {cell: str(unit.folder.relative_to(outputs_root())) for cell, unit in compared.units.items()}
-    return [{"arm": arm, "seed": seed, "folder": folder} for (arm, seed), folder in folders.items()]
+    root = outputs_root()
+    return [{"arm": a, "seed": s, "folder": str(u.folder.relative_to(root))} for (a, s), u in compared.units.items()]
 
 
 # ---------------------------------------------------------------- SAEs of others
@@ -166,8 +164,7 @@ def centred(sae: SAE) -> SimpleNamespace:
 
 def judge_published(opened: dict[str, tuple[Path, SAE]], store: Any, run: Run) -> pd.DataFrame:
     """Return arm, seed, metric, value: the quality of each on the rows and contexts that judge the arms."""
-    p: SaeCompare = run.p
-    qualities = {}
+    p, qualities = run.p, {}
     for name, (folder, sae) in opened.items():
         inputs = {
             "files": [sha256_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)], "data": store.key,

@@ -13,7 +13,9 @@ from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
-from rkcnn_lib.studies.toy import COMPARED, MODELS, Space, best_rival, compare_with_truth, mine_one
+from rkcnn_lib.studies.toy import MODELS, Space, best_rival, compare_with_truth, mine_one
+from rkcnn_lib.studies.verdicts import means
+from rkcnn_lib.vocabulary import MINED
 from rkcnn_lib.worlds import ParallelToyModel
 
 UNSELECTED = "rkcnn_unscored"
@@ -29,13 +31,9 @@ AXES = {
 
 
 def curves(run: Run) -> pd.DataFrame:
-    """Mine along every axis that has values, a process a point, each a cached unit.
-
-    Columns axis, x, miner, seed, metric, value, n_returned, n_true, chance_mean, chance_upper.
-    """
-    p: ToySuperposition = run.p
-    cells = [(p, name, value) for name in AXES for value in getattr(p, name)]
-    n_jobs = process_count(p.n_jobs, run.device)
+    """Mine along every axis that has values, a cached unit a point: rows of `compare_with_truth` with axis and x."""
+    cells = [(run.p, name, value) for name in AXES for value in getattr(run.p, name)]
+    n_jobs = process_count(run.p.n_jobs, run.device)
     return pd.concat(run_cells(_point, cells, n_jobs, "points of the curves"), ignore_index=True)
 
 
@@ -49,7 +47,7 @@ def _point(p: ToySuperposition, name: str, value: float) -> pd.DataFrame:
         changed = p.model_copy(update={key: setting[key] for key in setting if key != "noise"})
         rows = []
         for seed, space in enumerate(_spaces(changed)):
-            X = space.sample(changed.n_samples, seed=20_000 + seed)
+            _, X = space.draw(changed.n_samples, seed=20_000 + seed)
             noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(seed)) * X.square().mean().sqrt()
             X = noise if p.control == "gaussian" else X + setting["noise"] * noise
             for miner in p.miners:
@@ -73,9 +71,8 @@ def _spaces(p: ToySuperposition) -> list[Space]:
 
 
 def title(table: pd.DataFrame) -> str:
-    """Return the finding: what the miner recovers over all points, and how often the score made it better."""
-    rows = table[table["metric"] == recovery_rate.__name__]
-    mean = rows.groupby("miner")["value"].mean()
-    best = best_rival(mean.drop([COMPARED, UNSELECTED], errors="ignore"), ".0%")
+    """Return what the miner recovers over all points, with the score and without."""
+    mean = means(table, recovery_rate.__name__, "miner")
+    best = best_rival(mean.drop([MINED, UNSELECTED], errors="ignore"), ".0%")
     without = f", {mean[UNSELECTED]:.0%} without the score" if UNSELECTED in mean else ""
-    return f"Over all points {COMPARED} recovers {mean[COMPARED]:.0%} of the features{without}{best}"
+    return f"Over all points {MINED} recovers {mean[MINED]:.0%} of the features{without}{best}"

@@ -24,6 +24,7 @@ from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.agreement import Agreement
 from rkcnn_lib.studies.cells import model_of
 from rkcnn_lib.studies.comparison import Compared, in_order
+from rkcnn_lib.studies.verdicts import listed
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds import hook_name
 from rkcnn_lib.worlds.models import modadd
@@ -54,11 +55,13 @@ class World:
 
     @property
     def figures(self) -> pd.DataFrame:
-        """The circuit's figures beside chance: figure, value, chance_mean, chance_upper."""
+        """The circuit's figures beside chance: figure, value, chance_mean, chance_upper.
+
+        The last: what share of the activations' variance turns with a + b at the key frequencies.
+        """
         _, figures, chance = self.circuit
-        rows = [(name, value, *chance.get(name, (np.nan, np.nan))) for name, value in figures.items()]
-        # the share of the activations' variance that turns with a + b at the key frequencies
         waves, level = (float(planes.explained.sum()) for planes in (self.planes, self.shuffled))
+        rows = [(name, value, *chance.get(name, (np.nan, np.nan))) for name, value in figures.items()]
         rows.append((f"waves in {self.hook}", waves, level, level))
         return pd.DataFrame(rows, columns=["figure", "value", "chance_mean", "chance_upper"])
 
@@ -77,11 +80,10 @@ class World:
     def title(self) -> str:
         """The finding about the model."""
         keys, figures, chance = self.circuit
-        return (
-            f"{len(keys)} key frequencies ({', '.join(map(str, sorted(keys)))}) carry {figures['key_power']:.1%} of "
-            f"the embedding's power (shuffled weights: {chance['key_power'].mean:.0%}); accuracy on pairs never seen "
-            f"{figures['accuracy']:.2%}"
-        )
+        named, level = ", ".join(map(str, sorted(keys))), f"shuffled weights: {chance['key_power'].mean:.0%}"
+        carried = f"carry {figures['key_power']:.1%} of the embedding's power ({level})"
+        unseen = f"accuracy on pairs never seen {figures['accuracy']:.2%}"
+        return f"{len(keys)} key frequencies ({named}) {carried}; {unseen}"
 
     @property
     def history(self) -> pd.DataFrame:
@@ -96,14 +98,14 @@ class World:
         """The finding about the training."""
         right = self.history.query("metric == 'accuracy' and value > 0.999").groupby("arm")["step"].min()
         first = {arm: right.get(arm, "never") for arm in ("pairs trained on", "pairs never seen")}
-        return "First step with more than 99.9 % right: " + ", ".join(f"{arm} {step}" for arm, step in first.items())
+        return f"First step with more than 99.9 % right: {listed(first, '')}"
 
 
 def world(store: Any, run: Run) -> World | None:
     """Return the model of a run as the known circuit, None where the run's model is another."""
     if store.manifest.get("facts", {}).get("task") != "modular addition":
         return None
-    lm = model_of(run.p, run.device)
+    lm = model_of(run.p.model, run.p.revision, run.device)
     p = lm.cfg.d_vocab - 1
     neurons: list[torch.Tensor] = []
 
@@ -160,16 +162,16 @@ def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Un
     best_energy = float(fourier.plane_energy(D, known.planes).amax(1).mean())
     Z, Z_heldout = (sae.encode(part.to(device)).detach().cpu()[:, live] for part in (X, X_heldout))
 
-    def fit(shuffle: int | None = None) -> tuple[float, float]:
-        answers = [sums, sums_heldout]
-        if shuffle is not None:
-            generator = torch.Generator().manual_seed(shuffle)
-            answers = [some[torch.randperm(len(some), generator=generator)] for some in answers]
-        best, all_ = fourier.latent_fit(Z, answers[0], Z_heldout, answers[1], keys, p)
-        return float(best.nanmean()), float(all_.nanmean())
+    def fit(answers: torch.Tensor, answers_heldout: torch.Tensor) -> list[float]:
+        return [float(of.nanmean()) for of in fourier.latent_fit(Z, answers, Z_heldout, answers_heldout, keys, p)]
 
-    best, all_ = fit()
-    best_by_chance, all_by_chance = (Chance.of(fits) for fits in zip(*map(fit, range(SHUFFLES)), strict=True))
+    def shuffled(seed: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [some[torch.randperm(len(some), generator=generator)] for some in (sums, sums_heldout)]
+
+    best, all_ = fit(sums, sums_heldout)
+    draws = [fit(*shuffled(seed)) for seed in range(SHUFFLES)]
+    best_by_chance, all_by_chance = (Chance.of(fits) for fits in zip(*draws, strict=True))
     logits = _logits(known.lm, p, known.hook, lambda x: sae.decode(sae.encode(x)))
     losses = fourier.fourier_losses(logits, keys, counted)
     others = fourier.fourier_losses_chance(logits, keys, counted, n_draws=DRAWS)
@@ -188,16 +190,11 @@ def _measure(known: World, unit: Unit, store: Any, seed: int, device: str) -> Un
 
 def title(table: pd.DataFrame) -> str:
     """Return the finding about the SAEs."""
-    means = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean()
-
-    def told(metric: str) -> str:
-        value, chance = means.loc[metric, "value"], means.loc[(metric, UNMINED), "chance_mean"]
-        return f"{MINED} {value[MINED]:.2f}, {UNMINED} {value[UNMINED]:.2f} (chance {chance:.2f})"
-
-    return (
-        f"Energy of latents in their best key plane: {told('energy in the best key plane')}; "
-        f"R² at one key frequency: {told('R² at one key frequency')}"
-    )
+    means, told = table.groupby(["metric", "arm"])[["value", "chance_mean"]].mean(), []
+    for metric in ("energy in the best key plane", "R² at one key frequency"):
+        of_arm, chance = means.loc[metric, "value"][[MINED, UNMINED]], means.loc[(metric, UNMINED), "chance_mean"]
+        told.append(f"{listed(of_arm, '.2f')} (chance {chance:.2f})")
+    return "Energy of latents in their best key plane: {}; R² at one key frequency: {}".format(*told)
 
 
 def beside_reported(agreed: Agreement, p: SaeCompare) -> pd.DataFrame:

@@ -1,9 +1,8 @@
 """What an arm of 04 needs for the same quality: how many active latents (the front of L0), how many tokens.
 
-TopK fixes L0, so "fewer active latents" cannot be read off one k. Each of the compared arms is trained at several k (a
-ReLU SAE at the penalties that give as many active latents); between them the explained variance is taken to be linear
-in log L0. A seed's *L0 at equal explained variance* is where an arm's line crosses the explained variance that the
-random arm of the same seed reaches at the profile's own k.
+TopK fixes L0, so each of the compared arms is trained at several k (a ReLU SAE at the penalties that give as many
+active latents); between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal explained
+variance* is where an arm's line crosses what the random arm of the same seed explains at the profile's own k.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from rkcnn_lib.measure.statistics import tokens_to_quality
 from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.studies.comparison import QUALITIES, Compared, in_order, metrics_of
-from rkcnn_lib.studies.verdicts import by_arm
+from rkcnn_lib.studies.verdicts import by_arm, means
 from rkcnn_lib.vocabulary import COMPARED, MEASURES, MINED, RIVALS, UNMINED
 
 SHOWN = ("explained_variance", "explained_variance_standardised", "live", "delta_ce", "kl", "dead", "untrained_dead")
@@ -31,7 +30,7 @@ def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
     for k in sorted({*run.p.front_k, run.p.k}):
         p = run.p.model_copy(update={"k": k})
         found = metrics_of(store, p, run.device, arms, compared.rates)
-        l0 = found[found["metric"] == "l0"].set_index(["arm", "seed"])["value"].rename("l0")
+        l0 = means(found, "l0", ["arm", "seed"]).rename("l0")
         parts.append(found.join(l0, on=["arm", "seed"]).assign(k=k))
     return in_order(pd.concat(parts), "metric", SHOWN)
 
@@ -39,8 +38,8 @@ def front(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
 def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
     """Return arm, seed, value, cut: the L0 at which an arm explains what its seed's random arm explains at ``p.k``.
 
-    An arm whose line does not reach that quality within the front has the value at the end it leaves by: less of a
-    difference than there is, never more (``cut`` is then "at most" or "at least", else empty).
+    An arm whose line leaves the front before has the value at its end, ``cut`` "at most" or "at least" (else ""): less
+    of a difference than there is, never more.
     """
     if table.empty:
         return table
@@ -57,39 +56,32 @@ def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
 
 
 def title(needed: pd.DataFrame) -> str:
-    """Return the finding of the front."""
-    means = needed.groupby("arm")["value"].mean()
-    cuts = set(needed[needed["arm"] == MINED]["cut"]) - {""}
+    """Return how many active latents mined and random starts need for the same variance."""
+    needs, cuts = needed.groupby("arm")["value"].mean(), set(needed[needed["arm"] == MINED]["cut"]) - {""}
     bound = f"{cuts.pop()} " if len(cuts) == 1 else ""
-    return (
-        f"For the variance that {UNMINED} explains with {means[UNMINED]:.1f} active latents a token, "
-        f"{MINED} needs {bound}{means[MINED]:.1f}"
-    )
-
-
-# ---------------------------------------------------------------- how many tokens
+    told = f"For the variance that {UNMINED} explains with {needs[UNMINED]:.1f} active latents a token"
+    return f"{told}, {MINED} needs {bound}{needs[MINED]:.1f}"
 
 
 def budget_title(budgets: pd.DataFrame) -> str:
     """Return by how much the last doubling of the training still moves random's explained variance."""
-    means = budgets.query("metric == 'explained_variance' and arm == @UNMINED").groupby("tokens")["value"].mean()
-    if len(means) < 2:
+    ev = means(budgets[budgets["arm"] == UNMINED], "explained_variance", "tokens")
+    if len(ev) < 2:
         return "One length of training: whether it was long enough is not known"
-    return f"From {means.index[-2]:,} to {means.index[-1]:,} tokens {UNMINED} still gains {means.diff().iloc[-1]:.4f}"
+    return f"From {ev.index[-2]:,} to {ev.index[-1]:,} tokens {UNMINED} still gains {ev.diff().iloc[-1]:.4f}"
 
 
 def against_live(budgets: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of explained variance with ``live``, the mean number of live latents of their arm and length."""
-    live = budgets[budgets["metric"] == "live"].groupby(["arm", "tokens"])["value"].mean().rename("live")
-    rows = budgets[budgets["metric"].str.startswith("explained_variance")]
-    return rows.join(live, on=["arm", "tokens"])
+    live = means(budgets, "live", ["arm", "tokens"]).rename("live")
+    return budgets[budgets["metric"].str.startswith("explained_variance")].join(live, on=["arm", "tokens"])
 
 
 def live_title(rows: pd.DataFrame) -> str:
     """Return what mined and random starts explain at full length, and with how many live latents."""
     full = rows[(rows["metric"] == "explained_variance") & (rows["tokens"] == rows["tokens"].max())]
-    means = full.groupby("arm")[["value", "live"]].mean()
-    told = (f"{arm} explains {means['value'][arm]:.4f} with {means['live'][arm]:,.0f}" for arm in (MINED, UNMINED))
+    of_arm = full.groupby("arm")[["value", "live"]].mean().loc[[MINED, UNMINED]]
+    told = (f"{arm} explains {ev:.4f} with {live:,.0f}" for arm, ev, live in of_arm.itertuples())
     return " live latents, ".join(told)
 
 
@@ -105,8 +97,8 @@ def advantage(compared: Compared) -> pd.DataFrame:
 def advantage_title(ahead: pd.DataFrame) -> str:
     """Return what the advantage in explained variance is after the smallest and the largest budget, by rival."""
     ev = ahead[ahead["metric"] == "explained_variance"]
-    means = ev.pivot_table(index="arm", columns="tokens", values="value", sort=False).sort_index(axis=1)
-    told = [f"{first:+.4f} to {last:+.4f} over {rival}" for rival, first, last in means.iloc[:, [0, -1]].itertuples()]
+    mean = ev.pivot_table(index="arm", columns="tokens", values="value", sort=False).sort_index(axis=1)
+    told = [f"{first:+.4f} to {last:+.4f} over {rival}" for rival, first, last in mean.iloc[:, [0, -1]].itertuples()]
     return f"With training the advantage in explained variance goes from {', '.join(told)}"
 
 
@@ -126,8 +118,3 @@ def needed_tokens(compared: Compared) -> pd.DataFrame:
             found = tokens_to_quality(curve, curves[UNMINED, seed], mining_tokens=share * full)
             rows.append((arm, seed, "tokens_to_quality", found.ratio, share, found.bound))
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value", "mining", "bound"])
-
-
-def tokens_table(needed: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an arm, means over seeds: the share of the tokens, what mining is of it, and which way it is cut."""
-    return needed.groupby("arm", sort=False).agg({"value": "mean", "mining": "mean", "bound": " ".join}).round(3)

@@ -24,10 +24,12 @@ from rkcnn_lib.probe.scores import covariance, principal_directions, subset_scor
 from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import ProbeValidation
-from rkcnn_lib.studies.probe_tasks import Task, Tasks, choose, controlled, over_seeds, subset_size
-from rkcnn_lib.studies.probing import ENOUGH, curve, enough, top_beats_chance_and_random
+from rkcnn_lib.studies import probing
+from rkcnn_lib.studies.probing import Task, Tasks, controlled, subset_size
 from rkcnn_lib.tensors import chance_level, geometric_median
 
+ENOUGH = 0.9  # share of what all dimensions have above chance that a subset must reach
+SIZE = "coordinates_in_a_subset"
 ROWS = 4000  # among which a subset looks for neighbours
 
 
@@ -56,18 +58,17 @@ def look(X: torch.Tensor, p: ProbeValidation, size: int, seed: int, rng: np.rand
         directions = principal[0].to(X.dtype) * skew_sign(X, principal[0].to(X.dtype))
         rows = (directions @ centred.T).topk(k, dim=1).indices
         anchors = rows[:, 0]
-    groups = choose(scores.cpu().numpy(), p.n_directions, np.random.default_rng(seed))
+    groups = probing.choose(scores, p.n_directions, seed)
     return Looked(rows.cpu().numpy(), anchors.cpu().numpy(), directions.cpu(), groups)
 
 
 def study(run: Run, tasks: Tasks) -> pd.DataFrame:
     """Return value, the mean purity of each group (top, random, bottom), beside chance_mean and chance_upper.
 
-    Further columns: world, label, seed, size, in_use (whether the size is the one that the search takes). The rows of
-    all dimensions are those nearest to random anchors: no coordinates are left to score a choice by. Labels are not
-    used: tasks of a seed differ in the rows that have one.
+    Further columns: world, label, seed, size, in_use (whether the size is the one that the search takes). Of all
+    dimensions there are the rows nearest to random anchors: no coordinates are left to score by. Labels are not used.
     """
-    return over_seeds("neighbourhoods", neighbourhoods_of_task, run, tasks)
+    return probing.over_seeds("neighbourhoods", neighbourhoods_of_task, run, tasks)
 
 
 def sample(task: Task, p: ProbeValidation, seed: int) -> tuple[torch.Tensor, np.ndarray, np.random.RandomState]:
@@ -95,18 +96,15 @@ def neighbourhoods_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.Data
     return pd.DataFrame(table).assign(world=task.world, label=task.label, seed=seed)
 
 
-def _purities(
-    looked: Looked, types: np.ndarray, p: ProbeValidation, rng: np.random.RandomState, **about: object
-) -> list[dict]:
+def _purities(looked: Looked, types: np.ndarray, p: ProbeValidation, rng: Any, **about: object) -> list[dict]:
     """Return a row a group: its subsets' mean purity, beside that under permuted types."""
     permuted = (permute_labels(types, random_state=rng) for _ in range(p.n_permutations))
     null = [purity(other, looked.rows, looked.anchors) for other in permuted]
     real = purity(types, looked.rows, looked.anchors)
     rows = []
     for group, members in looked.groups.items():
-        mean, upper = map(float, chance_level([draw[members].mean() for draw in null]))
-        found = {"group": group, "value": float(real[members].mean()), "chance_mean": mean, "chance_upper": upper}
-        rows.append(about | found)
+        mean, upper = chance_level([draw[members].mean() for draw in null])
+        rows.append(about | {"group": group, "value": real[members].mean(), "chance_mean": mean, "chance_upper": upper})
     return rows
 
 
@@ -131,8 +129,8 @@ def winners(run: Run, tasks: Tasks) -> pd.DataFrame:
     """Return world, group, seed and value: the cosine of each best, random and worst subset with a true direction.
 
     In the first task of seed 0. A subset's direction is the mean of its rows (with a contrast: its principal
-    direction) before any lift, the true one that of its anchor's type; subsets whose type the model does not represent
-    have nothing to point at and are left out. chance_mean and chance_upper: mean cosine of top subsets, types permuted.
+    direction) before any lift, the true one that of its anchor's type, if the model represents it. chance_mean and
+    chance_upper: mean cosine of top subsets, types permuted.
     """
     p, task = run.p, next(iter(tasks(run.p, 0)))
     X, types, rng = sample(task, p, seed=0)
@@ -143,7 +141,7 @@ def winners(run: Run, tasks: Tasks) -> pd.DataFrame:
         return (looked.directions[members.copy()] * truth).sum(1)[truth.any(1)].numpy()
 
     permuted = (permute_labels(types, random_state=rng) for _ in range(p.n_permutations))
-    mean, upper = map(float, chance_level([cosines(other, looked.groups["top"]).mean() for other in permuted]))
+    mean, upper = chance_level([cosines(other, looked.groups["top"]).mean() for other in permuted])
     parts = [pd.DataFrame({"group": group, "value": cosines(types, n)}) for group, n in looked.groups.items()]
     return pd.concat(parts, ignore_index=True).assign(world=task.world, seed=0, chance_mean=mean, chance_upper=upper)
 
@@ -158,37 +156,32 @@ def angles(winners: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def winners_title(winners: pd.DataFrame) -> str:
-    """Return the finding of the figure of angles."""
-    means, (chance, upper) = winners.groupby("group")["value"].mean(), winners[["chance_mean", "chance_upper"]].iloc[0]
-    return (
-        f"Cosine of a subset's direction with its feature: {means['top']:.2f} where the score is highest, "
-        f"{means['random']:.2f} at random, {means['bottom']:.2f} where it is lowest (permuted features {chance:.2f}, "
-        f"95 % point {upper:.2f})"
+    """Return the mean cosine of the best, random and worst subsets with their feature."""
+    chance, upper = winners[["chance_mean", "chance_upper"]].iloc[0]
+    told, by_chance = _by_score(winners, ".2f"), f"permuted features {chance:.2f}, 95 % point {upper:.2f}"
+    return f"Cosine of a subset's direction with its feature: {told} ({by_chance})"
+
+
+def _by_score(table: pd.DataFrame, written: str) -> str:
+    """Return the mean of each group of subsets in words."""
+    top, random, bottom = (
+        f"{x:{written}}" for x in table.groupby("group")["value"].mean()[["top", "random", "bottom"]]
     )
-
-
-def _shared(table: pd.DataFrame) -> tuple[pd.Series, float]:
-    """Return mean purity by group and under permuted types, at the size in use."""
-    used = in_use(table)
-    return used.groupby("group")["value"].mean(), used["chance_mean"].mean()
+    return f"{top} where the score is highest, {random} at random, {bottom} where it is lowest"
 
 
 def title(table: pd.DataFrame) -> str:
-    """Return what the rows of the best, random and worst subsets have in common."""
-    means, chance = _shared(table)
-    return (
-        f"Rows of a subset that share their anchor's type: {means['top']:.0%} where the score is highest, "
-        f"{means['random']:.0%} at random, {means['bottom']:.0%} where it is lowest (permuted types {chance:.0%})"
-    )
+    """Return what the rows of the best, random and worst subsets have in common, at the size in use."""
+    used = in_use(table)
+    chance = f"permuted types {used['chance_mean'].mean():.0%}"
+    return f"Rows of a subset that share their anchor's type: {_by_score(used, '.0%')} ({chance})"
 
 
 def headline(atlas: pd.DataFrame) -> str:
     """Return one sentence on the score that 04 selects by."""
-    means, _ = _shared(atlas)
-    return (
-        f"By 04's own score, which sees no labels, {means['top'] - means['random']:+.0%} of a subset's rows have their "
-        "token in common, best less random subsets."
-    )
+    mean = in_use(atlas).groupby("group")["value"].mean()
+    ahead = f"{mean['top'] - mean['random']:+.0%} of a subset's rows have their token in common"
+    return f"By 04's own score, which sees no labels, {ahead}, best less random subsets."
 
 
 def checks(table: pd.DataFrame, world: str) -> list[Check]:
@@ -199,6 +192,41 @@ def checks(table: pd.DataFrame, world: str) -> list[Check]:
     above = f"{world}: share of one type, best by 04's score minus random subsets"
     half = f"{world}: seeds in which best subsets of half of the dimensions or fewer share {ENOUGH:.0%} of what all do"
     return [
-        *top_beats_chance_and_random(in_use(table), beyond, above, "permuted types"),
+        *probing.top_beats_chance_and_random(in_use(table), beyond, above, "permuted types"),
         Check(f"{half} above chance", few, f"= {n} (all)", few == n, chance=f"{0.05 * n:.2f}"),
     ]
+
+
+# ---------------------------------------------------------------- how small may a subset be?
+
+
+def curve(sizes: pd.DataFrame, full: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame:
+    """Return the rows that the curve over sizes takes; chance is that of ``full``, the rows of all dimensions."""
+    chance = full.groupby("seed")[["chance_mean", "chance_upper"]].mean().reset_index()
+    rows = sizes.groupby(["seed", "size", "group"], sort=False)["value"].mean().reset_index().merge(chance, on="seed")
+    return rows.assign(metric=metric).rename(columns={"size": SIZE, "group": "miner"})
+
+
+def labelled_curve(sizes: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Return the curve of held-out accuracy over sizes, beside all dimensions under permuted labels."""
+    return curve(sizes, accuracies[(accuracies["group"] == "full") & (accuracies["probe"] == probing.PROBE)])
+
+
+def enough(curve: pd.DataFrame) -> pd.DataFrame:
+    """Return seed, size, d: the smallest size at which top subsets reach ENOUGH of what all d hold above chance.
+
+    Where all dimensions together do not beat chance's 95 % point there is nothing to reach, and size is d.
+    """
+    rows = []
+    for seed, part in curve.query("miner == 'top'").sort_values(SIZE).groupby("seed"):
+        whole, d = part.iloc[-1], int(part[SIZE].iloc[-1])
+        reached = part[SIZE][part["value"] >= whole["chance_mean"] + ENOUGH * (whole["value"] - whole["chance_mean"])]
+        size = int(reached.iloc[0]) if whole["value"] > whole["chance_upper"] else d
+        rows.append({"seed": seed, "size": size, "d": d})
+    return pd.DataFrame(rows)
+
+
+def curve_title(curve: pd.DataFrame, what: str = "of what all hold above chance") -> str:
+    """Return the size of subsets that is enough, in the median over seeds."""
+    size, d = enough(curve)[["size", "d"]].median()
+    return f"Top subsets of {size:.0f} of {d:.0f} coordinates hold {ENOUGH:.0%} {what}"

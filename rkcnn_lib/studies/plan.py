@@ -18,10 +18,9 @@ from rkcnn_lib.runs.run import finished, run_key
 from rkcnn_lib.runs.schemas import Cache, Comparison, Multilayer, Parameters, SaeCompare
 from rkcnn_lib.sae import SAEConfig, TrainConfig, train_sae
 from rkcnn_lib.studies.cells import sae_config, searched
-from rkcnn_lib.studies.sweeps import Sweep
 from rkcnn_lib.vocabulary import ARMS, COMPARED
 from rkcnn_lib.worlds import hook_width, model_facts, pick_device
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS, WIDTHS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS, WIDTHS
 
 ASK_FROM_SECONDS = 30 * 60  # a profile that is estimated to take longer is not started unasked
 SEARCH_PRODUCTS = 5  # of rows x d by d x subsets in a round: two to find neighbours, three to lift
@@ -54,16 +53,12 @@ def matmul_rate(device: str) -> float:
 @functools.cache
 def step_seconds(config: SAEConfig, batch_size: int, device: str) -> float:
     """Time a training step of an SAE on random activations, after one warm-up step."""
-    X = torch.randn(batch_size * 2, config.d_in, device=device)
-
-    def run(n: int) -> float:
+    X, took = torch.randn(batch_size * 2, config.d_in, device=device), []
+    for n in (1, 1, 5):
         began = time.perf_counter()
         train_sae(X, config, TrainConfig(n, batch_size, 1e-3, seed=0), progress=False)
-        return time.perf_counter() - began
-
-    run(1)
-    one, five = run(1), run(5)
-    return max(five - one, 1e-4) / 4
+        took.append(time.perf_counter() - began)
+    return max(took[2] - took[1], 1e-4) / 4
 
 
 def estimate(values: Parameters, device: str, rate: float) -> Estimate:
@@ -73,18 +68,14 @@ def estimate(values: Parameters, device: str, rate: float) -> Estimate:
     hooks = [values.hook, *getattr(values, "more_hooks", [])]
     layers = values.layers if isinstance(values, Multilayer) else [values.layer]
     grids = [values] if isinstance(values, Comparison) else []
-    cost = _sum(values, hooks, layers, grids, device, rate)
+    cost = estimate_grids(values, hooks, layers, grids, device, rate)
     return replace(cost, seconds=cost.seconds + OWN_SECONDS * len(grids))
 
 
-def estimate_sweep(sweep: Sweep, device: str, rate: float, n_jobs: int) -> Estimate:
-    """Estimate a sweep on ``n_jobs`` processes; what several settings share is counted for each."""
-    grids = [setting.p.model_copy(update={"n_jobs": n_jobs}) for setting in sweep.settings]
-    return _sum(sweep.p, sweep.hooks, sweep.layers, grids, device, rate)
-
-
-def _sum(p: Any, hooks: list[str], layers: list[int] | None, grids: list[Any], device: str, rate: float) -> Estimate:
-    """Add up one capture of all hooks and layers and the grids of SAEs on each hook."""
+def estimate_grids(
+    p: Any, hooks: list[str], layers: list[int] | None, grids: list[Any], device: str, rate: float
+) -> Estimate:
+    """Add up a capture of all hooks and layers and the grids of SAEs on each hook; what grids share counts for each."""
     facts = None if p.model in INVENTED_MODELS else model_facts(p.model, p.revision)
     n_layers = len(layers or range(facts.n_layers if facts else 1))
     widths = [hook_width(facts, hook) if facts else WIDTHS[p.model] for hook in hooks]
@@ -98,31 +89,27 @@ def _sum(p: Any, hooks: list[str], layers: list[int] | None, grids: list[Any], d
     )  # fmt: skip
 
 
-def _grid_cost(values: Comparison, d_in: int, layers: int, device: str, rate: float) -> Estimate:
+def _grid_cost(p: Comparison, d_in: int, layers: int, device: str, rate: float) -> Estimate:
     """Estimate mining and training of all arms and seeds at so many layers."""
-    config = sae_config(values, d_in)
-    cells, trained = len(values.arms) * values.n_seeds * layers, trainings(values) * layers
-    training = trained * values.steps * step_seconds(config, values.batch_size, device)
-    rows = min(values.mining_rows, MAX_ROWS)
-    n_searches = sum(ARMS[arm].searches for arm in values.arms) * values.n_seeds * layers
-    n_subsets = values.subsets_for(config.d_sae)
-    mining = n_searches * 2.0 * rows * d_in * n_subsets * values.n_stages * SEARCH_PRODUCTS / (0.5 * rate)
+    config, jobs = sae_config(p, d_in), process_count(p.n_jobs, device)
+    cells, trained = len(p.arms) * p.n_seeds * layers, trainings(p) * layers
+    training = trained * p.steps * step_seconds(config, p.batch_size, device)
+    n_rounds = sum(ARMS[arm].searches for arm in p.arms) * p.n_seeds * layers * p.n_stages
+    products = SEARCH_PRODUCTS * 2.0 * min(p.mining_rows, MAX_ROWS) * d_in * p.subsets_for(config.d_sae)
     weights = 2.0 * d_in * config.d_sae * 4
-    jobs = process_count(values.n_jobs, device)
-    memory = jobs * (4 * weights + 4.0 * values.mining_rows * d_in * 4 + 4.0 * values.batch_size * config.d_sae * 3)
-    return Estimate(cells + round(trained), (training + mining) / jobs, memory, trained * 5 * weights)
+    memory = jobs * (4 * weights + 4.0 * p.mining_rows * d_in * 4 + 4.0 * p.batch_size * config.d_sae * 3)
+    seconds = (training + n_rounds * products / (0.5 * rate)) / jobs
+    return Estimate(cells + round(trained), seconds, memory, trained * 5 * weights)
 
 
 def trainings(p: Comparison) -> float:
     """Return how many full trainings a comparison takes a layer: arms and variants, budgets, the front and so on."""
     trials = RELU_TRIALS if p.architecture == "relu" and p.l1 is None else 1
-    count = (len(p.arms) + len(p.variants)) * trials
+    count, n_compared = (len(p.arms) + len(p.variants)) * trials, len({*COMPARED} & {*p.arms})
     count += len(p.arms) * len(searched(p)) / p.n_seeds if len(searched(p)) > 1 else 0
     if isinstance(p, SaeCompare):
-        count += len(p.arms) * sum(p.budgets) * trials
-        count += len({*p.front_k} - {p.k}) * len({*COMPARED} & {*p.arms}) * trials
-        if p.other_architecture is not None:
-            count += len({*COMPARED} & {*p.arms}) * (RELU_TRIALS if p.other_architecture == "relu" else 1)
+        count += (len(p.arms) * sum(p.budgets) + len({*p.front_k} - {p.k}) * n_compared) * trials
+        count += n_compared * {None: 0, "relu": RELU_TRIALS}.get(p.other_architecture, 1)
     return count * p.n_seeds * (2 if p.twin_weight else 1)
 
 

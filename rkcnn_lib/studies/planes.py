@@ -16,11 +16,13 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, init_from_directions, train_sae
-from rkcnn_lib.studies.toy import COMPARED, mine_small
-from rkcnn_lib.vocabulary import ARMS
+from rkcnn_lib.studies.toy import mine_small
+from rkcnn_lib.studies.verdicts import listed
+from rkcnn_lib.vocabulary import ARMS, MINED
 from rkcnn_lib.worlds import ParallelToyModel, SyntheticSparseDataGenerator
-from rkcnn_lib.worlds.toy.models import dimensionality, polygon, represented, true_directions
+from rkcnn_lib.worlds.toy import dimensionality, polygon, represented, true_directions
 
+Frames = dict[str, tuple[np.ndarray, np.ndarray]]  # true and found directions, frame by frame
 PLANE_FEATURES = 5
 PLANE_SAMPLES = 5000
 PLANE_DIRECTIONS = 10  # at most: twice the features
@@ -81,14 +83,14 @@ def _median_models(planes: Planes) -> Iterator[tuple[float, int]]:
 
 
 def plane_title(planes: Planes) -> str:
-    """Return the finding of the figure of directions: how often the pentagon is found where features are rarest."""
-    rarest = planes.table[planes.table["probability"] == planes.table["probability"].min()]
-    n_pentagons = int((rarest["shape"] == "pentagon").sum())
-    return f"At p = {rarest['probability'].iloc[0]:g} {n_pentagons} of {len(rarest)} models form the pentagon"
+    """Return how often the pentagon is found where features are rarest."""
+    least = planes.table["probability"].min()
+    shapes = planes.table[planes.table["probability"] == least]["shape"]
+    return f"At p = {least:g} {(shapes == 'pentagon').sum()} of {len(shapes)} models form the pentagon"
 
 
 def curve_title(planes: Planes) -> str:
-    """Return the finding of the curves over sparsity."""
+    """Return the commonest shape at each probability."""
     shapes = planes.table.groupby("probability", sort=False)["shape"].agg(lambda s: Counter(s).most_common(1)[0][0])
     return "As features grow rare: " + ", ".join(f"{shape} (p = {p:g})" for p, shape in shapes.items())
 
@@ -106,7 +108,7 @@ def states(planes: Planes, probability: float, instance: int) -> tuple[torch.Ten
     return codes @ W, true_directions(W)
 
 
-def mine_plane(X: torch.Tensor, p: ToySuperposition, miner: str = COMPARED) -> torch.Tensor:
+def mine_plane(X: torch.Tensor, p: ToySuperposition, miner: str = MINED) -> torch.Tensor:
     """Return at most PLANE_DIRECTIONS directions of the plane."""
     options = {"score": p.score, "n_subsets": 60} if miner in ("rkcnn", "rkcnn_unscored", "rkcnn_worst") else {}
     return mine_small(miner, X, PLANE_DIRECTIONS, 0, **options)
@@ -129,7 +131,7 @@ def mine_planes(planes: Planes, run: Run) -> pd.DataFrame:
     return cached_unit("plane_mining", inputs, compute).tables["mined"]
 
 
-def mined_frames(planes: Planes, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def mined_frames(planes: Planes, run: Run) -> Frames:
     """Return, from often active to rare, true and mined directions of the model of median loss."""
     frames = {}
     for probability, instance in _median_models(planes):
@@ -140,28 +142,24 @@ def mined_frames(planes: Planes, run: Run) -> dict[str, tuple[np.ndarray, np.nda
 
 
 def mined_title(mined: pd.DataFrame) -> str:
-    """Return the finding of mining the planes: at each probability, in how many pentagons every feature is met."""
+    """Return at each probability in how many pentagons every feature is met."""
     pentagons = mined[mined["shape"] == "pentagon"]
     if not len(pentagons):
         return "No model formed a pentagon, so there is none to mine"
     met = (pentagons["matched_cosine"] >= 0.99).groupby(pentagons["probability"], sort=False).agg(["sum", "count"])
-    counts = ", ".join(f"{row['sum']} of {row['count']} (p = {p:g})" for p, row in met.iterrows())
+    counts = ", ".join(f"{n_met} of {n} (p = {p:g})" for p, n_met, n in met.itertuples())
     return f"Pentagons whose features are mined at a mean cosine of 0.99 or more: {counts}"
 
 
 # ---------------------------------------------------------------- SAEs of a plane
 
 
-def seed_study(
-    n_seeds: int = N_SEEDS, steps: int = STEPS
-) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.ndarray]]]:
+def seed_study(n_seeds: int = N_SEEDS, steps: int = STEPS) -> tuple[pd.DataFrame, Frames]:
     """Read back 5 features by 5 latents of which one is active: what a start is worth where all is known (cached).
 
-    Each seed is a toy model of its own; its hidden states train one TopK SAE a start, in the same order. A plane is
-    small: five random directions already lie near five true ones, so every number stands beside its chance level.
-
-    Returns a table (miner: the start, seed, step, matched cosine of the decoder with the truth, chance_mean,
-    chance_upper) and, by step, the true directions of seed 0 and those learned from a mined start.
+    Each seed is a toy model of its own; its hidden states train one TopK SAE a start, in the same order. Returns a
+    table (miner: the start, seed, step, matched cosine of the decoder with the truth, chance_mean, chance_upper) and,
+    by step, the true directions of seed 0 and those learned from a mined start.
     """
 
     def models(scratch: Path) -> Unit:
@@ -173,18 +171,14 @@ def seed_study(
     rows, frames = [], {}
     for seed, W in enumerate(cached_unit("seed_study_models", {"n": n_seeds}, models).arrays["W"]):
         truth = true_directions(W)
-        by_chance = chance(matched_cosine, N_LATENTS, len(truth), 2, n_draws=200, truth=truth, random_state=seed)
+        level = chance(matched_cosine, N_LATENTS, len(truth), 2, n_draws=200, truth=truth, random_state=seed)
         for start in STARTS:
             decoders = _decoders(W, start, seed, steps, shown)
-            rows += [
-                {"miner": start, "seed": seed, "step": step, "metric": "matched_cosine",
-                 "value": matched_cosine(decoder, truth),
-                 "chance_mean": by_chance.mean, "chance_upper": by_chance.upper}
-                for step, decoder in decoders.items()
-            ]  # fmt: skip
-            if seed == 0 and start == COMPARED:
+            rows += [(start, seed, step, matched_cosine(D, truth), *level) for step, D in decoders.items()]
+            if seed == 0 and start == MINED:
                 frames = {f"step {step}": (truth.numpy(), decoder.numpy()) for step, decoder in decoders.items()}
-    return pd.DataFrame(rows), frames
+    table = pd.DataFrame(rows, columns=["miner", "seed", "step", "value", "chance_mean", "chance_upper"])
+    return table.assign(metric="matched_cosine"), frames
 
 
 def _decoders(W: torch.Tensor, start: str, seed: int, steps: int, shown: tuple[int, ...]) -> dict[int, torch.Tensor]:
@@ -193,10 +187,8 @@ def _decoders(W: torch.Tensor, start: str, seed: int, steps: int, shown: tuple[i
     def compute(scratch: Path) -> Unit:
         codes = SyntheticSparseDataGenerator(PLANE_FEATURES, PROBABILITY, random_state=1000 + seed).sample(N_ROWS)
         X = (codes @ W)[codes.any(1)]  # rows with nothing active say nothing about directions
-        directions = None
-        if start == "truth":
-            directions = true_directions(W)
-        elif start != "random":
+        directions = true_directions(W) if start == "truth" else None
+        if start not in ("truth", "random"):
             directions = mine_small(start, X, N_LATENTS, seed, **({"n_subsets": 60} if ARMS[start].searches else {}))
         config = SAEConfig(2, N_LATENTS, k=1)
         init = init_from_directions(config, directions, X=X, random_state=seed)
@@ -212,15 +204,13 @@ def _decoders(W: torch.Tensor, start: str, seed: int, steps: int, shown: tuple[i
 def success(table: pd.DataFrame) -> pd.DataFrame:
     """Return by start, at the first and last step, in how many toy models the true directions are found."""
     ends = table[table["step"].isin([table["step"].min(), table["step"].max()])]
-    counts = ends.assign(found=ends["value"] >= MET).pivot_table(
-        index="miner", columns="step", values="found", aggfunc="sum", sort=False
-    )
+    found = ends.assign(found=ends["value"] >= MET)
+    counts = found.pivot_table(index="miner", columns="step", values="found", aggfunc="sum", sort=False)
     return counts.rename(columns=lambda step: f"found at step {step}").assign(models=table["seed"].nunique())
 
 
 def seed_study_title(table: pd.DataFrame) -> str:
-    """Return the finding of the study."""
-    counts = success(table)
-    last = counts.columns[-2]
-    by_start = ", ".join(f"{start} {int(counts.loc[start, last])}" for start in ("random", "rkcnn_unscored", "rkcnn"))
-    return f"After training all true directions are found in {by_start} of {table['seed'].nunique()} toy models"
+    """Return in how many models random and mined starts end at the truth."""
+    found = success(table).iloc[:, -2].astype(int)[["random", "rkcnn_unscored", "rkcnn"]]
+    told = f"{listed(found, 'd')} of {table['seed'].nunique()} toy models"
+    return f"After training all true directions are found in {told}"

@@ -2,16 +2,17 @@
 
 Each task is a labelled cloud of activations, split by group (document) into a half on which subsets are scored
 and probes are fitted and a half on which probes are judged. Every accuracy stands beside the same number under
-labels permuted by group, from the whole pipeline run again: scoring, selecting, fitting, judging. And beside two
-more: what subsets of other sizes hold, and control tasks, in which each type has a random label: a probe may have
-memorised tokens, and its selectivity is the accuracy on the label less that on the control task (Hewitt & Liang 2019,
-EMNLP, "Designing and Interpreting Probes with Control Tasks").
+labels permuted by group, from the whole pipeline run again. And beside two more: what subsets of other sizes hold, and
+control tasks, in which each type has a random label: a probe may have memorised tokens, and its selectivity is the
+accuracy on the label less that on the control task (Hewitt & Liang 2019, EMNLP, "Designing and Interpreting Probes with
+Control Tasks").
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,18 +26,125 @@ from sklearn.preprocessing import StandardScaler
 
 from rkcnn_lib.measure.statistics import mean_interval
 from rkcnn_lib.probe import RandomKCNNClassifier
-from rkcnn_lib.probe.nulls import permute_labels
+from rkcnn_lib.probe.nulls import permute_labels, surrogate
 from rkcnn_lib.probe.scores import subset_scores
 from rkcnn_lib.probe.subsets import Subsets, draw_subsets
+from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
-from rkcnn_lib.runs.schemas import ProbeValidation
-from rkcnn_lib.studies.probe_tasks import Task, Tasks, choose, controlled, over_seeds, subset_size
+from rkcnn_lib.runs.schemas import NOT_DECIDING, ProbeValidation
+from rkcnn_lib.runs.units import Unit, cached_unit
+from rkcnn_lib.studies.toy import train_space
+from rkcnn_lib.studies.verdicts import listed
 from rkcnn_lib.tensors import chance_level
+from rkcnn_lib.worlds import capture, load_model, model_facts
+from rkcnn_lib.worlds.toy import represented
 
+ROWS_PER_HALF = 500  # classes balanced; every chance level fits the probes again, so rows are kept few
+TOY_LABELS = 2  # features whose activity is a label
 GROUPS = ("top", "random", "bottom", "full", "ensemble")
-ENOUGH = 0.9  # share of what all dimensions have above chance that a subset must reach
 PROBE = "logistic"  # that judges subsets of other sizes
-SIZE = "coordinates_in_a_subset"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Activations X (n, d) with labels y (n,), the group (document) of each row and its type (token) in one sense.
+
+    Types are what a control task assigns its random labels to. ``truth`` (n_types, d) holds the direction of each type
+    where it is known: unit rows, zero for a type that the toy model does not represent.
+    """
+
+    world: str
+    label: str
+    X: torch.Tensor
+    y: np.ndarray
+    groups: np.ndarray
+    types: np.ndarray
+    truth: torch.Tensor | None = None
+
+    def halves(self, seed: int) -> tuple[Task, Task]:
+        """Return both halves of the groups, ``ROWS_PER_HALF`` rows of each at most, classes as even as they come."""
+        names, classes = np.random.default_rng(seed).permutation(np.unique(self.groups)), np.unique(self.y)
+        halves = []
+        for which in (0, 1):
+            rng, inside = np.random.default_rng([seed, which]), np.isin(self.groups, names[which::2])
+            of_class = [rng.permutation(np.flatnonzero(inside & (self.y == value))) for value in classes]
+            rows = np.sort(np.concatenate([numbers[: ROWS_PER_HALF // len(classes)] for numbers in of_class]))
+            halves.append(replace(self, **{name: getattr(self, name)[rows] for name in ("X", "y", "groups", "types")}))
+        return tuple(halves)
+
+
+def controlled(task: Task, control: str, seed: int) -> Task:
+    """Return the task as it is, or its activations replaced by noise, or its labels and types permuted by group."""
+    if control == "gaussian":
+        return replace(task, X=surrogate(task.X, "gaussian", seed))
+    if control == "permuted":
+        y, types = (permute_labels(given, task.groups, seed) for given in (task.y, task.types))
+        return replace(task, y=y, types=types)
+    return task
+
+
+def toy_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
+    """Yield "is feature j active?" for the best represented features of a trained toy model."""
+    toy = train_space(p.n_features, p.n_hidden, p.n_active, p.toy_steps, seed)
+    codes, X = toy.draw(p.n_samples, seed=seed + 1)
+    norms = toy.W.norm(dim=1)
+    groups, strongest = np.arange(len(X)), codes.argmax(1).numpy()
+    truth = torch.where(represented(toy.W)[:, None], toy.W / norms[:, None], 0.0)
+    for j in norms.argsort(descending=True)[:TOY_LABELS].tolist():
+        active = (codes[:, j] > 0).numpy().astype(int)
+        yield Task("toy", f"feature {j} active", X, active, groups, strongest, truth)
+
+
+def atlas_tasks(p: ProbeValidation, seed: int) -> Iterator[Task]:
+    """Yield the embedded language model's activations with the labels of each token; position 0 is left out."""
+    from rkcnn_lib.worlds.atlas import labelled_contexts
+
+    lm = load_model("atlas", device="cpu")
+    contexts = labelled_contexts(p.n_contexts, seed=seed)
+    X = capture(lm, contexts.token_ids, layer=p.atlas_layer % lm.cfg.n_layers, hook=p.atlas_hook).float().cpu()
+    n, length = contexts.token_ids.shape
+    documents, tokens = np.asarray(contexts.document_ids).ravel(), np.asarray(contexts.token_ids).ravel()
+    for label in p.atlas_labels:
+        y = np.asarray(contexts.labels[label]).ravel()
+        # 0 means "none" except where it is a side of a yes-or-no question
+        rows = np.flatnonzero((np.arange(n * length) % length > 0) & ((y > 0) | label.startswith("in_")))
+        yield Task("atlas", label, X[rows], y[rows], documents[rows], tokens[rows])
+
+
+def choose(scores: torch.Tensor, n: int, seed: int) -> dict[str, np.ndarray]:
+    """Return which subsets are the top, the bottom and a random choice of n by score."""
+    order, rng = np.argsort(scores.cpu().numpy()), np.random.default_rng(seed)
+    return {"top": order[::-1][:n], "random": rng.choice(len(order), n, replace=False), "bottom": order[:n]}
+
+
+def subset_size(p: ProbeValidation, d: int) -> int:
+    """Return how many of d coordinates are in a subset."""
+    return p.subset_size or round(d**0.5)
+
+
+Tasks = Callable[[ProbeValidation, int], Iterator[Task]]
+OfTask = Callable[[Task, ProbeValidation, int], pd.DataFrame]
+
+
+def over_seeds(kind: str, of_task: OfTask, run: Run, tasks: Tasks) -> pd.DataFrame:
+    """Return ``of_task(task, p, seed)`` over all tasks of every seed, a process and a cached unit a seed."""
+    cells = [(kind, of_task, run.p, tasks, seed) for seed in range(run.p.n_seeds)]
+    n_jobs = process_count(run.p.n_jobs, run.device)
+    return pd.concat(run_cells(_of_seed, cells, n_jobs, f"{tasks.__name__}, seeds"), ignore_index=True)
+
+
+def _of_seed(kind: str, of_task: OfTask, p: ProbeValidation, tasks: Tasks, seed: int) -> pd.DataFrame:
+    decides = p.model_dump(exclude=NOT_DECIDING | {"profile", "n_seeds"})
+    given = decides | {"tasks": tasks.__name__, "seed": seed, "atlas": model_facts("atlas").identity}
+
+    def compute(scratch: Path) -> Unit:
+        parts = [of_task(task, p, seed) for task in tasks(p, seed)]
+        return Unit(tables={"found": pd.concat(parts, ignore_index=True)})
+
+    return cached_unit(kind, given, compute).tables["found"]
+
+
+# ---------------------------------------------------------------- with labels
 
 
 def probes(n_neighbours: int) -> dict[str, ClassifierMixin]:
@@ -47,11 +155,9 @@ def probes(n_neighbours: int) -> dict[str, ClassifierMixin]:
     }
 
 
-def judged(
-    probe: ClassifierMixin, fit: Task, test: Task, subsets: Subsets | None = None, members: Iterable[int] = ()
-) -> float:
-    """Return the balanced accuracy on ``test`` of a probe of all coordinates, or the mean of one of each subset's."""
-    seen = [(fit.X, test.X)] if subsets is None else [[subsets.restrict(t.X, i) for t in (fit, test)] for i in members]
+def judged(probe: ClassifierMixin, fit: Task, test: Task, subsets: Subsets | None = None, of: Iterable = ()) -> float:
+    """Return the balanced accuracy on ``test`` of a probe of all coordinates, or its mean over probes of subsets."""
+    seen = [(fit.X, test.X)] if subsets is None else [[subsets.restrict(t.X, i) for t in (fit, test)] for i in of]
     told = [probe.fit(X.numpy(), fit.y).predict(X_test.numpy()) for X, X_test in seen]
     return float(np.mean([balanced_accuracy_score(test.y, labels) for labels in told]))
 
@@ -63,18 +169,15 @@ def subsets_in_use(X: torch.Tensor, p: ProbeValidation, seed: int) -> Subsets:
 
 def chosen(fit: Task, subsets: Subsets, n: int, seed: int) -> dict[str, np.ndarray]:
     """Return which n subsets separate the labels best, which worst, and as many at random."""
-    scores = subset_scores(fit.X, subsets, "separation", y=fit.y).cpu().numpy()
-    return choose(scores, min(n, len(scores)), np.random.default_rng(seed))
+    return choose(subset_scores(fit.X, subsets, "separation", y=fit.y), min(n, len(subsets)), seed)
 
 
-def accuracies(
-    task: Task, p: ProbeValidation, seed: int, subsets: Subsets, n_probed: int
-) -> dict[tuple[str, str], float]:
+def accuracies(task: Task, p: ProbeValidation, seed: int, subsets: Subsets, n_probed: int) -> dict[tuple, float]:
     """Return balanced accuracy by (group of n_probed subsets, probe): scored and fitted on half A, judged on B."""
     fit, test = task.halves(seed)
-    by_cell = {}
+    groups, by_cell = chosen(fit, subsets, n_probed, seed), {}
     for name, probe in probes(p.n_neighbours).items():
-        for group, members in chosen(fit, subsets, n_probed, seed).items():
+        for group, members in groups.items():
             by_cell[group, name] = judged(probe, fit, test, subsets, members)
         by_cell["full", name] = judged(probe, fit, test)
     n_best = min(p.n_ensemble, p.n_subsets // 3)
@@ -92,12 +195,9 @@ def study_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     permuted = (replace(task, y=permute_labels(task.y, task.groups, rng)) for _ in range(p.n_permutations))
     # the mean of fewer subsets varies more: that moves chance's 95 % point up, never down
     null = [accuracies(other, p, seed, subsets, p.n_probed_null) for other in permuted]
-    chance = {cell: chance_level([draw[cell] for draw in null]) for cell in real}
-    return pd.DataFrame([
-        {"world": task.world, "label": task.label, "seed": seed, "group": cell[0], "probe": cell[1], "value": value,
-         "chance_mean": float(chance[cell][0]), "chance_upper": float(chance[cell][1])}
-        for cell, value in real.items()
-    ])  # fmt: skip
+    rows = [(*cell, value, *chance_level([draw[cell] for draw in null])) for cell, value in real.items()]
+    table = pd.DataFrame(rows, columns=["group", "probe", "value", "chance_mean", "chance_upper"])
+    return table.assign(world=task.world, label=task.label, seed=seed)
 
 
 def sizes_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
@@ -132,8 +232,7 @@ def controls_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
             within = {kind: (subsets, best[kind]) if group == "top" else () for kind in halves}
             values = {kind: judged(probe, *pair, *within[kind]) for kind, pair in halves.items()}
             rows.append({"label": task.label, "seed": seed, "probe": name, "group": group} | values)
-    table = pd.DataFrame(rows)
-    return table.assign(selectivity=table["accuracy"] - table["control"])
+    return pd.DataFrame(rows).eval("selectivity = accuracy - control")
 
 
 STUDIES = {"probing": study_task, "probing_sizes": sizes_of_task, "probing_controls": controls_of_task}
@@ -171,28 +270,20 @@ def for_figure(table: pd.DataFrame, by_label: bool = False) -> pd.DataFrame:
     return rows.assign(probe=rows["label"] + ", " + rows["probe"]) if by_label else rows
 
 
-def _means(table: pd.DataFrame) -> tuple[pd.Series, float]:
-    """Return mean accuracy by group of subsets, and the top one's under permuted labels."""
-    return table.groupby("group")["value"].mean(), table[table["group"] == "top"]["chance_mean"].mean()
-
-
 def title(table: pd.DataFrame) -> str:
-    """Return the finding of the selectivity figure."""
-    means, null = _means(table)
-    return (
-        f"Held-out balanced accuracy: top subsets {means['top']:.2f}, random {means['random']:.2f}, bottom "
-        f"{means['bottom']:.2f}, all dimensions {means['full']:.2f}, RkCNN classifier {means['ensemble']:.2f} "
-        f"(permuted labels {null:.2f})"
-    )
+    """Return mean accuracy by group of subsets, beside the top one's under permuted labels."""
+    names = {"top": "top subsets", "full": "all dimensions", "ensemble": "RkCNN classifier"}
+    told = listed(table.groupby("group")["value"].mean()[list(GROUPS)].rename(names), ".2f")
+    null = table[table["group"] == "top"]["chance_mean"].mean()
+    return f"Held-out balanced accuracy: {told} (permuted labels {null:.2f})"
 
 
 def headline(toy: pd.DataFrame, atlas: pd.DataFrame) -> str:
     """Return one sentence that answers 02's question for scores that see labels."""
-    ahead = [means["top"] - means["random"] for means, _ in map(_means, (toy, atlas))]
-    return (
-        f"Balanced accuracy of the best-scoring less random subsets: {ahead[0]:+.2f} on toy models, {ahead[1]:+.2f} on "
-        "the embedded language model."
-    )
+    by_group = [table.groupby("group")["value"].mean() for table in (toy, atlas)]
+    on_toy, on_atlas = (f"{mean['top'] - mean['random']:+.2f}" for mean in by_group)
+    ahead = "Balanced accuracy of the best-scoring less random subsets"
+    return f"{ahead}: {on_toy} on toy models, {on_atlas} on the embedded language model."
 
 
 def top_beats_chance_and_random(table: pd.DataFrame, beyond: str, above: str, null: str) -> list[Check]:
@@ -219,41 +310,3 @@ def by_label(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean accuracy by label and group of subsets, beside the mean under permuted labels."""
     wide = table.pivot_table(index="label", columns="group", values="value")[list(GROUPS)]
     return wide.assign(permuted=table.groupby("label")["chance_mean"].mean()).round(3)
-
-
-def curve(sizes: pd.DataFrame, full: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame:
-    """Return the rows that the curve over sizes takes; chance is that of ``full``, the rows of all dimensions."""
-    chance = full.groupby("seed")[["chance_mean", "chance_upper"]].mean().reset_index()
-    rows = sizes.groupby(["seed", "size", "group"], sort=False)["value"].mean().reset_index().merge(chance, on="seed")
-    return rows.assign(metric=metric).rename(columns={"size": SIZE, "group": "miner"})
-
-
-def labelled_curve(sizes: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Return the curve of held-out accuracy over sizes, beside all dimensions under permuted labels."""
-    return curve(sizes, accuracies[(accuracies["group"] == "full") & (accuracies["probe"] == PROBE)])
-
-
-def enough(curve: pd.DataFrame) -> pd.DataFrame:
-    """Return seed, size, d: the smallest size at which top subsets reach ENOUGH of what all d hold above chance.
-
-    Where all dimensions together do not beat chance's 95 % point there is nothing to reach, and size is d.
-    """
-    rows = []
-    for seed, part in curve.query("miner == 'top'").sort_values(SIZE).groupby("seed"):
-        whole, d = part.iloc[-1], int(part[SIZE].iloc[-1])
-        reached = part[SIZE][part["value"] >= whole["chance_mean"] + ENOUGH * (whole["value"] - whole["chance_mean"])]
-        size = int(reached.iloc[0]) if whole["value"] > whole["chance_upper"] else d
-        rows.append({"seed": seed, "size": size, "d": d})
-    return pd.DataFrame(rows)
-
-
-def curve_title(curve: pd.DataFrame, what: str = "of what all hold above chance") -> str:
-    """Return the finding of the curve over sizes."""
-    size, d = enough(curve)[["size", "d"]].median()
-    return f"Top subsets of {size:.0f} of {d:.0f} coordinates hold {ENOUGH:.0%} {what}"
-
-
-def control_table(controls: pd.DataFrame) -> pd.DataFrame:
-    """Return mean accuracy, control accuracy and selectivity by label, group and probe."""
-    means = controls.drop(columns="seed").groupby(["label", "group", "probe"]).mean()
-    return means.round(3).reset_index()

@@ -20,10 +20,11 @@ from rkcnn_lib.sae import init_from_directions
 from rkcnn_lib.studies.cells import L0_TOLERANCE, live_rows, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
-from rkcnn_lib.studies.verdicts import in_short
+from rkcnn_lib.studies.verdicts import in_short, listed, means
 from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm, rival_of
-from rkcnn_lib.worlds.toy.planted import INVENTED_MODELS
+from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
+EV = "explained_variance"
 LEAST_OWN = 0.5  # of an arm's latents: below, what is compared is mostly the fill
 MIN_FIRINGS = 100  # of the mean latent on the held-out tokens: one that fires a thirtieth as often is still seen
 SHOWN = (
@@ -53,9 +54,7 @@ def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFram
     return pd.DataFrame(rows, columns=["arm", "seed", "stage", "k", "value"])
 
 
-def _frozen_cell(
-    store: Any, p: SaeCompare, arm: str, seed: int, stage: str, folder: Path, device: str
-) -> dict[str, float]:
+def _frozen_cell(store: Any, p: SaeCompare, arm: str, seed: int, stage: str, folder: Path, device: str) -> dict:
     mined = mined_unit(store, p, arm, seed, device)
 
     def compute(scratch: Path) -> Unit:
@@ -84,31 +83,24 @@ def by_stage(frozen: pd.DataFrame) -> pd.DataFrame:
 
 
 def frozen_title(frozen: pd.DataFrame) -> str:
-    """Return the finding of the frozen-dictionary figure, before training."""
+    """Return what each arm's directions explain as they start, with the fewest atoms."""
     k = frozen["k"].min()
-    starts = frozen[(frozen["k"] == k) & (frozen["stage"] == BEFORE)]
-    means = starts.groupby("arm")["value"].mean().sort_values(ascending=False)
-    told = ", ".join(f"{arm} {ev:.3f}" for arm, ev in means.items())
-    return f"Before training, explained variance at k = {k}: {told}"
+    starts = frozen[(frozen["k"] == k) & (frozen["stage"] == BEFORE)].groupby("arm")["value"].mean()
+    return f"Before training, explained variance at k = {k}: {listed(starts.sort_values(ascending=False), '.3f')}"
 
 
-def shown_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Keep the metrics that the figure offers, in order."""
+def shown_metrics(compared: Compared, published: pd.DataFrame, other: Compared | None, run: Run) -> pd.DataFrame:
+    """Return the metrics that the figure offers, in order; the other architecture's name stands behind its arms."""
+    tables = [compared.metrics, published]
+    if other is not None:
+        tables.append(other.metrics.assign(arm=other.metrics["arm"] + f", {run.p.other_architecture}"))
     return in_order(pd.concat([table for table in tables if len(table)]), "metric", SHOWN)
 
 
 def metrics_title(metrics: pd.DataFrame) -> str:
-    """Return the finding of the figure of trained SAEs."""
-    means = metrics.query("metric == 'explained_variance'").groupby("arm")["value"].mean().sort_values()
-    (worst, low), *_, (best, high) = means.items()
+    """Return which trained arm explains least and which most."""
+    (worst, low), *_, (best, high) = means(metrics, EV).sort_values().items()
     return f"After training, explained variance runs from {low:.3f} ({worst}) to {high:.3f} ({best})"
-
-
-def of_other(other: Compared | None, run: Run) -> pd.DataFrame:
-    """Return the metrics of the other architecture's SAEs, its name behind the arms'; empty where there are none."""
-    if other is None:
-        return pd.DataFrame()
-    return other.metrics.assign(arm=other.metrics["arm"] + f", {run.p.other_architecture}")
 
 
 def dead_by_origin(compared: Compared) -> pd.DataFrame:
@@ -151,8 +143,8 @@ def densities(compared: Compared) -> dict[str, np.ndarray]:
 def density_title(densities: dict[str, np.ndarray]) -> str:
     """Return how often the median latent fires of those that fire at all."""
     live = {arm: densities[arm][densities[arm] > 0] for arm in (MINED, UNMINED)}
-    told = [f"{arm} {np.median(rates) if len(rates) else np.nan:.2%}" for arm, rates in live.items()]
-    return f"Tokens on which the median live latent fires: {', '.join(told)}"
+    median = {arm: np.median(rates) if len(rates) else np.nan for arm, rates in live.items()}
+    return f"Tokens on which the median live latent fires: {listed(median, '.2%')}"
 
 
 def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
@@ -168,9 +160,9 @@ def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
 
 
 def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
-    """Return the finding of the figure of how far latents moved."""
+    """Return how near the latents of either group end to their start."""
     *_, last = frames.values()
-    return "Median cosine with the start: " + ", ".join(f"{group} {np.median(c):.2f}" for group, c in last.items())
+    return f"Median cosine with the start: {listed({group: np.median(c) for group, c in last.items()}, '.2f')}"
 
 
 def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
@@ -195,21 +187,19 @@ def funnel(compared: Compared) -> pd.DataFrame:
 def funnel_title(compared: Compared) -> str:
     """Return how many candidates a place had where it was tightest."""
     tightest = compared.supply.groupby("arm", sort=False)["candidates_a_place"].min().dropna()
-    told = ", ".join(f"{arm} {ratio:.1f}" for arm, ratio in tightest.items())
-    return f"Candidates for a place, in the tightest round of any seed: {told}"
+    return f"Candidates for a place, in the tightest round of any seed: {listed(tightest, '.1f')}"
 
 
 def checks(compared: Compared, p: SaeCompare) -> list[Check]:
     """Return 04's gate: was the treatment applied, do arms differ in nothing else, can the numbers mean anything?"""
     metrics, supply = compared.metrics.set_index("metric"), compared.supply
+    explains, finite = sound(compared.metrics)
     tightest = float(supply["candidates_a_place"].min())
     own = float((supply["supply"] / supply["wanted"]).min())
     n_latents = len(next(iter(compared.units.values())).arrays["density"])
     firings = float(metrics.loc[["n_tokens"], "value"].min() * p.k / n_latents)
-    ev = float(metrics.loc[["explained_variance"], "value"].min())
-    l0 = metrics.loc[["l0"]].groupby("arm")["value"].mean()
+    l0 = means(compared.metrics, "l0")
     spread = float(l0.max() / l0.min() - 1)  # inf where an arm has no active latent
-    finite = bool(np.isfinite(metrics["value"]).all())
     trained = [unit.tables["history"]["tokens"].iloc[-1] for unit in compared.units.values()]
     alike = {
         "rows mined": supply.set_index("seed")["rows"],
@@ -219,15 +209,24 @@ def checks(compared: Compared, p: SaeCompare) -> list[Check]:
     enough = f">= {MIN_RATIO} (else the score selects nothing)"
     seen = f">= {MIN_FIRINGS} (else dead latents are merely rare)"
     return [
-        Check("smallest explained variance of any SAE", ev, "> 0 (0: predicting the mean)", ev > 0),
+        explains,
         Check("L0 of the arms, largest over smallest, minus 1", spread, f"<= {L0_TOLERANCE}", spread <= L0_TOLERANCE),
         Check("candidates for a place, in the tightest round of any seed", tightest, enough, tightest >= MIN_RATIO),
         *(_alike(f"{name}, most and least of any arm of a seed", values) for name, values in alike.items()),
         Check("smallest share of an arm's latents that start from its own directions", own,
               f">= {LEAST_OWN} (else the fill is compared)", own >= LEAST_OWN),
         Check("times that the mean latent fires on the held-out tokens", firings, seen, firings >= MIN_FIRINGS),
-        Check("every number is finite", "yes" if finite else "no", "yes", finite),
+        finite,
     ]  # fmt: skip
+
+
+def sound(metrics: pd.DataFrame) -> list[Check]:
+    """Return the checks that every SAE is better than predicting the mean and that every number is finite."""
+    ev, finite = float(metrics[metrics["metric"] == EV]["value"].min()), bool(np.isfinite(metrics["value"]).all())
+    return [
+        Check("smallest explained variance of any SAE", ev, "> 0 (0: predicting the mean)", ev > 0),
+        Check("every number is finite", "yes" if finite else "no", "yes", finite),
+    ]
 
 
 def _alike(name: str, values: pd.Series) -> Check:

@@ -1,4 +1,4 @@
-"""Sweeps: the file that asks for one, checked before compute, and what a finished one says.
+"""Sweeps: the file that asks for one, checked before compute, and the run, which loses nothing and writes its tables.
 
 A sweep file is YAML with two entries:
 
@@ -6,42 +6,47 @@ A sweep file is YAML with two entries:
     axes: {layers: [0, -1], seeds: [0, 1, 2, 3, 4], k: [8, 16], score: [neighbours, kurtosis]}
 
 A *setting* is one choice of the hyper-parameters. Every setting is run at all layers, hooks and seeds with all arms.
+
+Finished work lies in ``outputs/units``, shared with all notebooks and sweeps. The sweep's own folder holds what can be
+made again from it: ``sweep.json`` (the file, provenance, counts); ``metrics.parquet``, one row a cell and metric
+(setting, swept values, steps, layer, hook, arm, seed, metric, value); ``times.parquet``, the seconds of mining and
+training, which differ from one run to the next; ``failures.parquet``, error and traceback of each cell that failed.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import math
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pydantic import Field
-from scipy.stats import permutation_test
 
-from rkcnn_lib.measure.statistics import paired_interval
+from rkcnn_lib.files import DamagedFile, outputs_root, read_json, write_json, write_whole
 from rkcnn_lib.runs.fields import Checked
+from rkcnn_lib.runs.grid import Failure, Workers, connect, process_count, try_cells
 from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import ParameterError, checked, defaults, read_parameter_file, resolve
-from rkcnn_lib.runs.published import SweepTables
+from rkcnn_lib.runs.run import provenance
 from rkcnn_lib.runs.schemas import Multilayer
+from rkcnn_lib.runs.units import VERSIONS, unit_scalars
 from rkcnn_lib.strings import cut
-from rkcnn_lib.studies.comparison import in_order
-from rkcnn_lib.studies.verdicts import best_of, judge_arms, seed_differences
-from rkcnn_lib.vocabulary import MEASURES, MINED, UNMINED
+from rkcnn_lib.studies import comparison, plan
+from rkcnn_lib.studies.activations import opened_layers
+from rkcnn_lib.worlds import pick_device
 
 NOTEBOOK = "05_multilayer"
-EVERYWHERE = ("layers", "hooks", "seeds")  # a setting is run at all of these
 HYPER = (
     "architecture", "expansion", "k", "l1", "aux_k", "encoder", "n_subsets", "subset_size", "score",
     "subsets", "rule", "n_stages", "n_neighbours", "n_shifts", "mining_rows", "lr", "steps", "batch_size",
 )  # fmt: skip
-AXES = EVERYWHERE + HYPER
-PUBLISHED = Path(__file__).resolve().parent / "published_sweep.csv"
-WHERE = ("setting", "steps", "layer", "hook")
+AXES = ("layers", "hooks", "seeds", *HYPER)  # a setting is run at all of the first three
 MOST_SETTINGS = 100_000
 ONE_OF = {"hooks": "hook", "seeds": "n_seeds"}  # an axis whose parameter has another name
 HINTS = {
@@ -60,15 +65,6 @@ class SweepFile(Checked):
     axes: dict[str, list[Any]] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """One choice of the swept hyper-parameters: its number, the choice and 05's parameters with it."""
-
-    number: int
-    values: dict[str, Any]
-    p: Multilayer
-
-
 @dataclass(frozen=True)
 class Sweep:
     """A checked sweep: what varies, where every setting is run, and the settings to try."""
@@ -78,17 +74,21 @@ class Sweep:
     layers: list[int] | None  # blocks, as named in the file (-1 is the last); None: all
     hooks: list[str]
     seeds: list[int]
-    settings: list[Setting]
+    settings: list[Multilayer]  # 05's parameters with each choice of the swept ones
 
     @property
     def p(self) -> Multilayer:
         """What all settings share (the first setting's parameters)."""
-        return self.settings[0].p
+        return self.settings[0]
+
+    def values(self, setting: Multilayer) -> dict[str, Any]:
+        """Return a setting's choice, as 05 reads it (of ``lr: 1`` 1.0): a table has one type a column."""
+        return {name: getattr(setting, name) for name in self.swept}
 
     def check(self) -> None:
         """Hold every setting at every hook against the model and the memory, see `rkcnn_lib.runs.limits.check`."""
         for setting, hook in itertools.product(self.settings, self.hooks):
-            check(setting.p.model_copy(update={"hook": hook}))
+            check(setting.model_copy(update={"hook": hook}))
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -109,13 +109,12 @@ def read_sweep(path: Path) -> Sweep:
     total = math.prod(len(axes[name]) for name in swept)
     if total > MOST_SETTINGS:
         raise ParameterError(f"axes: they give {total:,} settings; at most {MOST_SETTINGS:,}")
-    settings = []
-    for number, values in enumerate(itertools.product(*(axes[name] for name in swept))):
-        p = resolve(NOTEBOOK, shared | {"hook": hooks[0]} | dict(zip(swept, values, strict=True)))
-        # as 05 reads them (of ``lr: 1`` 1.0): a table has one type a column
-        settings.append(Setting(number, {name: getattr(p, name) for name in swept}, p))
+    settings = [
+        resolve(NOTEBOOK, shared | {"hook": hooks[0]} | dict(zip(swept, values, strict=True)))
+        for values in itertools.product(*(axes[name] for name in swept))
+    ]
     for name in swept:  # 8 and '8' are the same
-        _check_distinct(name, axes[name], {setting.values[name] for setting in settings})
+        _check_distinct(name, axes[name], {getattr(setting, name) for setting in settings})
     return Sweep(file, swept, first.layers, hooks, axes.get("seeds", list(range(first.n_seeds))), settings)
 
 
@@ -142,66 +141,134 @@ def _check_distinct(name: str, values: list[Any], distinct: set[Any]) -> None:
         raise ParameterError(f"axes: {name} = {cut(repr(values))}: name each value once")
 
 
-# ------------------------------------------------------------ what a finished sweep says
+# ---------------------------------------------------------------- running one
 
 
-def sensitivity(tables: SweepTables) -> pd.DataFrame:
-    """Return axis, x, arm, seed, metric, value: each arm along each swept hyper-parameter, the others averaged over."""
-    metrics, parts = in_order(tables.metrics, "metric", list(MEASURES)), []
-    columns = ["axis", "x", "arm", "seed", "metric", "value"]
-    for axis in tables.swept:
-        # None is a value too: subset_size None is the square root of the width
-        x = metrics[axis].astype("object").where(metrics[axis].notna(), "none")
-        means = metrics.assign(axis=axis, x=x).groupby(columns[:-1], sort=False)["value"].mean()
-        parts.append(means.reset_index())
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+def sweep(path: Path, out: Path, resume: bool = False, cluster: str | None = None, yes: bool = False) -> int:
+    """Run a sweep file; return 0 if every cell finished, 1 if some failed, 2 if it was not started.
 
-
-def sensitivity_title(table: pd.DataFrame) -> str:
-    """Return the finding: along which axis the advantage in explained variance over random varies most."""
-    ev = table[table["metric"] == "explained_variance"]
-    means = ev.groupby(["axis", "x", "arm"])["value"].mean().unstack()
-    spans = (means[MINED] - means[UNMINED]).groupby("axis").agg(["min", "max"])
-    axis = (spans["max"] - spans["min"]).idxmax()
-    low, high = spans.loc[axis, ["min", "max"]]
-    return (
-        f"The advantage over {UNMINED} in explained variance varies most along {axis}: from {low:+.3f} to {high:+.3f}"
-    )
-
-
-def best_of_sweep(tables: SweepTables, p: Multilayer) -> pd.DataFrame:
-    """Return each contrast's best of all settings, layers and hooks beside what the best of as many gives by chance."""
-    rows = []
-    for metric, contrast, differences in seed_differences(tables.metrics, p, list(WHERE)):
-        best = best_of(differences)
-        named = dict(zip(WHERE, best.pop("best"), strict=True))
-        mean = {"best_of": len(differences), "mean": float(differences.to_numpy().mean())}
-        rows.append({"metric": f"best {metric}", "contrast": contrast} | mean | named | best)
-    return pd.DataFrame(rows)
-
-
-def verdicts(tables: SweepTables, p: Multilayer) -> list[dict[str, Any]]:
-    """Judge each hypothesis on means over all settings (not the best of many), layers and hooks, one a seed."""
-    over_all = tables.metrics.groupby(["arm", "seed", "metric"])["value"].mean().reset_index()
-    return judge_arms(over_all, p, f", mean over {tables.n_settings} settings")
-
-
-def published_sweep() -> pd.DataFrame:
-    """Return the first implementation's sweep of 54 settings, one seed each: the share of dead latents saved.
-
-    Its headline was the best setting. Under the null a coin decides which of a setting's two counts is the mined one.
+    ``resume``: go on in a folder that holds this very sweep; what is finished is read, what failed is tried again.
+    ``cluster``: address of a Ray cluster, see :func:`rkcnn_lib.runs.grid.connect`. ``yes``: do not ask before a long
+    sweep. ParameterError for a sweep file or folder that cannot work; ClusterUnusable.
     """
-    table = pd.read_csv(PUBLISHED, comment="#", encoding="utf-8")
-    saved = 1 - table["dead_mined"] / table["dead_random"]
-    swapped = 1 - table["dead_random"] / table["dead_mined"]
-    coins = np.random.default_rng(0).random((10_000, len(table))) < 0.5
-    best = np.where(coins, saved, swapped).max(axis=1)
-    mean = paired_interval(saved)
-    drawn: dict[str, Any] = {"random_state": 0}  # under its newer name, rng, scipy draws other patterns
-    flips = permutation_test((saved.to_numpy(),), np.mean, permutation_type="samples", n_resamples=2**16, **drawn)
-    return pd.DataFrame([{
-        "settings": len(table), "ahead": int((saved > 0).sum()), "mean": mean.difference, "low": mean.low,
-        "high": mean.high, "p_sign_flip": flips.pvalue, "best": saved.max(), "worst": saved.min(),
-        "best_chance_mean": best.mean(), "best_chance_upper": np.quantile(best, 0.95),
-        "coins_that_do_as_well": (best >= saved.max()).mean(),
-    }])  # fmt: skip
+    planned = read_sweep(path)
+    planned.check()  # a layer that the model lacks, a text that is not there
+    out = out.expanduser().resolve()
+    asked = planned.p.device  # on a cluster it may be one that this machine lacks
+    device = asked if cluster and asked else str(pick_device(asked))
+    _check_folder(out, planned, resume)
+    here = Workers(process_count(planned.p.n_jobs, device))
+    workers = connect(cluster, device, [out, outputs_root()]) if cluster else here
+    if not _agreed(planned, device, workers, yes):
+        return 2
+    write_json(out / "sweep.json", {"file": planned.file.model_dump(), "status": "running"})
+    stores = _open_stores(planned, device, workers)
+    columns, work = [], []
+    for (number, setting), ((layer, hook), store) in itertools.product(enumerate(planned.settings), stores.items()):
+        p = setting.model_copy(update={"hook": hook})
+        about = {"setting": number} | planned.values(p) | {"steps": p.steps, "layer": layer, "hook": hook}
+        for seed, arm in itertools.product(planned.seeds, (*p.arms, *p.variants)):
+            columns.append(about | {"arm": arm, "seed": seed})
+            work.append((str(outputs_root()), store, p, arm, seed, device))
+    return _finish(columns, try_cells(_cell, work, workers, "SAEs"), planned, out)
+
+
+def _check_folder(out: Path, planned: Sweep, resume: bool) -> None:
+    """Refuse a folder that holds something else, or this very sweep if it is not meant to go on."""
+    file = out / "sweep.json"
+    if not file.is_file():
+        if out.exists() and any(not path.name.startswith(".sweep.json.part-") for path in out.iterdir()):
+            raise ParameterError(f"{out} is not empty and holds no sweep: give another --out")
+        return
+    try:
+        held = read_json(file).get("file")
+    except DamagedFile as error:
+        if not resume:
+            raise ParameterError(f"{error}: add --resume to write it anew, or give another --out") from None
+        print(f"rkcnn: {error}: written anew", file=sys.stderr)
+        return
+    if held != json.loads(json.dumps(planned.file.model_dump())):
+        raise ParameterError(f"{out} holds another sweep: give another --out")
+    if not resume:
+        raise ParameterError(f"{out} holds this sweep: add --resume to go on, or give another --out")
+
+
+def _agreed(planned: Sweep, device: str, workers: Any, yes: bool) -> bool:
+    """Print what the sweep will cost, by this machine's speed, and ask where it is long."""
+    local = isinstance(workers, Workers)
+    measured, n_jobs = (device, workers.n_jobs) if local else (str(pick_device(None)), workers.slots())
+    rate, grids = plan.matmul_rate(measured), [p.model_copy(update={"n_jobs": n_jobs}) for p in planned.settings]
+    cost = plan.estimate_grids(planned.p, planned.hooks, planned.layers, grids, measured, rate)
+    places = f"{len(planned.hooks)} hook(s), {len(planned.seeds)} seed(s), {len(planned.p.arms)} arms"
+    print(f"{len(planned.settings)} setting(s) of {', '.join(planned.swept) or 'nothing swept'}; {places}; "
+          f"{n_jobs} at once")  # fmt: skip
+    return plan.agreed({"sweep": cost}, measured, rate, yes)
+
+
+def _open_stores(planned: Sweep, device: str, workers: Any) -> dict[tuple[int, str], Any]:
+    """Open (or capture in one pass of the model) the activations of every layer and hook."""
+    if isinstance(workers, Workers):
+        return opened_layers(planned.p, planned.hooks, device)
+    # a worker may have the GPU that this machine lacks
+    (left,) = try_cells(_capture, [(str(outputs_root()), planned, device)], workers, "capture")
+    if isinstance(left, Failure):
+        raise RuntimeError(f"capture failed: {left.error}")
+    return opened_layers(planned.p, planned.hooks, "cpu")  # nothing is left to capture
+
+
+def _capture(root: str, planned: Sweep, device: str) -> None:
+    os.environ["RKCNN_OUTPUTS"] = root  # a worker elsewhere has an environment of its own
+    opened_layers(planned.p, planned.hooks, device)
+
+
+def _cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str) -> tuple[dict, str, dict]:
+    """Return the numbers of a cell's SAE, its unit, and what the arm supplied."""
+    os.environ["RKCNN_OUTPUTS"] = root  # as above
+    folder, supply = comparison.cell(store, p, arm, seed, device)
+    return unit_scalars(folder), str(folder.relative_to(root)), supply
+
+
+def _finish(columns: list[dict[str, Any]], ended: list[Any], planned: Sweep, out: Path) -> int:
+    """Write the tables and say what came of the sweep: of each cell its ``columns``, and a Failure or `_cell`'s."""
+    tables = _tables(columns, ended)
+    failed, units = len(tables["failures"]), {one[1] for one in ended if not isinstance(one, Failure)}
+    finished = f"{len(ended) - failed} of {len(ended)} cells"
+    record = {
+        "file": planned.file.model_dump(), "status": "failures" if failed else "finished",
+        "counts": {"cells": len(ended), "failed": failed, "units": len(units)}, "swept": planned.swept,
+        "settings": [{"setting": number} | planned.values(p) for number, p in enumerate(planned.settings)],
+        "parameters": planned.p.model_dump(), "versions": VERSIONS, "provenance": provenance("cpu"),
+    }  # fmt: skip
+    try:
+        for name, table in tables.items():
+            write_whole(out / f"{name}.parquet", table.to_parquet)
+        write_json(out / "sweep.json", record)
+    except OSError as error:
+        problem = f"{out} cannot be written: {error}. {finished} are finished and kept: go on with --resume"
+        raise RuntimeError(problem) from None
+    print(f"rkcnn: {finished} finished ({len(units)} distinct SAEs), {failed} failed; tables in {out}")
+    if failed:
+        first = tables["failures"].iloc[0]
+        print(f"rkcnn: the first failure: {first['error']}\nrkcnn: see failures.parquet; --resume tries them again")
+    return int(failed > 0)
+
+
+def _tables(columns: list[dict[str, Any]], ended: list[Any]) -> dict[str, pd.DataFrame]:
+    """The three tables; a column holds one kind of value: parquet needs it, and 28 must not become 28.0."""
+    metrics, times, failures = [], [], []
+    for cell, one in zip((tuple(row.values()) for row in columns), ended, strict=True):
+        if isinstance(one, Failure):
+            failures.append((*cell, one.error, one.traceback))
+        else:
+            scalars, _, supply = one
+            times.append((*cell, supply.get("seconds"), scalars.pop("seconds")))
+            metrics += [(*cell, name, float(value)) for name, value in scalars.items()]
+
+    def table(rows: list[tuple], *added: str) -> pd.DataFrame:
+        return pd.DataFrame(rows, columns=[*columns[0], *added]).convert_dtypes()
+
+    return {
+        "metrics": table(metrics, "metric", "value").astype({"value": "float64"}),
+        "times": table(times, "mining_seconds", "training_seconds"),
+        "failures": table(failures, "error", "traceback"),
+    }

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,13 +22,13 @@ from rkcnn_lib.probe.subsets import draw_subsets
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import NOT_DECIDING, ToySuperposition
 from rkcnn_lib.runs.units import Unit, cached_unit
+from rkcnn_lib.studies.verdicts import listed
 from rkcnn_lib.tensors import chance_level
-from rkcnn_lib.vocabulary import ARMS
+from rkcnn_lib.vocabulary import ARMS, MINED
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel
-from rkcnn_lib.worlds.toy.models import true_directions
+from rkcnn_lib.worlds.toy import true_directions
 
-COMPARED = "rkcnn"  # as many directions as its rivals, no null
-JUDGED = "rkcnn_calibrated"  # only those that beat the null: what the gate judges
+JUDGED = "rkcnn_calibrated"  # of `MINED`'s directions only those that beat the null: what the gate judges
 MEASURES = (matched_cosine, recovery_rate, precision)
 MODELS = {"n_features", "n_hidden", "n_active", "toy_steps"}  # parameters that decide what the models are
 
@@ -50,10 +50,6 @@ class Space:
         codes = SyntheticSparseDataGenerator(len(self.W), k_active=self.n_active, random_state=seed).sample(n)
         return codes, codes @ self.W
 
-    def sample(self, n: int, seed: int) -> torch.Tensor:
-        """Return hidden states (n, n_hidden)."""
-        return self.draw(n, seed)[1]
-
 
 def train_space(n_features: int, n_hidden: int, n_active: int, steps: int, seed: int) -> Space:
     """Train one toy model of exactly ``n_active`` active features (cached)."""
@@ -73,14 +69,12 @@ def train_spaces(p: ToySuperposition) -> list[Space]:
 
 
 def interference_title(spaces: list[Space]) -> str:
-    """Return the finding of the interference figure."""
-    counts = [len(space.truth) for space in spaces]
-    n, d = spaces[0].W.shape
+    """Return how many features the models represent."""
+    counts, (n, d) = [len(space.truth) for space in spaces], spaces[0].W.shape
     return f"{min(counts)} to {max(counts)} of {n} features are represented in {d} dimensions ({len(spaces)} models)"
 
 
-@dataclass(frozen=True)
-class Mined:
+class Mined(NamedTuple):
     """What every miner returned: a tidy table beside chance, and seed 0's cosines with the truth, matched first."""
 
     table: pd.DataFrame
@@ -89,20 +83,19 @@ class Mined:
 
 def world(space: Space, p: ToySuperposition, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the hidden states that are mined and the true directions, after the control has been applied."""
-    X, truth = space.sample(p.n_samples, seed=10_000 + seed), space.truth
+    (_, X), truth = space.draw(p.n_samples, seed=10_000 + seed), space.truth
     if p.control == "gaussian":
         X = surrogate(X, "gaussian", random_state=seed)
     if p.control == "permuted":
         generator = torch.Generator().manual_seed(seed)
         order = torch.rand(truth.shape, generator=generator).argsort(1)  # each direction's coordinates shuffled
-        signs = torch.randint(0, 2, truth.shape, generator=generator) * 2 - 1
-        truth = truth.gather(1, order) * signs
+        truth = truth.gather(1, order) * (torch.randint(0, 2, truth.shape, generator=generator) * 2 - 1)
     return X, truth
 
 
 def mine_one(X: torch.Tensor, p: ToySuperposition, miner: str, seed: int) -> torch.Tensor:
     """Return one miner's directions; all return what they are asked for but the calibrated one."""
-    method = COMPARED if miner == JUDGED else miner
+    method = MINED if miner == JUDGED else miner
     names = {"n_subsets", "subset_size", "subsets"} if ARMS[method].searches else set()
     names |= {"score"} if names and method != "rkcnn_coordinate" else set()
     names |= {"null"} if miner == JUDGED else set()
@@ -140,20 +133,17 @@ def mine_all(spaces: list[Space], run: Run) -> Mined:
 
     units = _each("toy_mining", given, spaces, compute)
     table = pd.concat([unit.tables["recovery"] for unit in units], ignore_index=True)
-    shown = dict.fromkeys((COMPARED, *p.miners, JUDGED))  # first the one that the title is about
+    shown = dict.fromkeys((MINED, *p.miners, JUDGED))  # first the one that the title is about
     return Mined(table, {miner: units[0].arrays[miner].numpy() for miner in shown if miner in units[0].arrays})
 
 
-def compare_with_truth(
-    D: torch.Tensor, truth: torch.Tensor, miner: str, seed: int, n_draws: int = 200
-) -> list[dict[str, Any]]:
+def compare_with_truth(D: torch.Tensor, truth: torch.Tensor, miner: str, seed: int, n_draws: int = 200) -> list[dict]:
     """Return one row a measure: value, and the chance level of as many random directions."""
-    rows = []
+    about, rows = {"miner": miner, "seed": seed, "n_returned": len(D), "n_true": len(truth)}, []
     for measure in MEASURES:
-        by_chance = chance(measure, max(1, len(D)), len(truth), truth.shape[1], n_draws=n_draws, truth=truth)
-        rows.append({"miner": miner, "seed": seed, "metric": measure.__name__, "value": measure(D, truth),
-                     "n_returned": len(D), "n_true": len(truth), "chance_mean": by_chance.mean,
-                     "chance_upper": by_chance.upper})  # fmt: skip
+        mean, upper = chance(measure, max(1, len(D)), len(truth), truth.shape[1], n_draws=n_draws, truth=truth)
+        found = {"metric": measure.__name__, "value": measure(D, truth), "chance_mean": mean, "chance_upper": upper}
+        rows.append(about | found)
     return rows
 
 
@@ -166,29 +156,29 @@ def matched_first(D: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def best_rival(means: pd.Series, written: str) -> str:
-    """Return what the best of some rivals reaches, in a clause behind what `COMPARED` does; "" for no rivals."""
+    """Return what the best of some rivals reaches, in a clause behind what `MINED` does; "" for no rivals."""
     return f"; best rival {means.idxmax()} {means.max():{written}}" if len(means) else ""
 
 
 def _reached(mined: Mined, metric: str, written: str) -> tuple[str, str, str]:
-    """Return what `COMPARED` reaches, what chance does and the clause on the best rival."""
+    """Return what `MINED` reaches, what chance does and the clause on the best rival."""
     rows = mined.table[mined.table["metric"] == metric]
-    means = rows.groupby("miner")[["value", "chance_mean"]].mean()
-    own, by_chance = (f"{x:{written}}" for x in means.loc[COMPARED])
-    return own, by_chance, best_rival(means["value"].drop([COMPARED, JUDGED]), written)
+    reached = rows.groupby("miner")[["value", "chance_mean"]].mean()
+    own, by_chance = (f"{x:{written}}" for x in reached.loc[MINED])
+    return own, by_chance, best_rival(reached["value"].drop([MINED, JUDGED]), written)
 
 
 def recovery_title(mined: Mined) -> str:
-    """Return the finding of the recovery figure."""
+    """Return the matched cosine that is reached."""
     own, by_chance, best = _reached(mined, "matched_cosine", ".2f")
-    return f"Matched cosine of {COMPARED} {own} (chance {by_chance}){best}"
+    return f"Matched cosine of {MINED} {own} (chance {by_chance}){best}"
 
 
 def cosine_title(mined: Mined) -> str:
-    """Return the finding of the cosine matrix."""
-    cosines = mined.cosines[COMPARED]
+    """Return how many true directions of seed 0 are met."""
+    cosines = mined.cosines[MINED]
     n_met = int((np.diagonal(cosines) >= 0.9).sum())
-    return f"{COMPARED}: {n_met} of {len(cosines)} true directions are matched at cosine 0.9 or more"
+    return f"{MINED}: {n_met} of {len(cosines)} true directions are matched at cosine 0.9 or more"
 
 
 # ---------------------------------------------------------------- the first implementation's scores
@@ -207,9 +197,11 @@ def seed_scores(spaces: list[Space], run: Run) -> pd.DataFrame:
     and spread (standard deviation over subsets by the mean's size) of the score, null_mean, null_upper.
     """
     given = run.p.model_dump(include=MODELS | {"control", "subset_size", "subsets"})
-    units = _each(
-        "toy_scores", given, spaces, lambda space, seed: Unit(tables={"scores": scores_of_space(space, run.p, seed)})
-    )
+
+    def compute(space: Space, seed: int) -> Unit:
+        return Unit(tables={"scores": scores_of_space(space, run.p, seed)})
+
+    units = _each("toy_scores", given, spaces, compute)
     return pd.concat([unit.tables["scores"] for unit in units], ignore_index=True)
 
 
@@ -226,13 +218,11 @@ def scores_of_space(space: Space, p: ToySuperposition, seed: int) -> pd.DataFram
         real = subset_scores(X, subsets, score, y=y).numpy()
         nothing = (_without_structure(X, y, null, draw) for draw in range(NULL_DRAWS))
         draws = np.stack([subset_scores(null_X, subsets, score, y=null_y).numpy() for null_X, null_y in nothing])
-        null_mean, null_upper = map(float, chance_level(draws.ravel()))
-        chance_mean, chance_upper = map(float, chance_level((draws > null_upper).mean(1)))
-        rows.append({"miner": score, "seed": seed, "metric": "subsets_beyond_null", "null": null,
-                     "value": (real > null_upper).mean(), "chance_mean": chance_mean, "chance_upper": chance_upper,
-                     "mean": real.mean(), "spread": real.std() / abs(real.mean()), "null_mean": null_mean,
-                     "null_upper": null_upper})  # fmt: skip
-    return pd.DataFrame(rows)
+        nulls = _, null_upper = chance_level(draws.ravel())
+        beyond, spread = (real > null_upper).mean(), real.std() / abs(real.mean())
+        rows.append((score, null, beyond, *chance_level((draws > null_upper).mean(1)), real.mean(), spread, *nulls))
+    columns = ["miner", "null", "value", "chance_mean", "chance_upper", "mean", "spread", "null_mean", "null_upper"]
+    return pd.DataFrame(rows, columns=columns).assign(seed=seed, metric="subsets_beyond_null")
 
 
 def _without_structure(X: torch.Tensor, y: np.ndarray, null: str, draw: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -246,17 +236,15 @@ def _without_structure(X: torch.Tensor, y: np.ndarray, null: str, draw: int) -> 
 
 def seed_score_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return by score its mean beside its null's mean and 95 % point, its spread, and the share of subsets beyond."""
-    names = {"mean": "mean", "null_mean": "null mean", "null_upper": "null 95 % point", "spread": "spread",
-             "value": "subsets beyond"}  # fmt: skip
-    means = table.groupby(["miner", "null"], sort=False)[[*names]].mean().round(3)
-    return means.rename(columns=names).rename_axis(["score", "held against"])
+    shown = table.groupby(["miner", "null"], sort=False)[["mean", "null_mean", "null_upper", "spread", "value"]].mean()
+    names = {"null_mean": "null mean", "null_upper": "null 95 % point", "value": "subsets beyond"}
+    return shown.round(3).rename(columns=names).rename_axis(["score", "held against"])
 
 
 def seed_score_title(table: pd.DataFrame) -> str:
-    """Return the finding of the figure of scores."""
-    means = table.groupby("miner", sort=False)["value"].mean()
-    shares = ", ".join(f"{score} {share:.0%}" for score, share in means.items())
-    return f"Subsets beyond the 95 % point of their score's null (chance 5 %): {shares}"
+    """Return how many subsets beat each score's null."""
+    shares = table.groupby("miner", sort=False)["value"].mean()
+    return f"Subsets beyond the 95 % point of their score's null (chance 5 %): {listed(shares, '.0%')}"
 
 
 def from_noise(space: Space, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -279,21 +267,18 @@ def from_noise(space: Space, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray
 
 def noise_title(frames: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """Return how many directions the calibrated miner keeps with nothing there and with nothing but signal."""
-    (_, from_noise), *_, (truth, from_signal) = frames.values()
-    return (
-        f"The calibrated miner keeps {len(from_noise)} directions of pure noise and {len(from_signal)} of hidden "
-        f"states with {len(truth)} features"
-    )
+    (_, noise), *_, (truth, signal) = frames.values()
+    kept = f"{len(noise)} directions of pure noise and {len(signal)} of hidden states with {len(truth)} features"
+    return f"The calibrated miner keeps {kept}"
 
 
 def checks(mined: Mined, p: ToySuperposition) -> list[Check]:
     """Return 01's gate: the calibrated miner beats chance in every model, and keeps something in every model."""
     rows = mined.table[(mined.table["miner"] == JUDGED) & (mined.table["metric"] == "matched_cosine")]
-    n, beats = len(rows), int((rows["value"] > rows["chance_upper"]).sum())
-    fewest, expected = int(rows["n_returned"].min()), f"{0.05 * n:.2f} models"
+    n, beats, fewest = len(rows), int((rows["value"] > rows["chance_upper"]).sum()), int(rows["n_returned"].min())
     beyond = "models in which matched cosine exceeds chance's 95 % point"
     return [
-        Check(beyond, beats, f"= {n} (all)", beats == n, chance=expected),
+        Check(beyond, beats, f"= {n} (all)", beats == n, chance=f"{0.05 * n:.2f} models"),
         Check("directions kept by the calibrated miner, fewest of any model", fewest, ">= 1", fewest >= 1),
     ]
 
@@ -301,4 +286,4 @@ def checks(mined: Mined, p: ToySuperposition) -> list[Check]:
 def headline(mined: Mined) -> str:
     """Return one sentence that answers 01's question."""
     own, by_chance, best = _reached(mined, "recovery_rate", ".0%")
-    return f"{COMPARED} recovers {own} of the true directions; as many random ones {by_chance}{best}."
+    return f"{MINED} recovers {own} of the true directions; as many random ones {by_chance}{best}."

@@ -24,6 +24,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.cells import live_rows
 from rkcnn_lib.studies.comparison import Compared, in_order
+from rkcnn_lib.studies.verdicts import listed, means
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds import capture, load_model
 
@@ -73,11 +74,9 @@ def recovery_by_rate(compared: Compared, store: Any) -> pd.DataFrame:
     order = rarest_first(store)
     if not len(order):
         return pd.DataFrame()
-    rows = [
-        {"arm": arm} | dict(enumerate(tenths(recovered(live_rows(unit), store.truth), order), start=1))
-        for (arm, _), unit in compared.units.items()
-    ]
-    return pd.DataFrame(rows).groupby("arm", sort=False).mean().round(3)
+    shares = [tenths(recovered(live_rows(unit), store.truth), order) for unit in compared.units.values()]
+    table = pd.DataFrame(shares, columns=range(1, 11)).assign(arm=[arm for arm, _ in compared.units])
+    return table.groupby("arm", sort=False).mean().round(3)
 
 
 def rarest_first(store: Any) -> np.ndarray:
@@ -97,9 +96,8 @@ def tenths(hit: np.ndarray, order: np.ndarray) -> list[float]:
 
 
 def recovery_title(truth: pd.DataFrame) -> str:
-    """Return the finding of the figure against the truth."""
-    means = truth[truth["metric"] == "recovery_rate"].groupby("arm")["value"].mean()
-    return f"True directions recovered at cosine 0.9: {MINED} {means[MINED]:.0%}, {UNMINED} {means[UNMINED]:.0%}"
+    """Return how much of the truth mined and random starts end at."""
+    return f"True directions recovered at cosine 0.9: {listed(means(truth, 'recovery_rate')[[MINED, UNMINED]], '.0%')}"
 
 
 # ---------------------------------------------------------------- labels
@@ -152,11 +150,11 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> Unit:
             Z, Z_judged = (sae.encode(stream.X).numpy() for stream in (chosen, judged))
         told = (Z, chosen.labels, Z_judged, judged.labels)
         sparse, detected = k_sparse_probing(*told, n_permutations=5), detection(*told)
+        parents = zip(chosen.parents.T, judged.parents.T, strict=True)
         split = [
-            splitting_and_absorption((Z, chosen.X, parent), (Z_judged, judged.X, judged_parent), sae.W_dec.data)
-            for parent, judged_parent in zip(chosen.parents.T, judged.parents.T, strict=True)
+            splitting_and_absorption((Z, chosen.X, a), (Z_judged, judged.X, b), sae.W_dec.data) for a, b in parents
         ]
-        absorbed = [(one.absorbed, one.chance.mean, one.chance.upper) for one in split]
+        absorbed = [(one.absorbed, *one.chance) for one in split]
         rows = [
             ("one_latent_f1", sparse.f1[0].mean(), *sparse.chance[0]),
             ("five_latents_f1", sparse.f1[1].mean(), *sparse.chance[1]),
@@ -191,5 +189,5 @@ def labels_title(table: pd.DataFrame) -> str:
     """Return how well one latent tells a label, by arm, beside chance."""
     one = table[table["metric"] == OF_LABELS[0]].groupby("arm")[["value", "chance_mean"]].mean().sort_values("value")
     (worst, low), *_, (best, high) = one["value"].items()
-    chance = one["chance_mean"].mean()
-    return f"One latent tells a label at F1 {high:.2f} ({best}) to {low:.2f} ({worst}); chance {chance:.2f}"
+    by_chance = one["chance_mean"].mean()
+    return f"One latent tells a label at F1 {high:.2f} ({best}) to {low:.2f} ({worst}); chance {by_chance:.2f}"

@@ -17,7 +17,7 @@ Values = dict[str, dict[int, float]]  # {arm: {seed: value}}
 
 @dataclass(frozen=True)
 class Claim:
-    """That an arm beats a rival on one measure: a row of the table of verdicts."""
+    """That an arm beats a rival on one measure."""
 
     hypothesis: str
     arm: str
@@ -44,6 +44,16 @@ class Claim:
         return -1 if self.lower_is_better else 1
 
 
+def means(table: pd.DataFrame, metric: str, by: str | list[str] = "arm") -> pd.Series:
+    """Return the mean value of one metric, by arm or what else ``by`` names."""
+    return table[table["metric"] == metric].groupby(by)["value"].mean()
+
+
+def listed(values: Mapping[str, float] | pd.Series, written: str) -> str:
+    """Return values with their names before them in one line, each written in a format such as ".2f"."""
+    return ", ".join(f"{name} {value:{written}}" for name, value in values.items())
+
+
 def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
     """Return one metric as {arm: {seed: value}}."""
     rows = metrics[metrics["metric"] == metric]
@@ -51,10 +61,7 @@ def by_arm(metrics: pd.DataFrame, metric: str) -> Values:
 
 
 def claims(metrics: pd.DataFrame, margins: Any, where: str = "") -> list[Claim]:
-    """Return the hypotheses declared beforehand, each on every measure that was taken of both its arms.
-
-    ``margins`` are the parameters of the run; ``where`` ends the name of each hypothesis.
-    """
+    """Return the declared hypotheses, their names ended by ``where``, on every measure that was taken of both arms."""
     there = set(map(tuple, metrics[["metric", "arm"]].drop_duplicates().to_numpy()))
     return [
         Claim(f"{name}: {claim}{where}", MINED, rival, metric, getattr(margins, measure.margin),
@@ -113,26 +120,25 @@ def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) 
     others = [name for name in values if name != arm]
     if not others:
         return None
-    means = {name: _mean(values[name]) for name in (arm, *others)}
-    best = (min if lower_is_better else max)(others, key=means.__getitem__)
+    sign, mean = -1 if lower_is_better else 1, {name: _mean(of_seed) for name, of_seed in values.items()}
+    best = max(others, key=lambda name: sign * mean[name])
     seeds = sorted(set(values[arm]) & set(values[best]))
-    differences = np.array([values[arm][s] - values[best][s] for s in seeds]) * (-1 if lower_is_better else 1)
-    found = paired_interval(differences, level=1 - 0.05 / len(others))
+    differences = np.array([values[arm][s] - values[best][s] for s in seeds]) * sign
+    difference, low, high, _ = paired_interval(differences, level=1 - 0.05 / len(others))
     return {
-        "strongest": best, "value": means[best], "own": means[arm], "difference": found.difference,
-        "low": found.low, "high": found.high, "n_others": len(others), "n_seeds": len(seeds),
+        "strongest": best, "value": mean[best], "own": mean[arm], "difference": difference, "low": low, "high": high,
+        "n_others": len(others), "n_seeds": len(seeds),
     }  # fmt: skip
 
 
 def strongest_others(metrics: pd.DataFrame, p: Any) -> pd.DataFrame:
     """Return for each measure the best of the other starts and the mined arm's difference from it, no verdict."""
-    rows, starts = [], metrics[metrics["arm"].isin(p.arms)]
-    for metric, measure in MEASURES.items():
-        values = by_arm(starts, metric)
-        lower = measure.lower_is_better
-        if MINED in values and (strongest := strongest_other(values, MINED, lower_is_better=lower)):
-            rows.append({"metric": metric} | strongest)
-    return pd.DataFrame(rows)
+    starts = metrics[metrics["arm"].isin(p.arms)]
+    values = {metric: by_arm(starts, metric) for metric in MEASURES}
+    return pd.DataFrame([
+        {"metric": metric, **strongest_other(of_arm, MINED, lower_is_better=MEASURES[metric].lower_is_better)}
+        for metric, of_arm in values.items() if MINED in of_arm and len(of_arm) > 1
+    ])  # fmt: skip
 
 
 EXACT_SEEDS = 11  # up to so many seeds all patterns of signs are tried; beyond, as many at random
@@ -160,28 +166,26 @@ def best_of(differences: pd.DataFrame) -> dict[str, Any]:
     Given are best (the row's label), value, chance_mean, chance_upper (95 % point of the best under `sign_flips`) and
     p, the share of patterns whose best is at least as good, never below 2 ** -n_seeds.
     """
-    flipped, means = sign_flips(differences).max(axis=1), differences.mean(axis=1)
-    value = float(means.max())
+    flipped, mean = sign_flips(differences).max(axis=1), differences.mean(axis=1)
+    value = float(mean.max())
     return {
-        "best": means.idxmax(), "value": value, "chance_mean": float(flipped.mean()),
+        "best": mean.idxmax(), "value": value, "chance_mean": float(flipped.mean()),
         "chance_upper": float(np.quantile(flipped, 0.95, method="higher")),
         "p": float((flipped >= value - 1e-12).mean()),
     }  # fmt: skip
 
 
 def seed_differences(metrics: pd.DataFrame, p: Any, rows: list[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield metric, contrast and differences (positive: better) of each claim: a row a combination, a column a seed.
-
-    Combinations of the columns ``rows`` for which a seed lacks one of the two arms are left out.
-    """
+    """Yield metric, contrast and differences (positive: better) of each claim: a row a combination, a column a seed."""
     for claim in claims(metrics, p):
         found = metrics[metrics["metric"] == claim.metric]
         table = found.pivot_table(index=rows, columns=["arm", "seed"], values="value")
-        difference = (table[claim.arm] - table[claim.rival]).dropna()
+        difference = (table[claim.arm] - table[claim.rival]).dropna()  # left out where a seed lacks an arm
         if len(difference):
             yield claim.metric, claim.contrast, difference * claim.sign
 
 
+NOTHING = "Nothing about variance or dead latents is decided."
 # The measures that an answer tells, and how: where mined starts are better, equivalent, worse.
 MORE = ("more variance than", "as much variance as", "less variance than")
 LEAD = (
@@ -200,9 +204,7 @@ def in_short(judged: Iterable[tuple[str, str, str]]) -> str:
         rivals = {how: [r for name, r, verdict in judged if (name, verdict) == (metric, word)] for word, how in decided}
         parts = [f"{how} {', '.join(names)}" for how, names in rivals.items() if names]
         told += [f"{verb} {', '.join(parts)}."] if parts else []
-    if not told:
-        return "Nothing about variance or dead latents is decided."
-    return " ".join([*told, "The table has the rest."])
+    return " ".join([*told, "The table has the rest."] if told else [NOTHING])
 
 
 def verdict_title(table: pd.DataFrame) -> str:

@@ -12,13 +12,13 @@ from rkcnn_lib.worlds.models.bridge import pick_device
 from rkcnn_lib.worlds.models.hooks import HOOKS, hook_name, hook_width
 from rkcnn_lib.worlds.models.hub import ModelUnavailable
 from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, model_facts
-from rkcnn_lib.worlds.text.packing import split_of
-from rkcnn_lib.worlds.text.sources import TextUnavailable
-from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel
-from rkcnn_lib.worlds.toy.planted import (
+from rkcnn_lib.worlds.text import TextUnavailable, split_of
+from rkcnn_lib.worlds.toy import (
+    ParallelToyModel,
     PlantedDictionary,
     SyntheticClusteredDataGenerator,
     SyntheticSparseDataGenerator,
+    ToyModel,
 )
 
 __all__ = [

@@ -7,7 +7,7 @@ project's own (``assets/prompts.toml``); atlas has its own of both.
 
 *Agreement* across a noun of the other number: "The player near the coaches" -> a singular verb (Linzen, Dupoux &
 Goldberg 2016, "Assessing the ability of LSTMs to learn syntax-sensitive dependencies", TACL 4). The answer is a class
-of tokens, singular or plural verbs; base and donor differ in the number of one noun.
+of tokens; base and donor differ in the number of one noun.
 
 *Indirect-object identification* (Wang et al. 2022, arXiv:2211.00593): "When Mary and John went to the store, John gave
 a drink to" -> " Mary". Names are one token each, so that a prompt and its donor, in which the other name is repeated,
@@ -31,7 +31,6 @@ import torch
 from rkcnn_lib.protocols import LanguageModel
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas.grammar import BOS
-from rkcnn_lib.worlds.atlas.world import RELATIONS as ATLAS_RELATIONS
 from rkcnn_lib.worlds.atlas.world import TABLES as ATLAS_TABLES
 from rkcnn_lib.worlds.atlas.world import third_person
 from rkcnn_lib.worlds.models import modadd
@@ -86,7 +85,7 @@ def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = No
     if task == SUM:
         prompts = _sum_prompts(len(tokenizer) - 1)
     elif task == "agreement":
-        prompts = _atlas_agreement_prompts() if model == "atlas" else _agreement_prompts(tokenizer)
+        prompts = _agreement_prompts(model, tokenizer)
     elif task == "ioi":
         prompts = _indirect_object_prompts(tokenizer)
     else:
@@ -94,12 +93,6 @@ def task_prompts(model: str, tokenizer: Any, task: str, sides: Sides | None = No
     if {p.role for p in prompts} != set(ROLES):
         raise ValueError(f"task {task!r}: {model}'s tokenizer leaves no prompt in some role; choose another task")
     return prompts
-
-
-def check_positions(positions: str) -> None:
-    """Raise ValueError unless the exchange is at the ``=`` of a sum: no other place holds it."""
-    if positions != "last":
-        raise ValueError(f"positions = {positions!r}: of a pair only the = carries the sum; choose last")
 
 
 @torch.no_grad()
@@ -154,20 +147,20 @@ def is_one_token(tokenizer: Any, word: str) -> bool:
 
 
 def written_prompt(
-    tokenizer: Any, template: str, entity: str, answer: str, role: Role, accepted: Iterable[str] = ()
+    tokenizer: Any, template: str, entity: str, answer: str, role: Role, accepted: Iterable[str | int] = ()
 ) -> Prompt:
     """Return the prompt of a template with ``{}`` for the entity, its tokenisation checked.
 
-    ``accepted`` are the words that count as the answer, the answer itself where none are given. ValueError if one is
-    not one token, or the entity's tokens merge with its surroundings.
+    ``accepted`` are the words, or token ids, that count as the answer; by default the answer alone. ValueError if a
+    word is not one token, or the entity's tokens merge with its surroundings.
     """
     text = template.format(entity)
     ids = tuple(tokenizer.encode(text))
     head = tuple(tokenizer.encode(text[: text.rindex(entity) + len(entity)]))
     if ids[: len(head)] != head:
         raise ValueError(f"{entity!r} in {text!r}: its tokens merge with what follows; change the template")
-    answers = []
-    for word in accepted or (answer,):
+    answers = [token for token in accepted if isinstance(token, int)]
+    for word in () if answers else accepted or (answer,):
         *before, last = tokenizer.encode(f"{text} {word}")
         if tuple(before) != ids:
             raise ValueError(f"answer {word!r} is not one token behind {text!r}: choose answers of one token")
@@ -219,7 +212,7 @@ def atlas_fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
     others, of which the first screens. All prompts of a template (their ``family``) have the same length.
     """
     known, prompts, screened = atlas.grammar(), [], set()
-    slot = f"${ATLAS_RELATIONS[relation][0]}"
+    slot = f"${atlas.RELATIONS[relation][0]}"
     for pattern, text in enumerate(ATLAS_TABLES["facts"][relation]):
         symbols = text.split()[:-2]  # without the answer and the full stop
         family, position = " ".join(symbols).replace(slot, "{}"), 1 + symbols.index(slot)
@@ -238,44 +231,31 @@ def atlas_fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
 # ---- agreement, indirect objects, sums ------------------------------------------------------------------------------
 
 
-def _takes_part(role: str, i: int) -> bool:
-    """Screen on all nouns, choose on every other one, judge on the rest."""
-    return role == "screening" or (i % 2 == 0) == (role == "selection")
-
-
-def _agreement_prompts(tokenizer: Any) -> list[Prompt]:
-    nouns = {one: many for one, many in NOUNS.items() if all(is_one_token(tokenizer, n) for n in (one, many))}
-    prompts = []
+def _agreement_prompts(model: str, tokenizer: Any) -> list[Prompt]:
+    """Each noun in both its numbers before an attractor of the other one; atlas's nouns, of one topic, take turns."""
+    if model == "atlas":
+        topics = atlas.grammar().world.topics.values()
+        plurals = {noun: third_person(noun) for topic in topics for noun in topic.nouns}
+        other = {a: b for topic in topics for a, b in pairwise((*topic.nouns, topic.nouns[0]))}
+        verbs = sorted({verb for topic in topics for verb in (*topic.verbs, *topic.transitive_verbs)})
+        ids = atlas.grammar().ids
+        frame = ATLAS_FRAME
+        accepted = {"singular": [ids[third_person(verb)] for verb in verbs], "plural": [ids[verb] for verb in verbs]}
+    else:
+        plurals = {one: many for one, many in NOUNS.items() if all(is_one_token(tokenizer, n) for n in (one, many))}
+        other = {noun: ATTRACTORS[i % len(ATTRACTORS)][0] for i, noun in enumerate(plurals)}
+        frame, accepted = FRAME, VERBS
+    plural_of, prompts = plurals | dict(ATTRACTORS), []
     for role in ROLES:
-        sentence = FRAME.format(PREPOSITIONS[role])
-        for i, (one, many) in enumerate(nouns.items()):
-            attractors = ATTRACTORS[i % len(ATTRACTORS)]
-            forms = ((one, "singular", attractors[1]), (many, "plural", attractors[0]))
-            for noun, number, other in forms if _takes_part(role, i) else ():
-                prompt = written_prompt(tokenizer, f"{sentence} {other}", noun, number, role, accepted=VERBS[number])
+        sentence = frame.format(PREPOSITIONS[role])
+        for i, (one, many) in enumerate(plurals.items()):
+            if role != "screening" and (i % 2 == 0) != (role == "selection"):
+                continue  # screened on all nouns, chosen on every other one, judged on the rest
+            forms = ((one, "singular", plural_of[other[one]]), (many, "plural", other[one]))
+            for noun, number, attractor in forms:
+                prompt = written_prompt(tokenizer, f"{sentence} {attractor}", noun, number, role, accepted[number])
                 # A noun is an entity in both its numbers, and all nouns of a sentence are each other's donors.
                 prompts.append(replace(prompt, entity=one, family=sentence))
-    return prompts
-
-
-def _atlas_agreement_prompts() -> list[Prompt]:
-    known = atlas.grammar()
-    verbs = sorted({verb for t in known.world.topics.values() for verb in (*t.verbs, *t.transitive_verbs)})
-    accepted = {
-        "singular": tuple(known.ids[third_person(verb)] for verb in verbs),
-        "plural": tuple(known.ids[verb] for verb in verbs),
-    }
-    prompts = []
-    for topic in known.world.topics.values():
-        for i, noun in enumerate(topic.nouns):
-            other = topic.nouns[(i + 1) % len(topic.nouns)]  # of the same topic, as the grammar has it
-            forms = ((noun, "singular", third_person(other)), (third_person(noun), "plural", other))
-            for role in ROLES:
-                sentence = ATLAS_FRAME.format(PREPOSITIONS[role])
-                for word, number, attractor in forms if _takes_part(role, i) else ():
-                    words = (*sentence.format(word).split(), attractor)
-                    ids = tuple(known.ids[w] for w in (BOS, *words))
-                    prompts.append(Prompt(noun, " ".join(words), ids, number, accepted[number], sentence, 2, role))
     return prompts
 
 

@@ -81,7 +81,7 @@ def planted_reader(monkeypatch, silent=()):
         "W_dec_step_5": torch.eye(D),
     }
     units = {cell: Unit(scalars={"n_mined": 2 * (cell[0] == book.MINED)}, arrays=arrays) for cell in saes}
-    monkeypatch.setattr(reader, "model_of", lambda p, device: LM)
+    monkeypatch.setattr(reader, "model_of", lambda *_: LM)
     monkeypatch.setattr(reader, "spread_of", lambda store: np.eye(D))
     monkeypatch.setattr(reader, "mined_unit", lambda *_: Unit(arrays={"directions": torch.eye(D)[[1, 3]]}))
     monkeypatch.setattr(reader.Reader, "_sae", lambda self, arm, seed: saes[arm, seed])

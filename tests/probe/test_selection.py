@@ -15,8 +15,7 @@ from rkcnn_lib.probe import RkCNNMiner, mine, search
 from rkcnn_lib.probe.inputs import RULES, SearchOptions
 from rkcnn_lib.probe.search import MIN_RATIO, N_ENSEMBLES, SelectionWarning, choose, cover, votes
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture
-from rkcnn_lib.worlds.toy.models import true_directions
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy import PlantedDictionary, true_directions
 from tests.probe.planted import recovery
 
 BEST, RANDOM, WORST = METHODS = ("rkcnn", "rkcnn_unscored", "rkcnn_worst")

@@ -28,7 +28,6 @@ from rkcnn_lib.studies import (
     fourier,
     neighbourhoods,
     planes,
-    probe_tasks,
     probing,
     sae_panels,
     toy,
@@ -76,8 +75,8 @@ def make_all(root):
     planes.seed_study(n_seeds=1, steps=50)
     run = SimpleNamespace(p=resolve("02_probe_validation", PROBE), device="cpu")
     for kind in probing.STUDIES:
-        probing.study(run, probe_tasks.toy_tasks, kind)
-    neighbourhoods.study(run, probe_tasks.toy_tasks)
+        probing.study(run, probing.toy_tasks, kind)
+    neighbourhoods.study(run, probing.toy_tasks)
     world = PlantedDictionary(n_features=40, d=20, mean_active=2.0, random_state=0)
     store = MemoryStore(world.sample(6000)[0], name="planted", truth=world.directions)
     p = resolve("04_sae_compare", SAES | {"model": "planted"})

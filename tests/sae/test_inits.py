@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from rkcnn_lib.sae import SAE, SAEConfig, geometric_median, init_from_directions
 from rkcnn_lib.sae.inits import best_scale
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy import PlantedDictionary
 from tests.sae.planted import planted
 
 X, TRUTH = planted(2000)

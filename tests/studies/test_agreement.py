@@ -11,9 +11,21 @@ from rkcnn_lib.runs import grid
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAE, SAEConfig, save_saelens
 from rkcnn_lib.studies import agreement as study
-from rkcnn_lib.studies.agreement import AFTER, BEFORE, OLDER, PW_MCC, SHARED, SPAN, TOTAL, WHITE, agreement
+from rkcnn_lib.studies.agreement import (
+    AFTER,
+    ALL,
+    BEFORE,
+    NONE,
+    OLDER,
+    PW_MCC,
+    SHARED,
+    SPAN,
+    TOTAL,
+    WHITE,
+    agreement,
+    recurrence,
+)
 from rkcnn_lib.studies.comparison import Compared
-from rkcnn_lib.studies.recurrence import ALL, NONE, recurrence
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds.activations.store import MemoryStore
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from rkcnn_lib.measure.causal import captured_variance, orthonormal_basis
+from rkcnn_lib.measure.causal import captured_variance, orthonormal_basis, random_basis
 from rkcnn_lib.measure.effects import CAUSAL
 from rkcnn_lib.runs.params import ParameterError, resolve
-from rkcnn_lib.studies import causal, causal_panels, causal_subspaces, causal_views
+from rkcnn_lib.studies import causal, causal_subspaces, causal_views
 from rkcnn_lib.worlds import load_model
 from rkcnn_lib.worlds.prompts import Prompt
 
@@ -45,9 +45,9 @@ def test_selection_and_judgement_share_neither_prompt_nor_entity(prompts):
 
 def test_the_gate_fails_where_prompts_are_shared(lm, p, prompts, here, rows):
     measured = causal.Measured(pd.DataFrame(), {}, {}, here, rows, None)
-    assert all(check.passed for check in causal_panels.checks(prompts, measured, p))
+    assert all(check.passed for check in causal.checks(prompts, measured, p))
     leaky = dataclasses.replace(prompts, selection=[*prompts.selection, prompts.evaluation[0]])
-    failed = [check.name for check in causal_panels.checks(leaky, measured, p) if not check.passed]
+    failed = [check.name for check in causal.checks(leaky, measured, p) if not check.passed]
     assert failed == ["prompts shared by screening, selection and evaluation"]
 
 
@@ -99,8 +99,7 @@ def test_the_supervised_ceiling_turns_nine_of_ten_held_out_answers(lm, p, prompt
 def test_the_ceiling_is_judged_causal_and_a_random_subspace_is_not(lm, p, prompts, here, rows):
     ceiling = causal_subspaces.aligned_subspace(lm, p, prompts, HOOK)
     random = [
-        causal_subspaces.Subspace("random", s, 1, lambda rank, s=s: causal_subspaces.random_basis(128, rank, gen(s)))
-        for s in range(2)
+        causal_subspaces.Subspace("random", s, 1, lambda rank, s=s: random_basis(128, rank, gen(s))) for s in range(2)
     ]
     subspaces = {(one.name, one.seed): one for one in [ceiling, *random]}
     per_pair = {(*key, "ablate"): here.run(one.part(8), "ablate") for key, one in subspaces.items()}
@@ -108,7 +107,7 @@ def test_the_ceiling_is_judged_causal_and_a_random_subspace_is_not(lm, p, prompt
     judged = causal.verdict_table(measured, p, prompts).set_index("subspace")
     assert judged["verdict"]["das"] == CAUSAL and judged["verdict"]["random"] != CAUSAL
     assert judged["share"]["das"] > 0.7 and judged["share"]["random"] < 0.1
-    title = causal_panels.verdicts_title(judged.reset_index())
+    title = causal.verdicts_title(judged.reset_index())
     assert "causal: das" in title
 
 
@@ -170,7 +169,7 @@ def test_exchanging_tokens_before_the_entity_does_nothing(lm, p, prompts):
     means = places[places["metric"] == "fractional_decrease"].groupby(["place", "layer"])["value"].mean().unstack()
     entity = int(places.loc[places["arm"].str.contains("entity"), "place"].iloc[0])
     assert means.loc[: entity - 1].abs().max(axis=None) < 1e-4 and means.max(axis=None) > 1
-    assert "{entity}" in causal_panels.place_title(places, p) or "of 2" in causal_panels.place_title(places, p)
+    assert "{entity}" in causal_views.place_title(places, p) or "of 2" in causal_views.place_title(places, p)
 
 
 def effect_table(mined=1.0, pca=0.5, random=0.0):
@@ -212,7 +211,7 @@ def test_an_interval_over_seeds_of_a_share_stays_within_0_and_1():
         {"subspace": "mined", "metric": metric, "value": value, "low": np.nan, "high": np.nan}
         for metric in ("interchanged", "kl") for value in (0.7, 1.0, 1.0)
     ]  # fmt: skip
-    share, kl = causal_panels.over_seeds(pd.DataFrame(rows), ["subspace", "metric"]).to_dict("records")
+    share, kl = causal.over_seeds(pd.DataFrame(rows), ["subspace", "metric"]).to_dict("records")
     assert share["high"] == 1 < kl["high"] and share["low"] == kl["low"] < share["value"] == kl["value"]
 
 
@@ -236,7 +235,7 @@ def test_the_known_circuit_of_modular_addition_carries_the_sum_and_random_dimens
     kept, taken = here.run(planes, "keep"), here.run(planes, "ablate")
     assert taken["interchanged"].mean() == 1 and kept["top1"].mean() == 1
     assert kept["loss"].mean() < 0.01 < 10 < taken["loss"].mean()  # restricted and excluded, in nats
-    plain = here.run(causal_subspaces.random_basis(128, 8, torch.Generator().manual_seed(0)), "ablate")
+    plain = here.run(random_basis(128, 8, torch.Generator().manual_seed(0)), "ablate")
     assert plain["interchanged"].mean() == 0 and plain["loss"].mean() < 0.01
     wrong = causal_subspaces.circuit_subspace(lm, X, np.random.default_rng(0).permutation(y)).part(8)
     # Planes fitted to shuffled sums lie where the variance is, which is where the circuit is: near, but not it.

@@ -12,7 +12,7 @@ from rkcnn_lib.sae import train_sae
 from rkcnn_lib.studies import cells
 from rkcnn_lib.vocabulary import DECODER_ONLY, FROZEN_DECODER, MINED, UNMINED, VARIANTS
 from rkcnn_lib.worlds.activations.store import MemoryStore
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy import PlantedDictionary
 
 RELU = {"model": "planted", "architecture": "relu", "k": 16}
 

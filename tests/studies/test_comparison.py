@@ -18,7 +18,7 @@ from rkcnn_lib.studies import truth as truth_panel
 from rkcnn_lib.studies.cells import SEARCH_SEED
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.worlds.activations.store import MemoryStore
-from rkcnn_lib.worlds.toy.planted import PlantedDictionary
+from rkcnn_lib.worlds.toy import PlantedDictionary
 
 D_IN, N_LATENTS = 16, 32
 P = resolve("04_sae_compare", {

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from rkcnn_lib.runs.params import defaults, resolve
-from rkcnn_lib.studies import neighbourhoods, planes, probe_tasks, probing, toy
+from rkcnn_lib.studies import neighbourhoods, planes, probing, toy
 
 
 def test_halves_share_no_document_and_balance_classes():
     groups = np.repeat(np.arange(400), 5)
     y = np.tile([0, 0, 0, 0, 1], 400)
-    task = probe_tasks.Task("toy", "x", torch.randn(2000, 3), y, groups, groups)
+    task = probing.Task("toy", "x", torch.randn(2000, 3), y, groups, groups)
     a, b = task.halves(seed=1)
     assert not set(a.groups) & set(b.groups)
     assert np.bincount(a.y).tolist() == np.bincount(b.y).tolist() or abs(a.y.mean() - 0.4) < 0.2
@@ -36,7 +36,7 @@ def test_noise_does_not_pass_the_probing_gate(control, tmp_path, monkeypatch):
     y = np.repeat([0, 1], 150)
     X = torch.randn(300, 9, generator=torch.Generator().manual_seed(0))
     X[:, :3] += torch.as_tensor(y)[:, None] * 3.0
-    task = probe_tasks.Task("toy", "x", X, y, np.arange(300), np.arange(300))
+    task = probing.Task("toy", "x", X, y, np.arange(300), np.arange(300))
     noise = pd.concat([probing.study_task(task, p, seed) for seed in range(2)])
     assert not all(check.passed for check in probing.checks(noise, "toy"))
 
@@ -52,10 +52,10 @@ def test_a_chance_level_of_more_subsets_than_are_judged_is_refused():
 
 
 def sizes_reached(X, y, p):
-    task = probe_tasks.Task("toy", "x", X, y, np.arange(len(y)), np.arange(len(y)))
+    task = probing.Task("toy", "x", X, y, np.arange(len(y)), np.arange(len(y)))
     sizes = pd.concat([probing.sizes_of_task(task, p, seed) for seed in range(2)])
-    curve = probing.labelled_curve(sizes, pd.concat([probing.study_task(task, p, seed) for seed in range(2)]))
-    return probing.enough(curve)["size"]
+    curve = neighbourhoods.labelled_curve(sizes, pd.concat([probing.study_task(task, p, seed) for seed in range(2)]))
+    return neighbourhoods.enough(curve)["size"]
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_control_labels_depend_on_the_type_alone_and_memorising_earns_no_selecti
     labels = probing.random_labels(types, y, seed=3)
     assert all(len(set(labels[types == t])) == 1 for t in range(40)) and set(labels) == {0, 1}
     one_hot = torch.nn.functional.one_hot(torch.as_tensor(types), 40).float()
-    task = probe_tasks.Task("toy", "x", one_hot, y, np.tile(np.arange(30), 40), types)
+    task = probing.Task("toy", "x", one_hot, y, np.tile(np.arange(30), 40), types)
     table = probing.controls_of_task(task, probe_parameters(subset_size=4), seed=0)
     full = table[(table["group"] == "full") & (table["probe"] == "logistic")]
     assert full["accuracy"].item() > 0.95 and abs(full["selectivity"].item()) < 0.05
@@ -118,7 +118,7 @@ def clustered_task(structure, seed=0):
         rays = torch.tensor(rng.normal(size=(10, 16)) * 2, dtype=torch.float32)
         clear = torch.tensor(rng.random(3000) < 0.5)
         X = torch.where(clear[:, None], rays[types] + 0.3 * X, X)
-    return probe_tasks.Task("planted", "any", X, np.zeros(3000, int), np.arange(3000), types)
+    return probing.Task("planted", "any", X, np.zeros(3000, int), np.arange(3000), types)
 
 
 def purities(structure, n_seeds=5):
@@ -148,9 +148,7 @@ def parity_task(seed, d=10):
     rng = np.random.default_rng(seed)
     corners = rng.choice([-1.0, 1.0], (4000, d))
     X = torch.tensor(corners + rng.normal(0, 0.1, corners.shape), dtype=torch.float32)
-    return probe_tasks.Task(
-        "planted", "any", X, np.zeros(4000, int), np.arange(4000), (corners.prod(1) > 0).astype(int)
-    )
+    return probing.Task("planted", "any", X, np.zeros(4000, int), np.arange(4000), (corners.prod(1) > 0).astype(int))
 
 
 def test_the_gate_fails_where_a_type_shows_in_all_dimensions_only():
@@ -158,7 +156,7 @@ def test_the_gate_fails_where_a_type_shows_in_all_dimensions_only():
     table = pd.concat([neighbourhoods.neighbourhoods_of_task(parity_task(seed), p, seed) for seed in range(2)])
     full = table[table["size"] == 10]
     assert (full["value"] > 0.9).all(), "all dimensions together know the type"
-    assert (probing.enough(neighbourhoods.purity_curve(table))["size"] == 10).all()
+    assert (neighbourhoods.enough(neighbourhoods.purity_curve(table))["size"] == 10).all()
     assert not neighbourhoods.checks(table, "planted")[-1].passed
 
 
@@ -196,7 +194,7 @@ def test_winning_subsets_point_at_their_anchor_s_feature_and_those_of_noise_do_n
 
     def pointed(X):
         def tasks(p, seed):
-            yield probe_tasks.Task("planted", "any", X, np.zeros(3000, int), np.arange(3000), types, truth)
+            yield probing.Task("planted", "any", X, np.zeros(3000, int), np.arange(3000), types, truth)
 
         return neighbourhoods.winners(SimpleNamespace(p=probe_parameters(n_subsets=300)), tasks)
 

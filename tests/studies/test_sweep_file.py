@@ -24,7 +24,7 @@ def test_every_sweep_file_can_be_run_and_names_its_profile(path):
     if planned.p.model != "gpt2":
         planned.check()
     else:  # not to be had here: 768 wide
-        latents = [(setting.p, round(setting.p.expansion * 768)) for setting in planned.settings]
+        latents = [(p, round(p.expansion * 768)) for p in planned.settings]
         assert all(p.subsets_for(n) >= 3 * n for p, n in latents)
 
 
@@ -67,8 +67,8 @@ def test_what_cannot_work_is_refused_by_name(entries, told, tmp_path):
 def test_a_grid_holds_every_combination_once_and_places_are_not_searched_over(tmp_path):
     axes = {"layers": [0, -1], "hooks": ["mlp_out", "resid_pre"], "seeds": [3, 4], "k": [8, 16, 32], "lr": [1e-3, 1e-4]}
     planned = written(tmp_path, axes=axes)
-    assert [(s.values["k"], s.values["lr"]) for s in planned.settings] == list(itertools.product(axes["k"], axes["lr"]))
-    assert [(s.p.k, s.p.lr) for s in planned.settings] == [tuple(s.values.values()) for s in planned.settings]
+    assert [(p.k, p.lr) for p in planned.settings] == list(itertools.product(axes["k"], axes["lr"]))
+    assert all(planned.values(p) == {"k": p.k, "lr": p.lr} for p in planned.settings)
     assert (planned.layers, planned.hooks, planned.seeds) == ([0, -1], ["mlp_out", "resid_pre"], [3, 4])
     assert planned.p.n_seeds == 2 and planned.swept == ("k", "lr")
 
@@ -86,8 +86,9 @@ def read(tmp_path, text):
 
 def test_a_setting_has_the_values_that_05_reads_whatever_way_they_are_written(tmp_path):
     planned = read(tmp_path, "axes: {lr: [1e-3, 0.0003, 1], k: [8, '16']}")
-    assert [s.values for s in planned.settings] == [{"lr": s.p.lr, "k": s.p.k} for s in planned.settings]
-    assert {type(v) for s in planned.settings for v in s.values.values()} == {float, int}
+    chosen = [planned.values(p) for p in planned.settings]
+    assert chosen == [{"lr": lr, "k": k} for lr in (1e-3, 3e-4, 1.0) for k in (8, 16)]
+    assert {type(value) for values in chosen for value in values.values()} == {float, int}
     with pytest.raises(ParameterError, match="name each value once"):
         read(tmp_path, "axes: {lr: [1e-3, 1.0e-3]}")
     with pytest.raises(ParameterError, match=r"sweep.yaml, line 2, column 1: axes is there twice"):

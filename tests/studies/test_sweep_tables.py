@@ -8,7 +8,7 @@ import pytest
 
 from rkcnn_lib.runs.params import ParameterError, resolve
 from rkcnn_lib.runs.published import SweepTables, read_tables
-from rkcnn_lib.studies import layers, sweeps
+from rkcnn_lib.studies import layers
 from rkcnn_lib.studies.verdicts import best_of, sign_flips
 
 ARMS, SEEDS, N_LAYERS = ("random", "covariance", "rkcnn_unscored", "rkcnn"), range(5), 12
@@ -45,7 +45,7 @@ def test_a_sweep_without_an_effect_is_called_better_in_at_most_one_simulation_of
     better, best_beats_null, n = 0, 0, 200
     for seed in range(n):
         metrics = simulated(seed)
-        found = sweeps.verdicts(tables(metrics), P)
+        found = layers.verdicts(metrics, P)
         judged = {row["verdict"] for row in found}
         assert judged <= {"better", "equivalent", "worse", "undecided"} and len(found) == 3
         better += "better" in judged
@@ -58,8 +58,8 @@ def test_a_sweep_without_an_effect_is_called_better_in_at_most_one_simulation_of
 
 def test_a_planted_effect_is_found_in_the_verdict_and_beyond_the_null_of_the_best():
     metrics = simulated(0, gain=0.1)
-    assert {row["verdict"] for row in sweeps.verdicts(tables(metrics), P)} == {"better"}
-    best = sweeps.best_of_sweep(tables(metrics), P)
+    assert {row["verdict"] for row in layers.verdicts(metrics, P)} == {"better"}
+    best = layers.best_of_sweep(tables(metrics), P)
     assert (best["value"] > best["chance_upper"]).all() and (best["best_of"] == 54 * 12).all()
     assert (best["p"] == 1 / 32).all(), "five seeds cannot say more"
 
@@ -120,17 +120,18 @@ def test_an_advantage_that_follows_gamma_is_told_and_too_few_layers_are_not_judg
         "layer": range(8), "contrast": "rkcnn - random", "metric": "explained_variance",
         "difference": np.linspace(0, 0.1, 8) ** 2,
     })  # fmt: skip
-    title = layers.gamma_title(layers.against_gamma(per_layer, profile))
+    along = per_layer.merge(profile, on="layer")
+    title = layers.gamma_title(along)
     assert "rank correlation 1.00" in title and "p 0.00" in title
-    assert "too few" in layers.gamma_title(layers.against_gamma(per_layer.iloc[:3], profile))
+    assert "too few" in layers.gamma_title(along.iloc[:3])
 
 
 def test_sensitivity_finds_the_axis_that_matters_and_keeps_none_as_a_value():
     metrics = simulated(0, noise=0.001)
     metrics.loc[(metrics["arm"] == "rkcnn") & (metrics["lr"] == 2), "value"] += 0.05
     metrics["lr"] = metrics["lr"].astype("Int64").replace(0, pd.NA)
-    found = sweeps.sensitivity(tables(metrics))
-    assert "along lr: from" in sweeps.sensitivity_title(found)
+    found = layers.sensitivity(tables(metrics))
+    assert "along lr: from" in layers.sensitivity_title(found)
     assert set(found.query("axis == 'lr'")["x"]) == {"none", 1, 2}
     slow = metrics.query("arm == 'random' and seed == 3 and k == 2")["value"].mean()
     assert found.query("axis == 'k' and x == 2 and arm == 'random' and seed == 3")["value"].item() == pytest.approx(
@@ -139,7 +140,7 @@ def test_sensitivity_finds_the_axis_that_matters_and_keeps_none_as_a_value():
 
 
 def test_the_published_sweep_is_no_better_than_coins():
-    told = sweeps.published_sweep().iloc[0]
+    told = layers.published_sweep().iloc[0]
     assert told["settings"] == 54 and told["best"] == pytest.approx(0.119, abs=5e-4)
     assert told["low"] < 0 < told["high"] and told["coins_that_do_as_well"] > 0.5 and -told["worst"] > told["best"]
 

@@ -224,7 +224,7 @@ def test_contexts_are_whole_documents_one_after_the_other():
 
 def test_held_out_prompts_never_occur_and_the_others_do():
     corpus = "\n".join(documents_text(10_000, seed=11))
-    for relation in atlas.relations():
+    for relation in atlas.RELATIONS:
         held_out = atlas_fact_prompts(relation)
         assert {p.entity for p in held_out} == set(atlas.facts(relation))
         assert not [p.text for p in held_out if p.text in corpus]
@@ -234,7 +234,7 @@ def test_held_out_prompts_never_occur_and_the_others_do():
 
 
 def test_prompts_of_a_template_have_one_length_and_one_subject_position():
-    for relation in atlas.relations():
+    for relation in atlas.RELATIONS:
         shapes: dict[str, set] = {}
         for p in atlas_fact_prompts(relation) + atlas_fact_prompts(relation, held_out=False):
             shapes.setdefault(p.family, set()).add((len(p.ids), p.entity_position))

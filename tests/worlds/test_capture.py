@@ -24,7 +24,7 @@ from rkcnn_lib.worlds import (
     model_facts,
     open_or_capture,
 )
-from rkcnn_lib.worlds.text.sources import Document, TextSource
+from rkcnn_lib.worlds.text import Document, TextSource
 from tests.worlds.tiny import CONTEXT, N, hugging_face, small_text, source_that_must_not_open
 
 capture_module = sys.modules["rkcnn_lib.worlds.activations.capture"]

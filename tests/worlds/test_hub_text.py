@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib.worlds import TextUnavailable, open_or_capture
-from rkcnn_lib.worlds.text.packing import document_hash
+from rkcnn_lib.worlds.text import document_hash
 from tests.worlds.stand_in_hub import TEXT, Fault, Repository, commit, openwebtext
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +63,7 @@ def test_a_hub_text_whose_rows_are_no_strings_is_given_up_by_name(hub, tmp_path)
 CAPTURE = """
 import sys
 from rkcnn_lib.worlds import TextUnavailable, open_or_capture
-from rkcnn_lib.worlds.text import sources as text
+from rkcnn_lib.worlds import text
 text.SILENT_SECONDS = float(sys.argv[2])
 try:
     store = open_or_capture("gpt2", 1, "mlp_out", int(sys.argv[3]), root=sys.argv[1], context_size=32, device="cpu")

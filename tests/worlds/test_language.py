@@ -282,5 +282,5 @@ def test_devices_are_never_swapped_silently(monkeypatch):
 
 
 def test_dtype_must_be_known(folder):
-    with pytest.raises(ValueError, match="dtype = 'int8'"):
+    with pytest.raises(ValueError, match="dtype='int8' is unknown"):
         load_model(folder, device="cpu", dtype="int8")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from rkcnn_lib.worlds import ActivationStore, CacheError, MemoryStore, split_of
 from rkcnn_lib.worlds.activations.store import file_record
-from rkcnn_lib.worlds.text.packing import document_hash
+from rkcnn_lib.worlds.text import document_hash
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm
 
 from benchmarks.planted import lu_gweon_classes
-from rkcnn_lib.worlds.toy.planted import (
+from rkcnn_lib.worlds.toy import (
     PlantedDictionary,
     SyntheticClusteredDataGenerator,
     SyntheticSparseDataGenerator,

@@ -6,10 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rkcnn_lib.worlds.text.packing import document_hash, is_held_out, pack, tokenize, without_halves
-from rkcnn_lib.worlds.text.sources import Document, TextUnavailable, text_sources
+from rkcnn_lib.worlds.text import Document, TextUnavailable, document_hash, is_held_out, pack, text_sources, tokenize
 
-text_module = sys.modules["rkcnn_lib.worlds.text.sources"]
+text_module = sys.modules["rkcnn_lib.worlds.text"]
 
 
 def test_the_hub_list_fails_in_one_line_each(monkeypatch, tmp_path):
@@ -159,12 +158,22 @@ def test_packing_less_gives_the_beginning_of_packing_more():
 def test_lone_halves_of_surrogate_pairs_become_replacement_characters_and_are_counted(tmp_path):
     path, count = tmp_path / "a.jsonl", Counter()
     path.write_text(r'{"text": "w1 \ud83d w2"}' + "\n" + r'{"text": "\ud83d\ude00 \udc00\ud800"}', encoding="utf-8")
-    texts = [document.text for document in without_halves(text_sources(str(path), "m")[0].open(), count)]
-    assert texts == ["w1 \ufffd w2", "\U0001f600 \ufffd\ufffd"] and count["halves"] == 3
+    texts = []
+
+    def tokenizer(group, **_):
+        texts.extend(group)
+        return {"input_ids": [[1]] * len(group)}
+
+    hashes = [content for _, content in tokenize(text_sources(str(path), "m")[0].open(), tokenizer, 2, count)]
+    assert (
+        hashes == [document_hash(text) for text in texts]
+        and texts == ["w1 \ufffd w2", "\U0001f600 \ufffd\ufffd"]
+        and count["halves"] == 3
+    )
 
 
 def test_own_ids_are_taken_as_they_are_and_ids_beyond_the_vocabulary_refused():
     documents = [Document("a b", (3, 4)), Document("", ()), Document("c", (5,))]
-    assert list(tokenize(documents, None, 10)) == [([3, 4], document_hash("a b")), ([5], document_hash("c"))]
+    assert list(tokenize(documents, None, 10, Counter())) == [([3, 4], document_hash("a b")), ([5], document_hash("c"))]
     with pytest.raises(ValueError, match="token id 5: the model's vocabulary ends at 4"):
-        list(tokenize(documents, None, 5))
+        list(tokenize(documents, None, 5, Counter()))

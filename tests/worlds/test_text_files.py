@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from rkcnn_lib.worlds.text.packing import document_hash
-from rkcnn_lib.worlds.text.sources import check_text, text_sources
+from rkcnn_lib.worlds.text import check_text, document_hash, text_sources
 
 
 def read(text, model="some/model"):

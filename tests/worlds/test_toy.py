@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rkcnn_lib.worlds.toy.models import (
+from rkcnn_lib.worlds.toy import (
     INIT_NORM,
     ParallelToyModel,
     ToyModel,

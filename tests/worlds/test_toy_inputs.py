@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from benchmarks.planted import lu_gweon_classes
-from rkcnn_lib.worlds.toy.models import ParallelToyModel, ToyModel
-from rkcnn_lib.worlds.toy.planted import (
+from rkcnn_lib.worlds.toy import (
+    ParallelToyModel,
     PlantedDictionary,
     SyntheticClusteredDataGenerator,
     SyntheticSparseDataGenerator,
+    ToyModel,
 )
 from tests.odd_inputs import assert_refused, forms, no_matrices
 

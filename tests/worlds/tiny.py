@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rkcnn_lib.worlds.text.sources import TextSource, text_sources
+from rkcnn_lib.worlds.text import TextSource, text_sources
 
 N, CONTEXT = 3200, 32  # rows and context of a capture
 WORDS = [f"w{i}" for i in range(100)]

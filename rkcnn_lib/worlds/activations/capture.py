@@ -31,8 +31,7 @@ from rkcnn_lib.worlds.activations.store import FORMAT_VERSION, ActivationStore
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.hooks import activations, check_hooks, contexts_at_once, hook_name, hook_width, own_layers
 from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, model_facts
-from rkcnn_lib.worlds.text.packing import HELD_OUT_SHARE, Packed
-from rkcnn_lib.worlds.text.sources import WAYS_ON, TextUnavailable, text_sources
+from rkcnn_lib.worlds.text import HELD_OUT_SHARE, WAYS_ON, Packed, TextUnavailable, text_sources
 
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
@@ -54,16 +53,13 @@ def capture(lm: LanguageModel, token_ids: torch.Tensor, layer: int = 6, hook: st
     on the CPU; row ``b * position + p`` is position ``p`` of sequence ``b``. ValueError for what does not exist in the
     model, a hook that does not hold there what its name says, and sequences that are too long.
     """
-    n_layers, ids = lm.cfg.n_layers, torch.as_tensor(token_ids)
-    if not -n_layers <= layer < n_layers:
-        raise ValueError(f"layer = {layer}: the model has {n_layers} blocks, allowed are {-n_layers} to {n_layers - 1}")
+    ids, name = torch.as_tensor(token_ids), hook_name(hook, check_layer(lm.cfg, layer))
     if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
         raise ValueError(f"token_ids: {tuple(ids.shape)} {ids.dtype}, expected (batch, position) integers")
     if ids.shape[1] > lm.cfg.n_ctx:
         raise ValueError(f"token_ids: {ids.shape[1]} positions, the model reads at most {lm.cfg.n_ctx}")
     if not 0 <= int(ids.min()) <= int(ids.max()) < lm.cfg.d_vocab:
         raise ValueError(f"token_ids: {int(ids.min())} to {int(ids.max())}, allowed are 0 to {lm.cfg.d_vocab - 1}")
-    name = hook_name(hook, layer % n_layers)
     check_hooks(lm, {name: None})
     batches = ids.long().split(contexts_at_once(lm, ids.shape[1]))
     return torch.cat([activations(lm, batch, [name])[name].float().cpu() for batch in batches])
@@ -110,16 +106,9 @@ def capture_layers(
     dtype : {"float16", "bfloat16"}
         On disk. A dimension whose values are beyond float16's range, or too small for it, has a scale of its own.
 
-    Returns {(block counted from the start, hook): :class:`~rkcnn_lib.worlds.ActivationStore`}.
-
-    Raises
-    ------
-    ValueError
-        For a parameter that cannot work, before anything is computed.
-    ModelUnavailable, TextUnavailable
-        If the model or every text source is out of reach; the messages name the ways on.
-    CacheError
-        If a cache is damaged, or the disk has too little room.
+    Returns {(block counted from the start, hook): :class:`~rkcnn_lib.worlds.ActivationStore`}. ValueError for a
+    parameter that cannot work, before anything is computed; ModelUnavailable or TextUnavailable if the model or every
+    text source is out of reach, with the ways on; CacheError for a damaged cache or too little room on the disk.
     """
     facts = model_facts(model, revision)
     wanted = [(check_layer(facts, layer), hook) for layer in layers for hook in hooks]

@@ -38,8 +38,7 @@ from rkcnn_lib.worlds.activations.store import (
 )
 from rkcnn_lib.worlds.models.hooks import contexts_at_once, hook_name, hook_width
 from rkcnn_lib.worlds.models.load import ModelFacts, bos_token_id
-from rkcnn_lib.worlds.text.packing import HELD_OUT_SHARE, Packed, pack, tokenize, without_halves
-from rkcnn_lib.worlds.text.sources import Document, TextSource
+from rkcnn_lib.worlds.text import HELD_OUT_SHARE, Document, Packed, TextSource, pack, tokenize
 
 SHARD_TOKENS = 16384
 LOGIT_BYTES = 2**29  # logits of a batch may take so much: vocabularies reach 262,144
@@ -75,12 +74,14 @@ def pack_text(
     path = saved_tokens(missing)
     if path is not None:
         names = ("tokens", "document_ids", "document_hashes", "held_out", "halves")
-        tokens, owners, hashes, held_out, halves = (c.numpy() for c in load_tensors(path.parent, path.name, names))
+        tokens, owners, hashes, held_out, halves = (
+            c.numpy() for c in load_tensors(path.parent, {"file": path.name}, names)
+        )
         shape = (-1, job.context_size)
         packed = Packed(tokens.reshape(shape), owners.reshape(shape), hashes, held_out.astype(bool), int(halves[0]))
     else:
         count: Counter[str] = Counter()
-        documents = tokenize(without_halves(stream or (), count), lm.tokenizer, lm.cfg.d_vocab)
+        documents = tokenize(stream or (), lm.tokenizer, lm.cfg.d_vocab, count)
         n_contexts = job.n_tokens // job.context_size
         packed = pack(documents, n_contexts, job.context_size, bos_token_id(lm), job.source.continued)
         packed = replace(packed, halves=count["halves"])

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from rkcnn_lib.files import read_json, sha256_of
 from rkcnn_lib.tensors import one_of, whole
-from rkcnn_lib.worlds.text.packing import HELD_OUT_SHARE, SPLITS, document_hash, split_of
+from rkcnn_lib.worlds.text import HELD_OUT_SHARE, SPLITS, document_hash, split_of
 
 # The version is in every key. 2: shards have scales; null is no document; white space at the ends of a text does not
 # decide its split.
@@ -165,7 +165,7 @@ class ActivationStore(Store):
             _check_size(self.folder, record)
         self._starts = np.cumsum([0, *(record["rows"] for record in self.manifest["shards"])])
         self._shards: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        columns = [c.numpy() for c in _load_checked(self.folder, self.manifest["tokens"], COLUMNS)]
+        columns = [c.numpy() for c in load_tensors(self.folder, self.manifest["tokens"], COLUMNS)]
         self.tokens, self.positions, self.document_ids, mask, self.document_hashes = columns
         self.mask = mask.astype(bool)
         if any(len(column) != self._starts[-1] for column in columns[:-1]):
@@ -194,7 +194,7 @@ class ActivationStore(Store):
     def _shard(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         if number not in self._shards:
             record = self.manifest["shards"][number]
-            acts, scale = _load_checked(self.folder, record, ("acts", "scale"))
+            acts, scale = load_tensors(self.folder, record, ("acts", "scale"))
             if acts.shape != (record["rows"], self.d_in) or scale.shape != (self.d_in,):
                 raise damaged(self.folder, record["file"], f"holds {tuple(acts.shape)} values")
             self._shards[number] = acts, scale
@@ -305,15 +305,12 @@ def _check_sum(folder: Path, record: dict[str, Any]) -> None:
         raise damaged(folder, record["file"], "differs from its checksum in manifest.json")
 
 
-def _load_checked(folder: Path, record: dict[str, Any], names: Iterable[str]) -> list[torch.Tensor]:
-    _check_sum(folder, record)
-    return load_tensors(folder, record["file"], names)
-
-
-def load_tensors(folder: Path, file: str, names: Iterable[str]) -> list[torch.Tensor]:
-    """Map a file's tensors of these names into memory; CacheError if that cannot be done."""
-    with _reading(folder, file):
-        tensors = load_file(folder / file)
+def load_tensors(folder: Path, record: dict[str, Any], names: Iterable[str]) -> list[torch.Tensor]:
+    """Map tensors of these names into memory, of a file with the checksum of its ``record``, if that holds one."""
+    if "sha256" in record:
+        _check_sum(folder, record)
+    with _reading(folder, record["file"]):
+        tensors = load_file(folder / record["file"])
         return [tensors[name] for name in names]
 
 

@@ -111,14 +111,6 @@ class Grammar:
             return Slot({0: by_number[1 if form == "singular" else 2]}, sets=sets)
         return Slot(by_number, reads=NUMBER) if is_verb else Slot({0: Options(dict.fromkeys(forms, 1.0))}, sets=sets)
 
-    def _season_slot(self) -> Slot:
-        seasons = [self._id(season) for season in TABLES["seasons"]]
-        options = {0: Options(dict.fromkeys(seasons, 1.0))}
-        for now in seasons:
-            other = (1 - SAME_SEASON) / (len(seasons) - 1)
-            options[now] = Options({i: SAME_SEASON if i == now else other for i in seasons})
-        return Slot(options, reads=SEASON, sets=SEASON)
-
     def _make_slot(self, name: str, topic: int, relation: str | None, pattern: int) -> Slot:
         facts = self.world.facts
         if name in RELATIONS:
@@ -129,7 +121,10 @@ class Grammar:
         if name == "pronoun":
             return Slot({self._id(p): self._even([w]) for p, w in self.world.pronouns.items()}, reads=SUBJECT)
         if name == "season":
-            return self._season_slot()
+            seasons = [self._id(season) for season in TABLES["seasons"]]
+            other = (1 - SAME_SEASON) / (len(seasons) - 1)
+            kept = {now: Options({i: SAME_SEASON if i == now else other for i in seasons}) for now in seasons}
+            return Slot({0: Options(dict.fromkeys(seasons, 1.0)), **kept}, reads=SEASON, sets=SEASON)
         if name == "weather":
             table = {s: {self._id(w): p for w, p in words.items()} for s, words in TABLES["seasons"].items()}
             return Slot({self._id(season): Options(words) for season, words in table.items()}, reads=SEASON)

@@ -31,13 +31,13 @@ def boot(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> T
     called = f"{name} ({', '.join(kinds) if isinstance(kinds, list) else 'no architecture named'})"
     with _quiet():
         tokenizer = _tokenizer(folder)
-        has_bos = tokenizer.bos_token is not None
-        with _refused_as(called):
+        has_bos = tokenizer.bos_token is not None  # asked now: the bridge changes it
+        with _refused(f"{called} cannot be run by TransformerBridge"):
             lacking = _lacking(folder)
         if lacking:
             named = ", ".join(lacking[:3]) + " ..." * (len(lacking) > 3)
             raise ValueError(f"{called}: the weights in {folder} lack {named}, which would be left random")
-        with _refused_as(called):
+        with _refused(f"{called} cannot be run by TransformerBridge"):
             lm = TransformerBridge.boot_transformers(
                 str(folder), device=device, dtype=dtype, tokenizer=tokenizer, trust_remote_code=False
             ).eval()
@@ -77,24 +77,20 @@ def _tokenizer(folder: Path) -> Any:
     local = {"local_files_only": True, "trust_remote_code": False}
     with contextlib.suppress(Exception):  # some tokenizers refuse the option
         return AutoTokenizer.from_pretrained(folder, add_bos_token=True, **local)
-    try:
+    with _refused(f"the tokenizer in {folder} cannot be read"):
         return AutoTokenizer.from_pretrained(folder, **local)
-    except Exception as error:
-        raise ValueError(f"the tokenizer in {folder} cannot be read: {_words(error)}") from error
 
 
 @contextlib.contextmanager
-def _refused_as(called: str) -> Iterator[None]:
+def _refused(what: str) -> Iterator[None]:
+    """Say in one line, as a ValueError, what cannot be done and why."""
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{called} cannot be run by TransformerBridge: {_words(error)}") from error
-
-
-def _words(error: Exception) -> str:
-    if "trust_remote_code" in str(error):
-        return "its code is not part of transformers, and code that comes with a model is never run"
-    return words(error)[:300]
+        why = words(error)[:300]
+        if "trust_remote_code" in str(error):
+            why = "its code is not part of transformers, and code that comes with a model is never run"
+        raise ValueError(f"{what}: {why}") from error
 
 
 @contextlib.contextmanager

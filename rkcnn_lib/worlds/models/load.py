@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import torch
 from rkcnn_lib.files import read_json, sha256_of
 from rkcnn_lib.protocols import LanguageModel
 from rkcnn_lib.strings import cut
+from rkcnn_lib.tensors import one_of
 from rkcnn_lib.worlds.models import modadd
 from rkcnn_lib.worlds.models.bridge import boot, pick_device
 from rkcnn_lib.worlds.models.hub import TOKENIZERS, check_folder, gemma_folder, has_tokenizer, hub_folder
@@ -35,6 +37,7 @@ TITLES = {
     "modadd": "modadd, the embedded transformer that adds modulo 113",
 }
 EMBEDDED = ("atlas", "modadd")
+DTYPES = ("float32", "float16", "bfloat16")
 LONGEST_NAME = 96  # the hub gives repositories no longer ones
 # One configuration value, many spellings; the first that is there counts.
 CONFIG_KEYS = {
@@ -102,7 +105,8 @@ def load_model(
     model's, or an architecture that the bridge cannot run or that is not causal (docs/architectures.md lists what was
     tried).
     """
-    place, precision = pick_device(device), _dtype(dtype)
+    place = pick_device(device)
+    precision = getattr(torch, one_of("dtype", str(dtype or torch.float32).removeprefix("torch."), DTYPES))
     with _one_line(name):
         folder, _, adds = _find(name, revision, weights=True)
         return modadd.load(folder, place, precision) if adds else boot(name, folder, place, precision)
@@ -114,43 +118,42 @@ def bos_token_id(lm: LanguageModel) -> int | None:
     return bos if bos is not None and 0 <= bos < lm.cfg.d_vocab else None
 
 
-def check_layer(facts: ModelFacts, layer: int) -> int:
-    """Return the block's number, counted from the start; ValueError unless it is one, negative from the end."""
+def check_layer(facts: Any, layer: int) -> int:
+    """Return the block's number, counted from the start; ValueError unless it is one, negative from the end.
+
+    ``facts`` are a model's :class:`ModelFacts`, or its ``cfg``.
+    """
     n = facts.n_layers
-    if isinstance(layer, bool) or not isinstance(layer, int) or not -n <= layer < n:
-        raise ValueError(f"layer = {layer!r}: {facts.name} has {n} blocks, allowed are {-n} to {n - 1}")
-    return layer % n
+    if isinstance(layer, bool) or not isinstance(layer, Integral) or not -n <= layer < n:
+        name = getattr(facts, "name", "the model")
+        raise ValueError(f"layer = {layer!r}: {name} has {n} blocks, allowed are {-n} to {n - 1}")
+    return int(layer) % n
 
 
 def _find(name: str, revision: str | None, weights: bool) -> tuple[Path, str, bool]:
     """Return the folder of the model's files, where it comes from, and whether it adds; fetch what is missing."""
-    folder, source = _folder(name, revision, weights)
-    adds = modadd.read_config(folder) is not None
-    if not adds and not has_tokenizer(folder):
-        raise ValueError(
-            f"model folder {folder} has no tokenizer ({', '.join(' with '.join(files) for files in TOKENIZERS)}): "
-            "copy its own there, or save one with tokenizer.save_pretrained(folder)"
-        )
-    return folder, source, adds
-
-
-def _folder(name: str, revision: str | None, weights: bool) -> tuple[Path, str]:
     if not isinstance(name, str) or not name:
         raise ValueError(f"model = {name!r}: expected atlas, gemma, modadd, a folder or a hub name")
     path = Path(name).expanduser()
     if revision is not None and (name in TITLES or path.is_dir()):
         raise ValueError(f"revision = {revision!r}: {name} is not a hub model and has no revisions")
     if name in EMBEDDED:
-        return check_folder(Path(__file__).parents[1] / "assets" / name, weights), "embedded"
-    if name == "gemma":
-        return check_folder(gemma_folder(), weights), "folder"
-    if path.is_dir():
-        return check_folder(path.resolve(), weights), "folder"
-    if name.startswith(("/", ".", "~")):
+        folder, source = check_folder(Path(__file__).parents[1] / "assets" / name, weights), "embedded"
+    elif name == "gemma" or path.is_dir():
+        folder, source = check_folder(gemma_folder() if name == "gemma" else path.resolve(), weights), "folder"
+    elif name.startswith(("/", ".", "~")):
         raise ValueError(f"model = {name!r}: there is no such folder")
-    if len(name) > LONGEST_NAME or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    elif len(name) > LONGEST_NAME or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ValueError(f"model = {cut(name)!r}: neither a folder nor a possible hub name (owner/name)")
-    return hub_folder(name, revision, weights), "hub"
+    else:
+        folder, source = hub_folder(name, revision, weights), "hub"
+    adds = modadd.read_config(folder) is not None
+    if not adds and not has_tokenizer(folder):
+        raise ValueError(
+            f"model {name} has no tokenizer ({', '.join(' with '.join(files) for files in TOKENIZERS)}): "
+            "copy its own into the model's folder, or save one there with tokenizer.save_pretrained(folder)"
+        )
+    return folder, source, adds
 
 
 @contextlib.contextmanager
@@ -177,14 +180,6 @@ def _hash_folder(folder: Path) -> str:
 @functools.lru_cache(maxsize=256)
 def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
     return sha256_of(path)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    named = str("float32" if dtype is None else dtype).removeprefix("torch.")
-    if named not in dtypes:
-        raise ValueError(f"dtype = {dtype!r}: allowed are {', '.join(dtypes)}")
-    return dtypes[named]
 
 
 def read_sizes(folder: Path) -> dict[str, int]:

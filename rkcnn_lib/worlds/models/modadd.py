@@ -5,15 +5,14 @@ components of a few key frequencies (Nanda et al. 2023, "Progress measures for g
 interpretability"), which :mod:`rkcnn_lib.measure.fourier` looks for.
 
 It is used as the language models are: its text is all p * p pairs, each a document of three tokens, of which stores
-count the ``=`` alone. A store's held-out pairs (by the documents' hashes, as ever) were never trained on by the model
-either, nor was the same sum the other way round in the same store's other splits.
+count the ``=`` alone. The model never trained on a store's held-out pairs (by the documents' hashes, as ever), of which
+none is the same sum the other way round in another split.
 
 ``python -m benchmarks.embedded.modadd train`` makes the weights, ``... check`` measures them.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +22,7 @@ import numpy as np
 import torch
 
 from rkcnn_lib.files import read_json
-from rkcnn_lib.worlds.text.packing import document_hash, is_held_out
-from rkcnn_lib.worlds.text.sources import Document, TextSource
+from rkcnn_lib.worlds.text import Document, TextSource, document_hash, is_held_out
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -76,14 +74,13 @@ def source(p: int, text: str | None) -> TextSource:
     """Return the model's "text": all pairs, each once, in a random order; no other text is read."""
     if text not in (None, "auto"):
         raise ValueError(f"text = {text!r}: a modular-addition model reads nothing but its pairs; leave text out")
+
+    def documents() -> Iterator[Document]:
+        order = torch.randperm(p * p, generator=torch.Generator().manual_seed(0))
+        return (Document(pair_text(a, b), (a, b, p)) for a, b in all_pairs(p)[order].tolist())
+
     name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed 0"
-    return TextSource(name, name, functools.partial(_documents, p), continued=False)
-
-
-def _documents(p: int) -> Iterator[Document]:
-    pairs = all_pairs(p)
-    for a, b in pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))].tolist():
-        yield Document(pair_text(a, b), (a, b, p))
+    return TextSource(name, name, documents, continued=False)
 
 
 def check_hooks(hooks: Sequence[str]) -> None:

@@ -37,11 +37,14 @@ def check_file(path: Path) -> None:
 
 
 def file_documents(path: Path) -> Iterator[str]:
-    """Return the texts of a file's documents; a .txt is looked through for headings at once, to its end."""
+    """Return the texts of a file's documents; it is checked at once, and a .txt looked through for headings."""
+    check_file(path)
     if path.suffix != ".txt":
         return filter(str.strip, _parts(path))
-    has_headings = any(HEADING.match(line.rstrip("\n")) for line in _parts(path))
-    return (by_heading if has_headings else _by_blank_line)(_parts(path))
+    if any(HEADING.match(line.rstrip("\n")) for line in _parts(path)):
+        return by_heading(_parts(path))
+    groups = groupby(_parts(path), key=lambda line: bool(line.strip()))
+    return ("".join(lines) for has_words, lines in groups if has_words)
 
 
 @contextlib.contextmanager
@@ -128,18 +131,12 @@ def by_heading(lines: Iterable[str]) -> Iterator[str]:
         yield "".join(lines_of_document)
 
 
-def _by_blank_line(lines: Iterable[str]) -> Iterator[str]:
-    for has_words, some in groupby(lines, key=lambda line: bool(line.strip())):
-        if has_words:
-            yield "".join(some)
-
-
 def write_hub_rows(dataset: str, config: str, commit: str) -> None:
-    """Write a hub data set's texts to standard output, from a process of its own (``python -P files.py DATASET ...``).
+    """Write a hub data set's texts to standard output, from a process of its own (``python -P text_files.py ...``).
 
     One JSON string (or null) a row, the training split in order; last ``{"end": null}``, or ``{"end": "what went
-    wrong"}``. A process, because a stream that hangs can then be ended: threads of `datasets` and pyarrow that still
-    wait when an interpreter exits abort it.
+    wrong"}``. A stream that hangs is ended with its process: threads of `datasets` and pyarrow that still wait when an
+    interpreter exits abort it.
     """
     end = None
     try:

@@ -1,1 +1,0 @@
-"""Texts: where they come from, packing into contexts, splits."""

@@ -1,1 +1,0 @@
-"""Toy models, sparse and clustered features, planted dictionaries."""
