@@ -5,16 +5,17 @@ from pathlib import Path
 LONGEST_FIRST = (
     "notebooks/test_smoke_report.py",
     "test_on_pretend_cuda.py",
-    "probe/test_selection.py",
-    "probe/test_miner.py",
-    "probe/test_search.py",
     "runs/test_unit_versions.py",
-    "runs/test_cli.py",
-    "probe/test_neighbours.py",
     "worlds/test_hub_notebook.py",
+    "runs/test_cli.py",
+    "probe/test_selection.py",
     "runs/test_grid.py",
-    "studies/test_studies.py",
+    "probe/test_search.py",
+    "probe/test_miner.py",
+    "studies/test_probe_studies.py",
+    "worlds/test_architectures.py",
     "studies/test_seed_study.py",
+    "probe/test_neighbours.py",
 )
 PLACES = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
 

@@ -2,15 +2,12 @@
 
 ``python -m tests.pretend_notebooks RUNS.json`` takes {run: [notebook, parameters over the notebook's defaults]} and
 prints {run: what went wrong, "" if nothing} as JSON: the cell, the exception, and device mistakes that were caught on
-the way. What cells print or display is thrown away. RKCNN_OUTPUTS says where runs go.
+the way. RKCNN_OUTPUTS says where runs go.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -18,28 +15,16 @@ from pathlib import Path
 import torch
 
 from tests import pretend_cuda
-
-NOTEBOOKS = pretend_cuda.ROOT / "notebooks"
+from tests.notebook_cells import run_cells
 
 
 def run(notebook: str, parameters: dict) -> str:
     """Execute a notebook's code cells; returns what went wrong first."""
-    source = NOTEBOOKS / f"{notebook}.py"
-    space: dict = {"__name__": notebook}
     caught = len(pretend_cuda.MISTAKES)
-    line = 1
-    for cell in re.split(r"^(?=# %%)", source.read_text(encoding="utf-8"), flags=re.MULTILINE):
-        head = cell.split("\n", 1)[0]
-        if head.startswith("# %%") and "[markdown]" not in head:
-            body = "\n" * (line - 1) + cell  # so that a traceback gives the line in the notebook
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    exec(compile(body, str(source), "exec"), space)
-            except Exception as raised:
-                return f"cell at line {line} of {notebook}: {type(raised).__name__}: {raised}"
-            if "parameters" in head:
-                space |= parameters
-        line += cell.count("\n")
+    try:
+        run_cells(notebook, parameters)
+    except Exception as raised:
+        return f"{raised.__notes__[-1]}: {type(raised).__name__}: {raised}"
     return "; ".join(pretend_cuda.MISTAKES[caught:])
 
 
@@ -48,9 +33,11 @@ if __name__ == "__main__":
     import sklearn  # noqa: F401
     import transformer_lens.model_bridge.sources.native  # noqa: F401
 
-    from rkcnn_lib.studies.planes import seed_study
+    from rkcnn_lib.studies import planes, truth
 
-    seed_study.__defaults__ = (2, 30)  # 20 seeds of 2,000 steps are no parameter of 04 on the toy model
+    # what is no parameter of 04: 20 seeds of 2,000 steps on the toy model, 2 x 120 labelled contexts of atlas
+    planes.seed_study.__defaults__ = (2, 30)
+    truth.N_CONTEXTS = 16
     pretend_cuda.install()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -2,16 +2,18 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
+from rkcnn_lib import cli
 from rkcnn_lib.figures.display import MIMETYPE as PLOTLY
 from rkcnn_lib.figures.display import TITLE
-from rkcnn_lib.runs.params import NOTEBOOKS, ROOT
+from rkcnn_lib.runs.params import NOTEBOOKS, ROOT, read_parameter_file
+from tests.notebook_cells import run_cells
 
 pytestmark = pytest.mark.slow
 
@@ -79,49 +81,48 @@ def test_the_pages_list_all_six(report):
     assert all(name in index for name in NOTEBOOKS)
 
 
-def test_a_second_report_starts_no_kernel(report):
-    again = report.rkcnn("report", "params/smoke", "--force")
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert len(re.findall(r"finished before \(\w+\), not run again", again.stdout)) == len(NOTEBOOKS)
-    assert ": running as " not in again.stdout
+def test_a_second_report_starts_no_kernel(report, capsys):
+    assert cli.main(["report", "params/smoke", "--force"]) == 0
+    again = capsys.readouterr().out
+    assert len(re.findall(r"finished before \(\w+\), not run again", again)) == len(NOTEBOOKS)
+    assert ": running as " not in again
+
+
+# what their gates do not read is made smaller still
+CONTROLLED = {"01_toy_superposition": {"plane_steps": 20, "curve_features": [8]}, "02_probe_validation": {}}
 
 
 @pytest.mark.parametrize("control", ["gaussian", "permuted"])
-@pytest.mark.parametrize("notebook", ["01_toy_superposition", "02_probe_validation"])
+@pytest.mark.parametrize("notebook", CONTROLLED)
 def test_noise_in_no_gate_passed(report, notebook, control):
-    done = report.rkcnn("run", notebook, "-f", f"params/smoke/{notebook}--{control}.yaml", "--cell-timeout", "300")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    run_cells(notebook, read_parameter_file(ROOT / f"params/smoke/{notebook}--{control}.yaml") | CONTROLLED[notebook])
     record = json.loads((report.run_folder(notebook, f"smoke--{control}") / "run.json").read_text(encoding="utf-8"))
-    assert record["gate"]["verdict"] == "FAIL", record["gate"]["checks"]
+    assert record["status"] == "finished" and record["gate"]["verdict"] == "FAIL", record["gate"]["checks"]
 
 
-def test_a_failed_gate_stops_the_notebooks_after_it_unless_forced(report):
+def test_a_failed_gate_stops_the_notebooks_after_it_unless_forced(report, capsys):
     folder = report.run_folder("03_gpt2_cache")
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     kept = json.dumps(record)
     record["gate"]["verdict"] = "FAIL"
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     try:
-        words = ("run", "06_causal_checks", "-f", "params/smoke/06_causal_checks.yaml", "-p", "n_pairs", "17")
-        stopped = report.rkcnn(*words)
-        assert stopped.returncode == 1 and "GateFailed" in stopped.stderr and "03_gpt2_cache" in stopped.stderr
+        words = ["run", "06_causal_checks", "-f", "params/smoke/06_causal_checks.yaml", "-p", "n_pairs", "17"]
+        assert cli.main(words) == 1
+        told = capsys.readouterr().err
+        assert "GateFailed" in told and "03_gpt2_cache" in told
     finally:
         (folder / "run.json").write_text(kept, encoding="utf-8")
 
 
-def test_plain_papermill_works_from_any_folder_and_refuses_unknown_names(report, tmp_path):
-    source = ROOT / "notebooks" / "03_gpt2_cache.ipynb"
-    # a profile of its own: at smoke sizes the gates of 01 and 02 may fail, and would rightly stop it
-    smoke = ["-f", str(ROOT / "params/smoke/03_gpt2_cache.yaml"), "-p", "profile", "papermill"]
-
-    def papermill(*words):
-        command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "out.ipynb"), *smoke, *words]
-        return subprocess.run(
-            command, cwd=tmp_path, env=report.environment, capture_output=True, text=True, timeout=300
+def test_plain_papermill_refuses_an_unknown_name(tmp_path, monkeypatch):
+    """That it runs a notebook from any folder is tested with 04, in tests/worlds/test_hub_notebook.py."""
+    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    with pytest.raises(PapermillExecutionError, match="did you mean 'layer'"):
+        papermill.execute_notebook(
+            ROOT / "notebooks/03_gpt2_cache.ipynb",
+            tmp_path / "out.ipynb",
+            {"layr": 8},
+            cwd=tmp_path,
+            progress_bar=False,
         )
-
-    done = papermill("-p", "layer", "1")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert report.run_folder("03_gpt2_cache", "papermill")
-    refused = papermill("-p", "layr", "8")
-    assert refused.returncode != 0 and "did you mean 'layer'" in refused.stderr

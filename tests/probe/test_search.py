@@ -30,8 +30,8 @@ def test_nearly_all_of_256_features_in_64_dimensions_are_found(score: str) -> No
 @pytest.mark.slow
 def test_heavy_superposition_is_seen_by_neighbours_where_contrasts_are_blind() -> None:
     model = ToyModel(40, 10, 0.05, random_state=0)
-    model.train(1500, progress=False)
-    X = SyntheticSparseDataGenerator(40, 0.05, random_state=1).sample(8000) @ model.W
+    model.train(800, progress=False)
+    X = SyntheticSparseDataGenerator(40, 0.05, random_state=1).sample(5000) @ model.W
     truth = normalize(model.W[model.W.norm(dim=1) > 0.5], dim=1)
     assert len(truth) >= 35
     options = {"n_subsets": 180, "n_directions": 60, "null": None}

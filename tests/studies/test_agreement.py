@@ -52,10 +52,15 @@ def store(rank):
     return MemoryStore(X)
 
 
-@pytest.fixture(params=[store(D)], ids=["everywhere"])
-def panel(request, tmp_path, monkeypatch):
+@pytest.fixture(params=[store(D)], ids=["everywhere"], scope="module")
+def panel(request, tmp_path_factory):
     """Three seeds: the mined arm ends at one dictionary in different orders, the random arm at unrelated ones."""
-    monkeypatch.setenv("RKCNN_OUTPUTS", str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RKCNN_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        yield agreed(request.param)
+
+
+def agreed(activations):
     units = {}
     for seed in range(3):
         same, other = SAE(SAEConfig(D, N, k=4), random_state=7), SAE(SAEConfig(D, N, k=4), random_state=seed)
@@ -65,7 +70,7 @@ def panel(request, tmp_path, monkeypatch):
             same.W_enc.copy_(same.W_enc[:, order])
         units[MINED, seed] = unit(MINED, seed, same, N)
         units[UNMINED, seed] = unit(UNMINED, seed, other, N // 2)
-    found = agreement(Compared(units, *[pd.DataFrame()] * 4), request.param, P)
+    found = agreement(Compared(units, *[pd.DataFrame()] * 4), activations, P)
     return SimpleNamespace(**vars(found), trained=units)
 
 
@@ -90,7 +95,7 @@ def test_agreement_at_the_end_is_not_taken_for_agreement_at_the_start(panel):
     assert mean(panel, f"{PW_MCC} {AFTER}", MINED) == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("panel", [store(4)], indirect=True, ids=["in four dimensions"])
+@pytest.mark.parametrize("panel", [store(4)], indirect=True, ids=["in four dimensions"], scope="module")
 def test_where_activations_fill_few_dimensions_chance_is_higher(panel):
     levels = {level: mean(panel, f"{PW_MCC} {AFTER}", MINED, level) for level in ("chance_mean", "chance_any")}
     assert levels["chance_mean"] > 0.75 > 0.5 > levels["chance_any"]
