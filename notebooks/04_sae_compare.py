@@ -217,11 +217,12 @@ figures.show(
 )
 
 # %% [markdown]
-# All seeds are judged on the same contexts, so the loss has an interval over seeds and contexts too (jackknife over both): what
-# it does not exclude, more seeds on the same text could not exclude either.
+# All seeds are judged on the same text, so the loss has an interval over seeds and documents too (jackknife over both): what
+# it does not exclude, more seeds on the same text could not exclude either. Its verdict goes by the wider interval.
 
 # %%
-sae_panels.loss_over_documents(compared).round(4)
+loss = sae_panels.loss_over_documents(compared, store, run.p)
+loss.round(4)
 
 # %% [markdown]
 # Latents that never fire on the held-out tokens, by where they started (the arm's own directions, or the fill) and when they
@@ -433,7 +434,7 @@ if world is not None and run.p.n_seeds > 1:
 
 # %%
 everything = sae_panels.measured(compared, frozen, needed, agreed.by_seed, *([] if found is None else [found]))
-table = run.verdicts(verdicts.judge_arms(everything, run.p))
+table = run.verdicts(verdicts.widened(verdicts.judge_arms(everything, run.p), "delta_ce", loss))
 figures.show(
     figures.paired_differences(table),
     verdicts.verdict_title(table),

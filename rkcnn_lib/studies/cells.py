@@ -272,12 +272,14 @@ def splice(store: Any, p: Comparison, device: str) -> dict[str, Any]:
     """Return what puts an SAE back into the model: nothing where the activations have no model, or none is asked."""
     if p.model in INVENTED_MODELS or not p.splice_contexts:
         return {}
-    tokens, mask = store.contexts("heldout"), store.context_mask("heldout")
-    # not the first ones, which are few documents where those are long
-    spread = torch.linspace(0, len(tokens) - 1, min(p.splice_contexts, len(tokens))).round().long()
-    tokens, mask = tokens[spread], mask[spread]
+    tokens, mask = (spread(of("heldout"), p.splice_contexts) for of in (store.contexts, store.context_mask))
     lm = model_of(p.model, p.revision, device)
     return {"lm": lm, "tokens": tokens, "mask": mask, "hook_name": store.manifest["hook_name"]}
+
+
+def spread(contexts: torch.Tensor, n: int) -> torch.Tensor:
+    """Return at most ``n`` rows at even distances: the first ones are few documents where those are long."""
+    return contexts[torch.linspace(0, len(contexts) - 1, min(n, len(contexts))).round().long()]
 
 
 @functools.lru_cache(maxsize=1)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from rkcnn_lib.measure import frozen_dictionary_ev
 from rkcnn_lib.measure.statistics import seed_document_interval
@@ -15,7 +14,7 @@ from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
 from rkcnn_lib.sae import init_from_directions
-from rkcnn_lib.studies.cells import L0_TOLERANCE, live_rows, mined_unit, sae_config
+from rkcnn_lib.studies.cells import L0_TOLERANCE, live_rows, mined_unit, sae_config, spread
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
 from rkcnn_lib.studies.verdicts import in_short, listed, means
@@ -115,21 +114,22 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean().round(3).astype({"latents": int})
 
 
-def loss_over_documents(compared: Compared) -> pd.DataFrame:
-    """Return a row a rival: by how much less loss rkcnn's SAEs cost, with an interval over seeds *and* contexts.
+def loss_over_documents(compared: Compared, store: Any, p: SaeCompare) -> pd.DataFrame:
+    """Return a row a rival: by how much less loss rkcnn's SAEs cost, with an interval over seeds *and* documents.
 
-    All seeds are judged on the same contexts: an interval over seeds alone is too narrow. In nats a token; empty where
-    no model was run.
+    All seeds are judged on the same text: an interval over seeds alone is too narrow. In nats a token, each document
+    (the first of a context that holds several) counting once; empty where no model was run.
     """
     losses = {cell: of.arrays["ce_by_context"] for cell, of in compared.units.items() if "ce_by_context" in of.arrays}
+    documents = spread(store.context_documents("heldout"), p.splice_contexts).numpy() if losses else None
     rows = []
     for rival in RIVALS:
         seeds = [seed for arm, seed in losses if arm == rival]
         if seeds:
-            ahead = torch.stack([losses[rival, seed] - losses[MINED, seed] for seed in seeds]).numpy()
-            counted = ahead[:, np.isfinite(ahead).all(0)]
+            ahead = pd.DataFrame({seed: (losses[rival, seed] - losses[MINED, seed]).numpy() for seed in seeds})
+            counted = ahead.dropna().groupby(documents[ahead.notna().all(axis=1)]).mean().to_numpy().T
             rows.append((f"{MINED} - {rival}", *seed_document_interval(counted), *counted.shape))
-    return pd.DataFrame(rows, columns=["contrast", "difference", "low", "high", "seeds", "contexts"])
+    return pd.DataFrame(rows, columns=["contrast", "difference", "low", "high", "seeds", "documents"])
 
 
 def densities(compared: Compared) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rkcnn_lib.measure.statistics import paired_interval, verdict_table
+from rkcnn_lib.measure.statistics import paired_interval, verdict_table, verdict_word
 from rkcnn_lib.vocabulary import HYPOTHESES, MEASURES, MINED, in_words
 
 Values = dict[str, dict[int, float]]  # {arm: {seed: value}}
@@ -103,6 +103,20 @@ def judge_arms(metrics: pd.DataFrame, margins: Any, where: str = "") -> list[dic
     """Judge the declared hypotheses on tidy ``metrics`` (arm, seed, metric, value); see `claims` and `judge`."""
     declared = claims(metrics, margins, where)
     return judge(declared, {metric: by_arm(metrics, metric) for metric in {claim.metric for claim in declared}})
+
+
+def widened(judged: list[dict[str, Any]], metric: str, over: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return judged rows, those of ``metric`` with intervals at least as wide as ``over``'s (contrast, low, high).
+
+    The verdict goes by the wider interval; ``p`` stays that over seeds.
+    """
+    rows = []
+    for row in judged:
+        other = over[over["contrast"] == row["contrast"]] if row["metric"] == metric else over[:0]
+        low, high = min([row["low"], *other["low"]]), max([row["high"], *other["high"]])
+        word = verdict_word(low, high, row["delta"], row["n_seeds"])
+        rows.append(row | {"low": low, "high": high, "verdict": word})
+    return rows
 
 
 def _mean(by_seed: dict[int, float]) -> float:

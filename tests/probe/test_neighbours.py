@@ -103,7 +103,7 @@ def test_the_lift_cannot_be_switched_off():
 def test_rows_of_a_rare_feature_lie_on_one_ray_from_the_origin():
     X, W = superposed(n=3000, n_active=1)
     X = torch.cat([X, torch.zeros(6000, 4)]) + 5.0  # most rows hold no feature, at a place far from zero
-    mined = mine("rkcnn", X, n_directions=16, n_subsets=120, score="neighbours")
+    mined = mine("rkcnn", X, n_directions=16, n_subsets=240, score="neighbours")
     assert recovery_rate(mined, W, 0.999) == 1.0
 
 

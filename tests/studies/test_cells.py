@@ -112,3 +112,9 @@ def test_a_twin_is_the_same_arm_undrawn_with_a_seed_of_its_own_that_no_other_sha
     for seed in (0, 1):
         cells.sae_unit(MemoryStore(X), resolve("04_sae_compare", given), UNMINED, seed, "cpu")
     assert seen == [(500, 0.0, None), (0, 3.0, 16), (501, 0.0, None), (1, 3.0, 16)]
+
+
+def test_loss_is_judged_on_contexts_of_all_documents():
+    contexts = torch.arange(100)[:, None].expand(100, 3)
+    few = cells.spread(contexts, 5)
+    assert few[:, 0].tolist() == [0, 25, 50, 74, 99] and cells.spread(contexts, 200).equal(contexts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -76,3 +77,20 @@ def test_a_search_that_selects_nothing_is_refused_with_the_numbers():
     with pytest.raises(ParameterError, match=r"rkcnn, seed 3: .*round 2: 40 for 32"):
         cells.check_funnel(funnel, "rkcnn", 3)
     cells.check_funnel(funnel.head(1), "rkcnn", 3)
+
+
+def test_more_contexts_of_the_same_documents_do_not_narrow_the_interval_of_the_loss():
+    rng, tables = np.random.default_rng(0), []
+    by_document = {(arm, seed): rng.normal(arm == "random", 0.1, 6) for arm in ("random", "rkcnn") for seed in range(5)}
+    for n in (1, 40):
+        arrays = {
+            cell: {"ce_by_context": torch.tensor(losses).repeat_interleave(n)} for cell, losses in by_document.items()
+        }
+        units = {cell: SimpleNamespace(arrays=parts) for cell, parts in arrays.items()}
+        store = SimpleNamespace(context_documents=lambda split, n=n: torch.arange(6).repeat_interleave(n))
+        p = SimpleNamespace(splice_contexts=6 * n)
+        tables.append(sae_panels.loss_over_documents(SimpleNamespace(units=units), store, p))
+    pd.testing.assert_frame_equal(*tables)
+    (row,) = tables[0].to_dict("records")
+    assert (row["contrast"], row["seeds"], row["documents"]) == ("rkcnn - random", 5, 6)
+    assert 0.8 < row["low"] < row["difference"] < row["high"] < 1.2

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rkcnn_lib.runs.params import resolve
-from rkcnn_lib.studies.verdicts import Claim, claims, judge, judge_arms, strongest_others, verdict_title
+from rkcnn_lib.studies.verdicts import Claim, claims, judge, judge_arms, strongest_others, verdict_title, widened
 from rkcnn_lib.vocabulary import HYPOTHESES, MEASURES
 
 P = resolve("04_sae_compare", {"model": "atlas"})
@@ -90,3 +90,14 @@ def test_the_best_of_the_other_arms_is_named_without_a_word():
     assert best["strongest"].to_dict() == {"explained_variance": "kmeans_refined", "dead": "covariance"}
     assert best["difference"].to_dict() == pytest.approx({"explained_variance": -0.2, "dead": -0.3})
     assert "verdict" not in best
+
+
+def test_a_loss_that_hangs_on_the_text_is_decided_for_seeds_alone_no_longer():
+    judged = judge_arms(metrics(delta_ce=ALL | {"random": 0.6}, dead=ALL | {"random": 0.6}), P)
+    over = pd.DataFrame([("rkcnn - random", -0.2, 0.4), ("rkcnn - covariance", -1e-9, 1e-9)])
+    wider = widened(judged, "delta_ce", over.set_axis(["contrast", "low", "high"], axis=1))
+    changed = {(row["contrast"], row["metric"]) for row, was in zip(wider, judged, strict=True) if row != was}
+    assert changed == {("rkcnn - random", "delta_ce")}
+    (row,) = [row for row in wider if (row["contrast"], row["metric"]) == ("rkcnn - random", "delta_ce")]
+    assert (row["verdict"], row["low"], row["high"]) == ("undecided", -0.2, 0.4)
+    assert {row["verdict"] for row in judged if row["contrast"] == "rkcnn - random"} == {"better"}

@@ -135,6 +135,10 @@ class Store(ABC):
         """
         return torch.from_numpy(self._whole_contexts(self.mask, split, seed))
 
+    def context_documents(self, split: str = "heldout", seed: int = 0) -> torch.Tensor:
+        """Return the number of the first document in each of `contexts`, (n_contexts,)."""
+        return torch.from_numpy(self._whole_contexts(self.document_ids, split, seed)[:, 0])
+
     def _whole_contexts(self, column: np.ndarray, split: str, seed: int) -> np.ndarray:
         if self.tokens[0] < 0:
             raise ValueError(f"{self.manifest.get('title')}: rows are no tokens, so there are no contexts")
