@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rkcnn_lib.protocols import to_model
+from rkcnn_lib.tokens import to_model
 
 Mode = Literal["keep", "ablate"]
 Part = Tensor | Callable[[Tensor], Tensor] | None  # a basis (d, r), a function x -> its share in A, the empty subspace

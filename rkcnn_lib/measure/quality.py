@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rkcnn_lib.measure.causal import run_edited
-from rkcnn_lib.protocols import Asked, asked, rows_that_count, to_model
 from rkcnn_lib.tensors import as_matrix, bool_mask, check_widths, exponent, fingerprint, unit_rows
+from rkcnn_lib.tokens import Asked, asked, rows_that_count, to_model
 
 DENSE = 0.1  # a latent that fires on a larger share of tokens is dense
 ROWS_AT_ONCE = 1024
@@ -168,7 +168,7 @@ def splice_losses(
 ) -> dict[str, Any]:
     """Cross entropy and KL in nats with activations at a hook clean, reconstructed, zeroed and at their mean (d_in,).
 
-    A model with a task of its own says where it is asked what (see `rkcnn_lib.protocols.asked`). See `quality` for the
+    A model with a task of its own says where it is asked what (see `rkcnn_lib.tokens.asked`). See `quality` for the
     arguments and the keys of the answer.
     """
     if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] < 2:

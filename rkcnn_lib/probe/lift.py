@@ -194,7 +194,7 @@ def pursue(X: torch.Tensor, D: torch.Tensor, n_steps: int) -> torch.Tensor:
 def refine(X: torch.Tensor, D: torch.Tensor, n_passes: int = 3) -> torch.Tensor:
     """Move unit directions D (r, d) to where they code the rows of X (n, d) with a smaller squared error.
 
-    The method of optimal directions (Engan, Aase & Husoy 1999) with a one-sided code, features being zero or positive:
+    The method of optimal directions (MOD; Engan, Aase & Husoy 1999) with a one-sided code, features being >= 0:
     `n_passes` alternations of coding, each row with `default_steps` directions, and solving; an offset common to all
     rows is fitted beside the directions. It sharpens any start, so a comparison of miners must give it to their rivals
     too. Returns unit rows (r, d) in the dtype of D, in the same order; one that codes no row stays where it was.

@@ -1,8 +1,8 @@
 """Where a notebook's parameters come from, and how they are checked before any compute.
 
-`rkcnn_lib.runs.schemas` holds them: type, default, help and allowed values. ``python -m rkcnn_lib.runs.params`` writes
-the notebooks' cells tagged ``parameters`` from it; parameter files (``params/PROFILE/NOTEBOOK.yaml``) and
-``-p name value`` override the defaults.
+`rkcnn_lib.runs.schemas` holds them: type, default, help and allowed values (kinds of values: `fields`).
+``python -m rkcnn_lib.runs.params`` writes the notebooks' cells tagged ``parameters`` from it; parameter files
+(``params/PROFILE/NOTEBOOK.yaml``) and ``-p name value`` override the defaults.
 """
 
 import difflib

@@ -15,11 +15,11 @@ from rkcnn_lib.measure.causal import NO_TOKEN, Part, PromptPairs, latents_part, 
 from rkcnn_lib.measure.effects import latent_attribution
 from rkcnn_lib.measure.fourier import fourier_planes, key_frequencies
 from rkcnn_lib.probe.scores import scatter_matrices
-from rkcnn_lib.protocols import rows_that_count
 from rkcnn_lib.runs.schemas import CausalChecks
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import SAEConfig, TrainConfig, load_saelens, save_saelens, train_sae
 from rkcnn_lib.studies.cells import LONG, directions_unit
+from rkcnn_lib.tokens import rows_that_count
 from rkcnn_lib.worlds.prompts import Prompt, pair_up, screen, task_prompts
 
 MINED, SHUFFLED, CHANCE, CHANCE_OF_VARIANCE = "mined", "mined_shuffled", "random", "random_variance"

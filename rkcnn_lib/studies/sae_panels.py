@@ -14,9 +14,10 @@ from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
 from rkcnn_lib.sae import init_from_directions
-from rkcnn_lib.studies.cells import L0_TOLERANCE, live_rows, mined_unit, sae_config, spread
+from rkcnn_lib.studies.cells import evenly, live_rows, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
+from rkcnn_lib.studies.l1_search import L0_TOLERANCE
 from rkcnn_lib.studies.verdicts import in_short, listed, means
 from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm, rival_of
 from rkcnn_lib.worlds.toy import INVENTED_MODELS
@@ -121,7 +122,7 @@ def loss_over_documents(compared: Compared, store: Any, p: SaeCompare) -> pd.Dat
     (the first of a context that holds several) counting once; empty where no model was run.
     """
     losses = {cell: of.arrays["ce_by_context"] for cell, of in compared.units.items() if "ce_by_context" in of.arrays}
-    documents = spread(store.context_documents("heldout"), p.splice_contexts).numpy() if losses else None
+    documents = evenly(store.context_documents("heldout"), p.splice_contexts).numpy() if losses else None
     rows = []
     for rival in RIVALS:
         seeds = [seed for arm, seed in losses if arm == rival]

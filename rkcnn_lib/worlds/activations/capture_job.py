@@ -25,7 +25,8 @@ import torch
 from safetensors.torch import save_file
 
 from rkcnn_lib.files import alone_at, give_name, plain, read_json, write_json, write_whole
-from rkcnn_lib.protocols import LanguageModel, asked, first_position, rows_that_count
+from rkcnn_lib.protocols import LanguageModel
+from rkcnn_lib.tokens import asked, first_position, rows_that_count
 from rkcnn_lib.worlds.activations.store import (
     FORMAT,
     FORMAT_VERSION,

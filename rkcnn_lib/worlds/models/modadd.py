@@ -48,7 +48,7 @@ def answers(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def asked(tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
-    """Return where the model is asked something, the ``=``, and the (n, 1) answers (see :mod:`rkcnn_lib.protocols`)."""
+    """Return where the model is asked something, the ``=``, and the (n, 1) answers (see :mod:`rkcnn_lib.tokens`)."""
     return slice(N_TOKENS - 1, N_TOKENS), answers(tokens)[:, None]
 
 
