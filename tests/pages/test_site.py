@@ -155,7 +155,7 @@ def test_index_answers_with_verdicts_intervals_and_ungated_marks(tmp_path):
     run = write_run(tmp_path / "runs", "04_sae_compare", verdicts=[VERDICT, unknown], strongest=[best])
     index = build_site([run], tmp_path / "site")
     first, second = [item.get_text(" ", strip=True) for item in read(index).select(".answers li")]
-    assert first.startswith("explained variance : better on ev. ungated What would change it?")
+    assert first.startswith("explained variance : better on explained variance. ungated What would change it?")
     assert second.startswith("dead : undecided on ev.") and "ungated" not in second
     cells = [cell["title"] for cell in read(index).select(".verdict-grid td")]
     assert cells == ["difference +0.011 (+0.006 to +0.016), margin ±0.005, 5 seeds", "no interval, 5 seeds"]
