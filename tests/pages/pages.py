@@ -20,7 +20,8 @@ CHROMIUM = next(
 )
 VERDICT = {
     "hypothesis": "explained variance", "contrast": "rkcnn - random", "metric": "explained_variance",
-    "difference": 0.011, "low": 0.006, "high": 0.016, "n_seeds": 5, "delta": 0.005, "verdict": "supported", "gated": False,
+    "difference": 0.011, "low": 0.006, "high": 0.016, "n_seeds": 5, "delta": 0.005, "verdict": "supported",
+    "gated": False,
 }  # fmt: skip
 
 

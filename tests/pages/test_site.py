@@ -156,7 +156,7 @@ def test_index_answers_with_verdicts_intervals_and_ungated_marks(tmp_path):
     index = build_site([run], tmp_path / "site")
     first, second = [item.get_text(" ", strip=True) for item in read(index).select(".answers li")]
     assert first.startswith("explained variance : better on explained variance. ungated What would change it?")
-    assert second.startswith("dead : undecided on ev.") and "ungated" not in second
+    assert second.startswith("dead : undecided on explained variance.") and "ungated" not in second
     cells = [cell["title"] for cell in read(index).select(".verdict-grid td")]
     assert cells == ["difference +0.011 (+0.006 to +0.016), margin ±0.005, 5 seeds", "no interval, 5 seeds"]
     (strongest,) = [item for item in read(index).select("details") if "best other start" in item.get_text()]
