@@ -26,7 +26,7 @@ from rkcnn_lib.sae.disk import CONFIG_FILE, WEIGHTS_FILE
 from rkcnn_lib.studies.activations import opened
 from rkcnn_lib.studies.cells import about, initial_sae, mined_unit, rate_unit, searched, splice
 from rkcnn_lib.studies.l1_search import matched_unit
-from rkcnn_lib.vocabulary import MINED
+from rkcnn_lib.vocabulary import ARMS, MINED, base_arm
 from rkcnn_lib.worlds import pick_device
 
 QUALITIES = ("explained_variance", "explained_variance_standardised", "dead", "live")  # shown along the budgets
@@ -56,7 +56,8 @@ def run_grid(
     """
     arms = [arm for arm in (*p.arms, *p.variants) if trained is None or arm in trained]
     if rates is None:  # a search whose score selects nothing is refused before anything is trained
-        mined = [(store, p, arm, 0, device) for store in stores.values() for arm in arms]
+        searching = [arm for arm in arms if ARMS[base_arm(arm)].searches]
+        mined = [(store, p, arm, 0, device) for store in stores.values() for arm in searching]
         run_cells(_mine, mined, process_count(p.n_jobs, device), "directions of the first seed")
         rates = _search_rates(stores, p, arms, device)
     chosen = rates[rates["chosen"]].itertuples()

@@ -214,7 +214,7 @@ def test_score_is_a_parameter_and_a_method() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("score", ["kurtosis", "neighbours"])
 def test_the_number_of_threads_hardly_matters(score: str) -> None:
-    X, _ = sparse_world(48, 24, 0.04, 6000, 7)
+    X, _ = sparse_world(48, 24, 0.03, 9000, 7)  # clear enough for any processor's rounding
     threads, found = torch.get_num_threads(), []
     try:
         for n in (1, 2):
@@ -224,7 +224,7 @@ def test_the_number_of_threads_hardly_matters(score: str) -> None:
         torch.set_num_threads(threads)
     C = (found[0] @ found[1].T).numpy()
     rows, columns = linear_sum_assignment(-C)
-    assert (C[rows, columns] >= 0.999).mean() >= 0.9 and len(rows) >= 40
+    assert (C[rows, columns] >= 0.999).mean() >= 0.99 and len(rows) >= 40
 
 
 def test_no_more_rows_are_used_than_allowed_and_labels_stay_with_them(monkeypatch) -> None:
