@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -61,6 +62,7 @@ def _stop_all(*_: Any) -> None:
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+    logging.disable()  # that a kernel died was meant; nbclient and asyncio would tell of it, with a traceback
     raise KeyboardInterrupt
 
 
