@@ -221,7 +221,7 @@ figures.show(
 # it does not exclude, more seeds on the same text could not exclude either. Its verdict goes by the wider interval.
 
 # %%
-loss = sae_panels.loss_over_documents(compared, store, run.p)
+loss = sae_panels.loss_over_documents(compared.units.items(), store, run.p)
 loss.round(4)
 
 # %% [markdown]

@@ -74,7 +74,7 @@ from rkcnn_lib import figures
 from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.run import start_run
 from rkcnn_lib.studies import layers as layer_study
-from rkcnn_lib.studies.verdicts import verdict_title
+from rkcnn_lib.studies.verdicts import verdict_title, widened
 
 run = start_run("05_multilayer", globals())
 
@@ -99,7 +99,7 @@ profile_table
 # whole. Cells that are there are read.
 
 # %%
-metrics, supply, chance = layer_study.compare_layers(stores, run)
+metrics, supply, chance, loss = layer_study.compare_layers(stores, run)
 run.note(
     seeds=list(range(run.p.n_seeds)),
     data={f"{hook} {layer}": store.manifest for hook, of_hook in by_hook.items() for layer, store in of_hook.items()},
@@ -213,16 +213,20 @@ layer_study.published_sweep().T.rename(columns={0: "dead latents saved, share"})
 #
 # The summary averages each seed's difference over layers and judges these by the rule of 04: layers share seeds, text
 # and model, so they are not counted as independent. A sweep is judged in the same way, over all its settings: it is not
-# searched for the one in which the hypothesis holds.
+# searched for the one in which the hypothesis holds. All seeds are judged on the same text, so the loss has an interval over
+# seeds and documents too, and its verdict goes by the wider one:
 
 # %%
-over_layers = layer_study.verdicts(metrics, run.p)
+loss.round(4)
+
+# %%
+over_layers = widened(layer_study.verdicts(metrics, run.p), "delta_ce", loss)
 over_settings = layer_study.verdicts(tables.metrics, run.p, f", mean over {tables.n_settings} settings") if tables else []
 verdicts = run.verdicts(over_layers + over_settings)
 figures.show(
     figures.paired_differences(verdicts.head(len(over_layers))),
     verdict_title(verdicts),
-    f"Differences averaged over layers, one value for each of {run.p.n_seeds} seeds; Holm-adjusted 95 % paired-t intervals; strip: the margin.",
+    f"Differences averaged over layers, one value for each of {run.p.n_seeds} seeds; Holm-adjusted 95 % paired-t intervals (loss: as wide as that over seeds and documents); strip: the margin.",
 )
 verdicts
 

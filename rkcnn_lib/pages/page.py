@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Container
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,13 @@ def load(folder: Path, record: dict[str, Any], taken: Container[str]) -> Page:
     notebook = gates.own_file(folder, "notebook.ipynb")
     missing = Rendered(flags=["the run has no executed notebook, so there is no prose and no figure"])
     files = [f"runs/{file.removesuffix('.html')}/{name}" for name in COPIED if gates.own_file(folder, name)]
-    return Page(record, file, render_notebook(notebook) if notebook else missing, files)
+    rendered = _rendered(notebook, notebook.stat().st_mtime_ns) if notebook else missing
+    return Page(record, file, rendered, files)
+
+
+@lru_cache(maxsize=16)  # a report writes its pages anew after every notebook
+def _rendered(notebook: Path, changed: int) -> Rendered:
+    return render_notebook(notebook)
 
 
 def environment() -> jinja2.Environment:

@@ -9,6 +9,7 @@ only five runs, so tests use one jackknife pseudo-value a seed and the intervals
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -203,15 +204,24 @@ def _rank(d: int) -> int:
 
 
 def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chance:
-    """Return the level of random unit dictionaries with as many latents as the least live seed has."""
-    n, d = max(1, min(int(seed.live.sum()) for seed in seeds)), seeds[0].decoder.shape[1]
+    """Return the level of random unit dictionaries with as many latents as the least live seed has.
+
+    White rows point anywhere, whatever the activations' covariance.
+    """
+    n = max(1, min(int(seed.live.sum()) for seed in seeds))
+    if measure == WHITE:
+        return _level(measure, n, seeds[0].white.shape[1], None)
+    return _level(measure, n, seeds[0].decoder.shape[1], None if spread is None else spread.astype(float).tobytes())
+
+
+@lru_cache(maxsize=64)  # before training, and where no latent is dead, the arms have it in common
+def _level(measure: str, n: int, d: int, spread: bytes | None) -> Chance:
     n_draws = 20 if n <= 256 else 10 if n <= 1024 else 2  # many latents: costly, and hardly any spread
-    if measure == WHITE:  # white rows point anywhere
-        return chance(matched_cosine, n, n, seeds[0].white.shape[1], n_draws)
     of = {SHARED: "recovery_rate", SPAN: subspace_overlap, OLDER: lambda a, b: pw_max_cosine([a, b])}
     options = {"threshold": 0.7} if measure == SHARED else {}
     n = _rank(d) if measure == SPAN else n
-    return chance(of.get(measure, matched_cosine), n, n, d, n_draws, spread=spread, **options)
+    factor = None if spread is None else np.frombuffer(spread).reshape(-1, d)
+    return chance(of.get(measure, matched_cosine), n, n, d, n_draws, spread=factor, **options)
 
 
 def _found_again(seeds: list[_Seed]) -> dict[str, torch.Tensor]:

@@ -15,12 +15,12 @@ from rkcnn_lib.runs.grid import run_cells
 from rkcnn_lib.runs.published import SweepTables
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Multilayer
-from rkcnn_lib.runs.units import unit_scalars
+from rkcnn_lib.runs.units import load_unit, unit_scalars
 from rkcnn_lib.studies import agreement
 from rkcnn_lib.studies import verdicts as rule
 from rkcnn_lib.studies.activations import concentration, opened_layers, sample
 from rkcnn_lib.studies.comparison import in_order, run_grid, tidy
-from rkcnn_lib.studies.sae_panels import SHOWN, sound
+from rkcnn_lib.studies.sae_panels import SHOWN, loss_over_documents, sound
 from rkcnn_lib.vocabulary import MEASURES, MINED, RIVALS, UNMINED, rival_of
 
 TITLED = "explained_variance"  # the metric that the titles of figures over layers speak of
@@ -40,24 +40,26 @@ def open_stores(run: Run) -> dict[str, dict[int, Any]]:
     return by_hook
 
 
-def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Run the comparison at every layer and measure how well seeds agree: metrics, supply and agreement.
+def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Run the comparison at every layer and measure how well seeds agree: metrics, supply, agreement and loss.
 
     Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds is
-    PW-MCC; what `run_grid` says of supply; and layer, arm, pw_mcc with its chance level.
+    PW-MCC; what `run_grid` says of supply; layer, arm, pw_mcc with its chance level; and what `loss_over_documents`
+    says of the mean over layers.
     """
     grid = run_grid(stores, run.p, run.device)
-    folders = grid.folders
+    folders, store = grid.folders, next(iter(stores.values()))  # all have the same text
     cells = [
-        ({cell: folder for cell, folder in folders.items() if cell[0] == layer}, agreement.spread_of(store))
-        for layer, store in stores.items()
+        ({cell: folder for cell, folder in folders.items() if cell[0] == layer}, agreement.spread_of(of_layer))
+        for layer, of_layer in stores.items()
     ]
     n_jobs = agreement.matching_processes(run.p.n_jobs, next(iter(folders.values())))
     agreed = pd.concat(run_cells(_agreement_cell, cells, n_jobs, "agreement"))
     metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}, ("layer", "arm", "seed"))
     summary = agreed.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
     metrics = pd.concat([metrics, agreed[metrics.columns]], ignore_index=True) if len(agreed) else metrics
-    return metrics, grid.supply, summary.rename(columns={"value": "pw_mcc"}).reset_index()
+    loss = loss_over_documents(((cell, load_unit(folder)) for cell, folder in folders.items()), store, run.p)
+    return metrics, grid.supply, summary.rename(columns={"value": "pw_mcc"}).reset_index(), loss
 
 
 def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd.DataFrame]:

@@ -1,17 +1,19 @@
 """What 04 shows of a comparison: one function a panel, tables in the form the figures take."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rkcnn_lib.measure import frozen_dictionary_ev
 from rkcnn_lib.measure.statistics import seed_document_interval
 from rkcnn_lib.probe.search import MIN_RATIO
 from rkcnn_lib.runs.grid import process_count, run_cells
 from rkcnn_lib.runs.run import Check, Run
-from rkcnn_lib.runs.schemas import SaeCompare
+from rkcnn_lib.runs.schemas import Comparison, SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
 from rkcnn_lib.sae import init_from_directions
 from rkcnn_lib.studies.cells import evenly, live_rows, mined_unit, sae_config
@@ -115,13 +117,18 @@ def dead_by_origin(compared: Compared) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby(["arm", "origin"], sort=False).mean().round(3).astype({"latents": int})
 
 
-def loss_over_documents(compared: Compared, store: Any, p: SaeCompare) -> pd.DataFrame:
+def loss_over_documents(units: Iterable[tuple[tuple, Unit]], store: Any, p: Comparison) -> pd.DataFrame:
     """Return a row a rival: by how much less loss rkcnn's SAEs cost, with an interval over seeds *and* documents.
 
     All seeds are judged on the same text: an interval over seeds alone is too narrow. In nats a token, each document
-    (the first of a context that holds several) counting once; empty where no model was run.
+    (the first of a context that holds several) counting once; empty where no model was run. Units come with their cell,
+    (arm, seed) or (layer, arm, seed): the mean over layers.
     """
-    losses = {cell: of.arrays["ce_by_context"] for cell, of in compared.units.items() if "ce_by_context" in of.arrays}
+    found: dict[tuple[str, int], list[torch.Tensor]] = {}
+    for (*_, arm, seed), unit in units:
+        if "ce_by_context" in unit.arrays:
+            found.setdefault((arm, seed), []).append(unit.arrays["ce_by_context"])
+    losses = {cell: torch.stack(of_layers).mean(0) for cell, of_layers in found.items()}
     documents = evenly(store.context_documents("heldout"), p.splice_contexts).numpy() if losses else None
     rows = []
     for rival in RIVALS:

@@ -32,7 +32,7 @@ RARE = 3  # tenths of the true directions, by firing rate, that are called rare
 LABELS = ("topic", "kind", "number", "owed", "in_quotes", "in_brackets", "fact")
 PARENTS = ("landmark", "city", "country", "person")  # kinds, whose children are the entities of that kind
 STREAMS = (71_001, 71_002)  # documents to choose on, and to judge on
-N_CONTEXTS = 120
+N_CONTEXTS, LEAST_CONTEXTS, CONTEXT_SIZE = 120, 16, 128  # of each; in fewer some labels are missing
 RARE_CLASS = 0.002  # classes rarer than this in either stream are left out
 OF_LABELS = ("one_latent_f1", "five_latents_f1", "gap_to_dense_f1", "detection_f1", "absorbed", "splitting")
 
@@ -132,18 +132,27 @@ def _dense_f1(layer: int, p: SaeCompare, device: str) -> float:
     """Return the mean F1 of the same probes that read all of an activation: what there is to find (cached)."""
 
     def compute(scratch: Path) -> Unit:
-        chosen, judged = _streams(layer, p.hook, device)
+        chosen, judged = _streams(layer, p.hook, _n_contexts(p), device)
         width = chosen.X.shape[1]
         dense = k_sparse_probing(chosen.X, chosen.labels, judged.X, judged.labels, (width,), n_permutations=1)
         return Unit({"f1": float(dense.f1.mean())})
 
-    return cached_unit("labels", {"dense": True, "layer": layer, "hook": p.hook}, compute).scalars["f1"]
+    return cached_unit("labels", {"dense": True} | _inputs(layer, p), compute).scalars["f1"]
+
+
+def _n_contexts(p: SaeCompare) -> int:
+    """No more tokens than SAEs are judged on."""
+    return min(N_CONTEXTS, max(LEAST_CONTEXTS, p.heldout_rows // CONTEXT_SIZE))
+
+
+def _inputs(layer: int, p: SaeCompare) -> dict[str, Any]:
+    return {"layer": layer, "hook": p.hook, "n_contexts": _n_contexts(p)}
 
 
 def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> Unit:
     def compute(scratch: Path) -> Unit:
         sae = load_saelens(folder / "sae")
-        chosen, judged = _streams(layer, p.hook, device)
+        chosen, judged = _streams(layer, p.hook, _n_contexts(p), device)
         with torch.no_grad():
             Z, Z_judged = (sae.encode(stream.X).numpy() for stream in (chosen, judged))
         told = (Z, chosen.labels, Z_judged, judged.labels)
@@ -163,17 +172,17 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> Unit:
         table = pd.DataFrame(rows, columns=["metric", "value", "chance_mean", "chance_upper"])
         return Unit(tables={"labels": table}, arrays={"latent_f1": torch.from_numpy(detected.f1)})
 
-    return cached_unit("labels", {"unit": folder.name, "layer": layer, "hook": p.hook}, compute)
+    return cached_unit("labels", {"unit": folder.name} | _inputs(layer, p), compute)
 
 
 @functools.lru_cache(maxsize=1)
-def _streams(layer: int, hook: str, device: str) -> list[Labelled]:
+def _streams(layer: int, hook: str, n_contexts: int, device: str) -> list[Labelled]:
     """Both streams, with the labels that are frequent enough in both."""
     from rkcnn_lib.worlds.atlas import labelled_contexts
 
     lm, found = load_model("atlas", device=device), []
     for seed in STREAMS:
-        contexts = labelled_contexts(N_CONTEXTS, seed=seed)
+        contexts = labelled_contexts(n_contexts, seed=seed)
         X = capture(lm, contexts.token_ids, layer=layer, hook=hook).float().cpu().view(*contexts.token_ids.shape, -1)
         told = {name: np.asarray(contexts.labels[name])[:, 1:].ravel() for name in LABELS}  # nothing at position 0
         columns = [told[name] == value for name in LABELS for value in range(1, len(contexts.names[name]))]

@@ -1,4 +1,4 @@
-"""The smoke report, looked at: figures drawn, records whole, gates that noise does not pass, nothing run twice."""
+"""The smoke report, looked at: figures drawn, records whole, nothing run twice."""
 
 import json
 import re
@@ -12,8 +12,7 @@ from papermill.exceptions import PapermillExecutionError
 from rkcnn_lib import cli
 from rkcnn_lib.figures.display import MIMETYPE as PLOTLY
 from rkcnn_lib.figures.display import TITLE
-from rkcnn_lib.runs.params import NOTEBOOKS, ROOT, read_parameter_file
-from tests.notebook_cells import run_cells
+from rkcnn_lib.runs.params import NOTEBOOKS, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -86,18 +85,6 @@ def test_a_second_report_starts_no_kernel(report, capsys):
     again = capsys.readouterr().out
     assert len(re.findall(r"finished before \(\w+\), not run again", again)) == len(NOTEBOOKS)
     assert ": running as " not in again
-
-
-# what their gates do not read is made smaller still
-CONTROLLED = {"01_toy_superposition": {"plane_steps": 20, "curve_features": [8]}, "02_probe_validation": {}}
-
-
-@pytest.mark.parametrize("control", ["gaussian", "permuted"])
-@pytest.mark.parametrize("notebook", CONTROLLED)
-def test_noise_in_no_gate_passed(report, notebook, control):
-    run_cells(notebook, read_parameter_file(ROOT / f"params/smoke/{notebook}--{control}.yaml") | CONTROLLED[notebook])
-    record = json.loads((report.run_folder(notebook, f"smoke--{control}") / "run.json").read_text(encoding="utf-8"))
-    assert record["status"] == "finished" and record["gate"]["verdict"] == "FAIL", record["gate"]["checks"]
 
 
 def test_a_failed_gate_stops_the_notebooks_after_it_unless_forced(report, capsys):

@@ -89,8 +89,19 @@ def test_more_contexts_of_the_same_documents_do_not_narrow_the_interval_of_the_l
         units = {cell: SimpleNamespace(arrays=parts) for cell, parts in arrays.items()}
         store = SimpleNamespace(context_documents=lambda split, n=n: torch.arange(6).repeat_interleave(n))
         p = SimpleNamespace(splice_contexts=6 * n)
-        tables.append(sae_panels.loss_over_documents(SimpleNamespace(units=units), store, p))
+        tables.append(sae_panels.loss_over_documents(units.items(), store, p))
     pd.testing.assert_frame_equal(*tables)
     (row,) = tables[0].to_dict("records")
     assert (row["contrast"], row["seeds"], row["documents"]) == ("rkcnn - random", 5, 6)
     assert 0.8 < row["low"] < row["difference"] < row["high"] < 1.2
+
+
+def test_the_loss_of_several_layers_is_judged_on_its_mean_over_them():
+    units, steps = {}, torch.linspace(0, 0.1, 6)
+    for layer, ahead in ((2, 3.0), (5, -1.0)):  # in the mean 1
+        for seed in range(3):
+            units[layer, "rkcnn", seed] = SimpleNamespace(arrays={"ce_by_context": steps})
+            units[layer, "random", seed] = SimpleNamespace(arrays={"ce_by_context": steps + ahead + 0.01 * seed})
+    store = SimpleNamespace(context_documents=lambda split: torch.arange(6))
+    (row,) = sae_panels.loss_over_documents(units.items(), store, SimpleNamespace(splice_contexts=6)).to_dict("records")
+    assert (row["seeds"], row["documents"]) == (3, 6) and row["difference"] == pytest.approx(1.01)
