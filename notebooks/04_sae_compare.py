@@ -135,7 +135,8 @@ figures.show(
 # all, on a seed of its own:
 
 # %%
-compared.rates.round(4).set_index(["arm", "encoder"])
+rates = compared.rates.round(4).set_index(["arm", "encoder"])
+rates if len(rates) else f"no search: rate {run.p.lr}, encoder {run.p.encoder}, for all arms"
 
 # %% [markdown]
 # ## Before training: how good are the directions themselves?
@@ -233,10 +234,10 @@ loss.round(4)
 sae_panels.dead_by_origin(compared)
 
 # %%
-rates = sae_panels.densities(compared)
+densities = sae_panels.densities(compared)
 figures.show(
-    figures.density(rates),
-    sae_panels.density_title(rates),
+    figures.density(densities),
+    sae_panels.density_title(densities),
     f"Share of held-out tokens on which a latent is active, all {run.p.n_seeds} seeds, log axis; those that never fire have "
     "their own bar.",
 )
