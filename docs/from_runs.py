@@ -90,7 +90,7 @@ def table(records: list[dict[str, Any]]) -> str:
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for hypothesis in dict.fromkeys(name for column in columns for name in column):
         claim = f"{hypothesis}: {HYPOTHESES[hypothesis][0]}"
-        told = [re.sub("undecided on .*", "undecided on the rest", column.get(hypothesis, "")) for column in columns]
+        told = [re.sub("undecided on [^;]*", "undecided on the rest", column.get(hypothesis, "")) for column in columns]
         lines.append(f"| **{claim}** | {' | '.join(told)} |")
     return "\n".join(lines)
 

@@ -73,7 +73,9 @@ n_jobs: int = None  # processes at once; None: one a core, or one where there is
 from rkcnn_lib import figures
 from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.run import start_run
+from rkcnn_lib.runs.units import load_unit
 from rkcnn_lib.studies import layers as layer_study
+from rkcnn_lib.studies.sae_panels import loss_over_documents
 from rkcnn_lib.studies.verdicts import verdict_title, widened
 
 run = start_run("05_multilayer", globals())
@@ -99,7 +101,7 @@ profile_table
 # whole. Cells that are there are read.
 
 # %%
-metrics, supply, chance, loss = layer_study.compare_layers(stores, run)
+metrics, supply, chance, folders = layer_study.compare_layers(stores, run)
 run.note(
     seeds=list(range(run.p.n_seeds)),
     data={f"{hook} {layer}": store.manifest for hook, of_hook in by_hook.items() for layer, store in of_hook.items()},
@@ -217,6 +219,8 @@ layer_study.published_sweep().T.rename(columns={0: "dead latents saved, share"})
 # seeds and documents too, and its verdict goes by the wider one:
 
 # %%
+units = ((cell, load_unit(folder)) for cell, folder in folders.items())
+loss = loss_over_documents(units, next(iter(stores.values())), run.p)  # all layers have the same text
 loss.round(4)
 
 # %%

@@ -15,12 +15,12 @@ from rkcnn_lib.runs.grid import run_cells
 from rkcnn_lib.runs.published import SweepTables
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Multilayer
-from rkcnn_lib.runs.units import load_unit, unit_scalars
+from rkcnn_lib.runs.units import unit_scalars
 from rkcnn_lib.studies import agreement
 from rkcnn_lib.studies import verdicts as rule
 from rkcnn_lib.studies.activations import concentration, opened_layers, sample
 from rkcnn_lib.studies.comparison import in_order, run_grid, tidy
-from rkcnn_lib.studies.sae_panels import SHOWN, loss_over_documents, sound
+from rkcnn_lib.studies.sae_panels import SHOWN, sound
 from rkcnn_lib.vocabulary import MEASURES, MINED, RIVALS, UNMINED, rival_of
 
 TITLED = "explained_variance"  # the metric that the titles of figures over layers speak of
@@ -31,6 +31,8 @@ SHUFFLES = 9999
 PROFILE_ROWS = 20_000
 MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
 
+Folders = dict[tuple[int, str, int], Path]  # of layer, arm, seed: a unit that holds an SAE and its measures
+
 
 def open_stores(run: Run) -> dict[str, dict[int, Any]]:
     """Open (or capture, in one pass of the model) the activations of all hooks and layers: {hook: {layer: store}}."""
@@ -40,15 +42,14 @@ def open_stores(run: Run) -> dict[str, dict[int, Any]]:
     return by_hook
 
 
-def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Run the comparison at every layer and measure how well seeds agree: metrics, supply, agreement and loss.
+def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, Folders]:
+    """Run the comparison at every layer and measure how well seeds agree; the units' folders come last.
 
     Tidy: layer, arm, seed, metric, value, in which ``pw_mcc`` holds jackknife pseudo-values, whose mean over seeds is
-    PW-MCC; what `run_grid` says of supply; layer, arm, pw_mcc with its chance level; and what `loss_over_documents`
-    says of the mean over layers.
+    PW-MCC; what `run_grid` says of supply; layer, arm, pw_mcc with its chance level.
     """
     grid = run_grid(stores, run.p, run.device)
-    folders, store = grid.folders, next(iter(stores.values()))  # all have the same text
+    folders = grid.folders
     cells = [
         ({cell: folder for cell, folder in folders.items() if cell[0] == layer}, agreement.spread_of(of_layer))
         for layer, of_layer in stores.items()
@@ -58,8 +59,7 @@ def compare_layers(stores: dict[int, Any], run: Run) -> tuple[pd.DataFrame, pd.D
     metrics = tidy({cell: unit_scalars(folder) for cell, folder in folders.items()}, ("layer", "arm", "seed"))
     summary = agreed.groupby(["layer", "arm"], sort=False)[["value", "chance_mean", "chance_upper"]].mean()
     metrics = pd.concat([metrics, agreed[metrics.columns]], ignore_index=True) if len(agreed) else metrics
-    loss = loss_over_documents(((cell, load_unit(folder)) for cell, folder in folders.items()), store, run.p)
-    return metrics, grid.supply, summary.rename(columns={"value": "pw_mcc"}).reset_index(), loss
+    return metrics, grid.supply, summary.rename(columns={"value": "pw_mcc"}).reset_index(), folders
 
 
 def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd.DataFrame]:
@@ -70,7 +70,7 @@ def compare_further(stores: dict[str, dict[int, Any]], run: Run) -> dict[str, pd
     return found
 
 
-def _agreement_cell(folders: dict[tuple[int, str, int], Path], spread: np.ndarray) -> pd.DataFrame:
+def _agreement_cell(folders: Folders, spread: np.ndarray) -> pd.DataFrame:
     """One layer: ``pw_mcc`` beside chance; empty below three seeds, and for more latents than are matched exactly."""
     rows = []
     for cell in dict.fromkeys(key[:2] for key in folders):
