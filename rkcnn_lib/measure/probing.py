@@ -83,7 +83,7 @@ def splitting_and_absorption(
     main = _main_latents(Z_train, label, Z_test, truth[:, 0])
 
     scaler = StandardScaler().fit(X_train)
-    probe = LogisticRegression(class_weight="balanced", max_iter=1000, tol=1e-3)
+    probe = LogisticRegression(class_weight="balanced", tol=1e-3, solver="newton-cg")
     probe.fit(scaler.transform(X_train), label[:, 0])
     u = unit_rows(probe.coef_ / scaler.scale_, "the probe").numpy()[0]
     right = np.flatnonzero(truth[:, 0] & probe.predict(scaler.transform(X_test)))

@@ -72,9 +72,12 @@ def permute_labels(
         return rng.permutation(y)
     names, group = np.unique(one_a_row(groups, len(y), "groups"), return_inverse=True)
     order = np.argsort(group, kind="stable")
-    blocks = np.split(y[order], np.cumsum(np.bincount(group))[:-1])
-    if all((block == block[0]).all() for block in blocks):
-        return np.array([block[0] for block in blocks])[rng.permutation(len(names))][group]
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    first = y[order[starts]]
+    if (first[group] == y).all():
+        return first[rng.permutation(len(names))][group]
+    blocks = np.split(y[order], starts[1:])
     permuted = np.empty_like(y)
     permuted[order] = np.concatenate([blocks[i] for i in rng.permutation(len(names))])
     return permuted

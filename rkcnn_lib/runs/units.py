@@ -23,9 +23,9 @@ from rkcnn_lib import files
 # Every kind of unit with the version of the code that computes it. Raise a kind's number when its numbers change for
 # the same inputs: units made before are then computed again, and no others.
 VERSIONS = {
-    "agreement": 4, "causal_saes": 1, "directions": 2, "fourier": 1, "frozen": 3, "labels": 3, "learning_rates": 3,
+    "agreement": 4, "causal_saes": 1, "directions": 2, "fourier": 1, "frozen": 3, "labels": 4, "learning_rates": 3,
     "neighbourhoods": 2,
-    "plane_mining": 1, "probing": 1, "probing_controls": 1, "probing_sizes": 2, "published": 3, "saes": 4,
+    "plane_mining": 1, "probing": 2, "probing_controls": 2, "probing_sizes": 3, "published": 3, "saes": 4,
     "seed_study": 1, "seed_study_models": 1, "toy_curves": 1, "toy_mining": 1, "toy_model_sets": 1, "toy_models": 1,
     "toy_noise": 1, "toy_planes": 1, "toy_scores": 1,
 }  # fmt: skip

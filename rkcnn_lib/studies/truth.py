@@ -20,11 +20,11 @@ from rkcnn_lib.runs.run import Run
 from rkcnn_lib.runs.schemas import SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit
 from rkcnn_lib.sae import load_saelens
-from rkcnn_lib.studies.cells import live_rows
+from rkcnn_lib.studies.cells import live_rows, model_of
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.verdicts import listed, means
 from rkcnn_lib.vocabulary import MINED, UNMINED
-from rkcnn_lib.worlds import capture, load_model
+from rkcnn_lib.worlds import capture
 
 RECOVERED = 0.9  # cosine from which a true direction counts as recovered
 CHANCE_SEED = 71_003
@@ -180,7 +180,7 @@ def _streams(layer: int, hook: str, n_contexts: int, device: str) -> list[Labell
     """Both streams, with the labels that are frequent enough in both."""
     from rkcnn_lib.worlds.atlas import labelled_contexts
 
-    lm, found = load_model("atlas", device=device), []
+    lm, found = model_of("atlas", None, device), []
     for seed in STREAMS:
         contexts = labelled_contexts(n_contexts, seed=seed)
         X = capture(lm, contexts.token_ids, layer=layer, hook=hook).float().cpu().view(*contexts.token_ids.shape, -1)
