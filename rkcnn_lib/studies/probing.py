@@ -19,9 +19,7 @@ import pandas as pd
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rkcnn_lib.measure.statistics import mean_interval
@@ -149,17 +147,23 @@ def _of_seed(kind: str, of_task: OfTask, p: ProbeValidation, tasks: Tasks, seed:
 
 
 def probes(n_neighbours: int) -> dict[str, ClassifierMixin]:
-    """Return the probes by name: what reads a label off a subset's coordinates."""
+    """Return the probes by name: what reads a label off a subset's coordinates, of `standardised` halves."""
     logistic = LogisticRegression(tol=1e-3, solver="newton-cg")  # a tenth of lbfgs' time, and nearer to the optimum
-    of_name = {"kNN": KNeighborsClassifier(n_neighbours), "logistic": logistic}
-    return {name: make_pipeline(StandardScaler(), probe) for name, probe in of_name.items()}
+    return {"kNN": KNeighborsClassifier(n_neighbours), "logistic": logistic}
+
+
+def standardised(fit: Task, test: Task) -> tuple[Task, Task]:
+    """Return both halves with the columns' means and standard deviations in the first taken out."""
+    scaler = StandardScaler().fit(fit.X)
+    fit, test = (replace(half, X=torch.from_numpy(scaler.transform(half.X.numpy()))) for half in (fit, test))
+    return fit, test
 
 
 def judged(probe: ClassifierMixin, fit: Task, test: Task, subsets: Subsets | None = None, of: Iterable = ()) -> float:
     """Return the balanced accuracy on ``test`` of a probe of all coordinates, or its mean over probes of subsets."""
     seen = [(fit.X, test.X)] if subsets is None else [[subsets.restrict(t.X, i) for t in (fit, test)] for i in of]
-    told = [probe.fit(X.numpy(), fit.y).predict(X_test.numpy()) for X, X_test in seen]
-    return float(np.mean([balanced_accuracy_score(test.y, labels) for labels in told]))
+    told = np.stack([probe.fit(X.numpy(), fit.y).predict(X_test.numpy()) for X, X_test in seen])
+    return float(np.mean([(told[:, test.y == label] == label).mean() for label in np.unique(test.y)]))
 
 
 def subsets_in_use(X: torch.Tensor, p: ProbeValidation, seed: int) -> Subsets:
@@ -175,11 +179,11 @@ def chosen(fit: Task, subsets: Subsets, n: int, seed: int) -> dict[str, np.ndarr
 def accuracies(task: Task, p: ProbeValidation, seed: int, subsets: Subsets, n_probed: int) -> dict[tuple, float]:
     """Return balanced accuracy by (group of n_probed subsets, probe): scored and fitted on half A, judged on B."""
     fit, test = task.halves(seed)
-    groups, by_cell = chosen(fit, subsets, n_probed, seed), {}
+    seen, groups, by_cell = standardised(fit, test), chosen(fit, subsets, n_probed, seed), {}
     for name, probe in probes(p.n_neighbours).items():
         for group, members in groups.items():
-            by_cell[group, name] = judged(probe, fit, test, subsets, members)
-        by_cell["full", name] = judged(probe, fit, test)
+            by_cell[group, name] = judged(probe, *seen, subsets, members)
+        by_cell["full", name] = judged(probe, *seen)
     n_best = min(p.n_ensemble, p.n_subsets // 3)
     ensemble = RandomKCNNClassifier(p.n_subsets, n_best, subsets.size, p.n_neighbours, random_state=seed)
     by_cell["ensemble", "RkCNN"] = judged(ensemble, fit, test)
@@ -203,12 +207,12 @@ def study_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
 def sizes_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     """Return label, seed, size, group (top, random), value: held-out accuracy of subsets of every size up to d."""
     fit, test = controlled(task, p.control, seed).halves(seed)
-    d, rows = fit.X.shape[1], []
+    d, seen, rows = fit.X.shape[1], standardised(fit, test), []
     for size in sorted({min(size, d) for size in [*p.curve_sizes, d]}):
         subsets = draw_subsets(d, size, p.n_subsets if size < d else 1, random_state=seed)
         groups = chosen(fit, subsets, p.n_probed, seed)
         for group in ("top", "random"):
-            value = judged(probes(p.n_neighbours)[PROBE], fit, test, subsets, groups[group])
+            value = judged(probes(p.n_neighbours)[PROBE], *seen, subsets, groups[group])
             rows.append({"label": task.label, "seed": seed, "size": size, "group": group, "value": value})
     return pd.DataFrame(rows)
 
@@ -226,11 +230,11 @@ def controls_of_task(task: Task, p: ProbeValidation, seed: int) -> pd.DataFrame:
     control = replace(task, y=random_labels(task.types, task.y, seed))
     halves = {"accuracy": task.halves(seed), "control": control.halves(seed)}  # classes as even in both
     best = {kind: chosen(fit, subsets, 1, seed)["top"] for kind, (fit, _) in halves.items()}
-    rows = []
+    seen, rows = {kind: standardised(*pair) for kind, pair in halves.items()}, []
     for name, probe in probes(p.n_neighbours).items():
         for group in ("top", "full"):
             within = {kind: (subsets, best[kind]) if group == "top" else () for kind in halves}
-            values = {kind: judged(probe, *pair, *within[kind]) for kind, pair in halves.items()}
+            values = {kind: judged(probe, *pair, *within[kind]) for kind, pair in seen.items()}
             rows.append({"label": task.label, "seed": seed, "probe": name, "group": group} | values)
     return pd.DataFrame(rows).eval("selectivity = accuracy - control")
 
