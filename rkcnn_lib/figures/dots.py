@@ -126,9 +126,7 @@ def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new r
     permuted labels) and, where there are several, label and probe (a drop-down); a seed counts once in the interval.
     """
     table = checked(table, ["group", "seed", "value", *LEVELS], ["value", *LEVELS])
-    present = in_order(table["group"])
-    groups = [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
-    choices = []
+    groups, choices = arm_order(in_order(table["group"]), GROUPS), []
     for probe, part in parts_of(table, "probe"):
         traces, _, bands = rows_of_seeds(part, "group", groups, "permuted labels")
         choices.append((f"probe: {escape(probe)}", traces, {"xaxis.range": window(part["value"], keep=bands)}))
