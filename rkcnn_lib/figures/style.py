@@ -29,46 +29,8 @@ class Style:
     marker: str
 
 
-# Cool colours for the rivals, warm ones for RkCNN and what isolates it from its parts.
-STYLES: dict[str, Style] = {
-    "random": Style("#59937f", "circle"),
-    "covariance": Style("#7d7f16", "triangle-right"),
-    "active_subspace": Style("#a8577e", "triangle-left"),
-    "datapoint": Style("#0d93f2", "square"),
-    "pca": Style("#206c7f", "triangle-up"),
-    "ica": Style("#5946f2", "triangle-down"),
-    "kmeans": Style("#b920b9", "diamond"),
-    "datapoint_refined": Style("#4a7fb8", "square-x"),
-    "kmeans_refined": Style("#8478cc", "diamond-x"),
-    "rkcnn_coordinate": Style("#b9330d", "cross"),
-    "rkcnn": Style("#f26c0d", "star"),
-    "rkcnn_unscored": Style("#b28150", "hexagon"),
-    "rkcnn_worst": Style("#a64646", "pentagon"),
-    "rkcnn_null": Style("#cc7f59", "x"),
-}
-# Names that mean one of the arms above, or a part that appears in several figures.
-_ALIASES: dict[str, str] = {
-    "mined": "rkcnn",
-    "top": "rkcnn",
-    "bottom": "rkcnn_worst",
-    "coordinate": "rkcnn_coordinate",
-    "lift": "rkcnn",
-    "data": "datapoint",
-    "surrogate": "rkcnn_null",
-    # 06: its subspaces borrow the looks of arms that it does not show
-    "mined_shuffled": "rkcnn_null",
-    "sae": "ica",
-    "sae_latents": "kmeans_refined",
-    "class_means": "rkcnn_worst",
-    "das": "rkcnn_coordinate",
-    "das_isolating": "rkcnn_unscored",
-    "random_variance": "datapoint_refined",
-    # 06: runs of one prompt
-    "as it is": "random",
-    "keep": "datapoint",
-    "ablate": "rkcnn_coordinate",
-    "steer": "kmeans",
-}
+_TABLES = tomllib.loads(Path(__file__).with_name("style.toml").read_text(encoding="utf-8"))
+STYLES = {name: Style(*look) for name, look in _TABLES["styles"].items()}
 _SPARE_COLOURS = ("#8a6fb0", "#2f9447", "#9c7a52", "#d0527a", "#4f83a8")
 _SPARE_MARKERS = ("square-cross", "diamond-tall", "hourglass", "bowtie", "circle-cross")
 
@@ -80,7 +42,7 @@ SEQUENTIAL = "Cividis"
 # Hues to follow features by, none of them dark or pale enough to vanish on either page.
 MANY_HUES = ["#5946f2", "#0d93f2", "#59937f", "#7d7f16", "#f26c0d", "#d0527a", "#b920b9"]
 
-METRIC_LABELS: dict[str, str] = tomllib.loads(Path(__file__).with_name("labels.toml").read_text(encoding="utf-8"))
+METRIC_LABELS: dict[str, str] = _TABLES["labels"]
 
 
 def escape(text: object) -> str:
@@ -110,7 +72,7 @@ def style_of(name: object) -> Style:
     if str(name).count(" - ") == 1:  # a contrast: the hue of its baseline, the marker of its arm
         arm, baseline = (style_of(part) for part in str(name).split(" - "))
         return Style(baseline.colour, arm.marker)
-    key = _ALIASES.get(str(name), str(name))
+    key = _TABLES["aliases"].get(str(name), str(name))
     if key in STYLES:
         return STYLES[key]
     digest = hashlib.sha256(str(name).encode()).digest()
