@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import checked, chosen, finish, in_order, log_axis, parts_of, scale_buttons
+from rkcnn_lib.figures.display import checked, chosen, finish, log_axis, parts_of, scale_buttons
 from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, named, number, short, style_of
 
 MANY = 4000  # points from which WebGL draws
@@ -26,16 +26,16 @@ def band(
     return go.Scatter(looks | named, x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]))
 
 
-def lines(table: pd.DataFrame, x: str, key: str = "arm", by_palette: bool = True) -> list[go.Scatter]:
+def lines(table: pd.DataFrame, x: str, key: str = "arm") -> list[go.Scatter]:
     """The form: a line a ``key`` along ``x`` with the range of its seeds, above the grey bands of chance.
 
-    Columns ``x``, ``key``, value (several rows of a place are its seeds) and, where chance is known, `LEVELS`. Lines
-    come in the order of the palette, or as in the table.
+    Columns ``x``, ``key``, value (several rows of a place are its seeds) and, where chance is known, `LEVELS`. Arms
+    come in the order of the palette, miners as in the table.
     """
     table = table.assign(**{key: table[key].astype(str)})
-    names = in_order(table[key])
+    names = table[key].unique().tolist()
     traces = _chance_bands(table, x, key)
-    for name in arm_order(names) if by_palette else names:
+    for name in arm_order(names) if key == "arm" else names:
         traces += _line_of_seeds(table[table[key] == name], x, name)
     return traces
 
@@ -61,7 +61,7 @@ def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
     if not set(LEVELS) <= set(table.columns):
         return []
     drawn: list[pd.DataFrame] = []
-    for name in in_order(table[key]):
+    for name in table[key].unique():
         chance = table[table[key] == name].dropna(subset=LEVELS).groupby(x)[LEVELS].mean()
         if len(chance) and not any(chance.shape == other.shape and np.allclose(chance, other) for other in drawn):
             drawn.append(chance)
@@ -90,7 +90,7 @@ def recovery_curve(table: pd.DataFrame, x: str, drawn: Collection[str] | None = 
     table = checked(table, [x, "miner", "seed", "value", *LEVELS], [x, "value", *LEVELS])
     choices = []
     for metric, part in parts_of(table.assign(metric=table.get("metric", "recovery"))):
-        traces = lines(part, x, "miner", by_palette=False)
+        traces = lines(part, x, "miner")
         for trace in traces:  # bands of chance belong to no miner
             is_line = trace.customdata is not None
             if is_line and drawn is not None and trace.legendgroup not in set(map(escape, drawn)):
@@ -114,7 +114,7 @@ def recovery_curves(table: pd.DataFrame) -> go.Figure:
         scale = {"xaxis.type": "linear", "xaxis.dtick": None, "xaxis.tickmode": "auto"}
         scale |= {f"xaxis.{key}": value for key, value in _log_where_wide(part["x"]).items()}
         scale |= {"xaxis.title.text": escape(axis), "xaxis.autorange": True}
-        choices.append((escape(axis), lines(part, "x", "miner", by_palette=False), scale))
+        choices.append((escape(axis), lines(part, "x", "miner"), scale))
     y_axis = {"title": label(table["metric"].iloc[0])}
     return finish(chosen(choices), height=430, legend="right", yaxis=y_axis)
 
@@ -148,11 +148,11 @@ def funnel(table: pd.DataFrame) -> go.Figure:
 
     Columns arm, seed, stage (in the order in which the table names them), value (a count).
     """
-    table = checked(table, ["arm", "seed", "stage", "value"], ["value"])
-    stages, arms = in_order(table["stage"]), in_order(table["arm"].astype(str))
+    table = checked(table, ["arm", "seed", "stage", "value"], ["value"]).astype({"arm": str})
+    stages, arms = (table[column].unique().tolist() for column in ("stage", "arm"))
     fig = go.Figure()
     for arm in arm_order(arms):
-        part = table[table["arm"].astype(str) == arm]
+        part = table[table["arm"] == arm]
         seeds = part.groupby("stage", sort=False)["value"].agg(["mean", "min", "max"])
         told = [
             f"{escape(stage)}: {number(row['mean'])}, seeds from {number(row['min'])} to {number(row['max'])}"
