@@ -26,17 +26,20 @@ def band(
     return go.Scatter(looks | named, x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]))
 
 
-def lines(table: pd.DataFrame, x: str, key: str = "arm") -> list[go.Scatter]:
+def lines(table: pd.DataFrame, x: str, key: str = "arm", drawn: Collection[str] | None = None) -> list[go.Scatter]:
     """The form: a line a ``key`` along ``x`` with the range of its seeds, above the grey bands of chance.
 
     Columns ``x``, ``key``, value (several rows of a place are its seeds) and, where chance is known, `LEVELS`. Arms
-    come in the order of the palette, miners as in the table.
+    come in the order of the palette, miners as in the table; those that are not ``drawn`` wait in the legend.
     """
     table = table.assign(**{key: table[key].astype(str)})
     names = table[key].unique().tolist()
     traces = _chance_bands(table, x, key)
     for name in arm_order(names) if key == "arm" else names:
-        traces += _line_of_seeds(table[table[key] == name], x, name)
+        *band_of_seeds, line = _line_of_seeds(table[table[key] == name], x, name)
+        if drawn is not None and name not in drawn:
+            line.visible = "legendonly"
+        traces += [*band_of_seeds, line]
     return traces
 
 
@@ -72,8 +75,8 @@ def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
     ]
 
 
-def _by_metric(table: pd.DataFrame, x: str) -> go.Figure:
-    return chosen([(short(m), lines(part, x), {"yaxis.title.text": label(m)}) for m, part in parts_of(table)])
+def _by_metric(table: pd.DataFrame, x: str, *of: Any) -> go.Figure:
+    return chosen([(short(m), lines(part, x, *of), {"yaxis.title.text": label(m)}) for m, part in parts_of(table)])
 
 
 def _log_where_wide(values: pd.Series) -> dict[str, Any]:
@@ -88,16 +91,9 @@ def recovery_curve(table: pd.DataFrame, x: str, drawn: Collection[str] | None = 
     ``drawn`` wait in the legend.
     """
     table = checked(table, [x, "miner", "seed", "value", *LEVELS], [x, "value", *LEVELS])
-    choices = []
-    for metric, part in parts_of(table.assign(metric=table.get("metric", "recovery"))):
-        traces = lines(part, x, "miner")
-        for trace in traces:  # bands of chance belong to no miner
-            is_line = trace.customdata is not None
-            if is_line and drawn is not None and trace.legendgroup not in set(map(escape, drawn)):
-                trace.visible = "legendonly"
-        choices.append((short(metric), traces, {"yaxis.title.text": label(metric)}))
+    fig = _by_metric(table.assign(metric=table.get("metric", "recovery")), x, "miner", drawn)
     x_axis = _log_where_wide(table[x]) | {"title": escape(x.replace("_", " "))}
-    return finish(chosen(choices), height=430, legend="right", xaxis=x_axis)
+    return finish(fig, height=430, legend="right", xaxis=x_axis)
 
 
 def recovery_curves(table: pd.DataFrame) -> go.Figure:
