@@ -36,10 +36,9 @@ def lines(table: pd.DataFrame, x: str, key: str = "arm", drawn: Collection[str] 
     names = table[key].unique().tolist()
     traces = _chance_bands(table, x, key)
     for name in arm_order(names) if key == "arm" else names:
-        *band_of_seeds, line = _line_of_seeds(table[table[key] == name], x, name)
-        if drawn is not None and name not in drawn:
-            line.visible = "legendonly"
-        traces += [*band_of_seeds, line]
+        of_name = _line_of_seeds(table[table[key] == name], x, name)
+        waits = drawn is not None and name not in drawn
+        traces += [trace.update(visible="legendonly") for trace in of_name] if waits else of_name
     return traces
 
 
