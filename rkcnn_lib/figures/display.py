@@ -1,7 +1,7 @@
 """What every figure begins and ends with: tables checked, drop-downs, sliders, axes, size, title and note beside it."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,16 +77,11 @@ def as_array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
 
 
-def in_order(names: Iterable[Any]) -> list[Any]:
-    """Distinct names in the order in which they first appear."""
-    return list(dict.fromkeys(names))
-
-
 def parts_of(table: pd.DataFrame, column: str = "metric") -> list[tuple[str, pd.DataFrame]]:
     """The rows of each value of ``column``, in order of appearance; all, named "value", where there is none."""
     if column not in table.columns:
         return [("value", table)]
-    return [(str(name), table[table[column] == name]) for name in in_order(table[column])]
+    return [(str(name), table[table[column] == name]) for name in table[column].unique()]
 
 
 def chosen(choices: Sequence[Choice]) -> go.Figure:

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from pandas.api.types import is_number
 
-from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
+from rkcnn_lib.figures.display import checked, chosen, finish, parts_of, rows_axis, window
 from rkcnn_lib.figures.lines import LEVELS
 from rkcnn_lib.figures.style import CHANCE_FILL, GREY, Style, arm_order, escape, label, named, number, short, style_of
 from rkcnn_lib.measure.statistics import mean_interval
@@ -102,9 +102,8 @@ def arm_metrics(table: pd.DataFrame) -> go.Figure:
     Columns arm, seed, value and, where the metric has them, chance_mean and chance_upper, the ends of the arm's grey
     band; metric where there are several.
     """
-    table = checked(table, ["arm", "seed", "value"], ["value"])
-    table = table.assign(arm=table["arm"].astype(str))
-    arms, choices, any_chance = arm_order(in_order(table["arm"])), [], False
+    table = checked(table, ["arm", "seed", "value"], ["value"]).astype({"arm": str})
+    arms, choices, any_chance = arm_order(table["arm"].unique().tolist()), [], False
     for metric, part in parts_of(table):
         traces, ends, bands = rows_of_seeds(part, "arm", arms, "chance")
         any_chance |= bool(bands)
@@ -126,9 +125,7 @@ def selectivity(table: pd.DataFrame, measured: str = "balanced accuracy on new r
     permuted labels) and, where there are several, label and probe (a drop-down); a seed counts once in the interval.
     """
     table = checked(table, ["group", "seed", "value", *LEVELS], ["value", *LEVELS])
-    present = in_order(table["group"])
-    groups = [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
-    choices = []
+    groups, choices = arm_order(table["group"].unique().tolist(), GROUPS), []
     for probe, part in parts_of(table, "probe"):
         traces, _, bands = rows_of_seeds(part, "group", groups, "permuted labels")
         choices.append((f"probe: {escape(probe)}", traces, {"xaxis.range": window(part["value"], keep=bands)}))
@@ -153,11 +150,11 @@ def sensitivity(table: pd.DataFrame) -> go.Figure:
     Columns axis, x (a value of the axis: number or text), arm, seed, metric, value.
     """
     table = checked(table, ["axis", "x", "arm", "seed", "metric", "value"], ["value"])
-    arms = arm_order([str(name) for name in in_order(table["arm"])])
+    arms = arm_order(table["arm"].astype(str).unique().tolist())
     choices = []
     for axis, along in parts_of(table, "axis"):
         # numbers in order, then others as they come
-        places = sorted(in_order(along["x"]), key=lambda x: (not is_number(x), x if is_number(x) else 0))
+        places = sorted(along["x"].unique().tolist(), key=lambda x: (not is_number(x), x if is_number(x) else 0))
         along = along.assign(place=along["x"].map(places.index))
         layout = {"xaxis.tickvals": list(range(len(places))), "xaxis.ticktext": [escape(place) for place in places]}
         layout |= {"xaxis.title.text": escape(axis), "xaxis.range": [-0.4, len(places) - 0.6]}
@@ -187,7 +184,7 @@ def next_tokens(table: pd.DataFrame) -> go.Figure:
     Columns token, run, probability ([0, 1]); tokens and runs in the order they are to be shown.
     """
     table = checked(table, ["token", "run", "probability"], ["probability"])
-    tokens, runs = ([str(name) for name in in_order(table[column])] for column in ("token", "run"))
+    tokens, runs = (table[column].astype(str).unique().tolist() for column in ("token", "run"))
     fig = go.Figure()
     for i, run in enumerate(runs):
         part, style = table[table["run"].astype(str) == run], style_of(run)

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import checked, chosen, finish, in_order, parts_of, rows_axis, window
+from rkcnn_lib.figures.display import checked, chosen, finish, parts_of, rows_axis, window
 from rkcnn_lib.figures.dots import box, dot, points
 from rkcnn_lib.figures.lines import band
-from rkcnn_lib.figures.style import CHANCE_FILL, GREY, Style, escape, faint, label, number, short, style_of
+from rkcnn_lib.figures.style import CHANCE_FILL, GREY, Style, arm_order, escape, faint, label, number, short, style_of
 
 VERDICTS: dict[str, Style] = {
     "better": Style("#2f9447", "circle"),
@@ -33,7 +33,7 @@ def paired_differences(table: pd.DataFrame) -> go.Figure:
     """
     columns = ["contrast", "metric", "difference", "low", "high", "delta", "verdict", "n_seeds"]
     table = checked(table, columns, ["difference"])
-    rows = in_order(table["contrast"].astype(str))
+    rows = table["contrast"].astype(str).unique().tolist()
     choices = []
     for metric, part in parts_of(table):
         traces: list[go.Scatter] = []
@@ -75,7 +75,7 @@ def layer_differences(table: pd.DataFrame, x: str = "layer") -> go.Figure:
     """
     columns = [*dict.fromkeys(["layer", x]), "contrast", "difference", "low", "high", "delta"]
     table = checked(table, columns, [x, "difference"])
-    contrasts = in_order(table["contrast"].astype(str))
+    contrasts = table["contrast"].astype(str).unique().tolist()
     by_layer, places = x == "layer", np.sort(table[x].unique())
     margin = 0.5 if by_layer else 0.05 * (np.ptp(places) or 1.0)
     shift = 0.12 * np.diff(places).min(initial=1.0) if by_layer else 0.0
@@ -143,9 +143,9 @@ def causal_effects(table: pd.DataFrame, drawn: Sequence[str] | None = None) -> g
     are not ``drawn`` come with a choice of their own in the drop-down.
     """
     table = checked(table, ["subspace", "intervention", "metric", "value", "low", "high"], ["value"])
-    subspaces = in_order(table.loc[~table["subspace"].isin(REFERENCES), "subspace"].astype(str))
+    subspaces = table.loc[~table["subspace"].isin(REFERENCES), "subspace"].astype(str).unique().tolist()
     first = [subspace for subspace in subspaces if drawn is None or subspace in drawn] or subspaces
-    subspaces = in_order([*first, *subspaces])
+    subspaces = arm_order(subspaces, first)
     choices = []
     for n, (metric, part) in itertools.product(dict.fromkeys([len(first), len(subspaces)]), parts_of(table)):
         is_reference = part["subspace"].isin(REFERENCES)

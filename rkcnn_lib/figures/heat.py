@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import add_menu, as_array, checked, chosen, finish, in_order, parts_of
+from rkcnn_lib.figures.display import add_menu, as_array, checked, chosen, finish, parts_of
 from rkcnn_lib.figures.style import DIVERGING, SEQUENTIAL, arm_order, escape, number, short
 
 PLAIN = {"showgrid": False, "zeroline": False}  # an axis of a matrix
@@ -57,7 +57,7 @@ def layer_heatmap(table: pd.DataFrame, x: str = "layer") -> go.Figure:
     """
     table = checked(table, [x, "arm", "metric", "value"], ["value"])
     table = table.assign(arm=table["arm"].astype(str), layer=table[x])
-    arms, layers = arm_order(in_order(table["arm"])), sorted(table["layer"].unique())
+    arms, layers = arm_order(table["arm"].unique().tolist()), sorted(table["layer"].unique())
     cells = {  # by hook, a heat map a metric
         hook: [_cells(part[part["metric"].astype(str) == metric], arms, layers) for metric, _ in parts_of(table)]
         for hook, part in parts_of(table, "hook")

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rkcnn_lib.figures.display import add_slider, as_array, checked, chosen, finish, in_order, log_axis, scale_buttons
+from rkcnn_lib.figures.display import add_slider, as_array, checked, chosen, finish, log_axis, scale_buttons
 from rkcnn_lib.figures.lines import MANY
 from rkcnn_lib.figures.style import GREY, SEQUENTIAL, arm_order, escape, faint, named, style_of
 
@@ -103,7 +103,7 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
     """
     table = checked(table, ["group", "latent", "rate", "cosine", "card"], ["rate", "cosine"])
     fig = make_subplots(rows=1, cols=2, column_widths=[0.16, 0.84], horizontal_spacing=0.03, shared_yaxes=True)
-    groups = arm_order([str(name) for name in in_order(table["group"])])
+    groups = arm_order(table["group"].astype(str).unique().tolist())
     for position, group in enumerate(groups):
         part = table[table["group"].astype(str) == group]
         dead, live = part[part["rate"] == 0], part[part["rate"] > 0]

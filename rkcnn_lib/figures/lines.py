@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rkcnn_lib.figures.display import checked, chosen, finish, in_order, log_axis, parts_of, scale_buttons
+from rkcnn_lib.figures.display import checked, chosen, finish, log_axis, parts_of, scale_buttons
 from rkcnn_lib.figures.style import CHANCE_FILL, arm_order, escape, faint, label, named, number, short, style_of
 
 MANY = 4000  # points from which WebGL draws
@@ -26,17 +26,19 @@ def band(
     return go.Scatter(looks | named, x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]))
 
 
-def lines(table: pd.DataFrame, x: str, key: str = "arm", by_palette: bool = True) -> list[go.Scatter]:
+def lines(table: pd.DataFrame, x: str, key: str = "arm", drawn: Collection[str] | None = None) -> list[go.Scatter]:
     """The form: a line a ``key`` along ``x`` with the range of its seeds, above the grey bands of chance.
 
-    Columns ``x``, ``key``, value (several rows of a place are its seeds) and, where chance is known, `LEVELS`. Lines
-    come in the order of the palette, or as in the table.
+    Columns ``x``, ``key``, value (several rows of a place are its seeds) and, where chance is known, `LEVELS`. Arms
+    come in the order of the palette, miners as in the table; those that are not ``drawn`` wait in the legend.
     """
     table = table.assign(**{key: table[key].astype(str)})
-    names = in_order(table[key])
+    names = table[key].unique().tolist()
     traces = _chance_bands(table, x, key)
-    for name in arm_order(names) if by_palette else names:
-        traces += _line_of_seeds(table[table[key] == name], x, name)
+    for name in arm_order(names) if key == "arm" else names:
+        of_name = _line_of_seeds(table[table[key] == name], x, name)
+        waits = drawn is not None and name not in drawn
+        traces += [trace.update(visible="legendonly") for trace in of_name] if waits else of_name
     return traces
 
 
@@ -61,7 +63,7 @@ def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
     if not set(LEVELS) <= set(table.columns):
         return []
     drawn: list[pd.DataFrame] = []
-    for name in in_order(table[key]):
+    for name in table[key].unique():
         chance = table[table[key] == name].dropna(subset=LEVELS).groupby(x)[LEVELS].mean()
         if len(chance) and not any(chance.shape == other.shape and np.allclose(chance, other) for other in drawn):
             drawn.append(chance)
@@ -72,8 +74,8 @@ def _chance_bands(table: pd.DataFrame, x: str, key: str) -> list[go.Scatter]:
     ]
 
 
-def _by_metric(table: pd.DataFrame, x: str) -> go.Figure:
-    return chosen([(short(m), lines(part, x), {"yaxis.title.text": label(m)}) for m, part in parts_of(table)])
+def _by_metric(table: pd.DataFrame, x: str, *of: Any) -> go.Figure:
+    return chosen([(short(m), lines(part, x, *of), {"yaxis.title.text": label(m)}) for m, part in parts_of(table)])
 
 
 def _log_where_wide(values: pd.Series) -> dict[str, Any]:
@@ -88,16 +90,9 @@ def recovery_curve(table: pd.DataFrame, x: str, drawn: Collection[str] | None = 
     ``drawn`` wait in the legend.
     """
     table = checked(table, [x, "miner", "seed", "value", *LEVELS], [x, "value", *LEVELS])
-    choices = []
-    for metric, part in parts_of(table.assign(metric=table.get("metric", "recovery"))):
-        traces = lines(part, x, "miner", by_palette=False)
-        for trace in traces:  # bands of chance belong to no miner
-            is_line = trace.customdata is not None
-            if is_line and drawn is not None and trace.legendgroup not in set(map(escape, drawn)):
-                trace.visible = "legendonly"
-        choices.append((short(metric), traces, {"yaxis.title.text": label(metric)}))
+    fig = _by_metric(table.assign(metric=table.get("metric", "recovery")), x, "miner", drawn)
     x_axis = _log_where_wide(table[x]) | {"title": escape(x.replace("_", " "))}
-    return finish(chosen(choices), height=430, legend="right", xaxis=x_axis)
+    return finish(fig, height=430, legend="right", xaxis=x_axis)
 
 
 def recovery_curves(table: pd.DataFrame) -> go.Figure:
@@ -114,7 +109,7 @@ def recovery_curves(table: pd.DataFrame) -> go.Figure:
         scale = {"xaxis.type": "linear", "xaxis.dtick": None, "xaxis.tickmode": "auto"}
         scale |= {f"xaxis.{key}": value for key, value in _log_where_wide(part["x"]).items()}
         scale |= {"xaxis.title.text": escape(axis), "xaxis.autorange": True}
-        choices.append((escape(axis), lines(part, "x", "miner", by_palette=False), scale))
+        choices.append((escape(axis), lines(part, "x", "miner"), scale))
     y_axis = {"title": label(table["metric"].iloc[0])}
     return finish(chosen(choices), height=430, legend="right", yaxis=y_axis)
 
@@ -148,11 +143,11 @@ def funnel(table: pd.DataFrame) -> go.Figure:
 
     Columns arm, seed, stage (in the order in which the table names them), value (a count).
     """
-    table = checked(table, ["arm", "seed", "stage", "value"], ["value"])
-    stages, arms = in_order(table["stage"]), in_order(table["arm"].astype(str))
+    table = checked(table, ["arm", "seed", "stage", "value"], ["value"]).astype({"arm": str})
+    stages, arms = (table[column].unique().tolist() for column in ("stage", "arm"))
     fig = go.Figure()
     for arm in arm_order(arms):
-        part = table[table["arm"].astype(str) == arm]
+        part = table[table["arm"] == arm]
         seeds = part.groupby("stage", sort=False)["value"].agg(["mean", "min", "max"])
         told = [
             f"{escape(stage)}: {number(row['mean'])}, seeds from {number(row['min'])} to {number(row['max'])}"

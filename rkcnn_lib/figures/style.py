@@ -9,12 +9,16 @@ as seen with normal vision, protanopia, deuteranopia and tritanopia (simulation 
 import hashlib
 import html
 import re
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.colors import hex_to_rgb
 
 
 @dataclass(frozen=True)
@@ -25,46 +29,8 @@ class Style:
     marker: str
 
 
-# Cool colours for the rivals, warm ones for RkCNN and what isolates it from its parts.
-STYLES: dict[str, Style] = {
-    "random": Style("#59937f", "circle"),
-    "covariance": Style("#7d7f16", "triangle-right"),
-    "active_subspace": Style("#a8577e", "triangle-left"),
-    "datapoint": Style("#0d93f2", "square"),
-    "pca": Style("#206c7f", "triangle-up"),
-    "ica": Style("#5946f2", "triangle-down"),
-    "kmeans": Style("#b920b9", "diamond"),
-    "datapoint_refined": Style("#4a7fb8", "square-x"),
-    "kmeans_refined": Style("#8478cc", "diamond-x"),
-    "rkcnn_coordinate": Style("#b9330d", "cross"),
-    "rkcnn": Style("#f26c0d", "star"),
-    "rkcnn_unscored": Style("#b28150", "hexagon"),
-    "rkcnn_worst": Style("#a64646", "pentagon"),
-    "rkcnn_null": Style("#cc7f59", "x"),
-}
-# Names that mean one of the arms above, or a part that appears in several figures.
-_ALIASES: dict[str, str] = {
-    "mined": "rkcnn",
-    "top": "rkcnn",
-    "bottom": "rkcnn_worst",
-    "coordinate": "rkcnn_coordinate",
-    "lift": "rkcnn",
-    "data": "datapoint",
-    "surrogate": "rkcnn_null",
-    # 06: its subspaces borrow the looks of arms that it does not show
-    "mined_shuffled": "rkcnn_null",
-    "sae": "ica",
-    "sae_latents": "kmeans_refined",
-    "class_means": "rkcnn_worst",
-    "das": "rkcnn_coordinate",
-    "das_isolating": "rkcnn_unscored",
-    "random_variance": "datapoint_refined",
-    # 06: runs of one prompt
-    "as it is": "random",
-    "keep": "datapoint",
-    "ablate": "rkcnn_coordinate",
-    "steer": "kmeans",
-}
+_TABLES = tomllib.loads(Path(__file__).with_name("style.toml").read_text(encoding="utf-8"))
+STYLES = {name: Style(*look) for name, look in _TABLES["styles"].items()}
 _SPARE_COLOURS = ("#8a6fb0", "#2f9447", "#9c7a52", "#d0527a", "#4f83a8")
 _SPARE_MARKERS = ("square-cross", "diamond-tall", "hourglass", "bowtie", "circle-cross")
 
@@ -76,57 +42,7 @@ SEQUENTIAL = "Cividis"
 # Hues to follow features by, none of them dark or pale enough to vanish on either page.
 MANY_HUES = ["#5946f2", "#0d93f2", "#59937f", "#7d7f16", "#f26c0d", "#d0527a", "#b920b9"]
 
-METRIC_LABELS: dict[str, str] = {
-    "mmcs": "MMCS: mean best signed cosine",
-    "matched_cosine": "matched signed cosine (one-to-one)",
-    "recovery_rate": "recovery rate (share of true features, cosine ≥ 0.9)",
-    "precision": "precision (share of mined directions, cosine ≥ 0.9)",
-    "l0": "L0 (active latents a token)",
-    "l0_at_equal_ev": "L0 at equal explained variance (active latents a token)",
-    "dead": "dead latents (share of the dictionary)",
-    "explained_variance": "explained variance (share)",
-    "untrained_explained_variance": "explained variance before training (share)",
-    "untrained_explained_variance_standardised": "standardised explained variance before training (share)",
-    "dense": "latents that fire on more than a tenth of the tokens (share of the dictionary)",
-    "l2_ratio": "length of reconstructions over that of activations (ratio)",
-    "relative_reconstruction_bias": "relative reconstruction bias (1: none)",
-    "one_latent_f1": "labels told by one latent (held-out F1)",
-    "five_latents_f1": "labels told by five latents (held-out F1)",
-    "gap_to_dense_f1": "F1 that five latents lack to a probe of all dimensions",
-    "detection_f1": "detection: a latent's best label rule (held-out F1)",
-    "absorbed": "absorption (share of a kind's tokens that another latent speaks for)",
-    "splitting": "splitting (latents that a kind of entity needs)",
-    "tokens_to_quality": "tokens to random's quality (share of the full training)",
-    "revived": "latents that fire after training and did not before (share of the dictionary)",
-    "untrained_dead": "dead latents before training (share of the dictionary)",
-    "died": "latents that fired before training and not after (share of the dictionary)",
-    "live": "live latents (count)",
-    "explained_variance_standardised": "explained variance, dimensions standardised (share)",
-    "seconds": "time taken (seconds)",
-    "recovered_share": "share of the logit difference that is kept",
-    "fractional_decrease": "fractional decrease of the logit difference",
-    "interchanged": "interchange accuracy (share of pairs)",
-    "interchange_share": "share of the whole activation's effect",
-    "top1": "answer unchanged (share of pairs)",
-    "cause": "cause (share that give the donor's answer)",
-    "isolate": "isolate (share of other answers that stay)",
-    "disentangle": "disentangle (mean of cause and isolate)",
-    "loss_recovered_mean": "loss recovered when all else is resampled (share)",
-    "loss_recovered_per_example": "loss recovered, example by example (share)",
-    "delta_ce": "increase of cross-entropy (nats a token)",
-    "kl": "KL divergence (nats a token)",
-    "ce_score_zero": "CE score, zero ablation (share recovered)",
-    "ce_score_mean": "CE score, mean ablation (share recovered)",
-    "PW-MCC": "PW-MCC (mean matched signed cosine)",
-    "pw_mcc": "PW-MCC: agreement across seeds (matched signed cosine)",
-    "loss": "training loss",
-    "n_represented": "represented features (count, ‖W_i‖ > 0.5)",
-    "mean_dimensionality": "mean feature dimensionality",
-    "logit_difference": "logit difference (logits)",
-    "accuracy": "accuracy (share)",
-    "gamma": "anisotropy γ = ‖mean‖ / ‖standard deviation‖",
-    "balanced_accuracy": "balanced accuracy (share)",
-}
+METRIC_LABELS: dict[str, str] = _TABLES["labels"]
 
 
 def escape(text: object) -> str:
@@ -156,7 +72,7 @@ def style_of(name: object) -> Style:
     if str(name).count(" - ") == 1:  # a contrast: the hue of its baseline, the marker of its arm
         arm, baseline = (style_of(part) for part in str(name).split(" - "))
         return Style(baseline.colour, arm.marker)
-    key = _ALIASES.get(str(name), str(name))
+    key = _TABLES["aliases"].get(str(name), str(name))
     if key in STYLES:
         return STYLES[key]
     digest = hashlib.sha256(str(name).encode()).digest()
@@ -169,16 +85,15 @@ def named(name: object, hover: str) -> dict[str, Any]:
     return {"name": shown, "legendgroup": shown, "hovertemplate": f"<b>{shown}</b>{hover}<extra></extra>"}
 
 
-def arm_order(names: list[str]) -> list[str]:
-    """Known arms in the order of the palette (rivals first, then RkCNN), then the others as they came."""
-    known = [name for name in STYLES if name in names]
+def arm_order(names: list[str], order: Iterable[str] = STYLES) -> list[str]:
+    """Known names in an order, by default that of the palette (rivals first, then RkCNN), then others as they came."""
+    known = [name for name in order if name in names]
     return known + [name for name in names if name not in known]
 
 
 def faint(colour: str, alpha: float = 0.18) -> str:
     """A ``#rrggbb`` colour as ``rgba`` with the given opacity in [0, 1], for bands."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, {alpha})"
+    return f"rgba{(*hex_to_rgb(colour), alpha)}"
 
 
 _LINE = "#8a8f98"

@@ -6,7 +6,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rkcnn_lib.figures.display import in_order
 from rkcnn_lib.measure.statistics import MIN_SEEDS_FOR_VERDICT, verdict_word
 from rkcnn_lib.pages import blocks
 from rkcnn_lib.studies.verdicts import in_short
@@ -163,8 +162,8 @@ def grid_of(record: dict[str, Any]) -> Markup | None:
     if len({(hypothesis, measure) for hypothesis, measure, _ in judged}) < len(judged):
         judged = [(f"against {rival_of(row.get('contrast'))}", measure, row) for _, measure, row in judged]
     cells = {(name, measure): _grid_cell(row) for name, measure, row in reversed(judged)}  # of two the first counts
-    measures = in_order(measure for _, measure, _ in judged)
-    names = in_order(name for name, _, _ in judged)
+    measures = list(dict.fromkeys(measure for _, measure, _ in judged))
+    names = list(dict.fromkeys(name for name, _, _ in judged))
     rows = [(name, [cells.get((name, measure)) for measure in measures]) for name in names]
     return blocks().verdict_grid(list(map(in_words, measures)), rows)
 

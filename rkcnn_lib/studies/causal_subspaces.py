@@ -215,8 +215,7 @@ def circuit_subspace(lm: Any, X: torch.Tensor, y: np.ndarray) -> Subspace:
     """
     p = lm.cfg.d_vocab - 1
     planes = fourier_planes(X, torch.from_numpy(y.astype(int)), key_frequencies(lm.W_E[:p]), p)
-    widest = planes.basis[planes.explained.argsort(descending=True)].flatten(0, 1)
-    rows = widest.to(X.dtype)
+    rows = planes.basis[planes.explained.argsort(descending=True)].flatten(0, 1).to(X.dtype)
     return Subspace(CIRCUIT, 0, len(rows), lambda rank: bases.leading_basis(rows, min(rank, len(rows)), CIRCUIT))
 
 

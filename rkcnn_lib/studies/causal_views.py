@@ -213,8 +213,7 @@ def show_cards(lm: Any, p: CausalChecks, measured: Measured, prompts: Prompts, p
     studied = places[(places["layer"] == layer) & (places["metric"] == "fractional_decrease")]
     chosen = studied["pair"].drop_duplicates().tolist()[:CARDS]
     here, rows = measured.ground, torch.tensor(chosen)
-    pairs, clean = here.pairing.pairs.take(rows), here.logits[rows.to(here.logits.device)]
-    donated = here.donated[rows.to(here.donated.device)]
+    pairs, clean, donated = here.pairing.pairs.take(rows), here.logits[rows], here.donated[rows]
     logits = {"as it is": clean}
     for name in NAMED:
         if (name, 0) in measured.subspaces:

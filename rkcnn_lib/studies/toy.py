@@ -195,11 +195,9 @@ def seed_scores(spaces: list[Space], run: Run) -> pd.DataFrame:
     and spread (standard deviation over subsets by the mean's size) of the score, null_mean, null_upper.
     """
     given = run.p.model_dump(include=MODELS | {"control", "subset_size", "subsets"})
-
-    def compute(space: Space, seed: int) -> Unit:
-        return Unit(tables={"scores": scores_of_space(space, run.p, seed)})
-
-    units = _each("toy_scores", given, spaces, compute)
+    units = _each(
+        "toy_scores", given, spaces, lambda space, seed: Unit(tables={"scores": scores_of_space(space, run.p, seed)})
+    )
     return pd.concat([unit.tables["scores"] for unit in units], ignore_index=True)
 
 

@@ -273,10 +273,10 @@ def test_series_that_are_not_drawn_wait_in_the_legend_of_every_choice():
     table = pd.concat([table.assign(metric="recovery_rate"), table.assign(metric="precision")])
     fig = figures.recovery_curve(table, "n_features", drawn=["rkcnn"])
     for i, button in enumerate(fig.layout.updatemenus[0].buttons):
-        shown = {
-            (trace.name, how)
+        shown = {  # lines and the bands of their seeds
+            (trace.legendgroup, how)
             for trace, how in zip(fig.data, button.args[0]["visible"], strict=True)
-            if how and trace.mode == "lines+markers"
+            if how and trace.legendgroup != "chance"
         }
         assert shown == {("rkcnn", True), ("kmeans", "legendonly")}, i
 
