@@ -83,12 +83,14 @@ SMALLER = {
     "03_gpt2_cache": {"n_tokens": 6000, "n_statistics": 1000},
     "04_sae_compare": {
         "n_tokens": 6000, "arms": ["random", "rkcnn"], "steps": 6, "expansion": 0.25, "n_neighbours": 4,
-        "n_subsets": 400, "n_stages": 3, "lr_search": [1e-3], "mining_rows": 400, "heldout_rows": 200, "splice_contexts": 2, "frozen_rows": 100,
+        "n_subsets": 400, "n_stages": 3, "lr_search": [1e-3],
+        "mining_rows": 400, "heldout_rows": 200, "splice_contexts": 2, "frozen_rows": 100,
         "n_cards": 8,
     },
     "05_multilayer": {
         "n_tokens": 6000, "arms": ["random", "rkcnn"], "layers": [0], "steps": 6, "expansion": 0.25,
-        "n_subsets": 400, "n_stages": 3, "n_neighbours": 4, "mining_rows": 400, "heldout_rows": 200, "splice_contexts": 2,
+        "n_subsets": 400, "n_stages": 3, "n_neighbours": 4, "mining_rows": 400, "heldout_rows": 200,
+        "splice_contexts": 2,
     },
     "06_causal_checks": {
         "n_tokens": 6000, "n_subsets": 36, "n_directions": 12, "mining_rows": 400, "ranks": [2, 4], "n_pairs": 8,
