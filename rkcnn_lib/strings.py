@@ -1,6 +1,7 @@
 """Strings and tokens from data made fit for a page: nothing in them acts, whatever a corpus or a vocabulary holds."""
 
 import json
+import math
 import re
 import unicodedata
 from typing import Any
@@ -32,6 +33,15 @@ def cut(text: str, length: int = ECHOED) -> str:
     head = re.sub(r"(&[^;\s]{0,8}|<[^>]*)$", "", text[: length * 2 // 3])
     tail = re.sub(r"^([^<>&\s]{0,40}>|[a-z#0-9]{0,6};)", "", text[-(length // 6) :])
     return f"{head} … {tail} ({len(text):,} characters)"
+
+
+def duration(seconds: Any) -> str:
+    """Return a length of time as text, in the unit that suits it; "unknown" for what is no finite number."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def script_json(value: Any) -> str:

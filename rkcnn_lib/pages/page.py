@@ -17,7 +17,7 @@ from rkcnn_lib.pages.render import Rendered, figure_block, render_notebook
 from rkcnn_lib.runs import gates
 from rkcnn_lib.runs.gates import Recorded
 from rkcnn_lib.runs.params import NOTEBOOKS
-from rkcnn_lib.strings import cut
+from rkcnn_lib.strings import cut, duration
 
 NAMES = {  # of each notebook: its title, and its name where there is little room
     "01_toy_superposition": ("Toy models whose features are known", "Toy models"),
@@ -117,7 +117,7 @@ def environment() -> jinja2.Environment:
         "signed": partial(_number, form="+.3g"),
         "number": partial(_number, form=".4g"),
         "short_number": partial(_number, form=".3g"),
-        "duration": _duration,
+        "duration": duration,
         "moment": lambda text: str(text or "unknown")[:16].replace("T", " "),
         "brief": brief,
         "word": answers.word,
@@ -134,14 +134,6 @@ def _number(value: Any, form: str) -> str:
     if isinstance(value, int | float):
         return format(value, form).replace("-", "−") if math.isfinite(value) else "n/a"
     return cut(str(value), 24)
-
-
-def _duration(seconds: Any) -> str:
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return "unknown"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def brief(value: Any, items: int = 12) -> str:

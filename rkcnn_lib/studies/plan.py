@@ -15,6 +15,7 @@ from rkcnn_lib.runs.grid import process_count
 from rkcnn_lib.runs.run import finished, run_key
 from rkcnn_lib.runs.schemas import Cache, Comparison, Multilayer, Parameters, SaeCompare
 from rkcnn_lib.sae import SAEConfig, TrainConfig, train_sae
+from rkcnn_lib.strings import duration
 from rkcnn_lib.studies.cells import sae_config, searched
 from rkcnn_lib.vocabulary import ARMS, COMPARED
 from rkcnn_lib.worlds import hook_width, model_facts, pick_device
@@ -125,10 +126,10 @@ def agreed(costs: dict[str, Estimate], device: str, rate: float, yes: bool) -> b
     """Print what each part is estimated to cost, refuse what the disk cannot hold, and ask where it is long."""
     print(f"Plan on {device} ({rate / 1e9:.0f} GFLOP/s measured); units already finished are not counted off:")
     for part, cost in costs.items():
-        print(f"  {part:22} {cost.units:5d} units  {_duration(cost.seconds):>10}  "
+        print(f"  {part:22} {cost.units:5d} units  {duration(cost.seconds):>10}  "
               f"{cost.memory / 2**30:6.1f} GiB memory  {cost.disk / 2**30:6.2f} GiB disk")  # fmt: skip
     total, disk = (sum(getattr(cost, name) for cost in costs.values()) for name in ("seconds", "disk"))
-    print(f"  in all about {_duration(total)} and {disk / 2**30:.2f} GiB of disk", flush=True)
+    print(f"  in all about {duration(total)} and {disk / 2**30:.2f} GiB of disk", flush=True)
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
@@ -140,9 +141,3 @@ def agreed(costs: dict[str, Estimate], device: str, rate: float, yes: bool) -> b
         print("This is long: add --yes to start it without being asked.", file=sys.stderr)
         return False
     return input("Start? [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
