@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 from rkcnn_lib import tensors
 from rkcnn_lib.measure import matched_cosine, recovery_rate
 from rkcnn_lib.probe import RkCNNMiner, mine
-from rkcnn_lib.probe.neighbours import concentration, draw_anchors, mean_shift, pseudo_classes, unit
+from rkcnn_lib.probe.inputs import SearchOptions
+from rkcnn_lib.probe.neighbours import NeighbourLift, concentration, draw_anchors, mean_shift, pseudo_classes, unit
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.probe.subsets import draw_subsets
 
@@ -102,9 +103,13 @@ def test_the_lift_cannot_be_switched_off():
 
 def test_rows_of_a_rare_feature_lie_on_one_ray_from_the_origin():
     X, W = superposed(n=3000, n_active=1)
-    X = torch.cat([X, torch.zeros(6000, 4)]) + 5.0  # most rows hold no feature, at a place far from zero
-    mined = mine("rkcnn", X, n_directions=16, n_subsets=240, score="neighbours")
-    assert recovery_rate(mined, W, 0.999) == 1.0
+    X = X[(X @ W.T).argmax(1) < 3]  # whose directions do not cancel in the mean
+    around = torch.cat([X, torch.zeros(2 * len(X), 4)]) + 5.0  # most rows hold no feature, at a place far from zero
+    seen = NeighbourLift(around, SearchOptions(3)).rows[: len(X)]
+    assert (seen @ W.T).max(1).values.quantile(0.01) > 0.999
+    assert (unit(around - around.mean(0))[: len(X)] @ W.T).max(1).values.quantile(0.2) < 0.99  # not from the mean
+    mined = mine("rkcnn", around, n_directions=6, n_subsets=240, score="neighbours")
+    assert recovery_rate(mined, W[:3], 0.999) == 1.0
 
 
 def test_a_row_without_length_has_no_direction():
