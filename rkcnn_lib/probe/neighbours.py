@@ -65,8 +65,7 @@ def pseudo_classes(
     for part in chunks(len(subsets), len(T) + k * T.shape[1] + subsets.size * T.shape[1]):
         near = _nearest(T, squares, subsets, part, anchors[part], k)  # (c, k)
         rows = T[near]  # (c, k, d)
-        bases = torch.stack([subsets.basis(i).to(T) for i in range(part.start, part.stop)])  # (c, m, d)
-        seen = rows @ bases.mT  # (c, k, m)
+        seen = subsets.restrict_each(rows, part)  # (c, k, m)
         mean = rows.mean(1)
         # Lengths in the complement: full length less the part in the subset, whose basis is orthonormal.
         between = mean.square().sum(1) - seen.mean(1).square().sum(1)

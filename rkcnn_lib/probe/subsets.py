@@ -52,6 +52,13 @@ class Subsets:
             return X[:, self.indices[i]]
         return X @ self.bases[i - self.n_coordinate].to(X.dtype).T
 
+    def restrict_each(self, rows: torch.Tensor, part: slice) -> torch.Tensor:
+        """Coordinates (c, k, m) of rows (c, k, d), k for each of the c subsets in ``part``, within that subset."""
+        indices, first = self.indices[part], self.n_coordinate
+        bases = self.bases[max(part.start - first, 0) : max(part.stop - first, 0)].to(rows.dtype)
+        inside, rotated = rows.split([len(indices), len(bases)])
+        return torch.cat([inside.gather(2, indices[:, None].expand(-1, rows.shape[1], -1)), rotated @ bases.mT])
+
     def take(self, which: torch.Tensor) -> Subsets:
         """The subsets with the sorted numbers `which` (s,) int64."""
         rotated = which[which >= self.n_coordinate] - self.n_coordinate

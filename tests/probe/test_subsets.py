@@ -28,6 +28,10 @@ def test_every_basis_is_orthonormal_and_restricts_as_it_should() -> None:
         basis = subsets.basis(i)
         torch.testing.assert_close(basis @ basis.T, torch.eye(4), atol=1e-5, rtol=0)
         torch.testing.assert_close(subsets.restrict(X, i), X @ basis.T, atol=1e-5, rtol=1e-5)
+    for part in (slice(2, 14), slice(13, 18), slice(16, 20)):  # coordinate subsets, both, rotated ones
+        each = torch.stack([subsets.restrict(X[i : i + 3], i) for i in range(part.start, part.stop)])
+        rows = torch.stack([X[i : i + 3] for i in range(part.start, part.stop)])
+        torch.testing.assert_close(subsets.restrict_each(rows, part), each, atol=1e-5, rtol=1e-5)
 
 
 def test_rotated_subspaces_favour_no_axis() -> None:
