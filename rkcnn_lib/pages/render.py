@@ -36,7 +36,6 @@ IN_SMALL = {
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
-HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 MOST_ROWS = 8  # a table of more is folded
 SAID_BY_PAGE = ".banner, table.provenance, p.figure-title"  # outputs whose words the page's header and captions have
 TAGS = frozenset(
@@ -263,7 +262,7 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
     previous = 1
     for other in soup.find_all(id=True):  # ids of a notebook's own HTML could collide with those of the page
         del other["id"]
-    for heading in soup.find_all(HEADINGS):
+    for heading in soup.find_all(re.compile("^h[1-6]$")):
         text = heading.get_text(" ", strip=True)
         if heading.name == "h1" and page.title is None and not used:
             page.title = text

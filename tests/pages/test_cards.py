@@ -84,9 +84,10 @@ def planted_reader(monkeypatch, silent=()):
     monkeypatch.setattr(reader, "model_of", lambda *_: LM)
     monkeypatch.setattr(reader, "spread_of", lambda store: np.eye(D))
     monkeypatch.setattr(reader, "mined_unit", lambda *_: Unit(arrays={"directions": torch.eye(D)[[1, 3]]}))
-    monkeypatch.setattr(reader.Reader, "_sae", lambda self, arm, seed: saes[arm, seed])
     run = SimpleNamespace(p=SimpleNamespace(model="atlas", revision=None, heldout_rows=10, n_cards=8), device="cpu")
-    return reader.Reader(SimpleNamespace(units=units), Store(), run)
+    made = reader.Reader(SimpleNamespace(units=units), Store(), run)
+    made.saes = lambda arm, seed: saes[arm, seed]
+    return made
 
 
 def test_a_latent_that_reads_one_token_is_shown_on_that_token(monkeypatch):
