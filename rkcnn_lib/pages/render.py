@@ -185,8 +185,7 @@ def plotly_script(types: Set[str]) -> tuple[str, bool]:
     """
     if types <= IN_SMALL:
         small = SMALL.read_text(encoding="utf-8")
-        version = re.search(r"plotly\.js \(cartesian - minified\) v(\S+)", small[:200])
-        if version and version[1] == get_plotlyjs_version():
+        if f"plotly.js (cartesian - minified) v{get_plotlyjs_version()}\n" in small[:200]:
             return small, False
     return get_plotlyjs(), True
 
