@@ -28,18 +28,41 @@ class Answer:
 
     hypothesis: str
     rows: list[dict[str, Any]]  # recorded: contrast, metric, difference, low, high, delta, n_seeds ...
-    sentence: str  # which measures fell which way
-    outlook: str  # what would change that, in a sentence
 
     @property
     def n_seeds(self) -> int:
         """The seeds of the run; a measure that some seeds lack has fewer, and its own row says so."""
-        return max((_count(row) for row in self.rows), default=0)
+        return max(map(_count, self.rows))
 
     @property
     def gated(self) -> bool:
         """Whether every earlier gate had passed."""
         return all(row.get("gated", True) is not False for row in self.rows)
+
+    @property
+    def sentence(self) -> str:
+        """Which measures fell which way: "better on dead latents; equivalent on explained variance"."""
+        found = {name: [row for row in self.rows if word(row) == name] for name in WORDS}
+        if len(self.rows) > 1 and self.rows in found.values():
+            return f"{word(self.rows[0])} on all {len(self.rows)} measures"
+        return "; ".join(f"{name} on {', '.join(_measures(on))}" for name, on in found.items() if on)
+
+    @property
+    def outlook(self) -> str:
+        """What would change the verdicts, in a sentence or two."""
+        if self.n_seeds < MIN_SEEDS_FOR_VERDICT:
+            return f"Below {MIN_SEEDS_FOR_VERDICT} seeds nothing is decided: more seeds."
+        if not all(map(_finite, self.rows)):
+            return "An interval is missing, so nothing can be said."
+        cramped = [row for row in self.rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
+        on = " and ".join(_measures(cramped))
+        tight = f" No start could be better on {on}: the rival is within the margin of perfect." if cramped else ""
+        undecided = [row for row in self.rows if word(row) == "undecided"]
+        if not undecided:
+            return f"More seeds would not; another model, layer, size or length of training may.{tight}"
+        needed = max(map(_seeds_needed, undecided))
+        seeds = "Many more seeds" if needed > MANY else f"About {needed} seeds"
+        return f"{seeds} would decide what is undecided, if means stayed as they are.{tight}"
 
 
 def profile_of(record: dict[str, Any]) -> tuple[str, str | None]:
@@ -54,7 +77,7 @@ def answers(record: dict[str, Any]) -> list[Answer]:
     for row in record.get("verdicts") or []:
         if row.get("hypothesis"):
             judged.setdefault(row["hypothesis"], []).append(row)
-    return [Answer(name, rows, _sentence(rows), outlook(rows)) for name, rows in judged.items()]
+    return [Answer(name, rows) for name, rows in judged.items()]
 
 
 def word(row: dict[str, Any]) -> str:
@@ -62,34 +85,9 @@ def word(row: dict[str, Any]) -> str:
     return verdict_word(row["low"], row["high"], row["delta"], _count(row)) if _finite(row) else "undecided"
 
 
-def _sentence(rows: list[dict[str, Any]]) -> str:
-    """Return which measures fell which way: "better on dead latents; equivalent on explained variance"."""
-    found = {name: [row for row in rows if word(row) == name] for name in WORDS}
-    if len(rows) > 1 and rows in found.values():
-        return f"{word(rows[0])} on all {len(rows)} measures"
-    return "; ".join(f"{name} on {', '.join(_measures(on))}" for name, on in found.items() if on)
-
-
 def _measures(rows: list[dict[str, Any]]) -> list[str]:
     """Return the measures of recorded rows in words, each once."""
     return list(dict.fromkeys(in_words(str(row.get("metric"))) for row in rows))
-
-
-def outlook(rows: list[dict[str, Any]]) -> str:
-    """Return what would change the verdicts on the hypothesis behind these rows."""
-    if max(map(_count, rows)) < MIN_SEEDS_FOR_VERDICT:
-        return f"Below {MIN_SEEDS_FOR_VERDICT} seeds nothing is decided: more seeds."
-    if any(not _finite(row) for row in rows):
-        return "An interval is missing, so nothing can be said."
-    cramped = [row for row in rows if isinstance(row.get("room"), float) and row["room"] <= row["delta"]]
-    on = " and ".join(_measures(cramped))
-    tight = f" No start could be better on {on}: the rival is within the margin of perfect." if cramped else ""
-    undecided = [row for row in rows if word(row) == "undecided"]
-    if not undecided:
-        return f"More seeds would not; another model, layer, size or length of training may.{tight}"
-    needed = max(map(_seeds_needed, undecided))
-    seeds = "Many more seeds" if needed > MANY else f"About {needed} seeds"
-    return f"{seeds} would decide what is undecided, if means stayed as they are.{tight}"
 
 
 def _count(row: dict[str, Any]) -> int:

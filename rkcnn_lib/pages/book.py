@@ -64,7 +64,7 @@ def choose(rates: np.ndarray, n_mined: int, n_cards: int) -> list[int]:
     """
     chosen: set[int] = set()
     for members in (np.arange(n_mined), np.arange(n_mined, len(rates))):
-        wanted = min(len(members), round(n_cards * len(members) / max(1, len(rates))))
+        wanted = min(len(members), round(n_cards * len(members) / len(rates)))
         ranked = members[np.argsort(rates[members], kind="stable")]
         chosen |= set(ranked[np.linspace(0, len(members) - 1, wanted).round().astype(int)].tolist())
     return sorted(chosen)
@@ -80,7 +80,7 @@ def as_record(cards: list[Card], reader: Reader) -> dict[str, Any]:
     texts = [token_text(reader.lm, token) for token in ids]
     latents = {arm: len(reader.rates(arm, SEED)) for arm in dict.fromkeys(card.arm for card in cards)}
     # the chance level of the nearest of as many directions as an SAE has, and as were mined
-    counts = {"near": max(latents.values(), default=0), "mined": reader.n_mined(MINED, SEED)}
+    counts = {"near": max(latents.values()), "mined": reader.n_mined(MINED, SEED)}
     levels = {name: reader.chance(count) for name, count in counts.items() if count}
     chance = {name: f"chance {mean:.2f}, 95 % point {upper:.2f}" for name, (mean, upper) in levels.items()}
     return {
@@ -173,13 +173,12 @@ def show(book: Book) -> None:
 
 def card_html(record: dict[str, Any], card: dict[str, Any]) -> str:
     """Return one card of a record as HTML; all text from data is escaped."""
-    return blocks().card(card, [_example(record, card, *example) for example in card["examples"]], record)
+    return blocks().card(card, [_example(record, card, example) for example in card["examples"]], record)
 
 
-def _example(
-    record: dict[str, Any], card: dict[str, Any], quantile: int, start: int, length: int, peak: int, active: list[int]
-) -> tuple[str, list[tuple[Any, ...]]]:
+def _example(record: dict[str, Any], card: dict[str, Any], example: list[Any]) -> tuple[str, list[tuple[Any, ...]]]:
     """Where in the quantiles, and of each token its text, its shade, whether it counts and its activation."""
+    quantile, start, length, peak, active = example
     levels = dict(zip(active[::2], active[1::2], strict=True))
     told = {i: f"{card['largest'] * level / LEVELS:.3g}" for i, level in levels.items()}
     tokens = [

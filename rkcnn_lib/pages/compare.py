@@ -1,20 +1,16 @@
 """The comparison page: key metrics of every run of a site in one table, a row for each arm of a run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from rkcnn_lib.figures.style import METRIC_LABELS, style_of
 from rkcnn_lib.measure.statistics import mean_interval
+from rkcnn_lib.pages.page import Page
 from rkcnn_lib.runs.gates import own_file
-
-if TYPE_CHECKING:
-    from rkcnn_lib.pages.page import Page
 
 
 class Measure(NamedTuple):
@@ -146,19 +142,14 @@ def _units(layout: Layout | None, folder: Path) -> dict[tuple[str, str], dict[st
     kept = table["value"].notna() & ((arms != "") | (layout.arm is None))
     units: dict[tuple[str, str], dict[str, Cell]] = {}
     for measure in layout.measures:
-        selected = kept & _selected(table, measure)
-        for unit, rows in table[selected].groupby([arms, parts], sort=False):
+        measured = table[kept & (table["metric"].astype(str) == (measure.named or measure.key))]
+        for column, wanted in measure.where.items():
+            values = measured.get(column, pd.Series(index=measured.index, dtype=object))
+            measured = measured[values.isna() if wanted is None else values.isin(wanted)]
+        for unit, rows in measured.groupby([arms, parts], sort=False):
             if (cell := _cell(rows)) is not None:
                 units.setdefault(unit, {})[measure.key] = cell
     return dict(sorted(units.items(), key=lambda item: item[0][1]))
-
-
-def _selected(table: pd.DataFrame, measure: Measure) -> pd.Series:
-    kept = table["metric"].astype(str) == (measure.named or measure.key)
-    columns = table.reindex(columns=list(measure.where))  # a column that is not there is empty
-    for column, wanted in measure.where.items():
-        kept &= columns[column].isna() if wanted is None else columns[column].isin(wanted).fillna(False)
-    return kept.astype(bool)
 
 
 def _name(value: Any) -> str:

@@ -32,7 +32,7 @@ from rkcnn_lib.worlds import hook_name
 CLEAN, KEEP, ABLATE, STEER = RUNS = ("as it is", "keep", "ablate", "steer")
 WHOLE = "the whole activation"
 N_TOP = 4  # most likely next tokens of each run that are shown
-WIDE = widgets.Layout(width="min(100%, 44rem)")
+WIDE = "min(100%, 44rem)"
 
 
 def labelled(kind: type, label: str, *args: Any, **options: Any) -> Any:
@@ -106,8 +106,8 @@ class LatentBrowser:
         self.seed = labelled(widgets.Dropdown, "seed", options=seeds, value=SEED)
         self.latent = labelled(widgets.BoundedIntText, "latent", (featured or [0])[0], 0, self._count() - 1)
         self.token = labelled(widgets.Text, "fires on", placeholder="a token, then Enter", continuous_update=False)
-        self.active = labelled(widgets.Select, "most active", options=[], rows=6, layout=WIDE)
-        self.message, self.card = widgets.HTML(), widgets.HTML(layout=widgets.Layout(max_width="60rem"))
+        self.active = labelled(widgets.Select, "most active", rows=6, layout={"width": WIDE, "display": "none"})
+        self.message, self.card = widgets.HTML(), widgets.HTML(layout={"max_width": "60rem"})
         back, onward = (widgets.Button(description=text) for text in ("← previous", "next →"))
         back.on_click(lambda _: self._step(-1))
         onward.on_click(lambda _: self._step(1))
@@ -115,7 +115,6 @@ class LatentBrowser:
         on_change(self._draw, self.latent)
         on_change(self._search, self.token)
         on_change(self._choose, self.active)
-        self.active.layout.display = "none"
         rows = [widgets.HBox([self.arm, self.seed]), widgets.HBox([self.latent, back, onward]), self.token]
         self.box = widgets.VBox([*rows, self.message, self.active, self.card])
         self._draw()
@@ -276,14 +275,14 @@ class PromptExplorer:
         self.asked = asked
         late = {"continuous_update": False}
         (prompt, donor), drop = asked.example, widgets.Dropdown
-        self.prompt = labelled(widgets.Text, "prompt", prompt, layout=WIDE, **late)
-        self.donor = labelled(widgets.Text, "donor", donor, layout=WIDE, **late)
+        self.prompt = labelled(widgets.Text, "prompt", prompt, layout={"width": WIDE}, **late)
+        self.donor = labelled(widgets.Text, "donor", donor, layout={"width": WIDE}, **late)
         self.layer = labelled(drop, "layer", options=range(asked.lm.cfg.n_layers), value=asked.layer)
         self.subspace = labelled(drop, "subspace", options=asked.subspaces, value=MINED_SUBSPACE)
         self.rank = labelled(drop, "rank", options=sorted(asked.p.ranks), value=judged_rank(asked.p))
         self.strength = labelled(widgets.FloatSlider, "steer ×", value=1, min=-4, max=8, step=0.5, **late)
         self.message = widgets.HTML()
-        choices = widgets.HBox([self.layer, self.subspace, self.rank], layout=widgets.Layout(flex_flow="row wrap"))
+        choices = widgets.HBox([self.layer, self.subspace, self.rank], layout={"flex_flow": "row wrap"})
         self.box = widgets.VBox([self.prompt, self.donor, choices, self.strength, self.message])
         self.figure = LiveFigure()
         self.controls = (self.prompt, self.donor, self.layer, self.subspace, self.rank, self.strength)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from rkcnn_lib.measure.recovery import random_directions
 from rkcnn_lib.runs.run import Run
-from rkcnn_lib.sae import SAE, load_saelens
+from rkcnn_lib.sae import load_saelens
 from rkcnn_lib.studies.agreement import spread_of
 from rkcnn_lib.studies.cells import mined_unit, model_of
 from rkcnn_lib.studies.comparison import Compared
@@ -26,6 +26,7 @@ N_TOKENS = 5  # most raised and most lowered tokens
 ROWS = 50_000  # held-out rows in which contexts are looked for
 BATCH = 4096  # rows encoded at once
 ON_TOKEN = 2000  # rows of one token that a search looks at
+FOUND = 12  # latents that a search gives at most
 MINED_GROUP, FILL_GROUP = "mined", "fill"
 Pairs = list[tuple[int, float]]
 
@@ -72,7 +73,9 @@ class Reader:
         self.lm = None if run.p.model in INVENTED_MODELS else model_of(run.p.model, run.p.revision, run.device)
         held_out = store.rows("heldout")
         self.rows, self.counted = held_out[:ROWS], min(run.p.heldout_rows, len(held_out))
-        self.saes = functools.lru_cache(maxsize=16)(self._sae)
+        self.saes = functools.lru_cache(maxsize=16)(
+            lambda arm, seed: load_saelens(compared.units[arm, seed].folder / "sae").to(run.device)
+        )
         self.codes = functools.lru_cache(maxsize=4)(self._codes)
         self.chance = functools.cache(self._chance)
         self._unembedding = functools.cache(lambda: self.lm.W_U.detach().float().cpu())
@@ -93,9 +96,7 @@ class Reader:
         return int(self.compared.units[arm, seed].scalars["n_mined"])
 
     def cards(self, arm: str, seed: int, latents: list[int]) -> list[Card]:
-        """Read latents of one SAE."""
-        if not latents:
-            return []
+        """Read latents of one SAE, one at least."""
         arrays, n_mined = self.compared.units[arm, seed].arrays, self.n_mined(arm, seed)
         decoder, start = self.saes(arm, seed).W_dec.detach()[latents], normalised(arrays["W_dec_start"][latents])
         along = [(normalised(arrays[f"W_dec_step_{step}"][latents]) * start).sum(1) for step in self.steps]
@@ -116,17 +117,14 @@ class Reader:
         )
         return [Card(arm, seed, *values) for values in measured]
 
-    def firing_on(self, arm: str, seed: int, token: int, most: int = 12) -> Pairs:
+    def firing_on(self, arm: str, seed: int, token: int) -> Pairs:
         """Return (latent, mean activation) of those that fire most on one token of the held-out text, most first."""
         rows = self.rows[np.asarray(self.store.tokens)[self.rows] == token][:ON_TOKEN]
         if not len(rows):
             return []
         means = self.saes(arm, seed).encode(self.store.take(rows).to(self.device)).detach().float().mean(0).cpu()
-        best = means.argsort(descending=True)[:most].tolist()
+        best = means.argsort(descending=True)[:FOUND].tolist()
         return [(latent, float(means[latent])) for latent in best if means[latent] > 0]
-
-    def _sae(self, arm: str, seed: int) -> SAE:
-        return load_saelens(self.compared.units[arm, seed].folder / "sae").to(self.device)
 
     def _codes(self, arm: str, seed: int) -> sparse.csc_array:
         """All latents' activations on the rows (n, d_sae); few are active at once, so all fit in memory."""
@@ -156,10 +154,9 @@ class Reader:
 
     def _favoured(self, rows: torch.Tensor) -> tuple[list[Pairs], ...]:
         """The tokens whose logits decoder rows raise and lower most, the final normalisation aside."""
-        rows = rows.float().cpu()
         if self.lm is None or len(self._unembedding()) != rows.shape[1]:
             return [[] for _ in rows], [[] for _ in rows]
-        effects = rows @ self._unembedding()
+        effects = rows.float().cpu() @ self._unembedding()
         most = [effects.topk(min(N_TOKENS, effects.shape[1]), dim=1, largest=largest) for largest in (True, False)]
         return tuple(
             [list(zip(*pair, strict=True)) for pair in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
@@ -202,18 +199,14 @@ def contexts(values: np.ndarray, rows: np.ndarray, documents: np.ndarray, size: 
         place = round(quantile * (len(ranked) - 1))
         walked = range(place, max(-1, place - WALK), -1)
         rank = next((rank for rank in walked if documents[rows[ranked[rank]]] not in shown), None)
-        if rank is not None:
-            row = int(rows[ranked[rank]])
-            shown[documents[row]] = _context(row, rows, values, documents, size, rank / max(1, len(ranked) - 1))
+        if rank is None:
+            continue
+        row = int(rows[ranked[rank]])
+        begin = row // size * size
+        window = np.arange(max(row - BEFORE, begin), min(row + AFTER + 1, begin + size))
+        window = window[documents[window] == documents[row]]
+        place = np.searchsorted(rows, window).clip(max=len(rows) - 1)
+        there = np.where(rows[place] == window, values[place], 0.0)  # a row left out (position 0) has no activation
+        peak, found = int(np.searchsorted(window, row)), rank / max(1, len(ranked) - 1)
+        shown[documents[row]] = Context(window, there, peak, found)
     return list(shown.values())
-
-
-def _context(
-    row: int, rows: np.ndarray, values: np.ndarray, documents: np.ndarray, size: int, quantile: float
-) -> Context:
-    begin = row // size * size
-    window = np.arange(max(row - BEFORE, begin), min(row + AFTER + 1, begin + size))
-    window = window[documents[window] == documents[row]]
-    place = np.searchsorted(rows, window).clip(max=len(rows) - 1)
-    shown = np.where(rows[place] == window, values[place], 0.0)  # a row left out (position 0) has no activation
-    return Context(window, shown, int(np.searchsorted(window, row)), quantile)

@@ -36,7 +36,6 @@ IN_SMALL = {
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = "In JupyterLab controls stand here; a page has no kernel behind it, so they are left out."
-HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 MOST_ROWS = 8  # a table of more is folded
 SAID_BY_PAGE = ".banner, table.provenance, p.figure-title"  # outputs whose words the page's header and captions have
 TAGS = frozenset(
@@ -186,8 +185,7 @@ def plotly_script(types: Set[str]) -> tuple[str, bool]:
     """
     if types <= IN_SMALL:
         small = SMALL.read_text(encoding="utf-8")
-        version = re.search(r"plotly\.js \(cartesian - minified\) v(\S+)", small[:200])
-        if version and version[1] == get_plotlyjs_version():
+        if f"plotly.js (cartesian - minified) v{get_plotlyjs_version()}\n" in small[:200]:
             return small, False
     return get_plotlyjs(), True
 
@@ -263,7 +261,7 @@ def _order_headings(soup: BeautifulSoup, page: Rendered) -> None:
     previous = 1
     for other in soup.find_all(id=True):  # ids of a notebook's own HTML could collide with those of the page
         del other["id"]
-    for heading in soup.find_all(HEADINGS):
+    for heading in soup.find_all(re.compile("^h[1-6]$")):
         text = heading.get_text(" ", strip=True)
         if heading.name == "h1" and page.title is None and not used:
             page.title = text

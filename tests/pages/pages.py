@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 
@@ -23,6 +24,19 @@ VERDICT = {
     "difference": 0.011, "low": 0.006, "high": 0.016, "n_seeds": 5, "delta": 0.005, "verdict": "supported",
     "gated": False,
 }  # fmt: skip
+
+
+class WordTokenizer:
+    """A tokenizer whose tokens are what stands between white space; what a word and a number mean, heirs say."""
+
+    unk_token_id = 999
+
+    def __call__(self, text, add_special_tokens=True, return_offsets_mapping=True):
+        spans = [found.span() for found in re.finditer(r"\S+", text)]
+        return {"input_ids": self.encode(text), "offset_mapping": spans}
+
+    def encode(self, text, add_special_tokens=True):
+        return [self.number(word) for word in text.split()]
 
 
 def dot_figure(seed="0"):

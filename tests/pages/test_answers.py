@@ -70,8 +70,9 @@ def test_a_measure_without_room_says_that_nothing_could_be_better_there():
     values = {"a": dict.fromkeys(range(5), 0.001), "b": dict(enumerate([0.002, 0.003, 0.002, 0.003, 0.002]))}
     rows = judge([claim], {"delta_ce": values})
     assert rows[0]["room"] == pytest.approx(0.0024) and rows[0]["baseline"] == pytest.approx(0.0024)
-    assert "No start could be better on loss when spliced in" in answers.outlook(rows)
-    assert "No start" not in answers.outlook(judge([replace(claim, delta=0.002)], {"delta_ce": values}))
+    assert "No start could be better on loss when spliced in" in answers.Answer("H", rows).outlook
+    wider = judge([replace(claim, delta=0.002)], {"delta_ce": values})
+    assert "No start" not in answers.Answer("H", wider).outlook
 
 
 def test_without_a_verdict_there_is_no_answer():
@@ -91,7 +92,7 @@ def test_without_a_verdict_there_is_no_answer():
     ],
 )
 def test_what_would_change_a_verdict_follows_from_its_intervals(rows, told):
-    assert told in answers.outlook(rows)
+    assert told in answers.Answer("H", rows).outlook
 
 
 def test_the_forecast_of_seeds_is_about_right_where_the_mean_is_known():

@@ -14,6 +14,7 @@ from rkcnn_lib.pages.book import card_html
 from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.sae import SAE, SAEConfig
 from rkcnn_lib.strings import LONGEST, one_token, readable, unknown_words
+from tests.pages.pages import WordTokenizer
 
 D = 4
 WORDS = ["<script>alert(1)</script>", "red", "green", "\u202e" + "x" * 10_000]  # token i writes direction i
@@ -38,18 +39,12 @@ class Store:
         return self.take(self.rows(split)[:n_rows])
 
 
-class Tokenizer:
-    unk_token_id = 9
-
-    def __call__(self, text, add_special_tokens=True, return_offsets_mapping=True):
-        spans = [found.span() for found in re.finditer(r"\S+", text)]
-        return {"input_ids": self.encode(text), "offset_mapping": spans}
+class Tokenizer(WordTokenizer):
+    def number(self, word):
+        return WORDS.index(word) if word in ("red", "green") else self.unk_token_id
 
     def decode(self, ids):
         return WORDS[ids[0]]
-
-    def encode(self, text, add_special_tokens=True):
-        return [1 if word == "red" else 2 if word == "green" else 9 for word in text.split()]
 
 
 LM = SimpleNamespace(W_U=torch.eye(D), tokenizer=Tokenizer())
@@ -84,9 +79,10 @@ def planted_reader(monkeypatch, silent=()):
     monkeypatch.setattr(reader, "model_of", lambda *_: LM)
     monkeypatch.setattr(reader, "spread_of", lambda store: np.eye(D))
     monkeypatch.setattr(reader, "mined_unit", lambda *_: Unit(arrays={"directions": torch.eye(D)[[1, 3]]}))
-    monkeypatch.setattr(reader.Reader, "_sae", lambda self, arm, seed: saes[arm, seed])
     run = SimpleNamespace(p=SimpleNamespace(model="atlas", revision=None, heldout_rows=10, n_cards=8), device="cpu")
-    return reader.Reader(SimpleNamespace(units=units), Store(), run)
+    made = reader.Reader(SimpleNamespace(units=units), Store(), run)
+    made.saes = lambda arm, seed: saes[arm, seed]
+    return made
 
 
 def test_a_latent_that_reads_one_token_is_shown_on_that_token(monkeypatch):

@@ -1,6 +1,5 @@
 """Explorers: a typed prompt is answered as the planted model must, bad ones are refused in words, controls redraw."""
 
-import re
 from types import SimpleNamespace
 
 import pandas as pd
@@ -12,24 +11,17 @@ from rkcnn_lib.pages import explore
 from rkcnn_lib.pages.explore import ABLATE, CLEAN, KEEP, STEER, PromptBox
 from rkcnn_lib.studies.causal_subspaces import Subspace
 from tests.measure.planted_reader import LABELS, PER_LABEL, D, PlantedReader
-from tests.pages.pages import PLOTLY
+from tests.pages.pages import PLOTLY, WordTokenizer
 from tests.pages.test_cards import planted_reader
 
 ENTITIES = LABELS * PER_LABEL
-UNKNOWN = 999
 
 
-class Tokenizer:
+class Tokenizer(WordTokenizer):
     """Entity i is the word e<i>, label i is <b>i (markup: it must be shown as text)."""
 
-    unk_token_id = UNKNOWN
-
-    def __call__(self, text, add_special_tokens=True, return_offsets_mapping=True):
-        spans = [found.span() for found in re.finditer(r"\S+", text)]
-        return {"input_ids": self.encode(text), "offset_mapping": spans}
-
-    def encode(self, text, add_special_tokens=True):
-        return [int(word[1:]) if word[:1] == "e" and word[1:].isdigit() else UNKNOWN for word in text.split()]
+    def number(self, word):
+        return int(word[1:]) if word[:1] == "e" and word[1:].isdigit() else self.unk_token_id
 
     def decode(self, ids):
         return f"e{ids[0]}" if ids[0] < ENTITIES else f"<b>{ids[0] - ENTITIES}"

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib.measure import recovery_rate
 from rkcnn_lib.probe import scores
 from rkcnn_lib.probe.lift import pursue, refine
 from rkcnn_lib.probe.neighbours import distinct
 from rkcnn_lib.tensors import default_steps, one_sided_codes
-from tests.probe.planted import recovery, sparse_world
+from tests.probe.planted import sparse_world
 
 
 def code_slowly(x: np.ndarray, D: np.ndarray, n_steps: int) -> np.ndarray:
@@ -52,7 +53,7 @@ def test_starts_near_the_features_end_at_them_and_true_ones_stay() -> None:
     assert (near * truth).sum(1).mean() < 0.85
     assert (refine(X, near, 5) * truth).sum(1).median() > 0.98
     assert (refine(X, truth, 5) * truth).sum(1).median() > 0.98
-    assert recovery(refine(X, near, 5), truth) > recovery(near, truth) + 0.5
+    assert recovery_rate(refine(X, near, 5), truth) > recovery_rate(near, truth) + 0.5
 
 
 def test_an_offset_common_to_all_rows_is_not_a_feature() -> None:

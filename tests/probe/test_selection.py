@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from rkcnn_lib.measure import recovery_rate
 from rkcnn_lib.measure.recovery import match
 from rkcnn_lib.probe import RkCNNMiner, mine, search
 from rkcnn_lib.probe.inputs import RULES, SearchOptions
 from rkcnn_lib.probe.search import MIN_RATIO, N_ENSEMBLES, SelectionWarning, choose, cover, votes
 from rkcnn_lib.worlds import SyntheticSparseDataGenerator, ToyModel, open_or_capture
 from rkcnn_lib.worlds.toy import PlantedDictionary, true_directions
-from tests.probe.planted import recovery
 
 BEST, RANDOM, WORST = METHODS = ("rkcnn", "rkcnn_unscored", "rkcnn_worst")
 
@@ -85,7 +85,7 @@ def test_what_the_score_selects_is_nearer_the_truth_than_chance_selects_and_what
         X, truth = planted(seed)
         for method in METHODS:
             D = mine(method, X, 96, random_state=seed, n_subsets=480, n_refinements=0)
-            found[method].append(recovery(D, truth))
+            found[method].append(recovery_rate(D, truth))
     best, random, worst = (sum(found[method]) / 3 for method in METHODS)
     assert best > random + 0.1 and random > worst, (best, random, worst)
 
@@ -194,8 +194,8 @@ def test_the_default_miner_recovers_features_in_superposition(n_features, d, p, 
     X = SyntheticSparseDataGenerator(n_features, p, random_state=100).sample(5_000) @ model.W
     truth = true_directions(model.W)
     default = RkCNNMiner(n_subsets=3 * n, n_directions=n, null=None).fit(X).directions_
-    assert recovery(default, truth) >= least
-    assert recovery(mine(BEST, X, n, n_subsets=3 * n), truth) >= least
+    assert recovery_rate(default, truth) >= least
+    assert recovery_rate(mine(BEST, X, n, n_subsets=3 * n), truth) >= least
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from rkcnn_lib.sae.architectures import random_directions
@@ -19,10 +18,3 @@ def planted(n: int, n_features: int = 48, d: int = 32, k: int = 3, seed: int = 0
     which = torch.rand(n, n_features, generator=generator).topk(k, dim=1).indices
     codes = torch.zeros(n, n_features).scatter(1, which, 0.5 + torch.rand(n, k, generator=generator))
     return codes @ truth, truth
-
-
-def matched_cosine(directions: Tensor, truth: Tensor) -> float:
-    """Mean signed cosine of the best one-to-one assignment."""
-    cosines = (truth @ torch.nn.functional.normalize(directions.detach(), dim=1).T).numpy()
-    rows, columns = linear_sum_assignment(cosines, maximize=True)
-    return float(cosines[rows, columns].sum() / len(truth))

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rkcnn_lib.measure import matched_cosine
 from rkcnn_lib.sae import SAE, SAEConfig, TrainConfig, init_from_directions, train_many, train_sae
 from rkcnn_lib.sae import trainer as trainer_module
 from rkcnn_lib.sae.architectures import random_directions
 from rkcnn_lib.sae.trainer import Trainer, auxk_error, training_output, twin_distance
 from rkcnn_lib.sae.training import batches, input_scale
-from tests.sae.planted import matched_cosine, planted
+from tests.sae.planted import planted
 
 X, TRUTH = planted(20_000)
 CONFIG = SAEConfig(32, 64, k=3)
