@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from rkcnn_lib.files import sha256_of
+from rkcnn_lib.worlds.atlas import document_stream
 from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
 from rkcnn_lib.worlds.text_files import by_heading, check_file, file_documents, local_file, readable
 
@@ -61,14 +62,9 @@ class TextSource:
     """A named source of documents."""
 
     name: str  # for the manifest, such as "hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"
-    identity: str  # in the cache key: the file's SHA-256, the dataset's name and (pinned) commit, the generator's seed
-    open: Callable[[], Iterator[Document]]  # raises TextUnavailable with one line
+    identity: Callable[[], str]  # in the cache key: with a file's SHA-256, a data set's commit, a generator's seed
+    open: Callable[[], Iterator[Document]]  # this and the identity may raise TextUnavailable, with one line
     continued: bool = True  # whether a document cut at a context's end goes on in the next one; not atlas's
-    pin: Callable[[], TextSource] | None = None  # see `pinned`
-
-    def pinned(self) -> TextSource:
-        """Return the source with its data set's commit in the identity; TextUnavailable if that cannot be told."""
-        return self if self.pin is None else self.pin()
 
 
 def text_sources(text: str | None, model: str) -> list[TextSource]:
@@ -82,7 +78,11 @@ def text_sources(text: str | None, model: str) -> list[TextSource]:
     """
     if text == "atlas" or (text in (None, "auto") and model == "atlas"):
         own, name = model == "atlas", "atlas generator, seed 0"
-        return [TextSource(name, name, functools.partial(_generate, own), continued=not own)]
+
+        def generated() -> Iterator[Document]:  # a stream apart from those that labels and tests draw from
+            return (Document(d.text, d.ids if own else None) for d in document_stream("text 0"))
+
+        return [TextSource(name, lambda: name, generated, continued=not own)]
     if text in (None, "auto"):
         problem = functools.cache(hub_problem)  # the hub is asked once, and only if a source must be opened
         return [_hub(*entry, problem) for entry in HUB_TEXTS]
@@ -90,7 +90,7 @@ def text_sources(text: str | None, model: str) -> list[TextSource]:
     with readable(path):
         digest = sha256_of(path)
     # opened before the model is loaded: then the file is checked
-    return [TextSource(f"file: {path.name}", f"sha256:{digest}", lambda: map(Document, file_documents(path)))]
+    return [TextSource(f"file: {path.name}", lambda: f"sha256:{digest}", lambda: map(Document, file_documents(path)))]
 
 
 def check_text(text: str | None) -> None:
@@ -106,23 +106,19 @@ def _hub(
     dataset: str, config: str | None, revision: str | None, is_lines: bool, problem: Callable[[], str | None]
 ) -> TextSource:
     name = " ".join(filter(None, ("hub:", dataset, config, revision and f"at {revision}", "(train)")))
+    commit = functools.cache(lambda: _commit(name, dataset, revision, problem))
 
-    def pin() -> TextSource:
-        commit = _commit(name, dataset, revision, problem)
+    def open_() -> Iterator[Document]:
+        if problem():
+            raise TextUnavailable(f"{name}: {problem()}")
+        texts = _rows(name, [dataset, config or "", commit()])
+        documents = map(Document, by_heading(texts) if is_lines else filter(str.strip, texts))
+        first = next(documents, None)  # it must come before the stream counts as silent
+        if first is None:
+            raise TextUnavailable(f"{name}: it holds no text")
+        return chain([first], documents)
 
-        def open_() -> Iterator[Document]:
-            if problem():
-                raise TextUnavailable(f"{name}: {problem()}")
-            texts = _rows(name, [dataset, config or "", commit])
-            documents = map(Document, by_heading(texts) if is_lines else filter(str.strip, texts))
-            first = next(documents, None)  # it must come before the stream counts as silent
-            if first is None:
-                raise TextUnavailable(f"{name}: it holds no text")
-            return chain([first], documents)
-
-        return TextSource(name, f"{name} commit:{commit}", open_)
-
-    return TextSource(name, name, lambda: pin().open(), pin=pin)
+    return TextSource(name, lambda: f"{name} commit:{commit()}", open_)
 
 
 def _commit(name: str, dataset: str, revision: str | None, problem: Callable[[], str | None]) -> str:
@@ -175,14 +171,6 @@ def _rows(name: str, words: list[str]) -> Iterator[str]:
         reader.kill()
         reader.wait()
         reader.stdout.close()
-
-
-def _generate(own_ids: bool) -> Iterator[Document]:
-    """Generate documents without end; for other models than atlas as text alone."""
-    from rkcnn_lib.worlds.atlas import document_stream
-
-    for document in document_stream("text 0"):  # a stream apart from those that labels and tests draw from
-        yield Document(document.text, document.ids if own_ids else None)
 
 
 # ---- contexts and splits ---------------------------------------------------------------------------------------------

@@ -208,9 +208,9 @@ def test_sources_that_fail_are_named_in_the_manifest_or_in_the_error(home, optio
         def open_():
             raise TextUnavailable(f"{name}: no network")
 
-        return TextSource(name, name, open_)
+        return TextSource(name, lambda: name, open_)
 
-    good = TextSource("good", "good", lambda: (Document(f"w{i % 90} w{i % 7} " * 20) for i in range(400)))
+    good = TextSource("good", lambda: "good", lambda: (Document(f"w{i % 90} w{i % 7} " * 20) for i in range(400)))
     monkeypatch.setattr(capture_module, "text_sources", lambda *a: [fail("one"), fail("two"), good])
     store = open_or_capture(home[1], 1, "mlp_out", N, **options | {"text": None})
     assert store.manifest["text"]["name"] == "good"

@@ -123,9 +123,8 @@ def capture_layers(
     failed: list[str] = []
     for source in [modadd.source(facts.vocab_size - 1, text)] if adds else text_sources(text, facts.name):
         try:
-            source = source.pinned()
             common = {
-                "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
+                "identity": facts.identity, "revision": revision, "text": source.identity(), "n_tokens": n_tokens,
                 "context_size": context_size, "held_out_share": HELD_OUT_SHARE, "dtype": dtype, "seed": 0,
                 "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": FORMAT_VERSION,
             }  # fmt: skip

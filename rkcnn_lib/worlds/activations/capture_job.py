@@ -123,7 +123,7 @@ def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageMode
     return {
         "format": FORMAT, "version": FORMAT_VERSION, "model": facts.name, "title": facts.title,
         "identity": facts.identity, "revision": job.revision, "facts": asdict(facts),
-        "text": {"name": job.source.name, "identity": job.source.identity, "failed_before": list(job.failed)},
+        "text": {"name": job.source.name, "identity": job.source.identity(), "failed_before": list(job.failed)},
         "n_tokens": int(packed.tokens.size), "n_tokens_asked": job.n_tokens, "n_contexts": len(packed.tokens),
         "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
         "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),

@@ -43,29 +43,29 @@ def hub_problem(path: str = "api/models/gpt2") -> str | None:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     url = f"{constants.ENDPOINT}/{path}"
-    problem: str | None = None
+    answer: int | str = ""
     for wait in (0.0, *WAITS):
         time.sleep(wait)
-        answers: list[tuple[str | None, bool]] = []
+        answers: list[int | str] = []
         thread = threading.Thread(target=lambda answers=answers: answers.append(_ask(url)), daemon=True)
         thread.start()
         thread.join(PROBE_SECONDS + 1)
-        problem, is_passing = answers[0] if answers else (f"{url} did not answer in {PROBE_SECONDS + 1:.0f} s", False)
-        if not is_passing:
+        answer = answers[0] if answers else f"{url} did not answer in {PROBE_SECONDS + 1:.0f} s"
+        if answer not in PASSING:
             break
-    return problem
+    if isinstance(answer, str):
+        return answer
+    return f"{url} answers {answer}" if answer >= 500 or answer in PASSING else None
 
 
-def _ask(url: str) -> tuple[str | None, bool]:
-    """Return what is wrong, or None, and whether it may pass."""
+def _ask(url: str) -> int | str:
+    """Return the status of the hub's answer, or why there is none."""
     from huggingface_hub.utils import get_session
 
     try:
-        status = get_session().get(url, timeout=PROBE_SECONDS).status_code
+        return get_session().get(url, timeout=PROBE_SECONDS).status_code
     except Exception as error:
-        return f"{url}: {error}", False
-    is_passing = status in PASSING
-    return f"{url} answers {status}" if is_passing or status >= 500 else None, is_passing
+        return f"{url}: {error}"
 
 
 def patiently(ask: Callable[[], Any]) -> Any:

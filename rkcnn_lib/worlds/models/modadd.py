@@ -80,7 +80,7 @@ def source(p: int, text: str | None) -> TextSource:
         return (Document(pair_text(a, b), (a, b, p)) for a, b in all_pairs(p)[order].tolist())
 
     name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed 0"
-    return TextSource(name, name, documents, continued=False)
+    return TextSource(name, lambda: name, documents, continued=False)
 
 
 def check_hooks(hooks: Sequence[str]) -> None:
