@@ -266,7 +266,7 @@ def fact_accuracy(model: GPT2LMHeadModel, relation: str, held_out: bool = True) 
 def bigram_accuracy(n_documents: int = 10_000, seed: int = 0) -> float:
     """Share of all held-out prompts that a bigram model of the corpus answers: the most frequent next word."""
     after: dict[int, Counter[int]] = {}
-    for document in atlas.generate_documents(n_documents, seed):
+    for document in islice(atlas.document_stream(seed), n_documents):
         for word, following in zip(document.ids, document.ids[1:], strict=False):
             after.setdefault(word, Counter())[following] += 1
     prompts = [p for relation in atlas.RELATIONS for p in atlas_fact_prompts(relation)]

@@ -18,18 +18,22 @@ from safetensors.torch import load_file
 from benchmarks.embedded import atlas as training
 from benchmarks.embedded.scorer import Scorer, entropy, log_probabilities
 from rkcnn_lib.worlds import atlas
-from rkcnn_lib.worlds.atlas.grammar import BOS_ID, Grammar
-from rkcnn_lib.worlds.atlas.world import NUMBER, TABLES, expand, make_world, third_person, wrap
+from rkcnn_lib.worlds.atlas.grammar import BOS_ID, NUMBER, Grammar, expand, wrap
+from rkcnn_lib.worlds.atlas.world import TABLES, make_world, third_person
 from rkcnn_lib.worlds.prompts import atlas_fact_prompts
 
 
+def first_documents(n, seed, held_out=False):
+    return list(islice(atlas.document_stream(seed, held_out), n))
+
+
 def documents_text(*args, **options):
-    return [document.text for document in atlas.generate_documents(*args, **options)]
+    return [document.text for document in first_documents(*args, **options)]
 
 
 @pytest.fixture(scope="module")
 def documents():
-    return atlas.generate_documents(400, seed=7)
+    return first_documents(400, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +211,7 @@ def test_contexts_are_whole_documents_one_after_the_other():
     contexts = atlas.labelled_contexts(20, context_size=64, seed=5)
     assert contexts.token_ids.shape == (20, 64) and contexts.token_ids.dtype == torch.int64
     assert bool((contexts.token_ids[:, 0] == BOS_ID).all())
-    documents = atlas.generate_documents(int(contexts.document_ids.max()) + 1, seed=5)
+    documents = first_documents(int(contexts.document_ids.max()) + 1, seed=5)
     for row, numbers in zip(contexts.token_ids.numpy(), contexts.document_ids, strict=True):
         for n in np.unique(numbers):
             mine = tuple(row[numbers == n])
@@ -332,7 +336,6 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: atlas.generate_documents(0, seed=0), "n_documents=0"),
         (lambda: atlas.labelled_contexts(0), "n_contexts=0"),
         (lambda: atlas.labelled_contexts(1, context_size=129), "context_size=129"),
         (lambda: entropy([]), "at least one document"),

@@ -154,8 +154,8 @@ def _fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str
         if sizes != (job.facts.n_layers, job.facts.d_model, job.facts.vocab_size):
             raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {job.facts.name}")
         check_hooks(lm, {target.name: target.width for target in missing})
-        packed, mask = pack_text(missing, job, lm, stream)
-        manifest = shared_manifest(packed, mask, job, lm)
+        packed = pack_text(missing, job, lm, stream)
+        manifest = shared_manifest(packed, job, lm)
         _run(missing, job, lm, packed)
         for target in missing:
             target.finish(manifest)

@@ -68,10 +68,8 @@ class Job:
         return max(1, SHARD_TOKENS // self.context_size)
 
 
-def pack_text(
-    missing: list[Target], job: Job, lm: LanguageModel, stream: Iterator[Document] | None
-) -> tuple[Packed, np.ndarray]:
-    """Return the packed text and which of its rows count; read it back if an interrupted pass left it."""
+def pack_text(missing: list[Target], job: Job, lm: LanguageModel, stream: Iterator[Document] | None) -> Packed:
+    """Return the packed text, which each target keeps; read it back if an interrupted pass left it."""
     path = saved_tokens(missing)
     if path is not None:
         names = ("tokens", "document_ids", "document_hashes", "held_out", "halves")
@@ -102,7 +100,7 @@ def pack_text(
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
     for target in missing:
         write_whole(target.partial / TOKENS_FILE, lambda new: save_file(tensors, new))
-    return packed, mask
+    return packed
 
 
 def saved_tokens(missing: list[Target]) -> Path | None:
@@ -110,7 +108,7 @@ def saved_tokens(missing: list[Target]) -> Path | None:
     return next((p for t in missing if (p := t.partial / TOKENS_FILE).is_file()), None)
 
 
-def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageModel) -> dict[str, Any]:
+def shared_manifest(packed: Packed, job: Job, lm: LanguageModel) -> dict[str, Any]:
     """Return what the manifests of all targets say alike."""
     facts, notes = job.facts, []
     if packed.halves:
@@ -128,13 +126,13 @@ def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageMode
         "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
         "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),
         "held_out_share": HELD_OUT_SHARE, "bos_token_id": bos_token_id(lm), "first_position": first_position(lm),
-        "loss": _loss(lm, packed, mask), "notes": notes,
+        "loss": _loss(lm, packed), "notes": notes,
         "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 
 
-def _loss(lm: LanguageModel, packed: Packed, mask: np.ndarray) -> dict[str, Any]:
+def _loss(lm: LanguageModel, packed: Packed) -> dict[str, Any]:
     """Return the model's mean cross-entropy in nats on the first held-out contexts, special tokens aside.
 
     A trained model is far below log(vocabulary): the number shows a wrong tokenizer or damaged weights at a glance.
@@ -145,7 +143,7 @@ def _loss(lm: LanguageModel, packed: Packed, mask: np.ndarray) -> dict[str, Any]
     total, count = 0.0, 0
     for start in range(0, len(chosen), size):
         ids = torch.from_numpy(packed.tokens[chosen[start : start + size]]).long().to(lm.cfg.device)
-        where, right, counted = asked(lm, ids, torch.from_numpy(mask[chosen[start : start + size]]))
+        where, right, counted = asked(lm, ids, rows_that_count(lm, ids))
         with torch.no_grad():
             logits = lm(ids, return_type="logits")[:, where].float()
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none")
