@@ -25,6 +25,7 @@ from rkcnn_lib.worlds import (
     model_facts,
     open_or_capture,
 )
+from rkcnn_lib.worlds.activations import capture_job
 from rkcnn_lib.worlds.text import Document, TextSource
 from tests.worlds.tiny import CONTEXT, N, hugging_face, small_text, source_that_must_not_open
 
@@ -85,7 +86,7 @@ def test_capture_refuses_what_the_model_has_not(home, wrong, message):
     ],
 )
 def test_bad_parameters_are_refused_before_any_compute(home, options, monkeypatch, wrong, message):
-    monkeypatch.setattr(capture_module, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
+    monkeypatch.setattr(capture_job, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
     given = {"model": home[1], "layer": 1, "hook": "mlp_out", "n_tokens": N, **options, "lm": None} | wrong
     with pytest.raises(ValueError, match=message):
         open_or_capture(**given)
@@ -136,7 +137,7 @@ def contents(folder):
 
 def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home, options, tmp_path, monkeypatch):
     whole = open_or_capture(home[1], 1, "mlp_out", N, **options | {"root": tmp_path / "a"})
-    real, calls = capture_module.activations, []
+    real, calls = capture_job.activations, []
 
     def dying(lm, ids, names, limit=[7]):  # noqa: B006
         calls.append(1)
@@ -144,7 +145,7 @@ def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home
             raise KeyboardInterrupt
         return real(lm, ids, names)
 
-    monkeypatch.setattr(capture_module, "activations", dying)
+    monkeypatch.setattr(capture_job, "activations", dying)
     again = options | {"root": tmp_path / "b"}
     with pytest.raises(KeyboardInterrupt):
         open_or_capture(home[1], 1, "mlp_out", N, **again)
@@ -159,7 +160,7 @@ def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home
 
 def test_a_finished_cache_is_opened_without_the_model(home, options, monkeypatch):
     first = open_or_capture(home[1], 1, "mlp_out", N, **options)
-    monkeypatch.setattr(capture_module, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
+    monkeypatch.setattr(capture_job, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
     second = open_or_capture(home[1], -2, "mlp_out", N, **options | {"lm": None})
     assert second.folder == first.folder and second.key == first.key
 

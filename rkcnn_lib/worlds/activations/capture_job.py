@@ -1,4 +1,4 @@
-"""What one pass of a model fills: its settings, its text in contexts, and the stores to be.
+"""One pass of a model over a text: its settings, its text in contexts, and the stores that it fills.
 
 A store is written shard by shard into a folder ``<key>.partial``, from which the next capture goes on if this one is
 killed, and gets its name when it is whole. A lock keeps two captures of one key apart.
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from rkcnn_lib.files import alone_at, give_name, plain, read_json, write_json, write_whole
 from rkcnn_lib.protocols import LanguageModel
@@ -37,8 +38,8 @@ from rkcnn_lib.worlds.activations.store import (
     load_tensors,
     shard_file,
 )
-from rkcnn_lib.worlds.models.hooks import contexts_at_once, hook_name, hook_width
-from rkcnn_lib.worlds.models.load import ModelFacts, bos_token_id
+from rkcnn_lib.worlds.models.hooks import activations, check_hooks, contexts_at_once, hook_name, hook_width, own_layers
+from rkcnn_lib.worlds.models.load import ModelFacts, bos_token_id, load_model
 from rkcnn_lib.worlds.text import HELD_OUT_SHARE, Document, Packed, TextSource, pack, tokenize
 
 SHARD_TOKENS = 16384
@@ -68,19 +69,62 @@ class Job:
         return max(1, SHARD_TOKENS // self.context_size)
 
 
-def pack_text(missing: list[Target], job: Job, lm: LanguageModel, stream: Iterator[Document] | None) -> Packed:
-    """Return the packed text, which each target keeps; read it back if an interrupted pass left it."""
-    path = saved_tokens(missing)
-    if path is not None:
+def fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str | torch.device | None) -> None:
+    """Capture the stores that are missing, in one pass."""
+    with locked(target.folder for target in missing):
+        missing = [target for target in missing if not target.is_whole]  # another process may have filled them
+        if not missing:
+            return
+        for target in missing:
+            target.resume()
+        saved = next((file for t in missing if (file := t.partial / TOKENS_FILE).is_file()), None)
+        # The source is opened before the model is loaded: a text out of reach is known in seconds.
+        text = saved or job.source.open()
+        check_room(missing, job.n_tokens)
+        lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
+        sizes = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
+        if sizes != (job.facts.n_layers, job.facts.d_model, job.facts.vocab_size):
+            raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {job.facts.name}")
+        check_hooks(lm, {target.name: target.width for target in missing})
+        packed = pack_text(missing, job, lm, text)
+        manifest = shared_manifest(packed, job, lm)
+        _run(missing, job, lm, packed)
+        for target in missing:
+            target.finish(manifest)
+
+
+def _run(missing: list[Target], job: Job, lm: LanguageModel, packed: Packed) -> None:
+    """Run the model over all contexts that some target still needs."""
+    names, per_shard = [target.name for target in missing], job.shard_contexts
+    n_shards, done = -(-len(packed.tokens) // per_shard), min(len(target.shards) for target in missing)
+    if done == n_shards:  # interrupted between the last shard and the manifest
+        return
+    size = job.batch_size or contexts_at_once(lm, job.context_size)
+    label = f"{job.facts.title}: {', '.join(names[:2])}{' ...' * (len(names) > 2)}"
+    before = done * per_shard * job.context_size
+    bar = tqdm(total=packed.tokens.size, initial=before, unit="token", unit_scale=True, desc=label)
+    with bar, own_layers(lm, torch.from_numpy(packed.tokens[:1]).long(), names):
+        for shard in range(done, n_shards):
+            ids = torch.from_numpy(packed.tokens[shard * per_shard : (shard + 1) * per_shard]).long()
+            batches = []
+            for batch in ids.split(size):
+                batches.append({name: acts.float().cpu() for name, acts in activations(lm, batch, names).items()})
+                bar.update(batch.numel())
+            for target in missing:
+                target.write(shard, torch.cat([acts[target.name] for acts in batches]))
+
+
+def pack_text(missing: list[Target], job: Job, lm: LanguageModel, text: Path | Iterator[Document]) -> Packed:
+    """Pack documents, or read back what an interrupted pass packed; each target keeps the text with its columns."""
+    if isinstance(text, Path):
         names = ("tokens", "document_ids", "document_hashes", "held_out", "halves")
-        tokens, owners, hashes, held_out, halves = (
-            c.numpy() for c in load_tensors(path.parent, {"file": path.name}, names)
-        )
+        read = [column.numpy() for column in load_tensors(text.parent, {"file": text.name}, names)]
+        tokens, owners, hashes, held_out, halves = read
         shape = (-1, job.context_size)
         packed = Packed(tokens.reshape(shape), owners.reshape(shape), hashes, held_out.astype(bool), int(halves[0]))
     else:
         count: Counter[str] = Counter()
-        documents = tokenize(stream or (), lm.tokenizer, lm.cfg.d_vocab, count)
+        documents = tokenize(text, lm.tokenizer, lm.cfg.d_vocab, count)
         n_contexts = job.n_tokens // job.context_size
         packed = pack(documents, n_contexts, job.context_size, bos_token_id(lm), job.source.continued)
         packed = replace(packed, halves=count["halves"])
@@ -101,11 +145,6 @@ def pack_text(missing: list[Target], job: Job, lm: LanguageModel, stream: Iterat
     for target in missing:
         write_whole(target.partial / TOKENS_FILE, lambda new: save_file(tensors, new))
     return packed
-
-
-def saved_tokens(missing: list[Target]) -> Path | None:
-    """Return the text an interrupted pass left, if any: it is the same for all targets of a pass."""
-    return next((p for t in missing if (p := t.partial / TOKENS_FILE).is_file()), None)
 
 
 def shared_manifest(packed: Packed, job: Job, lm: LanguageModel) -> dict[str, Any]:
