@@ -12,8 +12,6 @@ of tokens; base and donor differ in the number of one noun.
 *Indirect-object identification* (Wang et al. 2022, arXiv:2211.00593): "When Mary and John went to the store, John gave
 a drink to" -> " Mary". Names are one token each, so that a prompt and its donor, in which the other name is repeated,
 differ in one token.
-
-*Sums* modulo p: a pair is screened in one order and asked in the other.
 """
 
 import tomllib

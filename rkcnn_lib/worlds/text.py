@@ -1,8 +1,7 @@
 """Where documents come from, and how they become contexts of token ids, held-out documents apart from the rest.
 
-``text=None`` or ``"auto"`` is an ordered list of hub datasets for any model but atlas, and atlas's own generator
-for atlas. Every source that is tried and fails is named with its reason, in one line each; invented text is used
-only where it is asked for by name.
+Every source that is tried and fails is named with its reason, in one line each; invented text is used only where it is
+asked for by name, and for atlas.
 """
 
 from __future__ import annotations
@@ -259,27 +258,23 @@ def pack(
     owners = np.zeros((n_contexts, context_size), dtype=np.int32)
     held_out = np.zeros(n_contexts, dtype=bool)
     hashes: list[int] = []
-    pending: tuple[list[int], list[int]] = ([], [])  # ids of the other documents, of the held-out ones
-    pending_owners: tuple[list[int], list[int]] = ([], [])
+    # (token, document) of what fills no context yet, of the other documents and of the held-out ones
+    pending: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     filled = 0
     for ids, content in documents:
         if filled == n_contexts:
             break
         side = int(is_held_out(np.array([content]))[0])
-        ids = ids if bos is None or ids[0] == bos else [bos, *ids]
-        stream, of = pending[side], pending_owners[side]
-        stream.extend(ids)
-        of.extend([len(hashes)] * len(ids))
+        stream, used = pending[side], 0
+        stream.extend((token, len(hashes)) for token in (ids if bos is None or ids[0] == bos else [bos, *ids]))
         hashes.append(content)
-        used = 0
         while filled < n_contexts:
-            first = [] if bos is None or used >= len(stream) or stream[used] == bos else [bos]
+            first = [] if bos is None or used >= len(stream) or stream[used][0] == bos else [(bos, stream[used][1])]
             need = context_size - len(first)
             if len(stream) - used < need:
                 break
-            tokens[filled] = first + stream[used : used + need]
-            owners[filled] = of[used : used + 1] * len(first) + of[used : used + need]
+            tokens[filled], owners[filled] = zip(*first, *stream[used : used + need], strict=True)
             held_out[filled] = bool(side)
             used, filled = used + need if continued else len(stream), filled + 1
-        del stream[:used], of[:used]
+        del stream[:used]
     return Packed(tokens[:filled], owners[:filled], np.array(hashes, dtype=np.int64), held_out[:filled])
