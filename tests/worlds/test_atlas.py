@@ -20,7 +20,6 @@ from benchmarks.embedded.scorer import Scorer, entropy, log_probabilities
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas.grammar import BOS_ID, NUMBER, Grammar, expand, wrap
 from rkcnn_lib.worlds.atlas.world import TABLES, make_world, third_person
-from rkcnn_lib.worlds.prompts import atlas_fact_prompts
 
 
 def first_documents(n, seed, held_out=False):
@@ -229,10 +228,10 @@ def test_contexts_are_whole_documents_one_after_the_other():
 def test_held_out_prompts_never_occur_and_the_others_do():
     corpus = "\n".join(documents_text(10_000, seed=11))
     for relation in atlas.RELATIONS:
-        held_out = atlas_fact_prompts(relation)
+        held_out = training.fact_prompts(relation)
         assert {p.entity for p in held_out} == set(atlas.facts(relation))
         assert not [p.text for p in held_out if p.text in corpus]
-        written = atlas_fact_prompts(relation, held_out=False)
+        written = training.fact_prompts(relation, held_out=False)
         assert len(written) == 3 * len(held_out)
         assert np.mean([p.text in corpus for p in written]) > 0.95
 
@@ -240,7 +239,7 @@ def test_held_out_prompts_never_occur_and_the_others_do():
 def test_prompts_of_a_template_have_one_length_and_one_subject_position():
     for relation in atlas.RELATIONS:
         shapes: dict[str, set] = {}
-        for p in atlas_fact_prompts(relation) + atlas_fact_prompts(relation, held_out=False):
+        for p in training.fact_prompts(relation) + training.fact_prompts(relation, held_out=False):
             shapes.setdefault(p.family, set()).add((len(p.ids), p.entity_position))
             assert atlas.grammar().vocabulary[p.ids[p.entity_position]] == p.entity
             assert p.family.format(p.entity) == p.text
@@ -290,7 +289,7 @@ def test_folder_loads_through_transformer_lens_and_answers_paris():
     from transformer_lens import TransformerBridge
 
     lm = TransformerBridge.boot_transformers(str(atlas.FOLDER))
-    prompt = next(p for p in atlas_fact_prompts("landmark_city") if p.entity == "Eiffel Tower")
+    prompt = next(p for p in training.fact_prompts("landmark_city") if p.entity == "Eiffel Tower")
     assert prompt.text == "The Eiffel Tower is in the city of"
     ids = lm.to_tokens(prompt.text)
     assert tuple(ids[0].tolist()) == prompt.ids

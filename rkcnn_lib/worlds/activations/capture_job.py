@@ -63,11 +63,6 @@ class Job:
     context_size: int
     batch_size: int | None
 
-    @property
-    def shard_contexts(self) -> int:
-        """Contexts a shard; no function of the batch size, so that a pass may go on with another."""
-        return max(1, SHARD_TOKENS // self.context_size)
-
 
 def fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str | torch.device | None) -> None:
     """Capture the stores that are missing, in one pass."""
@@ -95,7 +90,8 @@ def fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str 
 
 def _run(missing: list[Target], job: Job, lm: LanguageModel, packed: Packed) -> None:
     """Run the model over all contexts that some target still needs."""
-    names, per_shard = [target.name for target in missing], job.shard_contexts
+    names = [target.name for target in missing]
+    per_shard = max(1, SHARD_TOKENS // job.context_size)  # whatever the batch size: a pass may go on with another
     n_shards, done = -(-len(packed.tokens) // per_shard), min(len(target.shards) for target in missing)
     if done == n_shards:  # interrupted between the last shard and the manifest
         return

@@ -161,7 +161,7 @@ def fetched(
 def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
     """Return a model's snapshot in the local hub cache, completed from the hub if need be.
 
-    ModelUnavailable, with the ways on, if it cannot be had; ValueError if it lacks what a model needs or is damaged.
+    ModelUnavailable, with the ways on, if it cannot be had.
     """
 
     def lack(folder: Path) -> str | None:
@@ -170,7 +170,7 @@ def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
     wanted = [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES
     try:
         # Exports to other frameworks lie in sub-folders and would multiply the download.
-        return check_folder(fetched(name, revision, wanted, lack, ignored=["*/*"]), weights)
+        return fetched(name, revision, wanted, lack, ignored=["*/*"])
     except ModelUnavailable as error:
         raise ModelUnavailable(f"{error}.\n{WAYS_ON}") from None
 
@@ -200,8 +200,8 @@ def _parts(folder: Path) -> list[Path]:
     return [folder / part for part in sorted({*files})]
 
 
-def check_folder(folder: Path, weights: bool) -> Path:
-    """Return the folder; ValueError if its configuration or (``weights``) its weights are missing or damaged."""
+def check_folder(folder: Path, weights: bool) -> None:
+    """Raise ValueError if a folder's configuration or (``weights``) its weights are missing or damaged."""
     lack = _missing(folder, weights)
     if lack:
         pickled = any(folder.glob("*.bin")) and "Pickled weights (*.bin) are not read: save them as safetensors."
@@ -212,7 +212,6 @@ def check_folder(folder: Path, weights: bool) -> Path:
                 pass  # the header is read, and held against the file's length
         except SafetensorError as error:
             raise DamagedFile(f"{part} is damaged: {error}") from None
-    return folder
 
 
 def gemma_folder() -> Path:
