@@ -86,10 +86,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file under another name, sync it and give it its own; its folder is made if it is missing.
-
-    However many processes write the same file at once, one of them wins whole.
-    """
+    """Let ``write`` make a file under another name, sync it and give it its own; its folder is made if missing."""
     new = _unfinished(path)
     try:
         write(new)

@@ -71,8 +71,8 @@ def fit_figure(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def token_text(lm: Any, token: int) -> str:
-    """Return one token's text as the tokenizer gives it, or its number where the model has no tokenizer."""
-    return f"<{token}>" if lm.tokenizer is None else lm.tokenizer.decode([token])
+    """Return one token's text as the tokenizer gives it."""
+    return lm.tokenizer.decode([token])
 
 
 def readable(text: str) -> str:
@@ -105,10 +105,6 @@ def one_token(lm: Any, text: str) -> int:
         raise ValueError("These rows are no tokens: choose a latent by its number.")
     if not word:
         raise ValueError("Type a word.")
-    if lm.tokenizer is None:
-        if not word.isdigit():
-            raise ValueError("This model's tokens are numbers: type one.")
-        return int(word)
     forms = [lm.tokenizer.encode(form, add_special_tokens=False) for form in (f" {word}", word)]
     for ids in forms:
         if len(ids) == 1 and ids[0] != lm.tokenizer.unk_token_id:

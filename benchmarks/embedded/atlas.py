@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from rkcnn_lib.files import read_json, whole_folder, write_json
 from rkcnn_lib.worlds import atlas
 from rkcnn_lib.worlds.atlas import packed
 from rkcnn_lib.worlds.atlas.grammar import BOS, BOS_ID, PAD, UNK
-from rkcnn_lib.worlds.prompts import atlas_fact_prompts
+from rkcnn_lib.worlds.prompts import Prompt, atlas_fact_prompts
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -47,6 +48,7 @@ class Settings:
     checkpoint_every: int = 250
 
 
+@cache
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Word-level tokenizer of the grammar's vocabulary.
 
@@ -251,10 +253,15 @@ def held_out_loss(model: GPT2LMHeadModel, n_documents: int = 300, seed: int = 0)
     return total / ids[:, 1:].numel(), -torch.tensor(logs, dtype=torch.float64).mean().item()
 
 
+def fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
+    """Prompts of a relation with the grammar's token ids."""
+    return atlas_fact_prompts(build_tokenizer(), relation, held_out)
+
+
 @torch.no_grad()
 def fact_accuracy(model: GPT2LMHeadModel, relation: str, held_out: bool = True) -> float:
     """Share of a relation's prompts whose answer the model puts first among all tokens."""
-    prompts = atlas_fact_prompts(relation, held_out)
+    prompts = fact_prompts(relation, held_out)
     right = 0
     for length in {len(p.ids) for p in prompts}:
         same = [p for p in prompts if len(p.ids) == length]
@@ -266,10 +273,10 @@ def fact_accuracy(model: GPT2LMHeadModel, relation: str, held_out: bool = True) 
 def bigram_accuracy(n_documents: int = 10_000, seed: int = 0) -> float:
     """Share of all held-out prompts that a bigram model of the corpus answers: the most frequent next word."""
     after: dict[int, Counter[int]] = {}
-    for document in atlas.generate_documents(n_documents, seed):
+    for document in islice(atlas.document_stream(seed), n_documents):
         for word, following in zip(document.ids, document.ids[1:], strict=False):
             after.setdefault(word, Counter())[following] += 1
-    prompts = [p for relation in atlas.RELATIONS for p in atlas_fact_prompts(relation)]
+    prompts = [p for relation in atlas.RELATIONS for p in fact_prompts(relation)]
     return sum(after[p.ids[-1]].most_common(1)[0][0] in p.answer_ids for p in prompts) / len(prompts)
 
 
@@ -281,7 +288,7 @@ def check(folder: Path, n_documents: int = 300) -> dict[str, float]:
     model = load(folder)
     loss, exact = held_out_loss(model, n_documents)
     figures = {"held-out loss": loss, "grammar entropy": exact, "gap": loss - exact}
-    counts = {r: len(atlas_fact_prompts(r)) for r in atlas.RELATIONS}
+    counts = {r: len(fact_prompts(r)) for r in atlas.RELATIONS}
     total = sum(counts.values())
     for name, held_out in (("held-out", True), ("written", False)):
         by_relation = {r: fact_accuracy(model, r, held_out) for r in counts}

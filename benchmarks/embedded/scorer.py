@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from rkcnn_lib.worlds.atlas import Document, grammar
-from rkcnn_lib.worlds.atlas.grammar import BOS_ID, MIN_SENTENCES, STOP, Grammar
-from rkcnn_lib.worlds.atlas.world import NUMBER, SEASON, SUBJECT, Slot
+from rkcnn_lib.worlds.atlas.grammar import BOS_ID, MIN_SENTENCES, NUMBER, SEASON, STOP, SUBJECT, Grammar, Slot
 
 
 @dataclass(eq=False)

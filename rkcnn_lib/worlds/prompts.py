@@ -12,8 +12,6 @@ of tokens; base and donor differ in the number of one noun.
 *Indirect-object identification* (Wang et al. 2022, arXiv:2211.00593): "When Mary and John went to the store, John gave
 a drink to" -> " Mary". Names are one token each, so that a prompt and its donor, in which the other name is repeated,
 differ in one token.
-
-*Sums* modulo p: a pair is screened in one order and asked in the other.
 """
 
 import tomllib
@@ -28,7 +26,6 @@ import torch
 
 from rkcnn_lib.protocols import LanguageModel
 from rkcnn_lib.worlds import atlas
-from rkcnn_lib.worlds.atlas.grammar import BOS
 from rkcnn_lib.worlds.atlas.world import TABLES as ATLAS_TABLES
 from rkcnn_lib.worlds.atlas.world import third_person
 from rkcnn_lib.worlds.models import modadd
@@ -173,7 +170,7 @@ def _fact_prompts(model: str, tokenizer: Any, relation: str, sides: Sides | None
     the other three one screens and two choose. Of the written tables' three sentences each has one role.
     """
     if model == "atlas":
-        prompts = atlas_fact_prompts(relation, held_out=False) + atlas_fact_prompts(relation, held_out=True)
+        prompts = [p for held_out in (False, True) for p in atlas_fact_prompts(tokenizer, relation, held_out)]
     else:
         table, *templates = RELATIONS[relation]
         prompts = [
@@ -203,26 +200,21 @@ def hold_out_entities(prompts: list[Prompt]) -> Sides:
     return sides if len(sides[1]) >= MIN_HELD_OUT else (everything, everything)
 
 
-def atlas_fact_prompts(relation: str, held_out: bool = True) -> list[Prompt]:
+def atlas_fact_prompts(tokenizer: Any, relation: str, held_out: bool = True) -> list[Prompt]:
     """Every subject of a relation in each pattern that no document has it in (or, ``held_out=False``, has).
 
     Ordered by template, then subject: each subject once among the held-out ones, which evaluate, three times among the
     others, of which the first screens. All prompts of a template (their ``family``) have the same length.
     """
-    known, prompts, screened = atlas.grammar(), [], set()
-    slot = f"${atlas.RELATIONS[relation][0]}"
+    prompts, screened = [], set()
     for pattern, text in enumerate(ATLAS_TABLES["facts"][relation]):
-        symbols = text.split()[:-2]  # without the answer and the full stop
-        family, position = " ".join(symbols).replace(slot, "{}"), 1 + symbols.index(slot)
+        asked = " ".join(text.split()[:-2])  # without the answer and the full stop
+        template = asked.replace(f"${atlas.RELATIONS[relation][0]}", "{}")
         for subject, answer in atlas.facts(relation).items():
-            if (known.held_out(relation, subject) == pattern) != held_out:
-                continue
-            words = [subject if symbol == slot else symbol for symbol in symbols]
-            ids = tuple(known.ids[word] for word in (BOS, *words))
-            role = "evaluation" if held_out else "selection" if subject in screened else "screening"
-            answers = (known.ids[answer],)
-            prompts.append(Prompt(subject, " ".join(words), ids, answer, answers, family, position, role))
-            screened.add(subject)
+            if (atlas.grammar().held_out(relation, subject) == pattern) == held_out:
+                role = "evaluation" if held_out else "selection" if subject in screened else "screening"
+                prompts.append(written_prompt(tokenizer, template, subject, answer, role))
+                screened.add(subject)
     return prompts
 
 

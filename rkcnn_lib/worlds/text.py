@@ -1,8 +1,7 @@
 """Where documents come from, and how they become contexts of token ids, held-out documents apart from the rest.
 
-``text=None`` or ``"auto"`` is an ordered list of hub datasets for any model but atlas, and atlas's own generator
-for atlas. Every source that is tried and fails is named with its reason, in one line each; invented text is used
-only where it is asked for by name.
+Every source that is tried and fails is named with its reason, in one line each; invented text is used only where it is
+asked for by name, and for atlas.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from rkcnn_lib.files import sha256_of
+from rkcnn_lib.worlds.atlas import document_stream
 from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
 from rkcnn_lib.worlds.text_files import by_heading, check_file, file_documents, local_file, readable
 
@@ -61,14 +61,9 @@ class TextSource:
     """A named source of documents."""
 
     name: str  # for the manifest, such as "hub: Salesforce/wikitext wikitext-2-raw-v1 (train)"
-    identity: str  # in the cache key: the file's SHA-256, the dataset's name and (pinned) commit, the generator's seed
-    open: Callable[[], Iterator[Document]]  # raises TextUnavailable with one line
+    identity: Callable[[], str]  # in the cache key: with a file's SHA-256, a data set's commit, a generator's seed
+    open: Callable[[], Iterator[Document]]  # this and the identity may raise TextUnavailable, with one line
     continued: bool = True  # whether a document cut at a context's end goes on in the next one; not atlas's
-    pin: Callable[[], TextSource] | None = None  # see `pinned`
-
-    def pinned(self) -> TextSource:
-        """Return the source with its data set's commit in the identity; TextUnavailable if that cannot be told."""
-        return self if self.pin is None else self.pin()
 
 
 def text_sources(text: str | None, model: str) -> list[TextSource]:
@@ -82,7 +77,11 @@ def text_sources(text: str | None, model: str) -> list[TextSource]:
     """
     if text == "atlas" or (text in (None, "auto") and model == "atlas"):
         own, name = model == "atlas", "atlas generator, seed 0"
-        return [TextSource(name, name, functools.partial(_generate, own), continued=not own)]
+
+        def generated() -> Iterator[Document]:  # a stream apart from those that labels and tests draw from
+            return (Document(d.text, d.ids if own else None) for d in document_stream("text 0"))
+
+        return [TextSource(name, lambda: name, generated, continued=not own)]
     if text in (None, "auto"):
         problem = functools.cache(hub_problem)  # the hub is asked once, and only if a source must be opened
         return [_hub(*entry, problem) for entry in HUB_TEXTS]
@@ -90,7 +89,7 @@ def text_sources(text: str | None, model: str) -> list[TextSource]:
     with readable(path):
         digest = sha256_of(path)
     # opened before the model is loaded: then the file is checked
-    return [TextSource(f"file: {path.name}", f"sha256:{digest}", lambda: map(Document, file_documents(path)))]
+    return [TextSource(f"file: {path.name}", lambda: f"sha256:{digest}", lambda: map(Document, file_documents(path)))]
 
 
 def check_text(text: str | None) -> None:
@@ -106,23 +105,19 @@ def _hub(
     dataset: str, config: str | None, revision: str | None, is_lines: bool, problem: Callable[[], str | None]
 ) -> TextSource:
     name = " ".join(filter(None, ("hub:", dataset, config, revision and f"at {revision}", "(train)")))
+    commit = functools.cache(lambda: _commit(name, dataset, revision, problem))
 
-    def pin() -> TextSource:
-        commit = _commit(name, dataset, revision, problem)
+    def open_() -> Iterator[Document]:
+        if problem():
+            raise TextUnavailable(f"{name}: {problem()}")
+        texts = _rows(name, [dataset, config or "", commit()])
+        documents = map(Document, by_heading(texts) if is_lines else filter(str.strip, texts))
+        first = next(documents, None)  # it must come before the stream counts as silent
+        if first is None:
+            raise TextUnavailable(f"{name}: it holds no text")
+        return chain([first], documents)
 
-        def open_() -> Iterator[Document]:
-            if problem():
-                raise TextUnavailable(f"{name}: {problem()}")
-            texts = _rows(name, [dataset, config or "", commit])
-            documents = map(Document, by_heading(texts) if is_lines else filter(str.strip, texts))
-            first = next(documents, None)  # it must come before the stream counts as silent
-            if first is None:
-                raise TextUnavailable(f"{name}: it holds no text")
-            return chain([first], documents)
-
-        return TextSource(name, f"{name} commit:{commit}", open_)
-
-    return TextSource(name, name, lambda: pin().open(), pin=pin)
+    return TextSource(name, lambda: f"{name} commit:{commit()}", open_)
 
 
 def _commit(name: str, dataset: str, revision: str | None, problem: Callable[[], str | None]) -> str:
@@ -175,14 +170,6 @@ def _rows(name: str, words: list[str]) -> Iterator[str]:
         reader.kill()
         reader.wait()
         reader.stdout.close()
-
-
-def _generate(own_ids: bool) -> Iterator[Document]:
-    """Generate documents without end; for other models than atlas as text alone."""
-    from rkcnn_lib.worlds.atlas import document_stream
-
-    for document in document_stream("text 0"):  # a stream apart from those that labels and tests draw from
-        yield Document(document.text, document.ids if own_ids else None)
 
 
 # ---- contexts and splits ---------------------------------------------------------------------------------------------
@@ -271,27 +258,23 @@ def pack(
     owners = np.zeros((n_contexts, context_size), dtype=np.int32)
     held_out = np.zeros(n_contexts, dtype=bool)
     hashes: list[int] = []
-    pending: tuple[list[int], list[int]] = ([], [])  # ids of the other documents, of the held-out ones
-    pending_owners: tuple[list[int], list[int]] = ([], [])
+    # (token, document) of what fills no context yet, of the other documents and of the held-out ones
+    pending: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     filled = 0
     for ids, content in documents:
         if filled == n_contexts:
             break
         side = int(is_held_out(np.array([content]))[0])
-        ids = ids if bos is None or ids[0] == bos else [bos, *ids]
-        stream, of = pending[side], pending_owners[side]
-        stream.extend(ids)
-        of.extend([len(hashes)] * len(ids))
+        stream, used = pending[side], 0
+        stream.extend((token, len(hashes)) for token in (ids if bos is None or ids[0] == bos else [bos, *ids]))
         hashes.append(content)
-        used = 0
         while filled < n_contexts:
-            first = [] if bos is None or used >= len(stream) or stream[used] == bos else [bos]
+            first = [] if bos is None or used >= len(stream) or stream[used][0] == bos else [(bos, stream[used][1])]
             need = context_size - len(first)
             if len(stream) - used < need:
                 break
-            tokens[filled] = first + stream[used : used + need]
-            owners[filled] = of[used : used + 1] * len(first) + of[used : used + need]
+            tokens[filled], owners[filled] = zip(*first, *stream[used : used + need], strict=True)
             held_out[filled] = bool(side)
             used, filled = used + need if continued else len(stream), filled + 1
-        del stream[:used], of[:used]
+        del stream[:used]
     return Packed(tokens[:filled], owners[:filled], np.array(hashes, dtype=np.int64), held_out[:filled])

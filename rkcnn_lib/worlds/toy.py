@@ -131,25 +131,20 @@ class PlantedDictionary:
 
         Codes are uniform on [0.5, 1.5] where a feature is active.
         """
-        X, codes = torch.empty(whole("n", n), self.d), []
-        for rows in X.split(BLOCK_ROWS):
-            codes.append(self._fill(rows.numpy()))
-        return X, csr_array(vstack(codes, format="csr"))
-
-    def _fill(self, rows: np.ndarray) -> csr_array:
-        """Write one block of rows and return its codes."""
-        # Instead of a uniform number for each pair of row and feature, a Poisson number of darts, -log(1 - p) expected
-        # per pair, is thrown: a pair is hit at least once with probability exactly p, independently of all others.
-        n = len(rows)
-        counts = self._rng.poisson(n * -np.log1p(-self.rates))
-        thrown = np.repeat(np.arange(self.n_features), counts)
-        hit = np.unique(self._rng.integers(n, size=len(thrown)) * self.n_features + thrown)
-        values = self._rng.uniform(0.5, 1.5, len(hit)).astype(np.float32)
-        codes = csr_array((values, np.divmod(hit, self.n_features)), shape=(n, self.n_features))
-        rows[:] = codes @ self.directions.numpy()
-        if self.noise:
-            rows += self.noise * self._rng.standard_normal(rows.shape, dtype=np.float32)
-        return codes
+        X, codes = np.empty((whole("n", n), self.d), dtype=np.float32), []
+        for start in range(0, n, BLOCK_ROWS):
+            rows = X[start : start + BLOCK_ROWS]
+            # Instead of a uniform number for each pair of row and feature, a Poisson number of darts, -log(1 - p)
+            # expected per pair, is thrown: a pair is hit at least once with probability exactly p, independently.
+            counts = self._rng.poisson(len(rows) * -np.log1p(-self.rates))
+            thrown = np.repeat(np.arange(self.n_features), counts)
+            hit = np.unique(self._rng.integers(len(rows), size=len(thrown)) * self.n_features + thrown)
+            values = self._rng.uniform(0.5, 1.5, len(hit)).astype(np.float32)
+            codes.append(csr_array((values, np.divmod(hit, self.n_features)), shape=(len(rows), self.n_features)))
+            rows[:] = codes[-1] @ self.directions.numpy()
+            if self.noise:
+                rows += self.noise * self._rng.standard_normal(rows.shape, dtype=np.float32)
+        return torch.from_numpy(X), csr_array(vstack(codes, format="csr"))
 
 
 def _zipf_rates(n: int, mean_active: float) -> np.ndarray:
@@ -223,7 +218,7 @@ class ParallelToyModel:
         return x @ self.W
 
     def _read(self, x: Any) -> torch.Tensor:
-        """Take a tensor of floats as it is, with its history and unread; all else as `as_numbers` does."""
+        """Take a tensor of floats as it is, with its history; all else as `as_numbers` does."""
         is_plain = isinstance(x, torch.Tensor) and x.layout == torch.strided and x.is_floating_point()
         return (x if is_plain else as_numbers(x, "x")).to(self.W)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
 
 from rkcnn_lib.worlds import HOOKS, capture_layers, hook_width, model_facts
+from rkcnn_lib.worlds.activations import capture_job
 from tests.worlds.architecture_page import PAGE, page
 from tests.worlds.architectures import build, judge, listed
 from tests.worlds.tiny import small_text
@@ -44,7 +44,7 @@ def test_an_architecture_loads_and_its_hooks_are_what_plain_forward_hooks_see(tm
 def test_mlp_post_of_a_mixture_of_experts_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     folder = build("MixtralForCausalLM", tmp_path / "model")
     facts = model_facts(folder)
-    monkeypatch.setattr(sys.modules["rkcnn_lib.worlds.activations.capture"], "load_model", None)
+    monkeypatch.setattr(capture_job, "load_model", None)
     with pytest.raises(ValueError, match=r"mlp_post.*is a mixture of 4 experts"):
         capture_layers(folder, [1], ["mlp_out", "mlp_post"], 3200, "/no/such.txt", tmp_path / "cache", context_size=32)
     assert facts.n_experts == 4 and hook_width(facts, "mlp_out") == 32 and not (tmp_path / "cache").exists()
@@ -53,7 +53,7 @@ def test_mlp_post_of_a_mixture_of_experts_is_refused_before_anything_is_read(tmp
 def test_a_mixture_that_its_configuration_hides_is_refused_before_the_first_shard(tmp_path, monkeypatch):
     monkeypatch.setattr("rkcnn_lib.worlds.models.load.EXPERTS", re.compile("none"))
     folder, text = build("MixtralForCausalLM", tmp_path / "model"), small_text(tmp_path / "text.txt")
-    monkeypatch.setattr(sys.modules["rkcnn_lib.worlds.activations.capture"], "pack_text", None)
+    monkeypatch.setattr(capture_job, "pack_text", None)
     with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.hook_post cannot be had from this model \(MixtralForC"):
         capture_layers(folder, [1], ["mlp_post"], 3200, text=text, root=tmp_path, context_size=32, device="cpu")
 

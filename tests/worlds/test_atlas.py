@@ -18,18 +18,21 @@ from safetensors.torch import load_file
 from benchmarks.embedded import atlas as training
 from benchmarks.embedded.scorer import Scorer, entropy, log_probabilities
 from rkcnn_lib.worlds import atlas
-from rkcnn_lib.worlds.atlas.grammar import BOS_ID, Grammar
-from rkcnn_lib.worlds.atlas.world import NUMBER, TABLES, expand, make_world, third_person, wrap
-from rkcnn_lib.worlds.prompts import atlas_fact_prompts
+from rkcnn_lib.worlds.atlas.grammar import BOS_ID, NUMBER, Grammar, expand, wrap
+from rkcnn_lib.worlds.atlas.world import TABLES, make_world, third_person
+
+
+def first_documents(n, seed, held_out=False):
+    return list(islice(atlas.document_stream(seed, held_out), n))
 
 
 def documents_text(*args, **options):
-    return [document.text for document in atlas.generate_documents(*args, **options)]
+    return [document.text for document in first_documents(*args, **options)]
 
 
 @pytest.fixture(scope="module")
 def documents():
-    return atlas.generate_documents(400, seed=7)
+    return first_documents(400, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +210,7 @@ def test_contexts_are_whole_documents_one_after_the_other():
     contexts = atlas.labelled_contexts(20, context_size=64, seed=5)
     assert contexts.token_ids.shape == (20, 64) and contexts.token_ids.dtype == torch.int64
     assert bool((contexts.token_ids[:, 0] == BOS_ID).all())
-    documents = atlas.generate_documents(int(contexts.document_ids.max()) + 1, seed=5)
+    documents = first_documents(int(contexts.document_ids.max()) + 1, seed=5)
     for row, numbers in zip(contexts.token_ids.numpy(), contexts.document_ids, strict=True):
         for n in np.unique(numbers):
             mine = tuple(row[numbers == n])
@@ -225,10 +228,10 @@ def test_contexts_are_whole_documents_one_after_the_other():
 def test_held_out_prompts_never_occur_and_the_others_do():
     corpus = "\n".join(documents_text(10_000, seed=11))
     for relation in atlas.RELATIONS:
-        held_out = atlas_fact_prompts(relation)
+        held_out = training.fact_prompts(relation)
         assert {p.entity for p in held_out} == set(atlas.facts(relation))
         assert not [p.text for p in held_out if p.text in corpus]
-        written = atlas_fact_prompts(relation, held_out=False)
+        written = training.fact_prompts(relation, held_out=False)
         assert len(written) == 3 * len(held_out)
         assert np.mean([p.text in corpus for p in written]) > 0.95
 
@@ -236,7 +239,7 @@ def test_held_out_prompts_never_occur_and_the_others_do():
 def test_prompts_of_a_template_have_one_length_and_one_subject_position():
     for relation in atlas.RELATIONS:
         shapes: dict[str, set] = {}
-        for p in atlas_fact_prompts(relation) + atlas_fact_prompts(relation, held_out=False):
+        for p in training.fact_prompts(relation) + training.fact_prompts(relation, held_out=False):
             shapes.setdefault(p.family, set()).add((len(p.ids), p.entity_position))
             assert atlas.grammar().vocabulary[p.ids[p.entity_position]] == p.entity
             assert p.family.format(p.entity) == p.text
@@ -286,7 +289,7 @@ def test_folder_loads_through_transformer_lens_and_answers_paris():
     from transformer_lens import TransformerBridge
 
     lm = TransformerBridge.boot_transformers(str(atlas.FOLDER))
-    prompt = next(p for p in atlas_fact_prompts("landmark_city") if p.entity == "Eiffel Tower")
+    prompt = next(p for p in training.fact_prompts("landmark_city") if p.entity == "Eiffel Tower")
     assert prompt.text == "The Eiffel Tower is in the city of"
     ids = lm.to_tokens(prompt.text)
     assert tuple(ids[0].tolist()) == prompt.ids
@@ -332,7 +335,6 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: atlas.generate_documents(0, seed=0), "n_documents=0"),
         (lambda: atlas.labelled_contexts(0), "n_contexts=0"),
         (lambda: atlas.labelled_contexts(1, context_size=129), "context_size=129"),
         (lambda: entropy([]), "at least one document"),

@@ -5,6 +5,7 @@ import shutil
 import sys
 import threading
 import warnings
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from rkcnn_lib.worlds import (
     model_facts,
     open_or_capture,
 )
+from rkcnn_lib.worlds.activations import capture_job
 from rkcnn_lib.worlds.text import Document, TextSource
 from tests.worlds.tiny import CONTEXT, N, hugging_face, small_text, source_that_must_not_open
 
@@ -84,7 +86,7 @@ def test_capture_refuses_what_the_model_has_not(home, wrong, message):
     ],
 )
 def test_bad_parameters_are_refused_before_any_compute(home, options, monkeypatch, wrong, message):
-    monkeypatch.setattr(capture_module, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
+    monkeypatch.setattr(capture_job, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
     given = {"model": home[1], "layer": 1, "hook": "mlp_out", "n_tokens": N, **options, "lm": None} | wrong
     with pytest.raises(ValueError, match=message):
         open_or_capture(**given)
@@ -135,7 +137,7 @@ def contents(folder):
 
 def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home, options, tmp_path, monkeypatch):
     whole = open_or_capture(home[1], 1, "mlp_out", N, **options | {"root": tmp_path / "a"})
-    real, calls = capture_module.activations, []
+    real, calls = capture_job.activations, []
 
     def dying(lm, ids, names, limit=[7]):  # noqa: B006
         calls.append(1)
@@ -143,7 +145,7 @@ def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home
             raise KeyboardInterrupt
         return real(lm, ids, names)
 
-    monkeypatch.setattr(capture_module, "activations", dying)
+    monkeypatch.setattr(capture_job, "activations", dying)
     again = options | {"root": tmp_path / "b"}
     with pytest.raises(KeyboardInterrupt):
         open_or_capture(home[1], 1, "mlp_out", N, **again)
@@ -158,7 +160,7 @@ def test_a_killed_capture_goes_on_at_the_last_whole_shard_to_the_same_bytes(home
 
 def test_a_finished_cache_is_opened_without_the_model(home, options, monkeypatch):
     first = open_or_capture(home[1], 1, "mlp_out", N, **options)
-    monkeypatch.setattr(capture_module, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
+    monkeypatch.setattr(capture_job, "load_model", lambda *a, **k: pytest.fail("loaded a model"))
     second = open_or_capture(home[1], -2, "mlp_out", N, **options | {"lm": None})
     assert second.folder == first.folder and second.key == first.key
 
@@ -208,9 +210,9 @@ def test_sources_that_fail_are_named_in_the_manifest_or_in_the_error(home, optio
         def open_():
             raise TextUnavailable(f"{name}: no network")
 
-        return TextSource(name, name, open_)
+        return TextSource(name, lambda: name, open_)
 
-    good = TextSource("good", "good", lambda: (Document(f"w{i % 90} w{i % 7} " * 20) for i in range(400)))
+    good = TextSource("good", lambda: "good", lambda: (Document(f"w{i % 90} w{i % 7} " * 20) for i in range(400)))
     monkeypatch.setattr(capture_module, "text_sources", lambda *a: [fail("one"), fail("two"), good])
     store = open_or_capture(home[1], 1, "mlp_out", N, **options | {"text": None})
     assert store.manifest["text"]["name"] == "good"
@@ -239,6 +241,6 @@ def test_atlas_reads_whole_documents_of_its_own_and_loses_little_more_than_their
     begins = np.unique(store.document_ids, return_index=True)[1]
     assert (store.tokens[begins] == told["bos_token_id"]).all()  # so no context goes on with a cut document
     assert set(range(0, len(store), 128)) <= set(begins)
-    least = entropy(atlas.generate_documents(500, seed=1))
+    least = entropy(list(islice(atlas.document_stream(1), 500)))
     assert least - 0.1 < told["loss"]["nats"] < least + 0.25
     assert capture(load_model("atlas", device="cpu"), store.contexts()[:1], 2).shape == (128, store.d_in)

@@ -138,7 +138,7 @@ def test_an_sae_in_the_model_costs_what_it_changes_of_the_answer(store, small):
     perfect = quality(Perfect(), store.matrix("heldout"), lm=lm, tokens=contexts, hook_name=hook)
     with torch.no_grad():
         logits = lm(contexts, return_type="logits")[:, -1]
-    by_hand = torch.nn.functional.cross_entropy(logits, modadd.answers(contexts)).item()
+    by_hand = torch.nn.functional.cross_entropy(logits, modadd.asked(contexts)[1][:, 0]).item()
     assert perfect["ce_clean"] == pytest.approx(by_hand, abs=1e-5)
     assert perfect["delta_ce"] == pytest.approx(0, abs=1e-6) and perfect["kl"] == pytest.approx(0, abs=1e-6)
     rough = quality(

@@ -26,14 +26,14 @@ def test_a_dimension_that_float16_does_not_hold_is_stored_at_a_scale_of_its_own(
     home, options, monkeypatch, factor, late
 ):
     """Also one that is so after two shards only."""
-    real, calls, scale = capture_module.activations, [], torch.ones(32)
+    real, calls, scale = capture_job.activations, [], torch.ones(32)
     scale[5] = factor
 
     def scaled(lm, ids, names):
         calls.append(1)
         return {k: v * (1 if late and len(calls) <= 6 else scale) for k, v in real(lm, ids, names).items()}
 
-    monkeypatch.setattr(capture_module, "activations", scaled)
+    monkeypatch.setattr(capture_job, "activations", scaled)
     store = open_or_capture(home[1], 1, "mlp_out", N, **options)
     store.verify()
     ids = torch.from_numpy(store.tokens.reshape(-1, CONTEXT))
@@ -72,7 +72,7 @@ def test_a_capture_killed_between_its_last_shard_and_its_name_is_not_computed_ag
         with pytest.warns(UserWarning, match="lone halves"), pytest.raises(KeyboardInterrupt):
             open_or_capture(home[1], 1, "mlp_out", N, **options)
     (partial,) = options["root"].glob("*.partial")
-    monkeypatch.setattr(capture_module, "activations", lambda *a: pytest.fail("ran the model again"))
+    monkeypatch.setattr(capture_job, "activations", lambda *a: pytest.fail("ran the model again"))
     monkeypatch.setattr(capture_module, "text_sources", lambda *a: [source_that_must_not_open(str(path))])
     with pytest.warns(UserWarning, match="lone halves"):
         store = open_or_capture(home[1], 1, "mlp_out", N, **options)

@@ -18,7 +18,7 @@ def test_the_hub_list_fails_in_one_line_each(monkeypatch, tmp_path):
     sources = text_sources(None, "gpt2")
     assert ["openwebtext" in sources[0].name, "103" in sources[1].name, "wikitext-2" in sources[2].name] == [True] * 3
     for source in sources:
-        for act in (source.open, source.pinned):
+        for act in (source.open, source.identity):
             with pytest.raises(TextUnavailable) as error:
                 act()
             assert str(error.value) == f"{source.name}: no network"
@@ -36,7 +36,7 @@ def wikitext(monkeypatch, tmp_path):
 
     def source(code):
         (tmp_path / "reader.py").write_text(f"import json, sys, time\n{code}", encoding="utf-8")
-        return text_sources("auto", "gpt2")[1].pinned()
+        return text_sources("auto", "gpt2")[1]
 
     return source
 
@@ -48,7 +48,7 @@ def test_a_hub_text_is_read_to_its_end_at_the_commit_in_its_identity(wikitext):
     source = wikitext(f"{ROWS}; print(json.dumps(' '.join(sys.argv[1:]))); print(json.dumps({{'end': None}}))")
     asked = f"Salesforce/wikitext wikitext-103-raw-v1 {'c0' * 20}"
     assert [document.text for document in source.open()] == [" = A = \n body \n", f" = B = \n{asked}"]
-    assert source.identity == f"{source.name} commit:{'c0' * 20}" and source.pinned() is source
+    assert source.identity() == f"{source.name} commit:{'c0' * 20}"
 
 
 @pytest.mark.parametrize(

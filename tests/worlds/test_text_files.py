@@ -168,5 +168,5 @@ def test_equal_texts_share_a_split_whatever_white_space_stands_at_their_ends(tmp
 def test_a_file_is_known_by_its_content(tmp_path):
     for name, content in (("a.txt", "one"), ("b.txt", "one"), ("c.txt", "two")):
         (tmp_path / name).write_text(content, encoding="utf-8")
-    a, b, c = (text_sources(str(tmp_path / name), "m")[0].identity for name in ("a.txt", "b.txt", "c.txt"))
+    a, b, c = (text_sources(str(tmp_path / name), "m")[0].identity() for name in ("a.txt", "b.txt", "c.txt"))
     assert a == b != c

@@ -9,27 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from rkcnn_lib.files import outputs_root
 from rkcnn_lib.protocols import LanguageModel
 from rkcnn_lib.tensors import one_of, whole
-from rkcnn_lib.worlds.activations.capture_job import (
-    DTYPES,
-    MIN_CONTEXTS,
-    Job,
-    Target,
-    check_room,
-    locked,
-    pack_text,
-    saved_tokens,
-    shared_manifest,
-)
+from rkcnn_lib.worlds.activations.capture_job import DTYPES, MIN_CONTEXTS, Job, Target, fill
 from rkcnn_lib.worlds.activations.store import FORMAT_VERSION, ActivationStore
 from rkcnn_lib.worlds.models import modadd
-from rkcnn_lib.worlds.models.hooks import activations, check_hooks, contexts_at_once, hook_name, hook_width, own_layers
-from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, load_model, model_facts
-from rkcnn_lib.worlds.text import HELD_OUT_SHARE, WAYS_ON, Packed, TextUnavailable, text_sources
+from rkcnn_lib.worlds.models.hooks import activations, check_hooks, contexts_at_once, hook_name, hook_width
+from rkcnn_lib.worlds.models.load import ModelFacts, check_layer, model_facts
+from rkcnn_lib.worlds.text import HELD_OUT_SHARE, WAYS_ON, TextUnavailable, text_sources
 
 
 def check_sizes(facts: ModelFacts, n_tokens: int, context_size: int) -> None:
@@ -123,61 +112,16 @@ def capture_layers(
     failed: list[str] = []
     for source in [modadd.source(facts.vocab_size - 1, text)] if adds else text_sources(text, facts.name):
         try:
-            source = source.pinned()
             common = {
-                "identity": facts.identity, "revision": revision, "text": source.identity, "n_tokens": n_tokens,
+                "identity": facts.identity, "revision": revision, "text": source.identity(), "n_tokens": n_tokens,
                 "context_size": context_size, "held_out_share": HELD_OUT_SHARE, "dtype": dtype, "seed": 0,
                 "compute_dtype": "torch.float32" if lm is None else str(lm.cfg.dtype), "version": FORMAT_VERSION,
             }  # fmt: skip
             targets = {pair: Target(root, facts, *pair, common) for pair in wanted}
             job = Job(facts, revision, source, tuple(failed), n_tokens, context_size, batch_size)
-            _fill([target for target in targets.values() if not target.is_whole], job, lm, device)
+            fill([target for target in targets.values() if not target.is_whole], job, lm, device)
         except TextUnavailable as error:
             failed.append(str(error))
             continue
         return {pair: target.open() for pair, target in targets.items()}
     raise TextUnavailable("\n".join(["no text to be had:", *(f"  {line}" for line in failed), WAYS_ON]))
-
-
-def _fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str | torch.device | None) -> None:
-    """Capture the stores that are missing, in one pass."""
-    with locked(target.folder for target in missing):
-        missing = [target for target in missing if not target.is_whole]  # another process may have filled them
-        if not missing:
-            return
-        for target in missing:
-            target.resume()
-        # The source is opened before the model is loaded: a text out of reach is known in seconds.
-        stream = None if saved_tokens(missing) else job.source.open()
-        check_room(missing, job.n_tokens)
-        lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
-        sizes = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
-        if sizes != (job.facts.n_layers, job.facts.d_model, job.facts.vocab_size):
-            raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {job.facts.name}")
-        check_hooks(lm, {target.name: target.width for target in missing})
-        packed, mask = pack_text(missing, job, lm, stream)
-        manifest = shared_manifest(packed, mask, job, lm)
-        _run(missing, job, lm, packed)
-        for target in missing:
-            target.finish(manifest)
-
-
-def _run(missing: list[Target], job: Job, lm: LanguageModel, packed: Packed) -> None:
-    """Run the model over all contexts that some target still needs."""
-    names, per_shard = [target.name for target in missing], job.shard_contexts
-    n_shards, done = -(-len(packed.tokens) // per_shard), min(len(target.shards) for target in missing)
-    if done == n_shards:  # interrupted between the last shard and the manifest
-        return
-    size = job.batch_size or contexts_at_once(lm, job.context_size)
-    label = f"{job.facts.title}: {', '.join(names[:2])}{' ...' * (len(names) > 2)}"
-    before = done * per_shard * job.context_size
-    bar = tqdm(total=packed.tokens.size, initial=before, unit="token", unit_scale=True, desc=label)
-    with bar, own_layers(lm, torch.from_numpy(packed.tokens[:1]).long(), names):
-        for shard in range(done, n_shards):
-            ids = torch.from_numpy(packed.tokens[shard * per_shard : (shard + 1) * per_shard]).long()
-            batches = []
-            for batch in ids.split(size):
-                batches.append({name: acts.float().cpu() for name, acts in activations(lm, batch, names).items()})
-                bar.update(batch.numel())
-            for target in missing:
-                target.write(shard, torch.cat([acts[target.name] for acts in batches]))

@@ -1,4 +1,4 @@
-"""What one pass of a model fills: its settings, its text in contexts, and the stores to be.
+"""One pass of a model over a text: its settings, its text in contexts, and the stores that it fills.
 
 A store is written shard by shard into a folder ``<key>.partial``, from which the next capture goes on if this one is
 killed, and gets its name when it is whole. A lock keeps two captures of one key apart.
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from rkcnn_lib.files import alone_at, give_name, plain, read_json, write_json, write_whole
 from rkcnn_lib.protocols import LanguageModel
@@ -37,8 +38,8 @@ from rkcnn_lib.worlds.activations.store import (
     load_tensors,
     shard_file,
 )
-from rkcnn_lib.worlds.models.hooks import contexts_at_once, hook_name, hook_width
-from rkcnn_lib.worlds.models.load import ModelFacts, bos_token_id
+from rkcnn_lib.worlds.models.hooks import activations, check_hooks, contexts_at_once, hook_name, hook_width, own_layers
+from rkcnn_lib.worlds.models.load import ModelFacts, bos_token_id, load_model
 from rkcnn_lib.worlds.text import HELD_OUT_SHARE, Document, Packed, TextSource, pack, tokenize
 
 SHARD_TOKENS = 16384
@@ -62,27 +63,64 @@ class Job:
     context_size: int
     batch_size: int | None
 
-    @property
-    def shard_contexts(self) -> int:
-        """Contexts a shard; no function of the batch size, so that a pass may go on with another."""
-        return max(1, SHARD_TOKENS // self.context_size)
+
+def fill(missing: list[Target], job: Job, lm: LanguageModel | None, device: str | torch.device | None) -> None:
+    """Capture the stores that are missing, in one pass."""
+    with locked(target.folder for target in missing):
+        missing = [target for target in missing if not target.is_whole]  # another process may have filled them
+        if not missing:
+            return
+        for target in missing:
+            target.resume()
+        saved = next((file for t in missing if (file := t.partial / TOKENS_FILE).is_file()), None)
+        # The source is opened before the model is loaded: a text out of reach is known in seconds.
+        text = saved or job.source.open()
+        check_room(missing, job.n_tokens)
+        lm = load_model(job.facts.name, job.revision, device) if lm is None else lm
+        sizes = (lm.cfg.n_layers, lm.cfg.d_model, lm.cfg.d_vocab)
+        if sizes != (job.facts.n_layers, job.facts.d_model, job.facts.vocab_size):
+            raise ValueError(f"lm has (blocks, width, vocabulary) {sizes}: that is not {job.facts.name}")
+        check_hooks(lm, {target.name: target.width for target in missing})
+        packed = pack_text(missing, job, lm, text)
+        manifest = shared_manifest(packed, job, lm)
+        _run(missing, job, lm, packed)
+        for target in missing:
+            target.finish(manifest)
 
 
-def pack_text(
-    missing: list[Target], job: Job, lm: LanguageModel, stream: Iterator[Document] | None
-) -> tuple[Packed, np.ndarray]:
-    """Return the packed text and which of its rows count; read it back if an interrupted pass left it."""
-    path = saved_tokens(missing)
-    if path is not None:
+def _run(missing: list[Target], job: Job, lm: LanguageModel, packed: Packed) -> None:
+    """Run the model over all contexts that some target still needs."""
+    names = [target.name for target in missing]
+    per_shard = max(1, SHARD_TOKENS // job.context_size)  # whatever the batch size: a pass may go on with another
+    n_shards, done = -(-len(packed.tokens) // per_shard), min(len(target.shards) for target in missing)
+    if done == n_shards:  # interrupted between the last shard and the manifest
+        return
+    size = job.batch_size or contexts_at_once(lm, job.context_size)
+    label = f"{job.facts.title}: {', '.join(names[:2])}{' ...' * (len(names) > 2)}"
+    before = done * per_shard * job.context_size
+    bar = tqdm(total=packed.tokens.size, initial=before, unit="token", unit_scale=True, desc=label)
+    with bar, own_layers(lm, torch.from_numpy(packed.tokens[:1]).long(), names):
+        for shard in range(done, n_shards):
+            ids = torch.from_numpy(packed.tokens[shard * per_shard : (shard + 1) * per_shard]).long()
+            batches = []
+            for batch in ids.split(size):
+                batches.append({name: acts.float().cpu() for name, acts in activations(lm, batch, names).items()})
+                bar.update(batch.numel())
+            for target in missing:
+                target.write(shard, torch.cat([acts[target.name] for acts in batches]))
+
+
+def pack_text(missing: list[Target], job: Job, lm: LanguageModel, text: Path | Iterator[Document]) -> Packed:
+    """Pack documents, or read back what an interrupted pass packed; each target keeps the text with its columns."""
+    if isinstance(text, Path):
         names = ("tokens", "document_ids", "document_hashes", "held_out", "halves")
-        tokens, owners, hashes, held_out, halves = (
-            c.numpy() for c in load_tensors(path.parent, {"file": path.name}, names)
-        )
+        read = [column.numpy() for column in load_tensors(text.parent, {"file": text.name}, names)]
+        tokens, owners, hashes, held_out, halves = read
         shape = (-1, job.context_size)
         packed = Packed(tokens.reshape(shape), owners.reshape(shape), hashes, held_out.astype(bool), int(halves[0]))
     else:
         count: Counter[str] = Counter()
-        documents = tokenize(stream or (), lm.tokenizer, lm.cfg.d_vocab, count)
+        documents = tokenize(text, lm.tokenizer, lm.cfg.d_vocab, count)
         n_contexts = job.n_tokens // job.context_size
         packed = pack(documents, n_contexts, job.context_size, bos_token_id(lm), job.source.continued)
         packed = replace(packed, halves=count["halves"])
@@ -102,15 +140,10 @@ def pack_text(
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
     for target in missing:
         write_whole(target.partial / TOKENS_FILE, lambda new: save_file(tensors, new))
-    return packed, mask
+    return packed
 
 
-def saved_tokens(missing: list[Target]) -> Path | None:
-    """Return the text an interrupted pass left, if any: it is the same for all targets of a pass."""
-    return next((p for t in missing if (p := t.partial / TOKENS_FILE).is_file()), None)
-
-
-def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageModel) -> dict[str, Any]:
+def shared_manifest(packed: Packed, job: Job, lm: LanguageModel) -> dict[str, Any]:
     """Return what the manifests of all targets say alike."""
     facts, notes = job.facts, []
     if packed.halves:
@@ -123,18 +156,18 @@ def shared_manifest(packed: Packed, mask: np.ndarray, job: Job, lm: LanguageMode
     return {
         "format": FORMAT, "version": FORMAT_VERSION, "model": facts.name, "title": facts.title,
         "identity": facts.identity, "revision": job.revision, "facts": asdict(facts),
-        "text": {"name": job.source.name, "identity": job.source.identity, "failed_before": list(job.failed)},
+        "text": {"name": job.source.name, "identity": job.source.identity(), "failed_before": list(job.failed)},
         "n_tokens": int(packed.tokens.size), "n_tokens_asked": job.n_tokens, "n_contexts": len(packed.tokens),
         "context_size": job.context_size, "n_contexts_held_out": int(packed.held_out.sum()),
         "n_documents": len(np.unique(packed.document_ids)), "n_documents_held_out": len(held_out),
         "held_out_share": HELD_OUT_SHARE, "bos_token_id": bos_token_id(lm), "first_position": first_position(lm),
-        "loss": _loss(lm, packed, mask), "notes": notes,
+        "loss": _loss(lm, packed), "notes": notes,
         "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 
 
-def _loss(lm: LanguageModel, packed: Packed, mask: np.ndarray) -> dict[str, Any]:
+def _loss(lm: LanguageModel, packed: Packed) -> dict[str, Any]:
     """Return the model's mean cross-entropy in nats on the first held-out contexts, special tokens aside.
 
     A trained model is far below log(vocabulary): the number shows a wrong tokenizer or damaged weights at a glance.
@@ -145,7 +178,7 @@ def _loss(lm: LanguageModel, packed: Packed, mask: np.ndarray) -> dict[str, Any]
     total, count = 0.0, 0
     for start in range(0, len(chosen), size):
         ids = torch.from_numpy(packed.tokens[chosen[start : start + size]]).long().to(lm.cfg.device)
-        where, right, counted = asked(lm, ids, torch.from_numpy(mask[chosen[start : start + size]]))
+        where, right, counted = asked(lm, ids, rows_that_count(lm, ids))
         with torch.no_grad():
             logits = lm(ids, return_type="logits")[:, where].float()
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none")

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from rkcnn_lib.tensors import one_of, whole
-from rkcnn_lib.worlds.atlas.grammar import Grammar
-from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, Step, make_world
+from rkcnn_lib.worlds.atlas.grammar import Grammar, Step
+from rkcnn_lib.worlds.atlas.world import KINDS, PLURAL_WORDS, RELATIONS, SINGULAR_WORDS, make_world
 
 FOLDER = Path(__file__).parents[1] / "assets" / "atlas"
 LABELS = ("topic", "entity", "kind", "number", "owed", "in_quotes", "in_brackets", "fact", "fact_subject")
@@ -104,16 +104,11 @@ def label_names() -> dict[str, list[str]]:
 
 
 def document_stream(seed: int | str, held_out: bool = False) -> Iterator[Document]:
-    """The endless, deterministic stream of documents of a seed; held-out ones have a stream of their own."""
+    """The endless stream of documents of a seed, the same on every platform; held-out ones have one of their own."""
     generator = random.Random(f"atlas/{'held out' if held_out else 'open'}/{seed}")
     while True:
         ids, topic, steps, log_probability = grammar().sample(generator)
         yield Document(tuple(ids), topic + 1, tuple(steps), log_probability)
-
-
-def generate_documents(n_documents: int, seed: int, held_out: bool = False) -> list[Document]:
-    """The first documents of a seed's stream: the same on every platform, and new to the model but for chance."""
-    return list(islice(document_stream(seed, held_out), whole("n_documents", n_documents)))
 
 
 def packed(seed: int | str, context_size: int, held_out: bool = False) -> Iterator[list[tuple[int, Document]]]:

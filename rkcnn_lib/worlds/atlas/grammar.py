@@ -4,33 +4,20 @@ A document is a chain of sentences about one topic. Each sentence is drawn from 
 slot of a pattern from a weighted list of words that depends on what was said before: the subject's number, the
 entity last spoken of, the season. No two derivations give the same document, so the log-probability of a
 document is the sum of the logarithms of the choices made.
+
+In a pattern (``assets/atlas/world.toml``) a word stands for itself, ``$name`` for a slot (see ``Grammar._make_slot``),
+``[...]`` for an optional part. A slot named after a relation is filled with the object of that relation for the
+sentence's subject.
 """
 
 import math
 import random
 from bisect import bisect
-from collections.abc import Iterable
-from itertools import accumulate
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, product
 
-from rkcnn_lib.worlds.atlas.world import (
-    COUNTRY,
-    KINDS,
-    NOTHING,
-    NUMBER,
-    RELATIONS,
-    SEASON,
-    SUBJECT,
-    TABLES,
-    Options,
-    Sentence,
-    Slot,
-    Step,
-    World,
-    expand,
-    kind_weights,
-    third_person,
-    wrap,
-)
+from rkcnn_lib.worlds.atlas.world import KINDS, RELATIONS, TABLES, World, third_person
 
 PAD, BOS, UNK = "<pad>", "<bos>", "<unk>"
 BOS_ID = 1
@@ -38,6 +25,98 @@ STOP = 0.3  # chance that a document ends after a sentence, once it has MIN_SENT
 MIN_SENTENCES = 3
 FOCUS_SHARE = 0.5  # share of entity mentions that stay in the country last spoken of
 SAME_SEASON = 0.8
+SUBJECTS = tuple(TABLES["continuations"])  # the kinds of entities that sentences are about
+# What a slot may read, and what a word may set: positions in the environment of a sentence.
+NOTHING, COUNTRY, SEASON, NUMBER, SUBJECT = range(5)
+OPTIONAL_SHARE = 0.3  # chance that an optional part is there
+QUOTED_SHARE = 0.12  # of all sentences
+BRACKETED_SHARE = 0.04  # of the sentences that hold no brackets of their own
+
+
+def kind_weights(topic: str) -> dict[str, dict[str, float]]:
+    """Shares of the groups of patterns in each situation of a document on a topic.
+
+    A document opens with a topic sentence or with a bare fact; after a bare fact comes a topic sentence
+    ("reveal"), so that no document leaves its topic open. Then the shares depend on the kind of entity last named.
+    """
+    season = 0.2 if topic == "weather" else 0.06
+    plain = {"topic": 0.38, "fact": 0.4, "mixed": 0.14, "season": season}
+    situations = {"opening": {"topic": 0.5, "fact": 0.5}, "reveal": {"topic": 1.0}, "plain": plain}
+    return situations | {kind: {**plain, kind: 0.14} for kind in TABLES["continuations"]}
+
+
+class Options:
+    """A weighted list of distinct words (token ids) one of which fills a slot."""
+
+    __slots__ = ("cumulative", "ids", "log_probability", "probability")
+
+    def __init__(self, weights: Mapping[int, float]):
+        total = sum(weights.values())
+        self.ids = list(weights)
+        self.probability = {word: weight / total for word, weight in weights.items()}
+        self.log_probability = {word: math.log(p) for word, p in self.probability.items()}
+        self.cumulative = list(accumulate(self.probability.values()))
+        self.cumulative[-1] = 1.0
+
+    def draw(self, uniform: float) -> int:
+        return self.ids[bisect(self.cumulative, uniform)]
+
+
+@dataclass(eq=False)
+class Slot:
+    """One place of a sentence: its options by the value of what it reads, and what its word sets."""
+
+    options: dict[int, Options]
+    reads: int = NOTHING
+    sets: int = NOTHING
+    relation: int = 0  # the relation that this word completes (0: none)
+
+
+@dataclass(eq=False)
+class Sentence:
+    """A pattern made ready for one topic: its slots in order."""
+
+    slots: tuple[Slot, ...]
+    names_subject: bool  # whether it names an entity that later sentences may refer to
+    reveals_topic: bool
+
+    def __post_init__(self) -> None:
+        self.facts = [slot.relation for slot in self.slots]
+        noun = [i for i, slot in enumerate(self.slots) if slot.sets == NUMBER]
+        verb = [i for i, slot in enumerate(self.slots) if slot.reads == NUMBER]
+        # from the subject noun up to the word before its main verb, the verb's number is still owed
+        self.owed = (noun[0], verb[-1]) if noun and verb else (0, 0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sentence of a derivation: the sentence, where it starts, its subject and the subject's number."""
+
+    sentence: Sentence
+    start: int
+    subject: int
+    number: int
+
+
+def expand(pattern: str) -> list[tuple[float, list[str]]]:
+    """All readings of a pattern whose parts in [brackets] are optional, with their shares."""
+    parts = [
+        [(OPTIONAL_SHARE, piece[1:].split()), (1 - OPTIONAL_SHARE, [])] if piece[:1] == "[" else [(1.0, piece.split())]
+        for piece in pattern.replace("[", "|[").replace("]", "|").split("|")
+    ]
+    return [
+        (math.prod(share for share, _ in reading), [word for _, words in reading for word in words])
+        for reading in product(*parts)
+    ]
+
+
+def wrap(symbols: list[str]) -> list[tuple[float, list[str]]]:
+    """A sentence as it is, as quoted speech, and (where it holds no brackets yet) in brackets."""
+    quoted = ["$speaker", "$speech", ":", '"', *symbols, '"']
+    if "(" in symbols:
+        return [(1 - QUOTED_SHARE, symbols), (QUOTED_SHARE, quoted)]
+    plain = 1 - QUOTED_SHARE - BRACKETED_SHARE
+    return [(plain, symbols), (QUOTED_SHARE, quoted), (BRACKETED_SHARE, ["(", *symbols, ")"])]
 
 
 class Grammar:
@@ -114,7 +193,7 @@ class Grammar:
         if name in RELATIONS:
             options = {self._id(s): self._even([o]) for s, o in facts[name].items()}
             return Slot(options, reads=SUBJECT, relation=1 + self.relations.index(name))
-        if name in ("landmark", "city", "country", "person"):
+        if name in SUBJECTS:
             return self._entity_slot(name, relation, pattern)
         if name == "pronoun":
             return Slot({self._id(p): self._even([w]) for p, w in self.world.pronouns.items()}, reads=SUBJECT)
@@ -136,24 +215,24 @@ class Grammar:
 
     def _slot(self, symbol: str, topic: int, relation: str | None, pattern: int) -> Slot:
         """The slot for one symbol of a pattern, made once: patterns that share a beginning share its slots."""
-        if not symbol.startswith("$"):
+        is_word, name = not symbol.startswith("$"), symbol.removeprefix("$")
+        if is_word:
             key: tuple = (symbol,)
-        elif symbol[1:] in ("landmark", "city", "country", "person") and relation is not None:
+        elif name in SUBJECTS and relation is not None:
             key = (symbol, relation, pattern)
         else:
             key = (symbol, topic)
         if key not in self._slots:
-            literal = not symbol.startswith("$")
-            made = Slot({0: self._even([symbol])}) if literal else self._make_slot(symbol[1:], topic, relation, pattern)
-            self._slots[key] = made
+            self._slots[key] = (
+                Slot({0: self._even([symbol])}) if is_word else self._make_slot(name, topic, relation, pattern)
+            )
         return self._slots[key]
 
     def _sentence(self, symbols: list[str], topic: int, relation: str | None = None, pattern: int = 0) -> Sentence:
-        topical = ("$noun", "$other", "$verb", "$act")
         return Sentence(
             slots=tuple(self._slot(symbol, topic, relation, pattern) for symbol in symbols),
-            names_subject=any(s in ("$landmark", "$city", "$country", "$person") for s in symbols),
-            reveals_topic=any(s.startswith(topical) for s in symbols),
+            names_subject=any(s[:1] == "$" and s[1:] in SUBJECTS for s in symbols),
+            reveals_topic=any(s.startswith(("$noun", "$other", "$verb", "$act")) for s in symbols),
         )
 
     def _build_topic(self, topic: int) -> None:
@@ -191,7 +270,7 @@ class Grammar:
         return "opening" if sentences == 0 else self.kind.get(focus, "plain") if revealed else "reveal"
 
     def sample(self, generator: random.Random) -> tuple[list[int], int, list[Step], float]:
-        """Draw one document: token ids, index of its topic, steps, log-probability; see ``documents.Document``."""
+        """Draw one document: token ids, index of its topic, steps, log-probability; see ``atlas.Document``."""
         uniform = generator.random
         topic = int(uniform() * len(self.topics))
         total = -math.log(len(self.topics))

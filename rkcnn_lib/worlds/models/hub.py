@@ -43,29 +43,29 @@ def hub_problem(path: str = "api/models/gpt2") -> str | None:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     url = f"{constants.ENDPOINT}/{path}"
-    problem: str | None = None
+    answer: int | str = ""
     for wait in (0.0, *WAITS):
         time.sleep(wait)
-        answers: list[tuple[str | None, bool]] = []
+        answers: list[int | str] = []
         thread = threading.Thread(target=lambda answers=answers: answers.append(_ask(url)), daemon=True)
         thread.start()
         thread.join(PROBE_SECONDS + 1)
-        problem, is_passing = answers[0] if answers else (f"{url} did not answer in {PROBE_SECONDS + 1:.0f} s", False)
-        if not is_passing:
+        answer = answers[0] if answers else f"{url} did not answer in {PROBE_SECONDS + 1:.0f} s"
+        if answer not in PASSING:
             break
-    return problem
+    if isinstance(answer, str):
+        return answer
+    return f"{url} answers {answer}" if answer >= 500 or answer in PASSING else None
 
 
-def _ask(url: str) -> tuple[str | None, bool]:
-    """Return what is wrong, or None, and whether it may pass."""
+def _ask(url: str) -> int | str:
+    """Return the status of the hub's answer, or why there is none."""
     from huggingface_hub.utils import get_session
 
     try:
-        status = get_session().get(url, timeout=PROBE_SECONDS).status_code
+        return get_session().get(url, timeout=PROBE_SECONDS).status_code
     except Exception as error:
-        return f"{url}: {error}", False
-    is_passing = status in PASSING
-    return f"{url} answers {status}" if is_passing or status >= 500 else None, is_passing
+        return f"{url}: {error}"
 
 
 def patiently(ask: Callable[[], Any]) -> Any:
@@ -161,7 +161,7 @@ def fetched(
 def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
     """Return a model's snapshot in the local hub cache, completed from the hub if need be.
 
-    ModelUnavailable, with the ways on, if it cannot be had; ValueError if it lacks what a model needs or is damaged.
+    ModelUnavailable, with the ways on, if it cannot be had.
     """
 
     def lack(folder: Path) -> str | None:
@@ -170,7 +170,7 @@ def hub_folder(name: str, revision: str | None, weights: bool) -> Path:
     wanted = [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES
     try:
         # Exports to other frameworks lie in sub-folders and would multiply the download.
-        return check_folder(fetched(name, revision, wanted, lack, ignored=["*/*"]), weights)
+        return fetched(name, revision, wanted, lack, ignored=["*/*"])
     except ModelUnavailable as error:
         raise ModelUnavailable(f"{error}.\n{WAYS_ON}") from None
 
@@ -200,8 +200,8 @@ def _parts(folder: Path) -> list[Path]:
     return [folder / part for part in sorted({*files})]
 
 
-def check_folder(folder: Path, weights: bool) -> Path:
-    """Return the folder; ValueError if its configuration or (``weights``) its weights are missing or damaged."""
+def check_folder(folder: Path, weights: bool) -> None:
+    """Raise ValueError if a folder's configuration or (``weights``) its weights are missing or damaged."""
     lack = _missing(folder, weights)
     if lack:
         pickled = any(folder.glob("*.bin")) and "Pickled weights (*.bin) are not read: save them as safetensors."
@@ -212,7 +212,6 @@ def check_folder(folder: Path, weights: bool) -> Path:
                 pass  # the header is read, and held against the file's length
         except SafetensorError as error:
             raise DamagedFile(f"{part} is damaged: {error}") from None
-    return folder
 
 
 def gemma_folder() -> Path:

@@ -138,15 +138,16 @@ def _find(name: str, revision: str | None, weights: bool) -> tuple[Path, str, bo
     if revision is not None and (name in TITLES or path.is_dir()):
         raise ValueError(f"revision = {revision!r}: {name} is not a hub model and has no revisions")
     if name in EMBEDDED:
-        folder, source = check_folder(Path(__file__).parents[1] / "assets" / name, weights), "embedded"
+        folder, source = Path(__file__).parents[1] / "assets" / name, "embedded"
     elif name == "gemma" or path.is_dir():
-        folder, source = check_folder(gemma_folder() if name == "gemma" else path.resolve(), weights), "folder"
+        folder, source = gemma_folder() if name == "gemma" else path.resolve(), "folder"
     elif name.startswith(("/", ".", "~")):
         raise ValueError(f"model = {name!r}: there is no such folder")
     elif len(name) > LONGEST_NAME or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ValueError(f"model = {cut(name)!r}: neither a folder nor a possible hub name (owner/name)")
     else:
         folder, source = hub_folder(name, revision, weights), "hub"
+    check_folder(folder, weights)
     adds = modadd.read_config(folder) is not None
     if not adds and not has_tokenizer(folder):
         raise ValueError(

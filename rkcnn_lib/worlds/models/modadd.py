@@ -42,14 +42,12 @@ def inputs(pairs: torch.Tensor, p: int) -> torch.Tensor:
     return torch.cat([pairs, torch.full((len(pairs), 1), p)], dim=1)
 
 
-def answers(tokens: torch.Tensor) -> torch.Tensor:
-    """Return (n,): (a + b) mod p for (n, 3) token ids, p being the token of the ``=``."""
-    return (tokens[:, 0] + tokens[:, 1]) % tokens[:, 2]
-
-
 def asked(tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
-    """Return where the model is asked something, the ``=``, and the (n, 1) answers (see :mod:`rkcnn_lib.tokens`)."""
-    return slice(N_TOKENS - 1, N_TOKENS), answers(tokens)[:, None]
+    """Return where the model is asked something, and the (n, 1) answers, of (n, 3) tokens: at the ``=``, (a + b) mod p.
+
+    See :mod:`rkcnn_lib.tokens`; p is the token of the ``=``.
+    """
+    return slice(N_TOKENS - 1, N_TOKENS), (tokens[:, :1] + tokens[:, 1:2]) % tokens[:, 2:]
 
 
 def pair_text(a: int, b: int) -> str:
@@ -80,7 +78,7 @@ def source(p: int, text: str | None) -> TextSource:
         return (Document(pair_text(a, b), (a, b, p)) for a, b in all_pairs(p)[order].tolist())
 
     name = f"all {p * p:,} pairs (a, b, =) of addition mod {p}, in random order, seed 0"
-    return TextSource(name, name, documents, continued=False)
+    return TextSource(name, lambda: name, documents, continued=False)
 
 
 def check_hooks(hooks: Sequence[str]) -> None:
