@@ -219,7 +219,9 @@ class Comparison(Ruled, Captured):
     budgets: several(Share) = param([0.125, 0.25, 0.5], "shares of the steps that arms are trained for too")
     mining_rows: at_least(200) = param(100_000, "rows each seed mines, from its own documents")
     heldout_rows: at_least(200) = param(100_000, "held-out rows for explained variance and dead latents")
-    splice_contexts: at_least(0) = param(64, "held-out contexts, spread over all, for the loss with the SAE in place; 0: none")
+    splice_contexts: at_least(0) = param(
+        64, "held-out contexts, spread over all, for the loss with the SAE in place; 0: none"
+    )
     delta_dead: Margin = param(0.01, "margin: share of dead latents")
     delta_ev: Margin = param(0.005, "margin: explained variance")
     delta_ce: Margin = param(0.01, "margin: cross-entropy, nats a token")

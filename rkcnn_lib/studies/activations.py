@@ -46,8 +46,7 @@ def opened_layers(p: Any, hooks: list[str], device: str) -> dict[tuple[int, str]
         return {(0, hook): invented_store(p.model, p.n_tokens) for hook in hooks}
     n_layers = worlds.model_facts(p.model, p.revision).n_layers
     layers = sorted({layer % n_layers for layer in (range(n_layers) if p.layers is None else p.layers)})
-    stores = worlds.capture_layers(p.model, layers, hooks, p.n_tokens, **_about(p, device))
-    return {(layer, hook): stores[layer, hook] for layer in layers for hook in hooks}
+    return worlds.capture_layers(p.model, layers, hooks, p.n_tokens, **_about(p, device))
 
 
 def invented_store(model: str, n_rows: int) -> worlds.MemoryStore:
@@ -130,7 +129,6 @@ def norms_by_position(store: Any, p: Cache) -> pd.DataFrame:
 
 
 def norm_title(norms: pd.DataFrame) -> str:
-    """Return how far the first position stands out."""
     ratio = norms["median"].iloc[0] / norms["median"].iloc[1:].median()
     return f"The first position's norm is {ratio:.1f} times that of the others"
 
@@ -146,12 +144,10 @@ class DimensionStatistics:
 
     @property
     def title(self) -> str:
-        """How few dimensions carry half of the variance, and the anisotropy."""
         return f"Half of the variance lies in {self.half} of {len(self.table)} dimensions; gamma = {self.gamma:.2f}"
 
     @property
     def spectrum_title(self) -> str:
-        """How many dimensions the covariance has in effect."""
         values = self.spectra["activations"]
         return f"The covariance has {values.sum() ** 2 / (values**2).sum():.0f} effective dimensions of {len(values)}"
 
@@ -191,7 +187,6 @@ class RandomDirectionKurtosis:
 
     @property
     def title(self) -> str:
-        """How many random directions have heavier tails than an ellipse of the same norms."""
         return f"{self.beyond:.0%} of random directions are heavier-tailed than the elliptical surrogate's 95 % point"
 
 
@@ -218,6 +213,5 @@ def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionK
 
 
 def headline(statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> str:
-    """Return one sentence that answers 03's question."""
     half, _, _ = statistics.title.partition(";")
     return f"{half}; {kurtosis.beyond:.0%} of random directions are heavier-tailed than the 95 % point of an ellipse."

@@ -43,11 +43,8 @@ def sae_config(p: Comparison, d_in: int) -> SAEConfig:
 
 
 def searched(p: Comparison) -> list[tuple[float, str]]:
-    """Return the pairs of learning rate and encoder among which each arm's best is searched for; one: no search.
-
-    A ReLU SAE's variance depends on its L0, which the penalty sets: nothing is searched for by it.
-    """
-    relu = p.architecture == "relu"
+    """Return the pairs of learning rate and encoder among which each arm's best is searched for; one: no search."""
+    relu = p.architecture == "relu"  # its variance depends on its L0, which the penalty sets: no search by it
     encoders = [p.encoder] if p.encoder else ["fitted"] if relu else ["fitted", "tied"]
     return list(itertools.product([p.lr] if relu or not p.lr_search else p.lr_search, encoders))
 
@@ -100,15 +97,9 @@ def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: 
         return Unit(scalars, {"funnel": pd.DataFrame(funnel)} if how.searches else {}, arrays)
 
     unit = cached_unit("directions", inputs, compute)
-    if how.searches:
-        check_funnel(unit.tables["funnel"], arm, seed)
-    return unit
-
-
-def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
-    """Refuse a search with fewer than three candidates a place in a round: its score would be compared with itself."""
-    if problem := selects_nothing(funnel.to_dict("records")):
+    if how.searches and (problem := selects_nothing(unit.tables["funnel"].to_dict("records"))):
         raise ParameterError(f"{arm}, seed {seed}: {problem} (n_subsets, mining_rows, n_directions)")
+    return unit
 
 
 def initial_sae(store: Any, p: Comparison, arm: str, seed: int, device: str) -> SAE:

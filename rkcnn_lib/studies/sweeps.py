@@ -57,8 +57,6 @@ HINTS = {
 
 
 class SweepFile(Checked):
-    """The entries of a sweep file."""
-
     parameters: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, list[Any]] = Field(default_factory=dict)
 

@@ -65,14 +65,12 @@ def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
 
 
 def recovery_by_rate(compared: Compared, store: Any) -> pd.DataFrame:
-    """Return a row an arm: the share of true directions recovered, in each tenth by firing rate, 1 (rarest) to 10.
-
-    Means over seeds; empty where the rates are not known.
-    """
+    """Return each arm's share of true directions recovered in each tenth by rate, 1 (rarest) to 10; no rates: empty."""
     order = rarest_first(store)
     if not len(order):
         return pd.DataFrame()
-    shares = [tenths(recovered(live_rows(unit), store.truth), order) for unit in compared.units.values()]
+    hits = [recovered(live_rows(unit), store.truth)[order] for unit in compared.units.values()]
+    shares = [[float(tenth.mean()) for tenth in np.array_split(hit, 10)] for hit in hits]
     table = pd.DataFrame(shares, columns=range(1, 11)).assign(arm=[arm for arm, _ in compared.units])
     return table.groupby("arm", sort=False).mean().round(3)
 
@@ -88,13 +86,7 @@ def recovered(D: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
     return np.isin(np.arange(len(truth)), pairs.columns[pairs.cosines >= RECOVERED])
 
 
-def tenths(hit: np.ndarray, order: np.ndarray) -> list[float]:
-    """Return the share that was hit in each tenth of an order."""
-    return [float(hit[part].mean()) for part in np.array_split(order, 10)]
-
-
 def recovery_title(truth: pd.DataFrame) -> str:
-    """Return how much of the truth mined and random starts end at."""
     return f"True directions recovered at cosine 0.9: {listed(means(truth, 'recovery_rate')[[MINED, UNMINED]], '.0%')}"
 
 
@@ -193,7 +185,6 @@ def _streams(layer: int, hook: str, n_contexts: int, device: str) -> list[Labell
 
 
 def labels_title(table: pd.DataFrame) -> str:
-    """Return how well one latent tells a label, by arm, beside chance."""
     one = table[table["metric"] == OF_LABELS[0]].groupby("arm")[["value", "chance_mean"]].mean().sort_values("value")
     (worst, low), *_, (best, high) = one["value"].items()
     by_chance = one["chance_mean"].mean()
