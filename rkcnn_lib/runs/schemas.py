@@ -46,8 +46,6 @@ class Model(Parameters):
 
 
 class OneLayer(Model):
-    """One block of a model."""
-
     layer: Layer = param(6, "block to read; -1 is the last")
 
 
@@ -265,8 +263,6 @@ class SaeCompare(Comparison, OneLayer):
 
 
 class Layers(Model):
-    """Several blocks of a model."""
-
     layers: several(Layer, 1) | None = param(None, "blocks to read, -1 is the last; None: all")
 
 

@@ -14,6 +14,7 @@ from rkcnn_lib import worlds
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Cache
+from rkcnn_lib.studies.toy import train_space
 from rkcnn_lib.tensors import chance_level, chunks
 from rkcnn_lib.worlds.toy import INVENTED_MODELS, PLANTED, TOY
 
@@ -56,8 +57,6 @@ def invented_store(model: str, n_rows: int) -> worlds.MemoryStore:
         store = worlds.MemoryStore(world.sample(n_rows)[0], name=model, truth=world.directions, **PLANTED[model])
         store.rates = world.rates  # of each true direction, for recovery by rate
         return store
-    from rkcnn_lib.studies.toy import train_space
-
     toy = train_space(**TOY, seed=0)
     return worlds.MemoryStore(toy.draw(n_rows, seed=1)[1], name="toy", truth=toy.truth, **TOY)
 

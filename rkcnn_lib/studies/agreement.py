@@ -183,8 +183,6 @@ def _seed(folder: Path, moment: str, whitening: torch.Tensor) -> _Seed:
 
 
 def _statistics(moment: str) -> dict[str, Callable[[_Seed, _Seed], float]]:
-    """Return what is measured of a pair at a moment."""
-
     def busiest(seed: _Seed) -> torch.Tensor:
         return seed.decoder[seed.density.argsort(descending=True)[: _rank(seed.decoder.shape[1])]]
 

@@ -1,8 +1,8 @@
 """What an arm of 04 needs for the same quality: how many active latents (the front of L0), how many tokens.
 
 TopK fixes L0, so each of the compared arms is trained at several k (a ReLU SAE at the penalties that give as many
-active latents, `l1_search`); between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal
-explained variance* is where an arm's line crosses what the random arm of the same seed explains at the profile's own k.
+active latents); between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal explained
+variance* is where an arm's line crosses what the random arm of the same seed explains at the profile's own k.
 """
 
 from typing import Any

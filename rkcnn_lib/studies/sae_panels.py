@@ -16,10 +16,9 @@ from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Comparison, SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
 from rkcnn_lib.sae import init_from_directions
-from rkcnn_lib.studies.cells import evenly, live_rows, mined_unit, sae_config
+from rkcnn_lib.studies.cells import L0_TOLERANCE, evenly, live_rows, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
-from rkcnn_lib.studies.l1_search import L0_TOLERANCE
 from rkcnn_lib.studies.verdicts import in_short, listed, means
 from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm, rival_of
 from rkcnn_lib.worlds.toy import INVENTED_MODELS

@@ -25,6 +25,7 @@ from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.verdicts import listed, means
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds import capture, load_model
+from rkcnn_lib.worlds.atlas import labelled_contexts
 
 RECOVERED = 0.9  # cosine from which a true direction counts as recovered
 CHANCE_SEED = 71_003
@@ -170,8 +171,6 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> Unit:
 @functools.lru_cache(maxsize=1)
 def _streams(layer: int, hook: str, n_contexts: int, device: str) -> list[Labelled]:
     """Both streams, with the labels that are frequent enough in both."""
-    from rkcnn_lib.worlds.atlas import labelled_contexts
-
     lm, found = load_model("atlas", device=device), []
     for seed in STREAMS:
         contexts = labelled_contexts(n_contexts, seed=seed)
