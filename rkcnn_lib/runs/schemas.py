@@ -1,7 +1,4 @@
-"""Parameters of the six notebooks, written once: type, default, help and allowed values of each.
-
-The cells tagged ``parameters`` are written from these classes, see `rkcnn_lib.runs.params`.
-"""
+"""Parameters of the six notebooks, written once, from which `rkcnn_lib.runs.params` writes the notebooks' cells."""
 
 from __future__ import annotations
 
@@ -236,9 +233,8 @@ class Comparison(Ruled, Captured):
     def _arms_can_be_compared(self) -> Comparison:
         missing = {UNMINED, MINED} - set(self.arms)
         require(not missing, self, "arms", f"must hold {' and '.join(sorted(missing))}, which are compared")
-        relu = self.architecture == "relu"
         why = f"architecture {self.architecture} has no L1 penalty; give l1 = None"
-        require(self.l1 is None or relu, self, "l1", why)
+        require(self.l1 is None or self.architecture == "relu", self, "l1", why)
         return self
 
 

@@ -261,8 +261,6 @@ def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, 
 
 @dataclass(frozen=True)
 class Recurrence:
-    """What is shown of the latents that several seeds find."""
-
     shares: pd.DataFrame  # metric (the arm), arm (a seed), seed (another), value: of the first's live latents in both
     traits: pd.DataFrame  # a row an arm and how often its latents recur: share of the live ones, and what they are like
     title: str

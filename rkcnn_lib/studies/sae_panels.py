@@ -33,7 +33,6 @@ SHOWN = (
 )  # fmt: skip
 # An arm's directions as it starts, before the passes of sparse coding, and the live rows of its trained decoder.
 BEFORE, UNREFINED, TRAINED = "before training", "as mined", "after training"
-TRUTH = "true directions"
 
 
 def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
@@ -47,7 +46,7 @@ def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFram
     found = run_cells(_frozen_cell, work, process_count(run.p.n_jobs, run.device), "dictionaries")
     if getattr(store, "truth", None) is not None:
         held_out = store.matrix("heldout", n_rows=run.p.frozen_rows)
-        cells.append((TRUTH, 0, BEFORE))
+        cells.append(("true directions", 0, BEFORE))
         found.append(frozen_dictionary_ev(held_out, store.truth, ks=tuple(run.p.frozen_k)))
     rows = [(*cell, int(k), value) for cell, ev in zip(cells, found, strict=True) for k, value in ev.items()]
     return pd.DataFrame(rows, columns=["arm", "seed", "stage", "k", "value"])
