@@ -31,23 +31,18 @@ def open_store(run: Run) -> Any:
 
 def opened(p: Any, device: str) -> Any:
     """Open the activations that parameters of one layer name, or capture them."""
-    if p.model in INVENTED_MODELS:
-        return invented_store(p.model, p.n_tokens)
-    return worlds.open_or_capture(p.model, p.layer, p.hook, p.n_tokens, **_about(p, device))
+    (store,) = opened_layers(p, [p.layer], [p.hook], device).values()
+    return store
 
 
-def _about(p: Any, device: str) -> dict[str, Any]:
-    """Return what else decides a capture."""
-    return {"text": p.text, "context_size": p.context_size, "device": device, "revision": p.revision}
-
-
-def opened_layers(p: Any, hooks: list[str], device: str) -> dict[tuple[int, str], Any]:
-    """Open the activations at all ``layers`` of the parameters and some hooks, or capture them in one pass."""
+def opened_layers(p: Any, layers: list[int] | None, hooks: list[str], device: str) -> dict[tuple[int, str], Any]:
+    """Open the activations at some layers (None: all) and hooks, or capture them in one pass, by layer and hook."""
     if p.model in INVENTED_MODELS:
         return {(0, hook): invented_store(p.model, p.n_tokens) for hook in hooks}
-    n_layers = worlds.model_facts(p.model, p.revision).n_layers
-    layers = sorted({layer % n_layers for layer in (range(n_layers) if p.layers is None else p.layers)})
-    return worlds.capture_layers(p.model, layers, hooks, p.n_tokens, **_about(p, device))
+    facts = worlds.model_facts(p.model, p.revision)
+    blocks = range(facts.n_layers) if layers is None else sorted({worlds.check_layer(facts, at) for at in layers})
+    how = {"text": p.text, "context_size": p.context_size, "device": device, "revision": p.revision}
+    return worlds.capture_layers(p.model, blocks, hooks, p.n_tokens, **how)
 
 
 def invented_store(model: str, n_rows: int) -> worlds.MemoryStore:

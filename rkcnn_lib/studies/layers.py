@@ -36,7 +36,8 @@ Folders = dict[tuple[int, str, int], Path]  # of layer, arm, seed: a unit that h
 def open_stores(run: Run) -> dict[str, dict[int, Any]]:
     """Open (or capture, in one pass of the model) the activations of all hooks and layers: {hook: {layer: store}}."""
     by_hook: dict[str, dict[int, Any]] = {}
-    for (layer, hook), store in opened_layers(run.p, [run.p.hook, *run.p.more_hooks], run.device).items():
+    hooks = [run.p.hook, *run.p.more_hooks]
+    for (layer, hook), store in opened_layers(run.p, run.p.layers, hooks, run.device).items():
         by_hook.setdefault(hook, {})[layer] = store
     return by_hook
 
