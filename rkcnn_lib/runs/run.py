@@ -154,10 +154,8 @@ def _git(*words: str) -> str | None:
 
 @functools.cache
 def code_version() -> str:
-    """Return git's own hash of the package, with what was changed since; without a checkout the package's version.
-
-    Pages must be of the code that they name; units have versions of their own.
-    """
+    """Return git's own hash of the package, with what was changed since; without a checkout the package's version."""
+    # pages must be of the code that they name; units have versions of their own
     tree, changed = _git("rev-parse", "HEAD:rkcnn_lib"), _git("diff", "HEAD", "--", "rkcnn_lib")
     return metadata.version("rkcnn") if tree is None else digest([tree, changed])
 

@@ -119,15 +119,13 @@ def _mean(by_seed: dict[int, float]) -> float:
     return float(np.mean(list(by_seed.values())))
 
 
-def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) -> dict[str, Any] | None:
-    """Return which other arm is best by its mean, and how ``arm`` stands against it; None where there is no other.
+def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) -> dict[str, Any]:
+    """Return which other arm, of one or more, is best by its mean, and how ``arm`` stands against it.
 
     The best of several was not declared beforehand, so its interval holds for all of them at once: the paired-t
     interval at Bonferroni's level for their number. ``difference`` is positive where ``arm`` is better.
     """
     others = [name for name in values if name != arm]
-    if not others:
-        return None
     sign, mean = -1 if lower_is_better else 1, {name: _mean(of_seed) for name, of_seed in values.items()}
     best = max(others, key=lambda name: sign * mean[name])
     seeds = sorted(set(values[arm]) & set(values[best]))
