@@ -122,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def profile_files(profile: Path) -> dict[str, Path]:
-    """Return a profile's parameter file for each notebook it has, in order; variants (``--NAME``) are left out."""
+def profile_parameters(profile: Path) -> dict[str, dict[str, Any]]:
+    """Return what a profile gives of each notebook it has a file for, in order; variants (``--NAME``) are left out."""
     folder = profile if profile.is_dir() else ROOT / profile
     if not folder.is_dir():
         known = ", ".join(sorted(f"params/{path.name}" for path in (ROOT / "params").iterdir() if path.is_dir()))
@@ -133,19 +133,15 @@ def profile_files(profile: Path) -> dict[str, Path]:
         check_notebook(stem)
     if not files:
         raise ParameterError(f"{folder} holds no parameter file such as 04_sae_compare.yaml")
-    return {name: files[name] for name in NOTEBOOKS if name in files}
-
-
-def _overrides(profile: Path) -> dict[str, dict[str, Any]]:
-    return {notebook: read_parameter_file(path) for notebook, path in profile_files(profile).items()}
+    return {name: read_parameter_file(files[name]) for name in NOTEBOOKS if name in files}
 
 
 def _report(options: argparse.Namespace) -> int:
     from rkcnn_lib.studies.plan import confirm
 
     plans, forced = {}, {"force": True} if options.force else {}
-    smoke = _overrides(ROOT / "params/smoke") if options.dry_run else {}
-    for notebook, given in _overrides(options.profile).items():  # refuse the bad before compute
+    smoke = profile_parameters(ROOT / "params/smoke") if options.dry_run else {}
+    for notebook, given in profile_parameters(options.profile).items():  # refuse the bad before compute
         asked = resolve(notebook, given)
         kept = {name: value for name, value in asked if name in KEPT_BY_DRY_RUN and (name != "layers" or name in given)}
         plans[notebook] = resolve(notebook, (smoke[notebook] | kept if options.dry_run else given) | forced)
@@ -199,7 +195,7 @@ def _sweep(options: argparse.Namespace) -> int:
 def _site(options: argparse.Namespace) -> int:
     from rkcnn_lib.pages.site import single_file
 
-    (profile,) = {resolve(notebook, given).profile for notebook, given in _overrides(options.profile).items()}
+    (profile,) = {resolve(name, given).profile for name, given in profile_parameters(options.profile).items()}
     if options.single_file is None:
         _pages(profile, options.out, options.also)
         return 0

@@ -99,7 +99,6 @@ class RayWorkers:
 
     @contextlib.contextmanager
     def pool(self, n_cells: int) -> Iterator[int]:
-        """As :meth:`Workers.pool`."""
         n_jobs = slots = self.slots()  # with one core left the driver works by itself
         wanted = {"num_cpus": 1.0}
         if self.device == "cuda":

@@ -18,7 +18,6 @@ from rkcnn_lib.worlds.models.load import check_layer
 from rkcnn_lib.worlds.text import TextUnavailable, check_text
 from rkcnn_lib.worlds.toy import INVENTED_MODELS, WIDTHS
 
-LAYERS = ("layer", "atlas_layer", "layers", "das_layers")
 SAE_BATCH = 1024  # rows a step of the SAE of 06
 ATLAS_CONTEXT = 128  # tokens of a labelled context of 02
 FROZEN_ROWS = 512  # coded at once in the frozen-dictionary test
@@ -56,7 +55,7 @@ def _adds(facts: ModelFacts | None) -> bool:
 
 
 def _check_layers(p: Any, facts: ModelFacts) -> None:
-    for name in LAYERS:
+    for name in ("layer", "atlas_layer", "layers", "das_layers"):
         try:
             blocks = [check_layer(facts, layer) for layer in _values(p, name)]
         except ValueError as error:

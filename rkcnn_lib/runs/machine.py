@@ -10,11 +10,15 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
 from rkcnn_lib.files import alone_at, outputs_root, remove_folder, write_text
 from rkcnn_lib.runs.params import ROOT
 from rkcnn_lib.runs.run import PACKAGES
 from rkcnn_lib.strings import cut, visible
+from rkcnn_lib.worlds import load_model, pick_device
 from rkcnn_lib.worlds.activations.store import ActivationStore, CacheError, read_manifest
+from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
 
 PARTIAL = ".partial"
 LINE = 400  # characters shown of a cache
@@ -78,10 +82,6 @@ def _kernel() -> str:
 
 
 def _device() -> str:
-    import torch
-
-    from rkcnn_lib.worlds import pick_device
-
     device = pick_device(None)  # raises, with the reason, where a GPU is there that torch cannot use
     if device.type != "cuda":
         return f"cpu, {torch.get_num_threads()} threads (no GPU on this machine)"
@@ -97,8 +97,6 @@ def _room() -> str:
 
 
 def _atlas() -> str:
-    from rkcnn_lib.worlds import load_model
-
     lm = load_model("atlas", device="cpu")
     ids = lm.tokenizer("The Eiffel Tower is in the city of", return_tensors="pt").input_ids
     answer = lm.tokenizer.decode(lm(ids, return_type="logits")[0, -1].argmax())
@@ -109,8 +107,6 @@ def _atlas() -> str:
 
 def _hub() -> str:
     from huggingface_hub import HfApi
-
-    from rkcnn_lib.worlds.models.hub import hub_problem, patiently, refusal
 
     problem = hub_problem()
     said = f"not reachable, {problem}"

@@ -34,10 +34,7 @@ def check_notebook(notebook: str) -> str:
 
 
 def resolve(notebook: str, given: dict[str, Any] | None = None) -> Parameters:
-    """Return the checked parameters of a run: those given, defaults for the others.
-
-    Raises ParameterError, one line a problem: the parameter, the bad value, what is allowed (or the nearest name).
-    """
+    """Return the checked parameters of a run: those given, defaults for the others; raise ParameterError."""
     return checked(NOTEBOOKS[check_notebook(notebook)], given or {}, notebook)
 
 

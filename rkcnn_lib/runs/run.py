@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from IPython.display import HTML, display
 
 from rkcnn_lib.files import digest, give_name, outputs_root, sha256_of, write_json, write_whole
@@ -31,6 +32,7 @@ from rkcnn_lib.runs.limits import check
 from rkcnn_lib.runs.params import NOTEBOOK_FOLDER, NOTEBOOKS, ROOT, ParameterError, check_notebook, resolve
 from rkcnn_lib.runs.published import read_tables
 from rkcnn_lib.runs.schemas import NOT_DECIDING, Parameters
+from rkcnn_lib.worlds import pick_device
 from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 PACKAGES = ("torch", "transformer-lens", "transformers", "scikit-learn", "numpy", "scipy", "plotly", "papermill")
@@ -152,18 +154,14 @@ def _git(*words: str) -> str | None:
 
 @functools.cache
 def code_version() -> str:
-    """Return git's own hash of the package, with what was changed since; without a checkout the package's version.
-
-    Pages must be of the code that they name; units have versions of their own.
-    """
+    """Return git's own hash of the package, with what was changed since; without a checkout the package's version."""
+    # pages must be of the code that they name; units have versions of their own
     tree, changed = _git("rev-parse", "HEAD:rkcnn_lib"), _git("diff", "HEAD", "--", "rkcnn_lib")
     return metadata.version("rkcnn") if tree is None else digest([tree, changed])
 
 
 def provenance(device: str) -> dict[str, Any]:
     """Return what a reader needs to run this again."""
-    import torch
-
     status = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "git_commit": _git("rev-parse", "HEAD"),
@@ -180,8 +178,6 @@ class Run:
     """One run of a notebook: its checked parameters ``p``, its device and its record."""
 
     def __init__(self, notebook: str, values: Parameters):
-        from rkcnn_lib.worlds import pick_device
-
         self.notebook, self.p = notebook, values
         identity = input_identity(notebook, values)
         self.key = run_key(notebook, values, identity)

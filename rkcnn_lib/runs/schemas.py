@@ -1,7 +1,4 @@
-"""Parameters of the six notebooks, written once: type, default, help and allowed values of each.
-
-The cells tagged ``parameters`` are written from these classes, see `rkcnn_lib.runs.params`.
-"""
+"""Parameters of the six notebooks, written once, from which `rkcnn_lib.runs.params` writes the notebooks' cells."""
 
 from __future__ import annotations
 
@@ -46,8 +43,6 @@ class Model(Parameters):
 
 
 class OneLayer(Model):
-    """One block of a model."""
-
     layer: Layer = param(6, "block to read; -1 is the last")
 
 
@@ -236,9 +231,8 @@ class Comparison(Ruled, Captured):
     def _arms_can_be_compared(self) -> Comparison:
         missing = {UNMINED, MINED} - set(self.arms)
         require(not missing, self, "arms", f"must hold {' and '.join(sorted(missing))}, which are compared")
-        relu = self.architecture == "relu"
         why = f"architecture {self.architecture} has no L1 penalty; give l1 = None"
-        require(self.l1 is None or relu, self, "l1", why)
+        require(self.l1 is None or self.architecture == "relu", self, "l1", why)
         return self
 
 
@@ -263,8 +257,6 @@ class SaeCompare(Comparison, OneLayer):
 
 
 class Layers(Model):
-    """Several blocks of a model."""
-
     layers: several(Layer, 1) | None = param(None, "blocks to read, -1 is the last; None: all")
 
 

@@ -24,10 +24,9 @@ from rkcnn_lib import files
 # the same inputs: units made before are then computed again, and no others.
 VERSIONS = {
     "agreement": 4, "causal_saes": 1, "directions": 2, "fourier": 1, "frozen": 3, "labels": 4, "learning_rates": 3,
-    "neighbourhoods": 2,
-    "plane_mining": 1, "probing": 2, "probing_controls": 2, "probing_sizes": 3, "published": 3, "saes": 4,
-    "seed_study": 1, "seed_study_models": 1, "toy_curves": 1, "toy_mining": 1, "toy_model_sets": 1, "toy_models": 1,
-    "toy_noise": 1, "toy_planes": 1, "toy_scores": 1,
+    "neighbourhoods": 2, "plane_mining": 1, "probing": 2, "probing_controls": 2, "probing_sizes": 3, "published": 3,
+    "saes": 4, "seed_study": 1, "seed_study_models": 1, "toy_curves": 1, "toy_mining": 1, "toy_model_sets": 1,
+    "toy_models": 1, "toy_noise": 1, "toy_planes": 1, "toy_scores": 1,
 }  # fmt: skip
 # Kinds whose inputs name the sizes of another kind's result instead of the result itself.
 BUILT_ON = {

@@ -14,6 +14,7 @@ from rkcnn_lib import worlds
 from rkcnn_lib.probe.nulls import surrogate
 from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Cache
+from rkcnn_lib.studies.toy import train_space
 from rkcnn_lib.tensors import chance_level, chunks
 from rkcnn_lib.worlds.toy import INVENTED_MODELS, PLANTED, TOY
 
@@ -30,24 +31,18 @@ def open_store(run: Run) -> Any:
 
 def opened(p: Any, device: str) -> Any:
     """Open the activations that parameters of one layer name, or capture them."""
-    if p.model in INVENTED_MODELS:
-        return invented_store(p.model, p.n_tokens)
-    return worlds.open_or_capture(p.model, p.layer, p.hook, p.n_tokens, **_about(p, device))
+    (store,) = opened_layers(p, [p.layer], [p.hook], device).values()
+    return store
 
 
-def _about(p: Any, device: str) -> dict[str, Any]:
-    """Return what else decides a capture."""
-    return {"text": p.text, "context_size": p.context_size, "device": device, "revision": p.revision}
-
-
-def opened_layers(p: Any, hooks: list[str], device: str) -> dict[tuple[int, str], Any]:
-    """Open the activations at all ``layers`` of the parameters and some hooks, or capture them in one pass."""
+def opened_layers(p: Any, layers: list[int] | None, hooks: list[str], device: str) -> dict[tuple[int, str], Any]:
+    """Open the activations at some layers (None: all) and hooks, or capture them in one pass, by layer and hook."""
     if p.model in INVENTED_MODELS:
         return {(0, hook): invented_store(p.model, p.n_tokens) for hook in hooks}
-    n_layers = worlds.model_facts(p.model, p.revision).n_layers
-    layers = sorted({layer % n_layers for layer in (range(n_layers) if p.layers is None else p.layers)})
-    stores = worlds.capture_layers(p.model, layers, hooks, p.n_tokens, **_about(p, device))
-    return {(layer, hook): stores[layer, hook] for layer in layers for hook in hooks}
+    facts = worlds.model_facts(p.model, p.revision)
+    blocks = range(facts.n_layers) if layers is None else sorted({worlds.check_layer(facts, at) for at in layers})
+    how = {"text": p.text, "context_size": p.context_size, "device": device, "revision": p.revision}
+    return worlds.capture_layers(p.model, blocks, hooks, p.n_tokens, **how)
 
 
 def invented_store(model: str, n_rows: int) -> worlds.MemoryStore:
@@ -57,8 +52,6 @@ def invented_store(model: str, n_rows: int) -> worlds.MemoryStore:
         store = worlds.MemoryStore(world.sample(n_rows)[0], name=model, truth=world.directions, **PLANTED[model])
         store.rates = world.rates  # of each true direction, for recovery by rate
         return store
-    from rkcnn_lib.studies.toy import train_space
-
     toy = train_space(**TOY, seed=0)
     return worlds.MemoryStore(toy.draw(n_rows, seed=1)[1], name="toy", truth=toy.truth, **TOY)
 
@@ -130,7 +123,6 @@ def norms_by_position(store: Any, p: Cache) -> pd.DataFrame:
 
 
 def norm_title(norms: pd.DataFrame) -> str:
-    """Return how far the first position stands out."""
     ratio = norms["median"].iloc[0] / norms["median"].iloc[1:].median()
     return f"The first position's norm is {ratio:.1f} times that of the others"
 
@@ -146,12 +138,10 @@ class DimensionStatistics:
 
     @property
     def title(self) -> str:
-        """How few dimensions carry half of the variance, and the anisotropy."""
         return f"Half of the variance lies in {self.half} of {len(self.table)} dimensions; gamma = {self.gamma:.2f}"
 
     @property
     def spectrum_title(self) -> str:
-        """How many dimensions the covariance has in effect."""
         values = self.spectra["activations"]
         return f"The covariance has {values.sum() ** 2 / (values**2).sum():.0f} effective dimensions of {len(values)}"
 
@@ -191,7 +181,6 @@ class RandomDirectionKurtosis:
 
     @property
     def title(self) -> str:
-        """How many random directions have heavier tails than an ellipse of the same norms."""
         return f"{self.beyond:.0%} of random directions are heavier-tailed than the elliptical surrogate's 95 % point"
 
 
@@ -218,6 +207,5 @@ def tidy(store: Any, statistics: DimensionStatistics, kurtosis: RandomDirectionK
 
 
 def headline(statistics: DimensionStatistics, kurtosis: RandomDirectionKurtosis) -> str:
-    """Return one sentence that answers 03's question."""
     half, _, _ = statistics.title.partition(";")
     return f"{half}; {kurtosis.beyond:.0%} of random directions are heavier-tailed than the 95 % point of an ellipse."

@@ -7,7 +7,7 @@ only five runs, so tests use one jackknife pseudo-value a seed and the intervals
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -104,7 +104,7 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     by_seed = pd.DataFrame([
         {"arm": arm, "seed": seed, "metric": "pw_mcc", "value": float(value)}
         for arm, matrix in cosines.items()
-        if len(matrix) >= 3 and matched_exactly(largest)  # how far a match falls short may differ from arm to arm
+        if enters_verdicts(arms[arm])
         for seed, value in enumerate(jackknife_pairs(matrix))
     ])  # fmt: skip
     table = pd.DataFrame(rows)
@@ -116,9 +116,9 @@ def agreement(compared: Compared, store: Any, p: SaeCompare, other: Compared | N
     return Agreement(table, _summary(table, cosines, l0), by_seed, title, trained)
 
 
-def matched_exactly(folder: Path) -> bool:
-    """Whether an SAE unit is small enough for the best assignment of its latents to be found."""
-    return _n_latents(folder) <= EXACT_UP_TO
+def enters_verdicts(folders: Sequence[Path]) -> bool:
+    """Whether an arm has three SAE units, as a jackknife over pairs needs, small enough to be matched exactly."""
+    return len(folders) >= 3 and _n_latents(folders[0]) <= EXACT_UP_TO  # else arms may fall short by different amounts
 
 
 def matching_processes(n_jobs: int | None, folder: Path) -> int:
@@ -153,7 +153,7 @@ def pairs(folders: tuple[Path, ...], moment: str, spread: np.ndarray, only: str 
         whitening = whitening_of(spread.T @ spread, len(spread)).float()
         seeds = [_seed(folder, moment, whitening) for folder in folders]
         levels, arrays = {}, {}
-        statistics = _statistics(moment, _rank(seeds[0].decoder.shape[1]))
+        statistics = _statistics(moment)
         for measure in statistics if only is None else [only]:
             arrays[measure] = matrix = torch.eye(len(seeds), dtype=torch.float64)
             for i, j in itertools.combinations(range(len(seeds)), 2):
@@ -182,11 +182,9 @@ def _seed(folder: Path, moment: str, whitening: torch.Tensor) -> _Seed:
     return _Seed(decoder, torch.ones(len(decoder), dtype=torch.bool), decoder @ whitening)
 
 
-def _statistics(moment: str, n_busiest: int) -> dict[str, Callable[[_Seed, _Seed], float]]:
-    """Return what is measured of a pair at a moment."""
-
+def _statistics(moment: str) -> dict[str, Callable[[_Seed, _Seed], float]]:
     def busiest(seed: _Seed) -> torch.Tensor:
-        return seed.decoder[seed.density.argsort(descending=True)[:n_busiest]]
+        return seed.decoder[seed.density.argsort(descending=True)[: _rank(seed.decoder.shape[1])]]
 
     before = {
         WHITE: lambda a, b: pw_mcc([a.white, b.white], [a.live, b.live]),
@@ -204,12 +202,9 @@ def _rank(d: int) -> int:
 
 
 def _chance(measure: str, seeds: list[_Seed], spread: np.ndarray | None) -> Chance:
-    """Return the level of random unit dictionaries with as many latents as the least live seed has.
-
-    White rows point anywhere, whatever the activations' covariance.
-    """
+    """Return the level of random unit dictionaries with as many latents as the least live seed has."""
     n = max(1, min(int(seed.live.sum()) for seed in seeds))
-    if measure == WHITE:
+    if measure == WHITE:  # white rows point anywhere, whatever the activations' covariance
         return _level(measure, n, seeds[0].white.shape[1], None)
     return _level(measure, n, seeds[0].decoder.shape[1], None if spread is None else spread.astype(float).tobytes())
 
@@ -266,8 +261,6 @@ def _summary(table: pd.DataFrame, cosines: dict[str, np.ndarray], l0: dict[str, 
 
 @dataclass(frozen=True)
 class Recurrence:
-    """What is shown of the latents that several seeds find."""
-
     shares: pd.DataFrame  # metric (the arm), arm (a seed), seed (another), value: of the first's live latents in both
     traits: pd.DataFrame  # a row an arm and how often its latents recur: share of the live ones, and what they are like
     title: str

@@ -6,12 +6,14 @@ its held-out quality) and ``learning_rates`` (arm x rate: its quality on other s
 
 import functools
 import itertools
+import math
 import time
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -30,6 +32,8 @@ from rkcnn_lib.worlds.toy import INVENTED_MODELS
 
 LONG = 2000  # steps from which a training shows a progress bar of its own
 FIRST_L1 = 3.0  # where the search for a sparsity penalty begins, for inputs of mean norm sqrt(d)
+L0_TOLERANCE = 0.02  # arms are compared at L0 matched within 2 %
+MOST_TRIALS = 8
 TWIN_SEED = 500  # added to a seed: that of the twin it is drawn towards, which no other seed shares
 SEARCH_SEED = 1000  # learning rates are chosen on a seed that no verdict uses
 
@@ -43,11 +47,8 @@ def sae_config(p: Comparison, d_in: int) -> SAEConfig:
 
 
 def searched(p: Comparison) -> list[tuple[float, str]]:
-    """Return the pairs of learning rate and encoder among which each arm's best is searched for; one: no search.
-
-    A ReLU SAE's variance depends on its L0, which the penalty sets: nothing is searched for by it.
-    """
-    relu = p.architecture == "relu"
+    """Return the pairs of learning rate and encoder among which each arm's best is searched for; one: no search."""
+    relu = p.architecture == "relu"  # its variance depends on its L0, which the penalty sets: no search by it
     encoders = [p.encoder] if p.encoder else ["fitted"] if relu else ["fitted", "tied"]
     return list(itertools.product([p.lr] if relu or not p.lr_search else p.lr_search, encoders))
 
@@ -100,15 +101,9 @@ def directions_unit(store: Any, p: Comparison | CausalChecks, arm: str, wanted: 
         return Unit(scalars, {"funnel": pd.DataFrame(funnel)} if how.searches else {}, arrays)
 
     unit = cached_unit("directions", inputs, compute)
-    if how.searches:
-        check_funnel(unit.tables["funnel"], arm, seed)
-    return unit
-
-
-def check_funnel(funnel: pd.DataFrame, arm: str, seed: int) -> None:
-    """Refuse a search with fewer than three candidates a place in a round: its score would be compared with itself."""
-    if problem := selects_nothing(funnel.to_dict("records")):
+    if how.searches and (problem := selects_nothing(unit.tables["funnel"].to_dict("records"))):
         raise ParameterError(f"{arm}, seed {seed}: {problem} (n_subsets, mining_rows, n_directions)")
+    return unit
 
 
 def initial_sae(store: Any, p: Comparison, arm: str, seed: int, device: str) -> SAE:
@@ -186,6 +181,49 @@ def sae_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Uni
         )
 
     return cached_unit("saes", inputs, compute)
+
+
+def matched_unit(store: Any, p: Comparison, arm: str, seed: int, device: str) -> Unit:
+    """Return the trained SAE of a cell with ``k`` active latents a token on held-out text.
+
+    TopK and BatchTopK have them by construction. A ReLU SAE with ``l1 = None`` is trained at several penalties until
+    its L0 is within half the tolerance of ``k``. The nearest is returned, with a warning, when `MOST_TRIALS` are spent
+    or a larger penalty no longer lowers L0 (training too short to become sparse).
+    """
+    if p.architecture != "relu" or p.l1 is not None:
+        return sae_unit(store, p, arm, seed, device)
+    tried, units = [], []  # (penalty, L0), and the unit of each
+    while len(tried) < MOST_TRIALS:
+        l1 = next_penalty(tried, p.k)
+        units.append(sae_unit(store, p.model_copy(update={"l1": l1}), arm, seed, device))
+        tried.append((l1, units[-1].scalars["l0"]))
+        if abs(tried[-1][1] / p.k - 1) <= L0_TOLERANCE / 2:
+            return units[-1]
+        *_, before, after = 0.0, *(l0 for _, l0 in sorted(tried))  # of the two largest penalties
+        if len(tried) > 2 and min(l0 for _, l0 in tried) > p.k and after > 0.98 * before:
+            break
+    nearest = min(range(len(tried)), key=lambda i: abs(tried[i][1] - p.k))
+    told = f"L0 {tried[nearest][1]:.1f} is the nearest to {p.k} that L1 penalties gave"
+    warnings.warn(f"{arm}, seed {seed}: {told}", stacklevel=2)
+    return units[nearest]
+
+
+def next_penalty(tried: list[tuple[float, float]], target: float) -> float:
+    """Return the L1 penalty to try next, from (penalty, L0) pairs: L0 falls as the penalty grows.
+
+    Between the nearest penalties on either side of the target L0 the line in logarithms is followed. With none on one
+    side the line through the two nearest goes on (taken as L0 ~ 1 / penalty at first), by a factor of 8 at most.
+    """
+    if not tried:
+        return FIRST_L1
+    points = sorted((math.log(l1), math.log(max(l0, 1e-3) / target)) for l1, l0 in tried)
+    too_many, too_few = [p for p in points if p[1] > 0], [p for p in points if p[1] <= 0]
+    if too_many and too_few:
+        (x0, y0), (x1, y1) = too_many[-1], too_few[0]
+        return math.exp(float(np.interp(0.0, [y1, y0], [x1, x0])))
+    (x, y), (x1, y1) = (points[-1], points[-2:][0]) if too_many else (points[0], points[:2][-1])
+    slope = (y - y1) / (x - x1) if x != x1 else -1.0
+    return math.exp(x + float(np.clip(-y / min(slope, -0.1), -math.log(8), math.log(8))))
 
 
 def live_rows(unit: Unit) -> torch.Tensor:

@@ -24,8 +24,7 @@ from rkcnn_lib.runs.units import Unit, cached_unit, load_unit, unit_scalars
 from rkcnn_lib.sae import SAE, save_saelens
 from rkcnn_lib.sae.disk import CONFIG_FILE, WEIGHTS_FILE
 from rkcnn_lib.studies.activations import opened
-from rkcnn_lib.studies.cells import about, initial_sae, mined_unit, rate_unit, searched, splice
-from rkcnn_lib.studies.l1_search import matched_unit
+from rkcnn_lib.studies.cells import about, initial_sae, matched_unit, mined_unit, rate_unit, searched, splice
 from rkcnn_lib.vocabulary import ARMS, MINED, base_arm
 from rkcnn_lib.worlds import pick_device
 

@@ -1,8 +1,8 @@
 """What an arm of 04 needs for the same quality: how many active latents (the front of L0), how many tokens.
 
 TopK fixes L0, so each of the compared arms is trained at several k (a ReLU SAE at the penalties that give as many
-active latents, `l1_search`); between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal
-explained variance* is where an arm's line crosses what the random arm of the same seed explains at the profile's own k.
+active latents); between them the explained variance is taken to be linear in log L0. A seed's *L0 at equal explained
+variance* is where an arm's line crosses what the random arm of the same seed explains at the profile's own k.
 """
 
 from typing import Any
@@ -54,7 +54,6 @@ def l0_at_equal_ev(table: pd.DataFrame, p: SaeCompare) -> pd.DataFrame:
 
 
 def title(needed: pd.DataFrame) -> str:
-    """Return how many active latents mined and random starts need for the same variance."""
     needs, cuts = needed.groupby("arm")["value"].mean(), set(needed[needed["arm"] == MINED]["cut"]) - {""}
     bound = f"{cuts.pop()} " if len(cuts) == 1 else ""
     told = f"For the variance that {UNMINED} explains with {needs[UNMINED]:.1f} active latents a token"
@@ -62,7 +61,6 @@ def title(needed: pd.DataFrame) -> str:
 
 
 def budget_title(budgets: pd.DataFrame) -> str:
-    """Return by how much the last doubling of the training still moves random's explained variance."""
     ev = means(budgets[budgets["arm"] == UNMINED], "explained_variance", "tokens")
     if len(ev) < 2:
         return "One length of training: whether it was long enough is not known"
@@ -76,7 +74,6 @@ def against_live(budgets: pd.DataFrame) -> pd.DataFrame:
 
 
 def live_title(rows: pd.DataFrame) -> str:
-    """Return what mined and random starts explain at full length, and with how many live latents."""
     full = rows[(rows["metric"] == "explained_variance") & (rows["tokens"] == rows["tokens"].max())]
     of_arm = full.groupby("arm")[["value", "live"]].mean().loc[[MINED, UNMINED]]
     told = (f"{arm} explains {ev:.4f} with {live:,.0f}" for arm, ev, live in of_arm.itertuples())
@@ -93,7 +90,6 @@ def advantage(compared: Compared) -> pd.DataFrame:
 
 
 def advantage_title(ahead: pd.DataFrame) -> str:
-    """Return what the advantage in explained variance is after the smallest and the largest budget, by rival."""
     ev = ahead[ahead["metric"] == "explained_variance"]
     mean = ev.pivot_table(index="arm", columns="tokens", values="value", sort=False).sort_index(axis=1)
     told = [f"{first:+.4f} to {last:+.4f} over {rival}" for rival, first, last in mean.iloc[:, [0, -1]].itertuples()]

@@ -29,7 +29,6 @@ PUBLISHED = Path(__file__).resolve().parent / "published_sweep.csv"
 WHERE = ("setting", "steps", "layer", "hook")
 SHUFFLES = 9999
 PROFILE_ROWS = 20_000
-MIN_SEEDS_FOR_AGREEMENT = 3  # a jackknife over pairs of seeds needs as many
 
 Folders = dict[tuple[int, str, int], Path]  # of layer, arm, seed: a unit that holds an SAE and its measures
 
@@ -37,7 +36,8 @@ Folders = dict[tuple[int, str, int], Path]  # of layer, arm, seed: a unit that h
 def open_stores(run: Run) -> dict[str, dict[int, Any]]:
     """Open (or capture, in one pass of the model) the activations of all hooks and layers: {hook: {layer: store}}."""
     by_hook: dict[str, dict[int, Any]] = {}
-    for (layer, hook), store in opened_layers(run.p, [run.p.hook, *run.p.more_hooks], run.device).items():
+    hooks = [run.p.hook, *run.p.more_hooks]
+    for (layer, hook), store in opened_layers(run.p, run.p.layers, hooks, run.device).items():
         by_hook.setdefault(hook, {})[layer] = store
     return by_hook
 
@@ -74,9 +74,9 @@ def _agreement_cell(folders: Folders, spread: np.ndarray) -> pd.DataFrame:
     """One layer: ``pw_mcc`` beside chance; empty below three seeds, and for more latents than are matched exactly."""
     rows = []
     for cell in dict.fromkeys(key[:2] for key in folders):
-        of_arm = [folder for key, folder in folders.items() if key[:2] == cell]
-        if len(of_arm) >= MIN_SEEDS_FOR_AGREEMENT and agreement.matched_exactly(of_arm[0]):
-            found = agreement.pairs(tuple(of_arm), agreement.AFTER, spread, only=agreement.WHITE)
+        of_arm = tuple(folder for key, folder in folders.items() if key[:2] == cell)
+        if agreement.enters_verdicts(of_arm):
+            found = agreement.pairs(of_arm, agreement.AFTER, spread, only=agreement.WHITE)
             level = [found.scalars[f"{agreement.WHITE}, {agreement.LEVELS[0]}, {end}"] for end in ("mean", "upper")]
             values = jackknife_pairs(found.arrays[agreement.WHITE].numpy())
             rows += [(*cell, seed, "pw_mcc", value, *level) for seed, value in enumerate(values)]
@@ -100,7 +100,6 @@ def shown_metrics(metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def heatmap_title(metrics: pd.DataFrame) -> str:
-    """Return at how many layers mined starts explain more than random ones, at the hook that is judged."""
     ev = rule.means(metrics, TITLED, ["layer", "arm"]).unstack()
     ahead = int((ev[MINED] > ev[UNMINED]).sum())
     return f"{MINED} explains more variance than random at {ahead} of {len(ev)} layers (chance: half of them)"
@@ -121,7 +120,6 @@ def differences(metrics: pd.DataFrame, p: Multilayer) -> pd.DataFrame:
 
 
 def difference_title(table: pd.DataFrame) -> str:
-    """Return at how many layers each rival is beaten by more than the margin."""
     told = [
         f"than {rival_of(contrast)} at {(words == 'better').sum()} of {len(words)} layers"
         for contrast, words in table[table["metric"] == TITLED].groupby("contrast", sort=False)["verdict"]
@@ -184,7 +182,6 @@ def checks(metrics: dict[str, pd.DataFrame], n_layers: int, p: Multilayer) -> li
 
 
 def headline(table: pd.DataFrame, per_layer: pd.DataFrame, run: Run) -> str:
-    """Return one sentence that answers 05's question."""
     where = f"{per_layer['layer'].nunique()} layers of {run.p.model} ({run.p.hook}, {run.p.n_seeds} seeds)"
     return f"In the mean over {where} {rule.verdict_title(table)}. {difference_title(per_layer)}."
 
@@ -205,7 +202,6 @@ def sensitivity(tables: SweepTables) -> pd.DataFrame:
 
 
 def sensitivity_title(table: pd.DataFrame) -> str:
-    """Return along which axis the advantage in explained variance over random varies most."""
     means = rule.means(table, TITLED, ["axis", "x", "arm"]).unstack()
     spans = (means[MINED] - means[UNMINED]).groupby("axis").agg(["min", "max"])
     axis = (spans["max"] - spans["min"]).idxmax()

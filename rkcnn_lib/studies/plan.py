@@ -88,12 +88,11 @@ def estimate_grids(
     )  # fmt: skip
 
 
-def _grid_cost(p: Comparison, d_in: int, layers: int, device: str, rate: float) -> Estimate:
-    """Estimate mining and training of all arms and seeds at so many layers."""
+def _grid_cost(p: Comparison, d_in: int, n_layers: int, device: str, rate: float) -> Estimate:
     config, jobs = sae_config(p, d_in), process_count(p.n_jobs, device)
-    cells, trained = len(p.arms) * p.n_seeds * layers, trainings(p) * layers
+    cells, trained = len(p.arms) * p.n_seeds * n_layers, trainings(p) * n_layers
     training = trained * p.steps * step_seconds(config, p.batch_size, device)
-    n_rounds = sum(ARMS[arm].searches for arm in p.arms) * p.n_seeds * layers * p.n_stages
+    n_rounds = sum(ARMS[arm].searches for arm in p.arms) * p.n_seeds * n_layers * p.n_stages
     products = SEARCH_PRODUCTS * 2.0 * min(p.mining_rows, MAX_ROWS) * d_in * p.subsets_for(config.d_sae)
     weights = 2.0 * d_in * config.d_sae * 4
     memory = jobs * (4 * weights + 4.0 * p.mining_rows * d_in * 4 + 4.0 * p.batch_size * config.d_sae * 3)

@@ -16,10 +16,9 @@ from rkcnn_lib.runs.run import Check, Run
 from rkcnn_lib.runs.schemas import Comparison, SaeCompare
 from rkcnn_lib.runs.units import Unit, cached_unit, load_unit
 from rkcnn_lib.sae import init_from_directions
-from rkcnn_lib.studies.cells import evenly, live_rows, mined_unit, sae_config
+from rkcnn_lib.studies.cells import L0_TOLERANCE, evenly, live_rows, mined_unit, sae_config
 from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.front import needed_tokens
-from rkcnn_lib.studies.l1_search import L0_TOLERANCE
 from rkcnn_lib.studies.verdicts import in_short, listed, means
 from rkcnn_lib.vocabulary import ARMS, MINED, RIVALS, UNMINED, base_arm, rival_of
 from rkcnn_lib.worlds.toy import INVENTED_MODELS
@@ -34,7 +33,6 @@ SHOWN = (
 )  # fmt: skip
 # An arm's directions as it starts, before the passes of sparse coding, and the live rows of its trained decoder.
 BEFORE, UNREFINED, TRAINED = "before training", "as mined", "after training"
-TRUTH = "true directions"
 
 
 def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFrame:
@@ -48,7 +46,7 @@ def frozen_dictionaries(compared: Compared, store: Any, run: Run) -> pd.DataFram
     found = run_cells(_frozen_cell, work, process_count(run.p.n_jobs, run.device), "dictionaries")
     if getattr(store, "truth", None) is not None:
         held_out = store.matrix("heldout", n_rows=run.p.frozen_rows)
-        cells.append((TRUTH, 0, BEFORE))
+        cells.append(("true directions", 0, BEFORE))
         found.append(frozen_dictionary_ev(held_out, store.truth, ks=tuple(run.p.frozen_k)))
     rows = [(*cell, int(k), value) for cell, ev in zip(cells, found, strict=True) for k, value in ev.items()]
     return pd.DataFrame(rows, columns=["arm", "seed", "stage", "k", "value"])
@@ -83,7 +81,6 @@ def by_stage(frozen: pd.DataFrame) -> pd.DataFrame:
 
 
 def frozen_title(frozen: pd.DataFrame) -> str:
-    """Return what each arm's directions explain as they start, with the fewest atoms."""
     k = frozen["k"].min()
     starts = frozen[(frozen["k"] == k) & (frozen["stage"] == BEFORE)].groupby("arm")["value"].mean()
     return f"Before training, explained variance at k = {k}: {listed(starts.sort_values(ascending=False), '.3f')}"
@@ -98,7 +95,6 @@ def shown_metrics(compared: Compared, published: pd.DataFrame, other: Compared |
 
 
 def metrics_title(metrics: pd.DataFrame) -> str:
-    """Return which trained arm explains least and which most."""
     (worst, low), *_, (best, high) = means(metrics, EV).sort_values().items()
     return f"After training, explained variance runs from {low:.3f} ({worst}) to {high:.3f} ({best})"
 
@@ -147,7 +143,6 @@ def densities(compared: Compared) -> dict[str, np.ndarray]:
 
 
 def density_title(densities: dict[str, np.ndarray]) -> str:
-    """Return how often the median latent fires of those that fire at all."""
     live = {arm: densities[arm][densities[arm] > 0] for arm in (MINED, UNMINED)}
     median = {arm: np.median(rates) if len(rates) else np.nan for arm, rates in live.items()}
     return f"Tokens on which the median live latent fires: {listed(median, '.2%')}"
@@ -166,19 +161,15 @@ def moved(compared: Compared) -> dict[str, dict[str, np.ndarray]]:
 
 
 def moved_title(frames: dict[str, dict[str, np.ndarray]]) -> str:
-    """Return how near the latents of either group end to their start."""
     *_, last = frames.values()
     return f"Median cosine with the start: {listed({group: np.median(c) for group, c in last.items()}, '.2f')}"
 
 
 def measured(compared: Compared, frozen: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
-    """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed.
-
-    Of frozen dictionaries the mean over numbers of atoms; of rivals that never reach random's quality no tokens.
-    """
-    coded = frozen.groupby(["arm", "seed", "stage"], as_index=False)["value"].mean()
+    """Return arm, seed, metric, value of everything that hypotheses are judged on: one value an arm and seed."""
+    coded = frozen.groupby(["arm", "seed", "stage"], as_index=False)["value"].mean()  # over numbers of atoms
     coded = coded.assign(metric=coded["stage"].map({BEFORE: "frozen_ev", TRAINED: "frozen_ev_trained"})).dropna()
-    needed = needed_tokens(compared)
+    needed = needed_tokens(compared)  # of rivals that never reach random's quality none are judged
     tables = [compared.metrics, needed[(needed["bound"] != ">") | (needed["arm"] == MINED)], coded, *others]
     return pd.concat([table for table in tables if len(table)], ignore_index=True)[["arm", "seed", "metric", "value"]]
 
@@ -191,7 +182,6 @@ def funnel(compared: Compared) -> pd.DataFrame:
 
 
 def funnel_title(compared: Compared) -> str:
-    """Return how many candidates a place had where it was tightest."""
     tightest = compared.supply.groupby("arm", sort=False)["candidates_a_place"].min().dropna()
     return f"Candidates for a place, in the tightest round of any seed: {listed(tightest, '.1f')}"
 
@@ -243,7 +233,6 @@ def _alike(name: str, values: pd.Series) -> Check:
 
 
 def headline(table: pd.DataFrame, run: Run) -> str:
-    """Return one answer to 04's question."""
     where = run.p.model + ("" if run.p.model in INVENTED_MODELS else f" layer {run.p.layer} {run.p.hook}")
     judged = zip(table["metric"], map(rival_of, table["contrast"]), table["verdict"], strict=True)
     return f"On {where}, {run.p.n_seeds} seeds, {run.p.steps:,} training steps. {in_short(judged)}"

@@ -57,8 +57,6 @@ HINTS = {
 
 
 class SweepFile(Checked):
-    """The entries of a sweep file."""
-
     parameters: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, list[Any]] = Field(default_factory=dict)
 
@@ -206,17 +204,17 @@ def _agreed(planned: Sweep, device: str, workers: Any, yes: bool) -> bool:
 def _open_stores(planned: Sweep, device: str, workers: Any) -> dict[tuple[int, str], Any]:
     """Open (or capture in one pass of the model) the activations of every layer and hook."""
     if isinstance(workers, Workers):
-        return opened_layers(planned.p, planned.hooks, device)
+        return opened_layers(planned.p, planned.layers, planned.hooks, device)
     # a worker may have the GPU that this machine lacks
     (left,) = try_cells(_capture, [(str(outputs_root()), planned, device)], workers, "capture")
     if isinstance(left, Failure):
         raise RuntimeError(f"capture failed: {left.error}")
-    return opened_layers(planned.p, planned.hooks, "cpu")  # nothing is left to capture
+    return opened_layers(planned.p, planned.layers, planned.hooks, "cpu")  # nothing is left to capture
 
 
 def _capture(root: str, planned: Sweep, device: str) -> None:
     os.environ["RKCNN_OUTPUTS"] = root  # a worker elsewhere has an environment of its own
-    opened_layers(planned.p, planned.hooks, device)
+    opened_layers(planned.p, planned.layers, planned.hooks, device)
 
 
 def _cell(root: str, store: Any, p: Multilayer, arm: str, seed: int, device: str) -> tuple[dict, str, dict]:

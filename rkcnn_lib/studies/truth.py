@@ -25,6 +25,7 @@ from rkcnn_lib.studies.comparison import Compared, in_order
 from rkcnn_lib.studies.verdicts import listed, means
 from rkcnn_lib.vocabulary import MINED, UNMINED
 from rkcnn_lib.worlds import capture
+from rkcnn_lib.worlds.atlas import labelled_contexts
 
 RECOVERED = 0.9  # cosine from which a true direction counts as recovered
 CHANCE_SEED = 71_003
@@ -65,14 +66,12 @@ def recovery(compared: Compared, store: Any) -> pd.DataFrame | None:
 
 
 def recovery_by_rate(compared: Compared, store: Any) -> pd.DataFrame:
-    """Return a row an arm: the share of true directions recovered, in each tenth by firing rate, 1 (rarest) to 10.
-
-    Means over seeds; empty where the rates are not known.
-    """
+    """Return each arm's share of true directions recovered in each tenth by rate, 1 (rarest) to 10; no rates: empty."""
     order = rarest_first(store)
     if not len(order):
         return pd.DataFrame()
-    shares = [tenths(recovered(live_rows(unit), store.truth), order) for unit in compared.units.values()]
+    hits = [recovered(live_rows(unit), store.truth)[order] for unit in compared.units.values()]
+    shares = [[float(tenth.mean()) for tenth in np.array_split(hit, 10)] for hit in hits]
     table = pd.DataFrame(shares, columns=range(1, 11)).assign(arm=[arm for arm, _ in compared.units])
     return table.groupby("arm", sort=False).mean().round(3)
 
@@ -88,13 +87,7 @@ def recovered(D: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
     return np.isin(np.arange(len(truth)), pairs.columns[pairs.cosines >= RECOVERED])
 
 
-def tenths(hit: np.ndarray, order: np.ndarray) -> list[float]:
-    """Return the share that was hit in each tenth of an order."""
-    return [float(hit[part].mean()) for part in np.array_split(order, 10)]
-
-
 def recovery_title(truth: pd.DataFrame) -> str:
-    """Return how much of the truth mined and random starts end at."""
     return f"True directions recovered at cosine 0.9: {listed(means(truth, 'recovery_rate')[[MINED, UNMINED]], '.0%')}"
 
 
@@ -178,8 +171,6 @@ def _labels_cell(folder: Path, layer: int, p: SaeCompare, device: str) -> Unit:
 @functools.lru_cache(maxsize=1)
 def _streams(layer: int, hook: str, n_contexts: int, device: str) -> list[Labelled]:
     """Both streams, with the labels that are frequent enough in both."""
-    from rkcnn_lib.worlds.atlas import labelled_contexts
-
     lm, found = model_of("atlas", None, device), []
     for seed in STREAMS:
         contexts = labelled_contexts(n_contexts, seed=seed)
@@ -193,7 +184,6 @@ def _streams(layer: int, hook: str, n_contexts: int, device: str) -> list[Labell
 
 
 def labels_title(table: pd.DataFrame) -> str:
-    """Return how well one latent tells a label, by arm, beside chance."""
     one = table[table["metric"] == OF_LABELS[0]].groupby("arm")[["value", "chance_mean"]].mean().sort_values("value")
     (worst, low), *_, (best, high) = one["value"].items()
     by_chance = one["chance_mean"].mean()

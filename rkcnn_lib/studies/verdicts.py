@@ -28,7 +28,6 @@ class Claim:
 
     @property
     def contrast(self) -> str:
-        """The two arms, as tables name them."""
         return f"{self.arm} - {self.rival}"
 
     @property
@@ -106,16 +105,13 @@ def judge_arms(metrics: pd.DataFrame, margins: Any, where: str = "") -> list[dic
 
 
 def widened(judged: list[dict[str, Any]], metric: str, over: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return judged rows, those of ``metric`` with intervals at least as wide as ``over``'s (contrast, low, high).
-
-    The verdict goes by the wider interval; ``p`` stays that over seeds.
-    """
+    """Return judged rows, those of ``metric`` with intervals at least as wide as ``over``'s (contrast, low, high)."""
     rows = []
     for row in judged:
         other = over[over["contrast"] == row["contrast"]] if row["metric"] == metric else over[:0]
         low, high = min([row["low"], *other["low"]]), max([row["high"], *other["high"]])
         word = verdict_word(low, high, row["delta"], row["n_seeds"])
-        rows.append(row | {"low": low, "high": high, "verdict": word})
+        rows.append(row | {"low": low, "high": high, "verdict": word})  # p stays that over seeds
     return rows
 
 
@@ -123,15 +119,13 @@ def _mean(by_seed: dict[int, float]) -> float:
     return float(np.mean(list(by_seed.values())))
 
 
-def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) -> dict[str, Any] | None:
-    """Return which other arm is best by its mean, and how ``arm`` stands against it; None where there is no other.
+def strongest_other(values: Values, arm: str, *, lower_is_better: bool = False) -> dict[str, Any]:
+    """Return which other arm, of one or more, is best by its mean, and how ``arm`` stands against it.
 
     The best of several was not declared beforehand, so its interval holds for all of them at once: the paired-t
     interval at Bonferroni's level for their number. ``difference`` is positive where ``arm`` is better.
     """
     others = [name for name in values if name != arm]
-    if not others:
-        return None
     sign, mean = -1 if lower_is_better else 1, {name: _mean(of_seed) for name, of_seed in values.items()}
     best = max(others, key=lambda name: sign * mean[name])
     seeds = sorted(set(values[arm]) & set(values[best]))
@@ -220,7 +214,6 @@ def in_short(judged: Iterable[tuple[str, str, str]]) -> str:
 
 
 def verdict_title(table: pd.DataFrame) -> str:
-    """Return every hypothesis with its verdicts, measures of the same verdict together."""
     parts = []
     for hypothesis, rows in table.groupby("hypothesis", sort=False):
         by_word = rows.groupby("verdict", sort=False)["metric"]

@@ -131,7 +131,6 @@ def test_the_strongest_other_start_is_the_best_by_mean_in_either_direction():
     best = strongest_other(values, "mined")
     assert best["strongest"] == "high" and best["difference"] == pytest.approx(-0.395) and best["n_others"] == 2
     assert strongest_other(values, "mined", lower_is_better=True)["strongest"] == "low"
-    assert strongest_other({"mined": {0: 1.0}}, "mined") is None
 
 
 def test_the_best_of_equal_starts_excludes_zero_in_at_most_a_twentieth_of_worlds():

@@ -50,13 +50,13 @@ def test_a_value_on_the_command_line_may_be_none_a_number_or_a_list():
 
 
 def test_a_profile_lists_its_notebooks_in_order_without_variants():
-    assert list(cli.profile_files(cli.ROOT / "params" / "smoke")) == list(cli.NOTEBOOKS)
+    assert list(cli.profile_parameters(cli.ROOT / "params" / "smoke")) == list(cli.NOTEBOOKS)
 
 
 def test_a_parameter_file_named_after_no_notebook_is_refused(tmp_path):
     (tmp_path / "07_more.yaml").write_text("profile: x\n", encoding="utf-8")
     with pytest.raises(ParameterError, match="07_more"):
-        cli.profile_files(tmp_path)
+        cli.profile_parameters(tmp_path)
 
 
 def test_a_long_profile_is_not_started_unasked(monkeypatch, capsys):

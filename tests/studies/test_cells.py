@@ -9,7 +9,7 @@ import torch
 
 from rkcnn_lib.runs.params import ParameterError, resolve
 from rkcnn_lib.sae import train_sae
-from rkcnn_lib.studies import cells, l1_search
+from rkcnn_lib.studies import cells
 from rkcnn_lib.vocabulary import DECODER_ONLY, FROZEN_DECODER, MINED, UNMINED, VARIANTS
 from rkcnn_lib.worlds.activations.store import MemoryStore
 from rkcnn_lib.worlds.toy import PlantedDictionary
@@ -25,8 +25,8 @@ def matched(l0_of, monkeypatch):
         tried.append(p.l1)
         return SimpleNamespace(scalars={"l0": l0_of(p.l1)})
 
-    monkeypatch.setattr(l1_search, "sae_unit", sae_unit)
-    unit = l1_search.matched_unit(None, resolve("04_sae_compare", RELU), "random", 0, "cpu")
+    monkeypatch.setattr(cells, "sae_unit", sae_unit)
+    unit = cells.matched_unit(None, resolve("04_sae_compare", RELU), "random", 0, "cpu")
     return unit.scalars["l0"], len(tried)
 
 
@@ -56,8 +56,8 @@ def test_an_l0_out_of_reach_is_said_and_costs_few_trainings(monkeypatch):
 
 def test_topk_is_trained_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(l1_search, "sae_unit", lambda *given: calls.append(given))
-    l1_search.matched_unit(None, resolve("04_sae_compare", {"model": "planted"}), "random", 0, "cpu")
+    monkeypatch.setattr(cells, "sae_unit", lambda *given: calls.append(given))
+    cells.matched_unit(None, resolve("04_sae_compare", {"model": "planted"}), "random", 0, "cpu")
     assert len(calls) == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rkcnn_lib.runs.params import ParameterError, resolve
+from rkcnn_lib.runs.units import Unit
 from rkcnn_lib.studies import cells, sae_panels
 from rkcnn_lib.studies.comparison import Compared
 from rkcnn_lib.vocabulary import ARMS
@@ -72,11 +73,14 @@ def test_too_few_held_out_tokens_fail_for_all_arms_alike():
     assert "mean latent fires" in name
 
 
-def test_a_search_that_selects_nothing_is_refused_with_the_numbers():
+def test_a_search_that_selects_nothing_is_refused_with_the_numbers(monkeypatch):
     funnel = pd.DataFrame({"round": [1, 2], "drawn": 96, "candidates": [96, 40], "places": 32, "kept": 32})
+    found = [Unit(tables={"funnel": rows}) for rows in (funnel, funnel.head(1))]
+    monkeypatch.setattr(cells, "cached_unit", lambda *_: found.pop(0))
+    cell = (SimpleNamespace(key="activations"), P, "rkcnn", 32, 3, "cpu")
     with pytest.raises(ParameterError, match=r"rkcnn, seed 3: .*round 2: 40 for 32"):
-        cells.check_funnel(funnel, "rkcnn", 3)
-    cells.check_funnel(funnel.head(1), "rkcnn", 3)
+        cells.directions_unit(*cell)
+    cells.directions_unit(*cell)
 
 
 def test_more_contexts_of_the_same_documents_do_not_narrow_the_interval_of_the_loss():

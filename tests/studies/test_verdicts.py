@@ -85,7 +85,8 @@ def test_the_title_gathers_measures_of_one_word():
 
 
 def test_the_best_of_the_other_arms_is_named_without_a_word():
-    table = metrics(explained_variance=ALL | {"kmeans_refined": 0.7}, dead=ALL | {"covariance": 0.2})
+    alone = {"rkcnn": 0.5}  # on a measure that no other arm has it is compared with nobody
+    table = metrics(explained_variance=ALL | {"kmeans_refined": 0.7}, dead=ALL | {"covariance": 0.2}, pw_mcc=alone)
     best = strongest_others(table, P).set_index("metric")
     assert best["strongest"].to_dict() == {"explained_variance": "kmeans_refined", "dead": "covariance"}
     assert best["difference"].to_dict() == pytest.approx({"explained_variance": -0.2, "dead": -0.3})
