@@ -85,8 +85,8 @@ def test_no_file_is_longer_than_two_screens_and_a_few_lines_allow():
 def test_the_library_does_not_grow():
     """What it has now; whoever makes it smaller lowers these, and the aim is 18,000 lines in 105 files."""
     files = list(PACKAGE.rglob("*.py"))
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 19_300
-    assert len(files) <= 105
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 19_000
+    assert len(files) <= 104
 
 
 @pytest.mark.parametrize("room", sorted(TENSOR_ROOMS))
